@@ -1,0 +1,116 @@
+// Gradients of k, v and the position bias.
+//
+// One workgroup per (sequence, head, 32 keys) walks over the queries 32 at a time. Weights and score gradients of a tile
+// pass through workgroup memory; each invocation then adds up 4 keys x (DV vec4s of d_kv). The bias depends on the
+// distance alone, so that its gradient sums the diagonals of the tile: one invocation per diagonal, no atomics; each
+// workgroup writes its own sums, which `column_sum` adds up in a fixed order.
+
+@group(0) @binding(9) var<storage, read_write> dbias: array<f32>; // [key tiles, batch, heads, DISTANCES]
+
+var<workgroup> weights: array<f32, 1056>; // [32 queries, 32 keys + 1]
+var<workgroup> dscores: array<f32, 1056>; // [32 queries, 32 keys + 1]
+var<workgroup> by_distance: array<f32, DISTANCES>;
+var<workgroup> ends: array<vec2<f32>, 64>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let w = work(group, p.kv_len);
+    if !w.valid { return; }
+    let ti = lane / 8u;
+    let tj = lane % 8u;
+    let keys = n_keys(w.sequence);
+    var dk: array<vec4<f32>, 4u * DV>;
+    var dv: array<vec4<f32>, 4u * DV>;
+    var below = 0.0; // bias gradient of distances <= -reach
+    var above = 0.0; // and >= reach
+    if HAS_BIAS {
+        var x = lane;
+        loop {
+            if x >= 2u * p.reach + 1u { break; }
+            by_distance[x] = 0.0;
+            x += 64u;
+        }
+    }
+    var i = select(0u, w.first, CAUSAL);
+    if w.first >= keys { i = p.q_len; }
+    loop {
+        if i >= p.q_len { break; }
+        workgroupBarrier();
+        let t = tile_gradient(w, i + 4u * ti, w.first + 4u * tj, keys);
+        for (var r = 0u; r < 4u; r++) {
+            for (var c = 0u; c < 4u; c++) {
+                weights[(4u * ti + r) * 33u + 4u * tj + c] = t.weight[r][c];
+                dscores[(4u * ti + r) * 33u + 4u * tj + c] = t.dscore[r][c];
+            }
+        }
+        workgroupBarrier();
+        let here = min(p.tile, p.q_len - i);
+        var row = 0u;
+        loop {
+            if row >= here { break; }
+            let at_q = q_at(w, i + row);
+            let at_g = o_at(w, i + row);
+            let at = row * 33u + 4u * ti;
+            for (var x = 0u; x < DV; x++) {
+                let d = min(tj + 8u * x, p.d4 - 1u);
+                let g = load_dout(at_g, d);
+                let b = load_q(at_q, d);
+                for (var c = 0u; c < 4u; c++) {
+                    dv[c * DV + x] = fma(vec4(weights[at + c]), g, dv[c * DV + x]);
+                    dk[c * DV + x] = fma(vec4(dscores[at + c]), b, dk[c * DV + x]);
+                }
+            }
+            row += 1u;
+        }
+        if HAS_BIAS && lane < 63u {
+            let shift = i32(lane) - 31; // key - query inside the tile
+            var sum = 0.0;
+            row = u32(max(-shift, 0));
+            let last = min(p.tile, u32(32 - shift));
+            loop {
+                if row >= last { break; }
+                sum += dscores[row * 33u + u32(i32(row) + shift)];
+                row += 1u;
+            }
+            let distance = i32(w.first) - i32(i) + shift;
+            if distance <= -i32(p.reach) {
+                below += sum;
+            } else if distance >= i32(p.reach) {
+                above += sum;
+            } else {
+                by_distance[u32(distance + i32(p.reach))] += sum;
+            }
+        }
+        i += 32u;
+    }
+    for (var c = 0u; c < 4u; c++) {
+        let j = w.first + 4u * ti + c;
+        if j >= p.kv_len { continue; }
+        let at = (w.sequence * p.kv_len + j) * p.out_ld + w.head * p.d_kv;
+        for (var x = 0u; x < DV; x++) {
+            if tj + 8u * x < p.d4 {
+                store_out(at + p.out_offset, tj + 8u * x, dk[c * DV + x]);
+                store_out(at + p.second_offset, tj + 8u * x, dv[c * DV + x]);
+            }
+        }
+    }
+    if HAS_BIAS {
+        ends[lane] = vec2(below, above);
+        workgroupBarrier();
+        if lane == 0u {
+            var sum = vec2<f32>();
+            for (var x = 0u; x < p.tile * 2u; x++) { sum += ends[x]; }
+            by_distance[0] = sum.x;
+            by_distance[2u * p.reach] = sum.y;
+        }
+        workgroupBarrier();
+        let distances = 2u * p.reach + 1u;
+        let row = ((w.first / 32u) * p.batch + w.sequence) * p.heads + w.head;
+        var x = lane;
+        loop {
+            if x >= distances { break; }
+            dbias[row * distances + x] = by_distance[x];
+            x += 64u;
+        }
+    }
+}

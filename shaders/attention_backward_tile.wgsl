@@ -1,0 +1,53 @@
+// The gradient of a tile of attention weights, made again from q, k, v and the saved statistics.
+
+@group(0) @binding(7) var<storage, read> stats: array<vec2<f32>>; // [batch, heads, q_len] of (lse, delta)
+
+struct TileGradient {
+    weight: array<vec4<f32>, 4>, // after dropout
+    dscore: array<vec4<f32>, 4>,
+}
+
+// For queries i .. i+3 (rows) and keys j .. j+3 (columns).
+fn tile_gradient(w: Work, i: u32, j: u32, keys: u32) -> TileGradient {
+    let s = scores(w, i, j, keys);
+    let g0 = o_at(w, i);
+    let g1 = o_at(w, i + 1u);
+    let g2 = o_at(w, i + 2u);
+    let g3 = o_at(w, i + 3u);
+    let v0 = v_at(w, j);
+    let v1 = v_at(w, j + 1u);
+    let v2 = v_at(w, j + 2u);
+    let v3 = v_at(w, j + 3u);
+    var dweight: array<vec4<f32>, 4>;
+    var d = 0u;
+    loop {
+        if d >= p.d4 { break; }
+        let a0 = load_kv(v0, d);
+        let a1 = load_kv(v1, d);
+        let a2 = load_kv(v2, d);
+        let a3 = load_kv(v3, d);
+        let b0 = load_dout(g0, d);
+        let b1 = load_dout(g1, d);
+        let b2 = load_dout(g2, d);
+        let b3 = load_dout(g3, d);
+        dweight[0] += vec4(dot(b0, a0), dot(b0, a1), dot(b0, a2), dot(b0, a3));
+        dweight[1] += vec4(dot(b1, a0), dot(b1, a1), dot(b1, a2), dot(b1, a3));
+        dweight[2] += vec4(dot(b2, a0), dot(b2, a1), dot(b2, a2), dot(b2, a3));
+        dweight[3] += vec4(dot(b3, a0), dot(b3, a1), dot(b3, a2), dot(b3, a3));
+        d += 1u;
+    }
+    var t: TileGradient;
+    for (var r = 0u; r < 4u; r++) {
+        let row = stat_row(w, min(i + r, p.q_len - 1u));
+        let stat = stats[row];
+        var probability = exp(s[r] - stat.x);
+        for (var c = 0u; c < 4u; c++) {
+            let exists = i + r < p.q_len && s[r][c] > 0.5 * MASKED;
+            probability[c] = select(0.0, probability[c], exists);
+            let kept = keep_weight(row, j + c);
+            t.weight[r][c] = probability[c] * kept;
+            t.dscore[r][c] = probability[c] * (dweight[r][c] * kept - stat.y);
+        }
+    }
+    return t;
+}

@@ -1,0 +1,28 @@
+// out[i] = table[ids[i] - first]: the embedding. A table larger than one binding comes in shards of rows; each shard's
+// launch writes the rows whose ids it holds.
+//
+// One invocation per Elem of out.
+
+struct Params {
+    count: u32,
+    width: u32, // Elems in a row
+    first: u32, // id of the shard's first row
+    rows: u32, // rows of the shard
+    grid_x: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> table: array<Elem>; // [rows, width]
+@group(0) @binding(2) var<storage, read> ids: array<u32>; // [count]
+@group(0) @binding(3) var<storage, read_write> out: array<Elem>; // [count, width]
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let i = (group.y * p.grid_x + group.x) * 64u + lane;
+    let at = i / p.width;
+    if at >= p.count { return; }
+    let id = ids[at];
+    if id >= p.first && id - p.first < p.rows {
+        out[i] = table[(id - p.first) * p.width + i % p.width];
+    }
+}

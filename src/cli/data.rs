@@ -1,0 +1,51 @@
+//! `t5 data`: turns published data sets into the files that training reads.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Subcommand;
+use t5_wgpu::data::cmudict::CmuDict;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    set: Set,
+}
+
+#[derive(Debug, Subcommand)]
+enum Set {
+    /// English words and their pronunciations: writes train.tsv and dev.tsv
+    Cmudict {
+        /// The dictionary, plain or gzipped
+        #[arg(long, default_value = "data/cmudict.dict.gz")]
+        dict: PathBuf,
+        /// Folder for train.tsv and dev.tsv, created if missing
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    match args.set {
+        Set::Cmudict { dict, out } => {
+            let words = CmuDict::open(&dict).context("reading the pronouncing dictionary")?;
+            let written = words.write_tsv(&out)?;
+            println!(
+                "{}: {} words, one line each",
+                written.train.display(),
+                written.train_words
+            );
+            println!(
+                "{}: {} words, {} lines (a line for each pronunciation)",
+                written.dev.display(),
+                written.dev_words,
+                written.dev_lines
+            );
+            println!(
+                "{} lines with words of other characters than a-z ' . - were left out",
+                words.skipped
+            );
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The CMU Pronouncing Dictionary: English words and their pronunciations in ARPAbet.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::lines::for_each_line;
+use crate::{Error, Result};
+
+/// Share of the words that is kept for development, out of [`SPLIT_OUT_OF`].
+const DEV_SHARE: u64 = 500;
+const SPLIT_OUT_OF: u64 = 10_000;
+
+/// A word and its pronunciations, the usual one first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub word: String,
+    /// Phonemes with stress digits, separated by blanks: "K AE1 T".
+    pub pronunciations: Vec<String>,
+}
+
+/// The words of the dictionary that consist of a-z, apostrophe, point and hyphen, in the file's order.
+#[derive(Debug)]
+pub struct CmuDict {
+    pub entries: Vec<Entry>,
+    /// Lines left out because of other characters in the word.
+    pub skipped: usize,
+}
+
+/// What [`CmuDict::write_tsv`] wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub train: PathBuf,
+    pub train_words: usize,
+    pub dev: PathBuf,
+    pub dev_words: usize,
+    /// Lines of `dev`: words with alternatives have several.
+    pub dev_lines: usize,
+}
+
+impl CmuDict {
+    /// Reads `cmudict.dict`, plain or gzipped: lines `word phonemes # comment`, with alternatives as `word(2)`.
+    /// Errors name the file and the line.
+    pub fn open(path: &Path) -> Result<CmuDict> {
+        let mut dict = CmuDict {
+            entries: Vec::new(),
+            skipped: 0,
+        };
+        let mut index_of: HashMap<String, usize> = HashMap::new();
+        for_each_line(path, |number, line| {
+            if line.starts_with(";;;") {
+                return Ok(());
+            }
+            let (word, pronunciation) = parse(line).map_err(|what| Error::line(path, number, what))?;
+            if !word.chars().all(|c| c.is_ascii_lowercase() || "'.-".contains(c)) {
+                dict.skipped += 1;
+                return Ok(());
+            }
+            let index = *index_of.entry(word.to_owned()).or_insert(dict.entries.len());
+            match dict.entries.get_mut(index) {
+                Some(entry) if !entry.pronunciations.contains(&pronunciation) => {
+                    entry.pronunciations.push(pronunciation);
+                }
+                Some(_) => {}
+                None => dict.entries.push(Entry {
+                    word: word.to_owned(),
+                    pronunciations: vec![pronunciation],
+                }),
+            }
+            Ok(())
+        })?;
+        Ok(dict)
+    }
+
+    /// Writes `train.tsv` and `dev.tsv` (`word<TAB>phonemes`) into `folder`, which is created if missing.
+    ///
+    /// A training word has one line, its first pronunciation, so that there is one right answer to learn. A word for
+    /// development has a line for each pronunciation: evaluation takes lines of equal source as alternatives. 5 % of the
+    /// words are for development, chosen by a hash of the word, so the split survives new editions of the dictionary.
+    pub fn write_tsv(&self, folder: &Path) -> Result<Written> {
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        let (dev, train): (Vec<&Entry>, Vec<&Entry>) = self.entries.iter().partition(|entry| is_dev(&entry.word));
+        let first = |entry: &&Entry| entry.pronunciations.first().map(|p| format!("{}\t{p}\n", entry.word));
+        let all = |entry: &&Entry| -> Vec<String> {
+            entry
+                .pronunciations
+                .iter()
+                .map(|p| format!("{}\t{p}\n", entry.word))
+                .collect()
+        };
+        let train_lines: Vec<String> = train.iter().filter_map(first).collect();
+        let dev_lines: Vec<String> = dev.iter().flat_map(all).collect();
+        let written = Written {
+            train: folder.join("train.tsv"),
+            train_words: train.len(),
+            dev: folder.join("dev.tsv"),
+            dev_words: dev.len(),
+            dev_lines: dev_lines.len(),
+        };
+        write(&written.train, &train_lines)?;
+        write(&written.dev, &dev_lines)?;
+        Ok(written)
+    }
+}
+
+/// Whether a word belongs to the development set; a function of the word alone.
+pub fn is_dev(word: &str) -> bool {
+    // FNV-1a, with its high bits folded in because the low ones alone mix poorly on short words.
+    let hash = word.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3)
+    });
+    (hash ^ (hash >> 32)) % SPLIT_OUT_OF < DEV_SHARE
+}
+
+fn parse(line: &str) -> Result<(&str, String), String> {
+    let content = line.split_once('#').map_or(line, |(content, _comment)| content);
+    let mut fields = content.split_whitespace();
+    let head = fields.next().ok_or("there is no word before the comment")?;
+    let phonemes: Vec<&str> = fields.collect();
+    if phonemes.is_empty() {
+        return Err(format!(
+            "the word {head:?} has no phonemes; expected lines like `cat K AE1 T`"
+        ));
+    }
+    Ok((without_alternative(head), phonemes.join(" ")))
+}
+
+/// "word(2)" -> "word"
+fn without_alternative(head: &str) -> &str {
+    match head.strip_suffix(')').and_then(|rest| rest.rsplit_once('(')) {
+        Some((word, digits)) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => word,
+        _ => head,
+    }
+}
+
+fn write(path: &Path, lines: &[String]) -> Result<()> {
+    let mut file = fs::File::create(path).map_err(Error::io("create", path))?;
+    file.write_all(lines.concat().as_bytes())
+        .map_err(Error::io("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines() {
+        assert_eq!(parse("cat K AE1 T").unwrap(), ("cat", "K AE1 T".to_owned()));
+        assert_eq!(
+            parse("aalborg(2) AA1 L  # place, danish").unwrap(),
+            ("aalborg", "AA1 L".to_owned())
+        );
+        assert_eq!(parse("a.d. EY2 D").unwrap().0, "a.d.");
+        assert!(parse("cat").is_err());
+        assert!(parse("# only a comment").is_err());
+        assert_eq!(without_alternative("x(y)"), "x(y)");
+        assert_eq!(without_alternative("x()"), "x()");
+    }
+
+    #[test]
+    fn the_split_is_pinned() {
+        let words = [
+            "cat", "dog", "house", "tomato", "zebra", "abandon", "abbey", "abbot", "aardvark", "zygote",
+        ];
+        let dev: Vec<&str> = words.into_iter().filter(|word| is_dev(word)).collect();
+        assert_eq!(dev, ["abbey"]);
+    }
+}

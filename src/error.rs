@@ -1,0 +1,62 @@
+//! The one error type of the library: every variant names the cause, the place and, where there is one, the remedy.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the world can do to us. Programmer's errors (wrong shapes while a graph is built) panic instead.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused: no such file, no permission, disk full.
+    #[error("cannot {action} {}: {source}{}", path.display(), io_remedy(source))]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    /// A file was read but says something wrong; `line` is 1-based where it means anything.
+    #[error("{}{}: {what}", path.display(), line.map(|l| format!(":{l}")).unwrap_or_default())]
+    File { path: PathBuf, line: Option<usize>, what: String },
+    /// The caller's values cannot be used: ids out of range, text too long, impossible settings.
+    #[error("{0}")]
+    Input(String),
+    /// No adapter fits, or the one chosen lacks what is needed.
+    #[error("{0}")]
+    Adapter(String),
+    /// The device or the host could not give the memory asked for.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
+    /// The driver dropped the device; whatever was on it is gone.
+    #[error("the GPU device was lost: {0}; start again from the last checkpoint (`--resume`)")]
+    DeviceLost(String),
+    /// A shader or a dispatch was refused: a bug in this program or its driver.
+    #[error("{0}")]
+    Shader(String),
+    /// A number that should be finite is not.
+    #[error("{0}")]
+    Numeric(String),
+}
+
+impl Error {
+    /// For `map_err`: `fs::read(path).map_err(Error::io("read", path))`. `action` is a verb: "read", "write", "create".
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
+        let path = path.as_ref().to_path_buf();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// A file whose contents are wrong as a whole.
+    pub fn file(path: impl AsRef<Path>, what: impl Into<String>) -> Error {
+        Error::File { path: path.as_ref().to_path_buf(), line: None, what: what.into() }
+    }
+
+    /// A file with a wrong line (1-based).
+    pub fn line(path: impl AsRef<Path>, line: usize, what: impl Into<String>) -> Error {
+        Error::File { path: path.as_ref().to_path_buf(), line: Some(line), what: what.into() }
+    }
+}
+
+fn io_remedy(e: &io::Error) -> &'static str {
+    match e.kind() {
+        io::ErrorKind::StorageFull => " (free some space, or choose another folder)",
+        io::ErrorKind::PermissionDenied => " (check its permissions, or choose another folder)",
+        _ => "",
+    }
+}

@@ -1,0 +1,232 @@
+//! A recorded list of dispatches: pipelines, bind groups and parameters are made once, replaying is a bare loop.
+
+use std::sync::Arc;
+
+use super::buffer::{Buffer, Slice};
+use super::shader::{Header, Kernel, Param, Shader};
+use super::Gpu;
+use crate::error::{Error, Result};
+
+/// One kernel launch as plain data.
+pub struct Dispatch {
+    /// What the step is called in profiles and printed plans.
+    pub label: String,
+    pub shader: &'static Shader,
+    pub header: Header,
+    /// Windows for the kernel's storage variables, by name.
+    pub bindings: Vec<(&'static str, Slice)>,
+    /// Members of the kernel's `Params`, by name; `grid_x` is filled in by [`ProgramBuilder::push`].
+    pub params: Vec<(&'static str, Param)>,
+    /// Workgroups in all; folded to two dimensions where one does not hold them.
+    pub workgroups: u64,
+}
+
+struct Step {
+    label: String,
+    kernel: Arc<Kernel>,
+    bind_group: wgpu::BindGroup,
+    grid: [u32; 2],
+}
+
+/// Dispatches ready to be replayed.
+pub struct Program {
+    gpu: Gpu,
+    steps: Vec<Step>,
+}
+
+/// Time that one step took on the device.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct StepTime {
+    pub kernel: &'static str,
+    pub label: String,
+    pub seconds: f64,
+}
+
+/// Collects dispatches for a [`Program`].
+pub struct ProgramBuilder {
+    gpu: Gpu,
+    pending: Vec<Pending>,
+    params: Vec<u8>,
+}
+
+struct Pending {
+    label: String,
+    kernel: Arc<Kernel>,
+    bindings: Vec<(&'static str, Slice)>,
+    params: (u64, u64),
+    grid: [u32; 2],
+}
+
+impl ProgramBuilder {
+    pub fn new(gpu: &Gpu) -> ProgramBuilder {
+        ProgramBuilder { gpu: gpu.clone(), pending: Vec::new(), params: Vec::new() }
+    }
+
+    /// Compiles the kernel if it is new and records the launch. Launches of no workgroups are dropped.
+    pub fn push(&mut self, dispatch: Dispatch) -> Result<()> {
+        if dispatch.workgroups == 0 {
+            return Ok(());
+        }
+        let caps = self.gpu.caps();
+        for (name, slice) in &dispatch.bindings {
+            if slice.bytes > caps.max_binding {
+                return Err(Error::OutOfMemory(format!(
+                    "{}: `{name}` spans {} MiB, {} binds at most {} MiB; use a smaller batch or shorter sequences",
+                    dispatch.label,
+                    slice.bytes >> 20,
+                    caps.name,
+                    caps.max_binding >> 20
+                )));
+            }
+        }
+        let limit = u64::from(caps.max_workgroups_per_dim);
+        let rows = dispatch.workgroups.div_ceil(limit);
+        let grid = [dispatch.workgroups.div_ceil(rows) as u32, rows as u32];
+        let kernel = self.gpu.kernel(dispatch.shader, &dispatch.header)?;
+        let mut params = dispatch.params;
+        params.push(("grid_x", Param::U32(grid[0])));
+        let packed = kernel.pack_params(&params);
+        let offset = (self.params.len() as u64).next_multiple_of(caps.alignment);
+        self.params.resize(offset as usize, 0);
+        self.params.extend_from_slice(&packed);
+        let params = (offset, packed.len() as u64);
+        self.pending.push(Pending { label: dispatch.label, kernel, bindings: dispatch.bindings, params, grid });
+        Ok(())
+    }
+
+    /// Uploads the parameters and builds every bind group.
+    pub fn finish(self) -> Result<Program> {
+        let params = self.gpu.buffer_of("params", &self.params)?;
+        let steps = self.pending.iter().map(|p| p.build(&self.gpu, &params)).collect();
+        self.gpu.check()?;
+        Ok(Program { gpu: self.gpu, steps })
+    }
+}
+
+impl Pending {
+    fn build(&self, gpu: &Gpu, params: &Buffer) -> Step {
+        let window = params.slice(self.params.0, self.params.1);
+        let find = |name: &str| {
+            let given = self.bindings.iter().find(|(n, _)| *n == name).map(|(_, slice)| slice);
+            given.unwrap_or_else(|| panic!("{}: nothing is bound to `{name}` of {}.wgsl", self.label, self.kernel.name))
+        };
+        for (name, _) in &self.bindings {
+            let known = self.kernel.bindings.iter().any(|b| b.name == *name);
+            assert!(known, "{}: {}.wgsl has no binding `{name}`", self.label, self.kernel.name);
+        }
+        let entry = |binding: &super::shader::Binding| {
+            let slice = if binding.name == "p" { &window } else { find(&binding.name) };
+            wgpu::BindGroupEntry {
+                binding: binding.index,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: &slice.buffer.raw,
+                    offset: slice.offset,
+                    size: wgpu::BufferSize::new(slice.bytes),
+                }),
+            }
+        };
+        let entries: Vec<_> = self.kernel.bindings.iter().map(entry).collect();
+        let bind_group = gpu.inner.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(&self.label),
+            layout: &self.kernel.layout,
+            entries: &entries,
+        });
+        Step { label: self.label.clone(), kernel: self.kernel.clone(), bind_group, grid: self.grid }
+    }
+}
+
+impl Program {
+    /// Number of dispatches of one replay.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Replays the program `times` over, in one pass and one submit.
+    pub fn run(&self, times: usize) -> Result<()> {
+        Program::run_all(&self.gpu, &vec![self; times])
+    }
+
+    /// Replays several programs one after the other, in one pass and one submit.
+    pub fn run_all(gpu: &Gpu, programs: &[&Program]) -> Result<()> {
+        let mut encoder = gpu.inner.device.create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for step in programs.iter().flat_map(|p| &p.steps) {
+            step.encode(&mut pass);
+        }
+        drop(pass);
+        gpu.inner.queue.submit([encoder.finish()]);
+        gpu.check()
+    }
+
+    /// Runs one step and waits for it: the debug mode that names the first bad step.
+    pub fn run_step(&self, index: usize) -> Result<()> {
+        let mut encoder = self.gpu.inner.device.create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        self.steps[index].encode(&mut pass);
+        drop(pass);
+        self.gpu.inner.queue.submit([encoder.finish()]);
+        self.gpu.wait()
+    }
+
+    /// Replays once with a timestamp before and after each step.
+    ///
+    /// # Errors
+    /// `Adapter` where the device has no timestamps.
+    pub async fn profile(&self) -> Result<Vec<StepTime>> {
+        if !self.gpu.caps().timestamps {
+            return Err(Error::Adapter(format!("{} offers no timestamp queries", self.gpu.caps().name)));
+        }
+        let device = &self.gpu.inner.device;
+        let period = f64::from(self.gpu.inner.queue.get_timestamp_period()) * 1e-9;
+        let mut times = Vec::with_capacity(self.steps.len());
+        // A query set holds 4096 queries.
+        for steps in self.steps.chunks(2048) {
+            let count = 2 * steps.len() as u32;
+            let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("profile"),
+                ty: wgpu::QueryType::Timestamp,
+                count,
+            });
+            let resolved = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("profile"),
+                size: u64::from(count) * 8,
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            });
+            let ticks = Buffer { bytes: resolved.size(), raw: resolved };
+            let mut encoder = device.create_command_encoder(&Default::default());
+            for (i, step) in steps.iter().enumerate() {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: Some(&step.label),
+                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                        query_set: &queries,
+                        beginning_of_pass_write_index: Some(2 * i as u32),
+                        end_of_pass_write_index: Some(2 * i as u32 + 1),
+                    }),
+                });
+                step.encode(&mut pass);
+            }
+            encoder.resolve_query_set(&queries, 0..count, &ticks.raw, 0);
+            self.gpu.inner.queue.submit([encoder.finish()]);
+            let read: Vec<u64> = self.gpu.read(&ticks, 0..ticks.bytes()).await?;
+            times.extend(steps.iter().zip(read.chunks(2)).map(|(step, pair)| StepTime {
+                kernel: step.kernel.name,
+                label: step.label.clone(),
+                seconds: pair[1].saturating_sub(pair[0]) as f64 * period,
+            }));
+        }
+        Ok(times)
+    }
+}
+
+impl Step {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.kernel.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(self.grid[0], self.grid[1], 1);
+    }
+}

@@ -1,0 +1,217 @@
+//! Shaders as plain files, specialised by a generated header, with names and layouts read off naga's reflection.
+
+use std::fmt::Write as _;
+
+use wgpu::naga;
+
+use crate::error::{Error, Result};
+
+/// A kernel's source: one `.wgsl` file of `shaders/`, the files that it shares with others, and the header constants
+/// with which it is valid as it stands.
+#[derive(Debug)]
+pub struct Shader {
+    /// Kernel = file = debug label.
+    pub name: &'static str,
+    pub source: &'static str,
+    /// Sources of shared functions, put in front.
+    pub shared: &'static [&'static str],
+    pub defaults: &'static [(&'static str, Value)],
+}
+
+/// The value of a header constant.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value {
+    U32(u32),
+    Bool(bool),
+}
+
+/// Constants that specialise a shader: `const NAME = value;` lines put in front of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Header {
+    pub constants: Vec<(&'static str, Value)>,
+    /// Sources chosen for this variant (element width, storage type), put in front.
+    pub parts: Vec<&'static str>,
+}
+
+impl Header {
+    pub fn new() -> Header {
+        Header::default()
+    }
+
+    pub fn u32(mut self, name: &'static str, value: u32) -> Header {
+        self.constants.push((name, Value::U32(value)));
+        self
+    }
+
+    pub fn bool(mut self, name: &'static str, value: bool) -> Header {
+        self.constants.push((name, Value::Bool(value)));
+        self
+    }
+
+    /// Adds a source in front: the way to choose a type.
+    pub fn part(mut self, source: &'static str) -> Header {
+        self.parts.push(source);
+        self
+    }
+}
+
+impl Shader {
+    /// The source that is compiled: header, parts, shared files, the file itself.
+    ///
+    /// # Panics
+    /// If the header names a constant that the shader does not declare as its default.
+    pub fn expand(&self, header: &Header) -> String {
+        for (name, _) in &header.constants {
+            let known = self.defaults.iter().any(|(default, _)| default == name);
+            assert!(known, "{}.wgsl has no header constant {name}", self.name);
+        }
+        let mut out = String::new();
+        for (name, default) in self.defaults {
+            let value = header.constants.iter().find(|(n, _)| n == name).map_or(default, |(_, v)| v);
+            let _ = match value {
+                Value::U32(v) => writeln!(out, "const {name} = {v}u;"),
+                Value::Bool(v) => writeln!(out, "const {name} = {v};"),
+            };
+        }
+        for source in header.parts.iter().chain(self.shared).chain([&self.source]) {
+            out.push_str(source);
+            out.push('\n');
+        }
+        out
+    }
+}
+
+/// A value of the uniform `Params` of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Param {
+    U32(u32),
+    F32(f32),
+}
+
+impl From<u32> for Param {
+    fn from(v: u32) -> Param {
+        Param::U32(v)
+    }
+}
+
+impl From<usize> for Param {
+    #[track_caller]
+    fn from(v: usize) -> Param {
+        Param::U32(u32::try_from(v).expect("a kernel parameter exceeds 32 bits"))
+    }
+}
+
+impl From<f32> for Param {
+    fn from(v: f32) -> Param {
+        Param::F32(v)
+    }
+}
+
+/// One storage or uniform variable of a compiled kernel.
+pub(super) struct Binding {
+    pub name: String,
+    pub index: u32,
+}
+
+/// A compiled pipeline with what reflection says of it.
+pub(super) struct Kernel {
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+    pub name: &'static str,
+    pub bindings: Vec<Binding>,
+    /// Name, byte offset and whether it is a float, of each member of the uniform `p`.
+    params: Vec<(String, u32, bool)>,
+    pub params_bytes: u32,
+}
+
+impl Kernel {
+    pub fn compile(device: &wgpu::Device, name: &'static str, source: &str, checked: bool) -> Result<Kernel> {
+        let module = naga::front::wgsl::parse_str(source).map_err(|e| {
+            Error::Shader(format!("{name}.wgsl does not parse:\n{}\n{}", e.emit_to_string(source), numbered(source)))
+        })?;
+        let (bindings, params, params_bytes) = reflect(&module).map_err(|e| {
+            Error::Shader(format!("{name}.wgsl is invalid: {}\n{}", e.emit_to_string(source), numbered(source)))
+        })?;
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(name),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
+        };
+        let checks =
+            if checked { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
+        // SAFETY: every kernel guards its own loads and stores against the sizes in its parameters; the tests run
+        // each of them on each size class with the checks on as well, and compare the results.
+        let shader = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(name),
+            layout: None,
+            module: &shader,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: checked,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        let layout = pipeline.get_bind_group_layout(0);
+        Ok(Kernel { pipeline, layout, name, bindings, params, params_bytes })
+    }
+
+    /// The bytes of `Params` for these values.
+    ///
+    /// # Panics
+    /// If a value is missing, unknown or of the wrong type: a bug in the op that launches the kernel.
+    pub fn pack_params(&self, values: &[(&'static str, Param)]) -> Vec<u8> {
+        let mut bytes = vec![0; self.params_bytes as usize];
+        for (name, _) in values {
+            assert!(self.params.iter().any(|(n, ..)| n == name), "{}.wgsl has no parameter {name}", self.name);
+        }
+        for (name, offset, is_float) in &self.params {
+            let value = values.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
+            let word = match (value, is_float) {
+                (Some(Param::U32(v)), false) => v.to_le_bytes(),
+                (Some(Param::F32(v)), true) => v.to_le_bytes(),
+                (other, _) => panic!("{}.wgsl: parameter {name} is given as {other:?}", self.name),
+            };
+            bytes[*offset as usize..][..4].copy_from_slice(&word);
+        }
+        bytes
+    }
+}
+
+type Params = Vec<(String, u32, bool)>;
+
+type Invalid = naga::WithSpan<naga::valid::ValidationError>;
+
+/// The bindings that `main` uses, and the layout of its uniform `p`.
+fn reflect(module: &naga::Module) -> Result<(Vec<Binding>, Params, u32), Invalid> {
+    let flags = naga::valid::ValidationFlags::all();
+    let info = naga::valid::Validator::new(flags, naga::valid::Capabilities::all()).validate(module)?;
+    let entry = info.get_entry_point(0);
+    let (mut bindings, mut params, mut params_bytes) = (Vec::new(), Vec::new(), 0);
+    for (handle, variable) in module.global_variables.iter() {
+        let Some(binding) = &variable.binding else { continue };
+        if entry[handle].is_empty() {
+            continue;
+        }
+        let name = variable.name.clone().unwrap_or_default();
+        if variable.space == naga::AddressSpace::Uniform
+            && let naga::TypeInner::Struct { members, span } = &module.types[variable.ty].inner
+        {
+            params_bytes = *span;
+            for member in members {
+                let is_float = matches!(
+                    module.types[member.ty].inner,
+                    naga::TypeInner::Scalar(naga::Scalar { kind: naga::ScalarKind::Float, .. })
+                );
+                params.push((member.name.clone().unwrap_or_default(), member.offset, is_float));
+            }
+        }
+        bindings.push(Binding { name, index: binding.binding });
+    }
+    Ok((bindings, params, params_bytes))
+}
+
+/// Source with line numbers, for error messages.
+pub(super) fn numbered(source: &str) -> String {
+    source.lines().enumerate().map(|(i, line)| format!("{:4} {line}\n", i + 1)).collect()
+}

@@ -1,0 +1,117 @@
+//! What an op is: a shape rule, launches, a backward rule and a naive f64 oracle, in one file per op under `ops/`.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use super::{Backward, Dtype, Graph, Node, Tensor64, ValueId};
+use crate::gpu::{Caps, Header, Param, Shader};
+
+/// One kind of computation. Ops hold their sizes and settings as plain fields.
+pub trait Op: Debug + Send + Sync {
+    /// The op's name: also that of its file and of its main shader.
+    fn name(&self) -> &'static str;
+
+    /// Shapes and types of the outputs for inputs of these shapes.
+    ///
+    /// # Panics
+    /// On shapes that do not fit: a programmer's error, reported with the op, its settings and the shapes.
+    fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)>;
+
+    /// Records the kernel launches, choosing variants by the adapter's capabilities.
+    fn launch(&self, l: &mut Launcher<'_>);
+
+    /// Emits nodes for the gradients of the inputs and hands them to [`Backward::give`].
+    fn backward(&self, b: &mut Backward<'_>) {
+        let _ = b;
+        panic!("{} has no backward rule", self.name());
+    }
+
+    /// The same computation, naively, in f64. Outputs written in place receive their old contents as further inputs.
+    fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64>;
+
+    /// This op with output `output` added to what its memory holds.
+    fn accumulating(&self, output: usize) -> Option<Arc<dyn Op>> {
+        let _ = output;
+        None
+    }
+
+    /// This op with one more input, which is added to output 0.
+    fn plus(&self) -> Option<Arc<dyn Op>> {
+        None
+    }
+
+    /// Floating-point operations of one run, for profiles.
+    fn flops(&self) -> f64 {
+        0.0
+    }
+}
+
+/// Where an operand lives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Place {
+    Value(ValueId),
+    /// Scratch memory of this node, by number.
+    Scratch(usize),
+}
+
+/// A tensor operand of a launch: `len` elements.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Operand {
+    pub place: Place,
+    pub len: usize,
+}
+
+/// A kernel launch whose operands are not yet bound to memory.
+#[derive(Debug)]
+pub struct Launch {
+    pub shader: &'static Shader,
+    pub header: Header,
+    pub bindings: Vec<(&'static str, Operand)>,
+    pub params: Vec<(&'static str, Param)>,
+    pub workgroups: u64,
+}
+
+/// Collects the launches of one node.
+pub struct Launcher<'a> {
+    pub caps: &'a Caps,
+    graph: &'a Graph,
+    node: &'a Node,
+    pub(crate) launches: Vec<Launch>,
+    pub(crate) scratch: Vec<usize>,
+}
+
+impl<'a> Launcher<'a> {
+    pub fn new(caps: &'a Caps, graph: &'a Graph, node: &'a Node) -> Launcher<'a> {
+        Launcher { caps, graph, node, launches: Vec::new(), scratch: Vec::new() }
+    }
+
+    fn operand(&self, value: ValueId) -> Operand {
+        Operand { place: Place::Value(value), len: self.graph.len(value) }
+    }
+
+    pub fn input(&self, index: usize) -> Operand {
+        self.operand(self.node.inputs[index])
+    }
+
+    pub fn n_inputs(&self) -> usize {
+        self.node.inputs.len()
+    }
+
+    pub fn output(&self, index: usize) -> Operand {
+        self.operand(self.node.outputs[index])
+    }
+
+    pub fn shape(&self, input: usize) -> &'a [usize] {
+        self.graph.shape(self.node.inputs[input])
+    }
+
+    /// Memory of `len` elements for this node alone.
+    pub fn scratch(&mut self, len: usize) -> Operand {
+        self.scratch.push(len);
+        Operand { place: Place::Scratch(self.scratch.len() - 1), len }
+    }
+
+    pub fn launch(&mut self, launch: Launch) {
+        self.launches.push(launch);
+    }
+}

@@ -1,0 +1,409 @@
+//! What a T5 looks like: HuggingFace's `config.json` of T5 1.0, T5 1.1, Flan-T5, ByT5, mT5 and UMT5.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+
+/// A model's configuration. Sizes are counts of elements, rates are fractions; field names are those of `config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Map<String, Value>", into = "Map<String, Value>")]
+pub struct T5Config {
+    pub model_type: Family,
+    /// Rows of the embedding; may exceed what the tokenizer can produce (32,128 rows for 32,100 ids).
+    pub vocab_size: usize,
+    pub d_model: usize,
+    /// Width of one head; `num_heads * d_kv` need not equal `d_model`.
+    pub d_kv: usize,
+    pub d_ff: usize,
+    pub num_layers: usize,
+    pub num_decoder_layers: usize,
+    pub num_heads: usize,
+    pub relative_attention_num_buckets: usize,
+    pub relative_attention_max_distance: usize,
+    pub dropout_rate: f64,
+    pub layer_norm_epsilon: f64,
+    pub initializer_factor: f64,
+    pub feed_forward_proj: FeedForward,
+    pub tie_word_embeddings: bool,
+    /// Written by transformers 5.x; decides the output scale when present (see [`T5Config::output_scale`]).
+    pub scale_decoder_outputs: Option<bool>,
+    pub pad_token_id: u32,
+    /// Generation stops at any of these.
+    pub eos_token_id: Vec<u32>,
+    pub decoder_start_token_id: u32,
+    /// Keys of the file that mean nothing here; written back by [`T5Config::to_json`].
+    pub extra: Map<String, Value>,
+}
+
+/// `model_type`: the variants differ in defaults, in the output scale and in where relative bias tables live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// T5 1.0, 1.1, Flan-T5, ByT5, UL2.
+    T5,
+    Mt5,
+    /// Every self-attention layer has its own relative bias table.
+    Umt5,
+}
+
+/// `feed_forward_proj`: `wo(act(wi x))`, or `wo(act(wi_0 x) * wi_1 x)` where gated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FeedForward {
+    pub gated: bool,
+    pub activation: Activation,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    Relu,
+    /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`
+    GeluTanh,
+    /// `x/2 (1 + erf(x / sqrt 2))`
+    GeluErf,
+    Silu,
+}
+
+impl T5Config {
+    /// Reads and validates a `config.json`. Errors name the file, the line and what is wrong with the value.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<T5Config> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        T5Config::from_json(&text, path)
+    }
+
+    /// As [`T5Config::from_file`] with the text at hand; `path` only serves error messages.
+    pub fn from_json(text: &str, path: impl AsRef<Path>) -> Result<T5Config> {
+        let path = path.as_ref();
+        let map = serde_json::from_str(text)
+            .map_err(|e| Error::line(path, e.line(), format!("not a JSON object of settings: {e}")))?;
+        from_map(Keys { map, text, path })
+    }
+
+    /// A `config.json` that transformers 4.57 and 5.x load to the same model, provided that the weights beside it hold
+    /// an `lm_head.weight` exactly if `tie_word_embeddings` is false; [`T5Config::for_head`] arranges that.
+    pub fn to_json(&self) -> String {
+        format!("{:#}\n", Value::Object(self.clone().into()))
+    }
+
+    /// The configuration to save with weights that hold (`untied`) or lack an `lm_head.weight`. Computes the same as
+    /// `self`: where the changed tie flag alone would alter the output scale, `scale_decoder_outputs` is set.
+    ///
+    /// transformers 4.57 ignores that key. A model with a tied but unscaled head (any mT5 or UMT5 without `lm_head`)
+    /// therefore means the same to every version only if saved untied, with a copy of the embedding as its head.
+    pub fn for_head(&self, untied: bool) -> T5Config {
+        let mut saved = T5Config {
+            tie_word_embeddings: !untied,
+            ..self.clone()
+        };
+        if saved.scales_output() != self.scales_output() {
+            saved.scale_decoder_outputs = Some(self.scales_output());
+        }
+        saved
+    }
+
+    /// The factor on the decoder's output before the head, and the rule that decided it, for printing.
+    ///
+    /// The head is `lm_head.weight` whenever the file has it, otherwise the embedding. The scale does not change which
+    /// token is likeliest, so only losses, samples and beams show a wrong one.
+    pub fn output_scale(&self, file_has_lm_head: bool) -> (f32, String) {
+        let scale = if self.scales_output() {
+            (self.d_model as f64).powf(-0.5) as f32
+        } else {
+            1.0
+        };
+        let reason = match (self.scale_decoder_outputs, self.model_type) {
+            (Some(flag), _) => format!("scale_decoder_outputs is {flag}"),
+            (None, Family::Mt5 | Family::Umt5) => format!("model_type is {}", self.model_type.name()),
+            (None, Family::T5) => format!("tie_word_embeddings is {}", self.tie_word_embeddings),
+        };
+        let mut rule = match file_has_lm_head {
+            true => "head is lm_head.weight (the file has it)".to_owned(),
+            false => "head is the embedding (the file has no lm_head.weight)".to_owned(),
+        };
+        rule += &format!(", output scale {scale} ({reason})");
+        if file_has_lm_head && self.tie_word_embeddings && self.scale_decoder_outputs.is_none() {
+            rule +=
+                "; transformers before version 5 would use the embedding as head, since tie_word_embeddings is true";
+        }
+        (scale, rule)
+    }
+
+    fn scales_output(&self) -> bool {
+        self.scale_decoder_outputs
+            .unwrap_or(self.model_type == Family::T5 && self.tie_word_embeddings)
+    }
+}
+
+impl Family {
+    /// The value of `model_type`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::T5 => "t5",
+            Family::Mt5 => "mt5",
+            Family::Umt5 => "umt5",
+        }
+    }
+
+    fn architecture(self) -> &'static str {
+        match self {
+            Family::T5 => "T5ForConditionalGeneration",
+            Family::Mt5 => "MT5ForConditionalGeneration",
+            Family::Umt5 => "UMT5ForConditionalGeneration",
+        }
+    }
+}
+
+impl FeedForward {
+    /// Parses `relu`, `gated-gelu`, `gated-silu`, ...: gated iff the part before `-` says so. "gated-gelu" means the
+    /// tanh form, "gelu" alone the erf form, as in transformers. `None` if the activation is unknown.
+    pub fn parse(name: &str) -> Option<FeedForward> {
+        let (gated, function) = match name.split_once('-') {
+            Some(("gated", function)) => (true, function),
+            Some(_) => return None,
+            None => (false, name),
+        };
+        let activation = match function {
+            "relu" => Activation::Relu,
+            "gelu" if gated => Activation::GeluTanh,
+            "gelu" | "gelu_python" => Activation::GeluErf,
+            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+            "silu" | "swish" => Activation::Silu,
+            _ => return None,
+        };
+        Some(FeedForward { gated, activation })
+    }
+
+    /// The value of `feed_forward_proj` that parses back to this.
+    pub fn name(self) -> &'static str {
+        match (self.gated, self.activation) {
+            (false, Activation::Relu) => "relu",
+            (false, Activation::GeluTanh) => "gelu_new",
+            (false, Activation::GeluErf) => "gelu",
+            (false, Activation::Silu) => "silu",
+            (true, Activation::Relu) => "gated-relu",
+            (true, Activation::GeluTanh) => "gated-gelu",
+            (true, Activation::GeluErf) => "gated-gelu_python",
+            (true, Activation::Silu) => "gated-silu",
+        }
+    }
+}
+
+impl TryFrom<Map<String, Value>> for T5Config {
+    type Error = Error;
+
+    fn try_from(map: Map<String, Value>) -> Result<T5Config> {
+        from_map(Keys {
+            map,
+            text: "",
+            path: Path::new("config.json"),
+        })
+    }
+}
+
+impl From<T5Config> for Map<String, Value> {
+    fn from(config: T5Config) -> Map<String, Value> {
+        let mut map = config.extra;
+        let mut set = |key: &str, value: Value| map.insert(key.to_owned(), value);
+        set("architectures", json!([config.model_type.architecture()]));
+        set("model_type", json!(config.model_type.name()));
+        set("is_encoder_decoder", json!(true));
+        set("dtype", json!("float32"));
+        set("vocab_size", json!(config.vocab_size));
+        set("d_model", json!(config.d_model));
+        set("d_kv", json!(config.d_kv));
+        set("d_ff", json!(config.d_ff));
+        set("num_layers", json!(config.num_layers));
+        set("num_decoder_layers", json!(config.num_decoder_layers));
+        set("num_heads", json!(config.num_heads));
+        set(
+            "relative_attention_num_buckets",
+            json!(config.relative_attention_num_buckets),
+        );
+        set(
+            "relative_attention_max_distance",
+            json!(config.relative_attention_max_distance),
+        );
+        set("dropout_rate", json!(config.dropout_rate));
+        set("layer_norm_epsilon", json!(config.layer_norm_epsilon));
+        set("initializer_factor", json!(config.initializer_factor));
+        set("feed_forward_proj", json!(config.feed_forward_proj.name()));
+        set("tie_word_embeddings", json!(config.tie_word_embeddings));
+        set("pad_token_id", json!(config.pad_token_id));
+        set("decoder_start_token_id", json!(config.decoder_start_token_id));
+        match config.eos_token_id.as_slice() {
+            [one] => set("eos_token_id", json!(one)),
+            several => set("eos_token_id", json!(several)),
+        };
+        if let Some(flag) = config.scale_decoder_outputs {
+            set("scale_decoder_outputs", json!(flag));
+        }
+        map
+    }
+}
+
+/// Derived from the keys that are read, or describe weights that are stored differently from those written here.
+const DROPPED: [&str; 7] = [
+    "architectures",
+    "is_encoder_decoder",
+    "dense_act_fn",
+    "is_gated_act",
+    "dtype",
+    "torch_dtype",
+    "quantization_config",
+];
+
+/// Defaults of absent keys are those of transformers' `T5Config`, `MT5Config` and `UMT5Config`.
+fn from_map(mut keys: Keys) -> Result<T5Config> {
+    let model_type = keys.family()?;
+    let t5 = model_type == Family::T5;
+    let num_layers = keys.size(&["num_layers", "num_hidden_layers"], if t5 { 6 } else { 8 })?;
+    let pad_token_id = keys.id("pad_token_id", 0)?;
+    let mut config = T5Config {
+        model_type,
+        vocab_size: keys.size(&["vocab_size"], if t5 { 32_128 } else { 250_112 })?,
+        d_model: keys.size(&["d_model", "hidden_size"], 512)?,
+        d_kv: keys.size(&["d_kv", "head_dim"], 64)?,
+        d_ff: keys.size(&["d_ff"], if t5 { 2048 } else { 1024 })?,
+        num_layers,
+        num_decoder_layers: keys.size(&["num_decoder_layers"], num_layers)?,
+        num_heads: keys.size(&["num_heads", "num_attention_heads"], if t5 { 8 } else { 6 })?,
+        relative_attention_num_buckets: keys.size(&["relative_attention_num_buckets"], 32)?,
+        relative_attention_max_distance: keys.size(&["relative_attention_max_distance"], 128)?,
+        dropout_rate: keys.number("dropout_rate", 0.1)?,
+        layer_norm_epsilon: keys.number("layer_norm_epsilon", 1e-6)?,
+        initializer_factor: keys.number("initializer_factor", 1.0)?,
+        feed_forward_proj: keys.feed_forward(if t5 { "relu" } else { "gated-gelu" })?,
+        tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(model_type != Family::Mt5),
+        scale_decoder_outputs: keys.flag("scale_decoder_outputs")?,
+        pad_token_id,
+        eos_token_id: keys.ids("eos_token_id", 1)?,
+        decoder_start_token_id: keys.id("decoder_start_token_id", pad_token_id)?,
+        extra: Map::new(),
+    };
+    config.check().map_err(|(key, what)| keys.error(key, &what))?;
+    for key in DROPPED {
+        keys.map.remove(key);
+    }
+    config.extra = keys.map;
+    Ok(config)
+}
+
+/// The keys of a file not yet read; reading one takes it away, and `null` counts as absent.
+struct Keys<'a> {
+    map: Map<String, Value>,
+    text: &'a str,
+    path: &'a Path,
+}
+
+impl Keys<'_> {
+    fn family(&mut self) -> Result<Family> {
+        let name = match self.take("model_type") {
+            Some(Value::String(name)) => name,
+            Some(other) => return Err(self.error("model_type", &format!("is {other}, not a name"))),
+            // The first architecture tells as much: "T5ForConditionalGeneration", "MT5EncoderModel".
+            None => match self
+                .map
+                .get("architectures")
+                .and_then(|list| list.get(0))
+                .and_then(Value::as_str)
+            {
+                Some(name) => {
+                    let stem = |name, suffix| str::split_once(name, suffix).map_or(name, |(stem, _)| stem);
+                    ["For", "Encoder", "Model"].into_iter().fold(name, stem).to_lowercase()
+                }
+                None => return Err(self.error("model_type", "is missing; add \"model_type\": \"t5\"")),
+            },
+        };
+        match name.as_str() {
+            "t5" => Ok(Family::T5),
+            "mt5" => Ok(Family::Mt5),
+            "umt5" => Ok(Family::Umt5),
+            _ => Err(self.error(
+                "model_type",
+                &format!("is \"{name}\"; only t5, mt5 and umt5 models are supported"),
+            )),
+        }
+    }
+
+    /// `names` are the key and its alias in transformers' generic vocabulary, if any.
+    fn size(&mut self, names: &[&'static str], default: usize) -> Result<usize> {
+        let found: Vec<_> = names
+            .iter()
+            .filter_map(|&name| Some((name, self.take(name)?)))
+            .collect();
+        let Some((name, value)) = found.first() else {
+            return Ok(default);
+        };
+        value
+            .as_u64()
+            .and_then(|n| usize::try_from(n).ok())
+            .ok_or_else(|| self.error(name, &format!("is {value}, not a positive whole number")))
+    }
+
+    fn number(&mut self, key: &str, default: f64) -> Result<f64> {
+        match self.take(key) {
+            None => Ok(default),
+            Some(value) => value
+                .as_f64()
+                .ok_or_else(|| self.error(key, &format!("is {value}, not a number"))),
+        }
+    }
+
+    fn flag(&mut self, key: &str) -> Result<Option<bool>> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(flag)),
+            Some(value) => Err(self.error(key, &format!("is {value}, not true or false"))),
+        }
+    }
+
+    fn id(&mut self, key: &str, default: u32) -> Result<u32> {
+        match self.take(key) {
+            None => Ok(default),
+            Some(value) => self.as_id(key, &value),
+        }
+    }
+
+    fn ids(&mut self, key: &str, default: u32) -> Result<Vec<u32>> {
+        match self.take(key) {
+            None => Ok(vec![default]),
+            Some(Value::Array(list)) => list.iter().map(|value| self.as_id(key, value)).collect(),
+            Some(value) => Ok(vec![self.as_id(key, &value)?]),
+        }
+    }
+
+    fn feed_forward(&mut self, default: &str) -> Result<FeedForward> {
+        let value = self.take("feed_forward_proj").unwrap_or_else(|| json!(default));
+        value.as_str().and_then(FeedForward::parse).ok_or_else(|| {
+            let known = "relu, gelu, gelu_new or silu, with or without \"gated-\" before it";
+            self.error("feed_forward_proj", &format!("is {value}; known are {known}"))
+        })
+    }
+
+    fn as_id(&self, key: &str, value: &Value) -> Result<u32> {
+        value
+            .as_u64()
+            .and_then(|n| u32::try_from(n).ok())
+            .ok_or_else(|| self.error(key, &format!("is {value}, not a token id")))
+    }
+
+    fn take(&mut self, key: &str) -> Option<Value> {
+        self.map.remove(key).filter(|value| !value.is_null())
+    }
+
+    fn error(&self, key: &str, what: &str) -> Error {
+        let quoted = format!("\"{key}\"");
+        let line = self
+            .text
+            .lines()
+            .position(|line| line.contains(&quoted))
+            .map(|index| index + 1);
+        Error::File {
+            path: self.path.to_path_buf(),
+            line,
+            what: format!("{key} {what}"),
+        }
+    }
+}

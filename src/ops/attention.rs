@@ -1,0 +1,272 @@
+//! Attention as one op: T5's unscaled scores, bucketed bias, padding and causal masks, online softmax, dropout.
+
+use super::dropout::RANDOM;
+use crate::gpu::{Header, Param, Shader, Value};
+use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
+
+/// `softmax(q k^T + bias) v` per sequence and head.
+///
+/// Inputs, in order:
+/// - fused: `qkv [batch q_len, 3 heads d_kv]`; else `q [batch q_len, heads d_kv]` and `kv [batch kv_len, 2 heads d_kv]`
+/// - with a bias: `[heads, 2 reach + 1]`, by clamped distance
+/// - unless causal: `lens [batch]` (u32), the number of keys that are not padding
+/// - with dropout: the generator's `key [4]` (u32)
+///
+/// Outputs: `[batch q_len, heads d_kv]`, and the logarithm of the softmax's denominator, `[batch heads, q_len]`.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    pub batch: usize,
+    pub heads: usize,
+    pub d_kv: usize,
+    pub q_len: usize,
+    pub kv_len: usize,
+    pub causal: bool,
+    pub fused: bool,
+    /// Largest distance that the bias tells apart; `None`: no bias.
+    pub reach: Option<usize>,
+    pub dropout: f32,
+    pub site: u32,
+}
+
+/// The inputs of [`Attention`], then its two outputs, then the gradient of the first -> gradients of `qkv` (or of `q`,
+/// and of `kv`) and of the bias.
+#[derive(Clone, Debug)]
+pub(super) struct AttentionBackward(pub Attention);
+
+macro_rules! part {
+    ($name:literal) => {
+        include_str!(concat!("../../shaders/", $name, ".wgsl"))
+    };
+}
+
+const TILE: &str = part!("attention_tile");
+const DV: (&str, Value) = ("DV", Value::U32(1));
+
+static ATTENTION: Shader =
+    Shader { name: "attention", source: part!("attention"), shared: &[RANDOM, TILE], defaults: &[DV] };
+
+static ATTENTION_DELTA: Shader =
+    Shader { name: "attention_delta", source: part!("attention_delta"), shared: &[], defaults: &[] };
+
+static ATTENTION_BACKWARD_KV: Shader = Shader {
+    name: "attention_backward_kv",
+    source: part!("attention_backward_kv"),
+    shared: &[RANDOM, TILE, part!("attention_backward_tile")],
+    defaults: &[DV, ("DISTANCES", Value::U32(1))],
+};
+
+static ATTENTION_BACKWARD_Q: Shader = Shader {
+    name: "attention_backward_q",
+    source: part!("attention_backward_q"),
+    shared: &[RANDOM, TILE, part!("attention_backward_tile")],
+    defaults: &[DV],
+};
+
+/// Positions of the inputs.
+pub(super) struct Slots {
+    pub kv: usize,
+    pub bias: Option<usize>,
+    pub lens: Option<usize>,
+    pub key: Option<usize>,
+    pub count: usize,
+}
+
+impl Attention {
+    pub(super) fn inner(&self) -> usize {
+        self.heads * self.d_kv
+    }
+
+    pub(super) fn slots(&self) -> Slots {
+        let mut count = if self.fused { 1 } else { 2 };
+        let mut take = |present: bool| {
+            let slot = present.then_some(count);
+            count += usize::from(present);
+            slot
+        };
+        let (bias, lens, key) = (take(self.reach.is_some()), take(!self.causal), take(self.dropout > 0.0));
+        Slots { kv: usize::from(!self.fused), bias, lens, key, count }
+    }
+
+    /// Elements from one row of k and v to the next, and to the first of k and of v.
+    pub(super) fn kv_layout(&self) -> [usize; 3] {
+        let inner = self.inner();
+        if self.fused { [3 * inner, inner, 2 * inner] } else { [2 * inner, 0, inner] }
+    }
+
+    fn q_ld(&self) -> usize {
+        if self.fused { 3 * self.inner() } else { self.inner() }
+    }
+
+    fn distances(&self) -> usize {
+        self.reach.map_or(1, |reach| 2 * reach + 1)
+    }
+
+    fn header(&self) -> Header {
+        let vec4 = self.d_kv.is_multiple_of(4);
+        Header::new()
+            .u32("DV", self.d_kv.div_ceil(4).div_ceil(8) as u32)
+            .part(if vec4 { part!("attention_vec4") } else { part!("attention_f32") })
+            .part(if self.causal { part!("attention_causal") } else { part!("attention_padded") })
+            .part(if self.reach.is_some() { part!("attention_bias") } else { part!("attention_no_bias") })
+            .part(if self.dropout > 0.0 { part!("attention_dropout") } else { part!("attention_no_dropout") })
+    }
+
+    fn bindings(&self, l: &Launcher<'_>) -> Vec<(&'static str, Operand)> {
+        let slots = self.slots();
+        let mut bindings = vec![("q", l.input(0)), ("kv", l.input(slots.kv))];
+        let optional = [("bias", slots.bias), ("lens", slots.lens), ("key", slots.key)];
+        bindings.extend(optional.into_iter().filter_map(|(name, slot)| Some((name, l.input(slot?)))));
+        bindings
+    }
+
+    /// `out`: elements between rows of the kernel's output, and to the first element of it and of its second half.
+    fn params(&self, out: [usize; 3]) -> Vec<(&'static str, Param)> {
+        let [kv_ld, k_offset, v_offset] = self.kv_layout();
+        vec![
+            ("batch", self.batch.into()),
+            ("heads", self.heads.into()),
+            ("d_kv", self.d_kv.into()),
+            ("d4", self.d_kv.div_ceil(4).into()),
+            ("q_len", self.q_len.into()),
+            ("kv_len", self.kv_len.into()),
+            ("q_ld", self.q_ld().into()),
+            ("q_offset", 0usize.into()),
+            ("kv_ld", kv_ld.into()),
+            ("k_offset", k_offset.into()),
+            ("v_offset", v_offset.into()),
+            ("out_ld", out[0].into()),
+            ("out_offset", out[1].into()),
+            ("second_offset", out[2].into()),
+            ("reach", self.reach.unwrap_or(0).into()),
+            ("site", self.site.into()),
+            ("rate", self.dropout.into()),
+            ("tile", 32usize.into()),
+        ]
+    }
+
+    fn workgroups(&self, len: usize) -> u64 {
+        (self.batch * self.heads * len.div_ceil(32)) as u64
+    }
+}
+
+impl Op for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
+        let (slots, inner) = (self.slots(), self.inner());
+        assert_eq!(inputs.len(), slots.count, "inputs of {self:?}");
+        assert_eq!(inputs[0], [self.batch * self.q_len, self.q_ld()], "q of {self:?}");
+        assert_eq!(inputs[slots.kv], [self.batch * self.kv_len, self.kv_layout()[0]], "kv of {self:?}");
+        assert!(!self.causal || self.q_len == self.kv_len, "{self:?}");
+        if let Some(bias) = slots.bias {
+            assert_eq!(inputs[bias], [self.heads, self.distances()], "bias of {self:?}");
+        }
+        let out = vec![self.batch * self.q_len, inner];
+        vec![(out, Dtype::F32), (vec![self.batch * self.heads, self.q_len], Dtype::F32)]
+    }
+
+    fn launch(&self, l: &mut Launcher<'_>) {
+        let mut bindings = self.bindings(l);
+        bindings.extend([("lse", l.output(1)), ("out", l.output(0))]);
+        l.launch(Launch {
+            shader: &ATTENTION,
+            header: self.header(),
+            bindings,
+            params: self.params([self.inner(), 0, 0]),
+            workgroups: self.workgroups(self.q_len),
+        });
+    }
+
+    fn backward(&self, b: &mut Backward<'_>) {
+        let Some(dout) = b.grad(0) else { return };
+        let slots = self.slots();
+        let mut inputs: Vec<_> = (0..slots.count).map(|i| b.input(i)).collect();
+        inputs.extend([b.output(0), b.output(1), dout]);
+        let mut grads = b.graph.push(AttentionBackward(self.clone()), &inputs).into_iter();
+        for slot in [Some(0), (!self.fused).then_some(1), slots.bias].into_iter().flatten() {
+            if let Some(gradient) = grads.next() {
+                b.give(slot, gradient);
+            }
+        }
+    }
+
+    fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
+        super::attention_oracle::forward(self, inputs)
+    }
+
+    fn flops(&self) -> f64 {
+        let pairs = (self.batch * self.heads * self.q_len * self.kv_len) as f64;
+        4.0 * pairs * self.d_kv as f64
+    }
+}
+
+impl Op for AttentionBackward {
+    fn name(&self) -> &'static str {
+        "attention_backward"
+    }
+
+    fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
+        let slots = self.0.slots();
+        let mut shapes = vec![inputs[0].to_vec()];
+        shapes.extend((!self.0.fused).then(|| inputs[1].to_vec()));
+        shapes.extend(slots.bias.map(|bias| inputs[bias].to_vec()));
+        shapes.into_iter().map(|shape| (shape, Dtype::F32)).collect()
+    }
+
+    fn launch(&self, l: &mut Launcher<'_>) {
+        let a = &self.0;
+        let slots = a.slots();
+        let (out, lse, dout) = (l.input(slots.count), l.input(slots.count + 1), l.input(slots.count + 2));
+        let stats = l.scratch(2 * lse.len);
+        l.launch(Launch {
+            shader: &ATTENTION_DELTA,
+            header: Header::new(),
+            bindings: vec![("o", out), ("dout", dout), ("lse", lse), ("stats", stats)],
+            params: vec![
+                ("batch", a.batch.into()),
+                ("heads", a.heads.into()),
+                ("d_kv", a.d_kv.into()),
+                ("q_len", a.q_len.into()),
+            ],
+            workgroups: lse.len.div_ceil(64) as u64,
+        });
+        let mut inputs = a.bindings(l);
+        inputs.extend([("dout", dout), ("stats", stats)]);
+
+        let tiles = a.kv_len.div_ceil(32) * a.batch;
+        let dbias = l.scratch(if a.reach.is_some() { tiles * a.heads * a.distances() } else { 4 });
+        let mut bindings = inputs.clone();
+        bindings.extend([("dbias", dbias), ("out", l.output(usize::from(!a.fused)))]);
+        l.launch(Launch {
+            shader: &ATTENTION_BACKWARD_KV,
+            header: a.header().u32("DISTANCES", a.distances() as u32),
+            bindings,
+            params: a.params(a.kv_layout()),
+            workgroups: a.workgroups(a.kv_len),
+        });
+
+        inputs.push(("out", l.output(0)));
+        l.launch(Launch {
+            shader: &ATTENTION_BACKWARD_Q,
+            header: a.header(),
+            bindings: inputs,
+            params: a.params([a.q_ld(), 0, 0]),
+            workgroups: a.workgroups(a.q_len),
+        });
+        if a.reach.is_some() {
+            let total = l.output(if a.fused { 1 } else { 2 });
+            super::rows::column_sum(l, dbias, tiles, total, false);
+        }
+    }
+
+    fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
+        super::attention_oracle::backward(&self.0, inputs)
+    }
+
+    fn flops(&self) -> f64 {
+        // Scores and weight gradients are made twice, then three products: 7 of the forward pass's 2.
+        3.5 * self.0.flops()
+    }
+}

@@ -1,0 +1,319 @@
+//! Matrix products in the three layouts that a linear layer and its gradients need.
+
+use std::sync::Arc;
+
+use crate::gpu::{Caps, Header, Shader, Value};
+use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
+
+/// Which operands are stored transposed. Storage is row-major throughout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `a [m, k]`, `b [k, n]`: gradient of a linear layer's input.
+    Nn,
+    /// `a [m, k]`, `b [n, k]`: a linear layer, weights as HuggingFace stores them, [out, in].
+    Nt,
+    /// `a [k, m]`, `b [k, n]`: gradient of a linear layer's weights.
+    Tn,
+}
+
+/// `c [m, n] = alpha a b`, with an optional third input `residual [m, n]` added to it.
+#[derive(Clone, Debug)]
+pub struct Matmul {
+    pub layout: Layout,
+    pub alpha: f32,
+    pub residual: bool,
+    /// Adds to what the output's memory holds.
+    pub accumulate: bool,
+    /// A kernel to use instead of the preferred one; tests go through all.
+    pub variant: Option<Variant>,
+}
+
+/// The kernels that make matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// Register tiles; any adapter.
+    Tile,
+    /// Outer products across subgroups of a fixed size.
+    Subgroup,
+    /// Few rows, layout NT, k a multiple of four.
+    Rows,
+}
+
+/// A product on windows of larger buffers: what [`Matmul`] and the cross-entropy op launch.
+#[derive(Clone, Copy, Debug)]
+pub struct Gemm {
+    pub layout: Layout,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub a: Matrix,
+    pub b: Matrix,
+    pub c: Matrix,
+    pub alpha: f32,
+    pub accumulate: bool,
+    pub residual: Option<Operand>,
+    pub variant: Option<Variant>,
+}
+
+/// A row-major matrix inside an operand: elements to its first, and from one row to the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix {
+    pub operand: Operand,
+    pub offset: usize,
+    pub ld: usize,
+}
+
+const LOAD: [&str; 2] = [include_str!("../../shaders/load_f32.wgsl"), include_str!("../../shaders/load_vec4.wgsl")];
+const EMIT: [&str; 2] = [include_str!("../../shaders/emit_f32.wgsl"), include_str!("../../shaders/emit_vec4.wgsl")];
+
+static PACK: Shader = Shader {
+    name: "pack",
+    source: include_str!("../../shaders/pack.wgsl"),
+    shared: &[],
+    defaults: &[("TRANSPOSE", Value::Bool(false))],
+};
+
+const EPILOGUE: [(&str, Value); 2] = [("RESIDUAL", Value::Bool(false)), ("ACCUMULATE", Value::Bool(false))];
+
+static MATMUL: Shader = Shader {
+    name: "matmul",
+    source: include_str!("../../shaders/matmul.wgsl"),
+    shared: &[],
+    defaults: &EPILOGUE,
+};
+
+static MATMUL_SUBGROUP: Shader = Shader {
+    name: "matmul_subgroup",
+    source: include_str!("../../shaders/matmul_subgroup.wgsl"),
+    shared: &[],
+    defaults: &[EPILOGUE[0], EPILOGUE[1], ("LANES", Value::U32(8))],
+};
+
+static MATMUL_ROWS: Shader = Shader {
+    name: "matmul_rows",
+    source: include_str!("../../shaders/matmul_rows.wgsl"),
+    shared: &[],
+    defaults: &[EPILOGUE[0], EPILOGUE[1], ("ROWS", Value::U32(8))],
+};
+
+/// More rows than this are left to the tiled kernels.
+const FEW_ROWS: usize = 8;
+
+impl Matrix {
+    /// A whole operand as a matrix of `ld` columns.
+    pub fn whole(operand: Operand, ld: usize) -> Matrix {
+        Matrix { operand, offset: 0, ld }
+    }
+
+    fn is_vec4(&self) -> bool {
+        self.offset.is_multiple_of(4) && self.ld.is_multiple_of(4) && self.operand.len.is_multiple_of(4)
+    }
+}
+
+impl Variant {
+    /// The variants that this adapter can run for this product, best first.
+    pub fn candidates(caps: &Caps, gemm: &Gemm) -> Vec<Variant> {
+        let mut candidates = Vec::new();
+        let rows_fit = gemm.layout == Layout::Nt && gemm.m <= FEW_ROWS && gemm.k.is_multiple_of(4);
+        if rows_fit && gemm.a.is_vec4() && gemm.b.is_vec4() {
+            candidates.push(Variant::Rows);
+        }
+        // Where subgroups are wider, the tile's accumulators exceed what registers hold.
+        if caps.is_cpu() && caps.fixed_subgroup().is_some_and(|s| s == 4 || s == 8) {
+            candidates.push(Variant::Subgroup);
+        }
+        candidates.push(Variant::Tile);
+        candidates
+    }
+}
+
+impl Gemm {
+    pub fn launch(&self, l: &mut Launcher<'_>) {
+        let candidates = Variant::candidates(l.caps, self);
+        let variant = self.variant.filter(|v| candidates.contains(v)).unwrap_or(candidates[0]);
+        match variant {
+            Variant::Rows => self.launch_rows(l),
+            Variant::Tile => self.launch_k_major(l, &MATMUL, 8, 64, Header::new()),
+            Variant::Subgroup => {
+                let lanes = l.caps.fixed_subgroup().unwrap_or(8);
+                let header = Header::new().u32("LANES", lanes);
+                self.launch_k_major(l, &MATMUL_SUBGROUP, 4 * lanes as usize, 32 / lanes as usize, header);
+            }
+        }
+    }
+
+    /// Launches a kernel of square tiles that wants both operands k-major, packing those which are not.
+    fn launch_k_major(&self, l: &mut Launcher<'_>, shader: &'static Shader, tile: usize, per_group: usize, h: Header) {
+        let a = k_major(l, self.a, self.layout != Layout::Tn, self.k, self.m, tile);
+        let b = k_major(l, self.b, self.layout == Layout::Nt, self.k, self.n, tile);
+        let tiles = self.m.div_ceil(tile) * self.n.div_ceil(tile);
+        self.launch_kernel(l, shader, h, [a, b], ("k", self.k), tiles.div_ceil(per_group));
+    }
+
+    fn launch_rows(&self, l: &mut Launcher<'_>) {
+        let header = Header::new().u32("ROWS", self.m.next_power_of_two() as u32);
+        let groups = self.n.div_ceil(4 * 32);
+        self.launch_kernel(l, &MATMUL_ROWS, header, [self.a, self.b], ("k4", self.k / 4), groups);
+    }
+
+    fn launch_kernel(
+        &self,
+        l: &mut Launcher<'_>,
+        shader: &'static Shader,
+        header: Header,
+        [a, b]: [Matrix; 2],
+        depth: (&'static str, usize),
+        workgroups: usize,
+    ) {
+        let residual_fits = self.residual.is_none_or(|r| r.len.is_multiple_of(4));
+        let vec4 = self.c.is_vec4() && self.n.is_multiple_of(4) && residual_fits;
+        let header =
+            header.bool("RESIDUAL", self.residual.is_some()).bool("ACCUMULATE", self.accumulate).part(EMIT[vec4 as usize]);
+        l.launch(Launch {
+            shader,
+            header,
+            bindings: vec![
+                ("a", a.operand),
+                ("b", b.operand),
+                ("residual", self.residual.unwrap_or(a.operand)),
+                ("c", self.c.operand),
+            ],
+            params: vec![
+                ("m", self.m.into()),
+                ("n", self.n.into()),
+                (depth.0, depth.1.into()),
+                ("lda4", (a.ld / 4).into()),
+                ("ldb4", (b.ld / 4).into()),
+                ("a_offset4", (a.offset / 4).into()),
+                ("b_offset4", (b.offset / 4).into()),
+                ("ldc", self.c.ld.into()),
+                ("c_offset", self.c.offset.into()),
+                ("alpha", self.alpha.into()),
+            ],
+            workgroups: workgroups as u64,
+        });
+    }
+}
+
+/// The matrix as [k, m] with rows of a multiple of four: itself, or a packed copy.
+fn k_major(l: &mut Launcher<'_>, source: Matrix, transpose: bool, k: usize, m: usize, tile: usize) -> Matrix {
+    if !transpose && source.is_vec4() && m.is_multiple_of(4) {
+        return source;
+    }
+    let padded = m.next_multiple_of(tile);
+    let packed = l.scratch(k * padded);
+    l.launch(Launch {
+        shader: &PACK,
+        header: Header::new().bool("TRANSPOSE", transpose).part(
+            LOAD[(source.is_vec4() && if transpose { k.is_multiple_of(4) } else { m.is_multiple_of(4) }) as usize],
+        ),
+        bindings: vec![("src", source.operand), ("dst", packed)],
+        params: vec![
+            ("rows", k.into()),
+            ("cols", m.into()),
+            ("padded4", (padded / 4).into()),
+            ("ld", source.ld.into()),
+            ("offset", source.offset.into()),
+        ],
+        workgroups: (k.div_ceil(4) * padded / 4).div_ceil(64) as u64,
+    });
+    Matrix::whole(packed, padded)
+}
+
+impl Matmul {
+    pub fn new(layout: Layout) -> Matmul {
+        Matmul { layout, alpha: 1.0, residual: false, accumulate: false, variant: None }
+    }
+
+    /// `alpha a b + residual`.
+    pub fn with_residual(self) -> Matmul {
+        Matmul { residual: true, ..self }
+    }
+
+    pub fn scaled(self, alpha: f32) -> Matmul {
+        Matmul { alpha, ..self }
+    }
+
+    /// m, n, k for operands of these shapes.
+    #[track_caller]
+    fn sizes(&self, a: &[usize], b: &[usize]) -> [usize; 3] {
+        let (m, k) = if self.layout == Layout::Tn { (a[1], a[0]) } else { (a[0], a[1]) };
+        let (n, k_of_b) = if self.layout == Layout::Nt { (b[0], b[1]) } else { (b[1], b[0]) };
+        assert_eq!(k, k_of_b, "matmul {:?} of {a:?} and {b:?}", self.layout);
+        [m, n, k]
+    }
+}
+
+impl Op for Matmul {
+    fn name(&self) -> &'static str {
+        "matmul"
+    }
+
+    fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
+        let [m, n, _] = self.sizes(inputs[0], inputs[1]);
+        assert_eq!(inputs.len(), 2 + usize::from(self.residual));
+        assert!(!self.residual || inputs[2] == [m, n], "matmul residual {:?}, result {:?}", inputs[2], [m, n]);
+        vec![(vec![m, n], Dtype::F32)]
+    }
+
+    fn launch(&self, l: &mut Launcher<'_>) {
+        let [m, n, k] = self.sizes(l.shape(0), l.shape(1));
+        let gemm = Gemm {
+            layout: self.layout,
+            m,
+            n,
+            k,
+            a: Matrix::whole(l.input(0), l.shape(0)[1]),
+            b: Matrix::whole(l.input(1), l.shape(1)[1]),
+            c: Matrix::whole(l.output(0), n),
+            alpha: self.alpha,
+            accumulate: self.accumulate,
+            residual: self.residual.then(|| l.input(2)),
+            variant: self.variant,
+        };
+        gemm.launch(l);
+    }
+
+    fn backward(&self, b: &mut Backward<'_>) {
+        let Some(dc) = b.grad(0) else { return };
+        assert_eq!(self.layout, Layout::Nt, "only a linear layer's own layout is differentiated");
+        if self.residual {
+            b.give(2, dc);
+        }
+        let product = |layout| Matmul::new(layout).scaled(self.alpha);
+        if b.needs(0) {
+            let weights = b.input(1);
+            let da = b.graph.push1(product(Layout::Nn), &[dc, weights]);
+            b.give(0, da);
+        }
+        if b.needs(1) {
+            let a = b.input(0);
+            let dw = b.graph.push1(product(Layout::Tn), &[dc, a]);
+            b.give(1, dw);
+        }
+    }
+
+    fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
+        let (a, b) = (&inputs[0], &inputs[1]);
+        let [m, n, k] = self.sizes(&a.shape, &b.shape);
+        let at = |i: usize, l: usize| if self.layout == Layout::Tn { a.data[l * m + i] } else { a.data[i * k + l] };
+        let bt = |l: usize, j: usize| if self.layout == Layout::Nt { b.data[j * k + l] } else { b.data[l * n + j] };
+        let mut c = Tensor64::zeros(&[m, n]);
+        for i in 0..m {
+            for j in 0..n {
+                let sum: f64 = (0..k).map(|l| at(i, l) * bt(l, j)).sum();
+                let added: f64 = inputs[2..].iter().map(|t| t.data[i * n + j]).sum();
+                c.data[i * n + j] = f64::from(self.alpha) * sum + added;
+            }
+        }
+        vec![c]
+    }
+
+    fn accumulating(&self, _: usize) -> Option<Arc<dyn Op>> {
+        Some(Arc::new(Matmul { accumulate: true, ..self.clone() }))
+    }
+
+    fn plus(&self) -> Option<Arc<dyn Op>> {
+        (!self.residual).then(|| Arc::new(self.clone().with_residual()) as Arc<dyn Op>)
+    }
+}

@@ -1,0 +1,41 @@
+//! The ops of a T5, one file each: shape rule, kernel launches, backward rule, f64 oracle.
+
+mod activation;
+mod attention;
+mod attention_oracle;
+mod cross_entropy;
+mod dropout;
+mod gather;
+mod matmul;
+mod position_bias;
+mod rms_norm;
+mod rows;
+
+pub use activation::{Activation, Function};
+pub use attention::Attention;
+pub use cross_entropy::{CrossEntropy, IGNORE};
+pub use dropout::Dropout;
+pub use gather::{Gather, NO_ID, gather_index, gather_index_len};
+pub use matmul::{Layout, Matmul, Variant};
+pub use position_bias::{PositionBias, distance_buckets, relative_bucket};
+pub use rms_norm::RmsNorm;
+
+/// Every op by name. A test fails if one of them has no case in [`crate::verify`].
+pub const NAMES: &[&str] = &[
+    "activation",
+    "activation_backward",
+    "add",
+    "add_into",
+    "attention",
+    "attention_backward",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "dropout",
+    "gather",
+    "gather_backward",
+    "matmul",
+    "position_bias",
+    "position_bias_backward",
+    "rms_norm",
+    "rms_norm_backward",
+];

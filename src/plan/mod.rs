@@ -1,0 +1,276 @@
+//! From a graph to a program: liveness decides which values share memory, ops choose kernel variants, and the result is
+//! replayed in one pass and one submit.
+
+mod slots;
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, Result};
+use crate::gpu::{Buffer, Dispatch, Gpu, Program, ProgramBuilder, Slice, StepTime};
+use crate::graph::{Graph, Launch, Launcher, Place, ValueId};
+use slots::{Lifetime, assign};
+
+/// Whole buffers for activations, shared by all plans of a model: plans run one after the other.
+#[derive(Clone, Default)]
+pub struct SlotPool {
+    buffers: Arc<Mutex<Vec<Buffer>>>,
+}
+
+impl SlotPool {
+    pub fn new() -> SlotPool {
+        SlotPool::default()
+    }
+
+    /// Buffers of at least these sizes (bytes, descending): existing ones where they are large enough.
+    fn take(&self, gpu: &Gpu, sizes: &[u64]) -> Result<Vec<Buffer>> {
+        let mut buffers = self.buffers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for (i, &bytes) in sizes.iter().enumerate() {
+            match buffers.get(i) {
+                Some(buffer) if buffer.bytes() >= bytes => {}
+                Some(_) => buffers[i] = gpu.buffer(&format!("slot {i}"), bytes)?,
+                None => buffers.push(gpu.buffer(&format!("slot {i}"), bytes)?),
+            }
+        }
+        Ok(buffers[..sizes.len()].to_vec())
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        let buffers = self.buffers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        buffers.iter().map(Buffer::bytes).sum()
+    }
+}
+
+/// How a graph is compiled.
+pub struct PlanOptions<'a> {
+    /// Memory of leaves by name. Leaves without get a buffer of the plan's own, to be filled by [`Plan::write`].
+    pub bind: &'a dyn Fn(&str) -> Option<Slice>,
+    pub pool: &'a SlotPool,
+}
+
+/// A compiled graph.
+pub struct Plan {
+    gpu: Gpu,
+    program: Program,
+    /// Leaves that the plan owns, by name.
+    inputs: HashMap<String, Buffer>,
+    outputs: HashMap<String, Slice>,
+    text: String,
+    /// For each step, the memory that it writes (kept for the debug mode).
+    written: Vec<(String, Slice)>,
+    memory: Memory,
+}
+
+/// What a plan holds, in bytes.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Memory {
+    /// Activations and scratch after sharing.
+    pub slots: u64,
+    /// The largest sum of what is alive at one time: no assignment can need less.
+    pub live_maximum: u64,
+    /// What every value apart would need.
+    pub unshared: u64,
+}
+
+impl Plan {
+    /// Compiles what is needed for `outputs` (name, value) and for everything that is stored in leaves.
+    pub fn compile(gpu: &Gpu, graph: &Graph, outputs: &[(&str, ValueId)], options: &PlanOptions<'_>) -> Result<Plan> {
+        let wanted: Vec<ValueId> = outputs.iter().map(|(_, v)| *v).collect();
+        let live = graph.live_nodes(&wanted);
+        let nodes: Vec<_> = graph.nodes().iter().enumerate().filter(|(n, _)| live[*n]).map(|(_, node)| node).collect();
+
+        let mut steps = Vec::new();
+        let mut lifetimes: Vec<Lifetime<Memo>> = Vec::new();
+        let mut known: HashMap<ValueId, usize> = HashMap::new();
+        let mut inputs: HashMap<String, Buffer> = HashMap::new();
+        let mut leaves: HashMap<ValueId, Slice> = HashMap::new();
+        for (n, node) in nodes.iter().enumerate() {
+            for (i, &value) in node.inputs.iter().chain(&node.outputs).enumerate() {
+                let home = graph.home(value);
+                let info = graph.value(home);
+                if info.is_leaf {
+                    if let std::collections::hash_map::Entry::Vacant(entry) = leaves.entry(home) {
+                        let bytes = 4 * graph.len(home) as u64;
+                        let slice = match (options.bind)(&info.label) {
+                            Some(slice) => slice,
+                            None => {
+                                let buffer = gpu.buffer(&info.label, bytes)?;
+                                inputs.insert(info.label.clone(), buffer.clone());
+                                buffer.slice(0, bytes)
+                            }
+                        };
+                        assert_eq!(slice.bytes, bytes, "memory bound to leaf `{}`", info.label);
+                        entry.insert(slice);
+                    }
+                } else if let Some(&index) = known.get(&value) {
+                    lifetimes[index].last = n;
+                } else {
+                    assert!(i >= node.inputs.len(), "{} reads a value that is never made", node.op.name());
+                    known.insert(value, lifetimes.len());
+                    let last = if wanted.contains(&value) { usize::MAX } else { n };
+                    let bytes = 4 * graph.len(value) as u64;
+                    lifetimes.push(Lifetime { key: Memo::Value(value), first: n, last, bytes });
+                }
+            }
+            let mut launcher = Launcher::new(gpu.caps(), graph, node);
+            node.op.launch(&mut launcher);
+            for (s, &len) in launcher.scratch.iter().enumerate() {
+                let bytes = 4 * len as u64;
+                lifetimes.push(Lifetime { key: Memo::Scratch(n, s), first: n, last: n, bytes });
+            }
+            steps.push(launcher.launches);
+        }
+        for lifetime in &mut lifetimes {
+            if let Memo::Value(v) = lifetime.key
+                && wanted.contains(&v)
+            {
+                lifetime.last = usize::MAX;
+            }
+        }
+
+        let (slots, sizes) = assign(&lifetimes);
+        let memory = Memory {
+            slots: sizes.iter().sum(),
+            live_maximum: slots::live_maximum(&lifetimes),
+            unshared: lifetimes.iter().map(|l| l.bytes).sum(),
+        };
+        let buffers = options.pool.take(gpu, &sizes)?;
+        let place: HashMap<Memo, usize> = lifetimes.iter().zip(&slots).map(|(l, &slot)| (l.key, slot)).collect();
+        let resolve = |n: usize, place_of: Place, len: usize| -> (Slice, String) {
+            let memo = match place_of {
+                Place::Value(value) => {
+                    let home = graph.home(value);
+                    if let Some(slice) = leaves.get(&home) {
+                        return (slice.clone(), graph.value(home).label.clone());
+                    }
+                    Memo::Value(value)
+                }
+                Place::Scratch(s) => Memo::Scratch(n, s),
+            };
+            let slot = place[&memo];
+            (buffers[slot].slice(0, (4 * len as u64).max(4)), format!("s{slot}"))
+        };
+
+        let mut text = String::new();
+        let mut builder = ProgramBuilder::new(gpu);
+        let mut written = Vec::new();
+        for (n, (node, launches)) in nodes.iter().zip(steps).enumerate() {
+            for launch in launches.into_iter().filter(|l| l.workgroups > 0) {
+                let Launch { shader, header, bindings, params, workgroups } = launch;
+                let bound: Vec<_> =
+                    bindings.iter().map(|&(name, o)| (name, resolve(n, o.place, o.len))).collect();
+                describe(&mut text, written.len(), shader.name, &node.label, &params, &bound);
+                let (out, out_name) = bound.last().map(|(_, b)| b.clone()).expect("a kernel binds something");
+                written.push((format!("{} ({}) -> {out_name}", shader.name, node.label), out));
+                let label = if node.label.is_empty() { node.op.name().into() } else { node.label.clone() };
+                let bindings = bound.into_iter().map(|(name, (slice, _))| (name, slice)).collect();
+                builder.push(Dispatch { label, shader, header, bindings, params, workgroups })?;
+            }
+        }
+        let outputs = outputs
+            .iter()
+            .map(|&(name, value)| {
+                let home = graph.home(value);
+                let slice = match leaves.get(&home) {
+                    Some(slice) => slice.clone(),
+                    None => buffers[place[&Memo::Value(value)]].slice(0, 4 * graph.len(value) as u64),
+                };
+                (name.to_owned(), slice)
+            })
+            .collect();
+        Ok(Plan { gpu: gpu.clone(), program: builder.finish()?, inputs, outputs, text, written, memory })
+    }
+
+    /// Fills a leaf that the plan owns. Leaves that the graph never reads are ignored.
+    pub fn write<T: bytemuck::NoUninit>(&self, name: &str, data: &[T]) {
+        if let Some(buffer) = self.inputs.get(name) {
+            self.gpu.write(buffer, 0, data);
+        }
+    }
+
+    /// Replays the plan once.
+    ///
+    /// With the environment variable `T5_DEBUG=1` it goes step by step, looks at what each wrote, and names the first
+    /// step that made a number which is not finite.
+    pub fn run(&self) -> Result<()> {
+        if std::env::var_os("T5_DEBUG").is_some_and(|v| v == "1") { self.run_debug() } else { self.program.run(1) }
+    }
+
+    /// Replays the plan `times` over in one submit: for plans that advance by themselves, like a decoding step.
+    pub fn run_times(&self, times: usize) -> Result<()> {
+        self.program.run(times)
+    }
+
+    fn run_debug(&self) -> Result<()> {
+        for (i, (name, slice)) in self.written.iter().enumerate() {
+            self.program.run_step(i)?;
+            let data: Vec<f32> =
+                pollster::block_on(self.gpu.read(&slice.buffer, slice.offset..slice.offset + slice.bytes))?;
+            // Index data passes through buffers too; every id below 2^23 reads as a tiny number.
+            if let Some(bad) = data.iter().position(|x| !x.is_finite()) {
+                return Err(Error::Numeric(format!("step {i}, {name}: element {bad} is {}", data[bad])));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads an output back.
+    pub async fn read<T: bytemuck::Pod>(&self, name: &str) -> Result<Vec<T>> {
+        let slice = &self.outputs[name];
+        self.gpu.read(&slice.buffer, slice.offset..slice.offset + slice.bytes).await
+    }
+
+    /// The memory of an output, for other programs to use.
+    pub fn output(&self, name: &str) -> &Slice {
+        &self.outputs[name]
+    }
+
+    /// Number of dispatches of one run.
+    pub fn dispatches(&self) -> usize {
+        self.program.len()
+    }
+
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// One run with the device time of each step.
+    pub async fn profile(&self) -> Result<Vec<StepTime>> {
+        self.program.profile().await
+    }
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What occupies a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Memo {
+    Value(ValueId),
+    Scratch(usize, usize),
+}
+
+/// One line of a printed plan: `12 matmul encoder.block.0.layer.0.SelfAttention [m=512 n=512 k=64] a=s3 b=... out=s7`.
+fn describe(
+    text: &mut String,
+    step: usize,
+    kernel: &str,
+    label: &str,
+    params: &[(&'static str, crate::gpu::Param)],
+    bound: &[(&'static str, (Slice, String))],
+) {
+    let sizes: Vec<String> = params
+        .iter()
+        .map(|(name, value)| match value {
+            crate::gpu::Param::U32(v) => format!("{name}={v}"),
+            crate::gpu::Param::F32(v) => format!("{name}={v}"),
+        })
+        .collect();
+    let operands: Vec<String> = bound.iter().map(|(name, (_, place))| format!("{name}={place}")).collect();
+    let _ = writeln!(text, "{step:4} {kernel} {label} [{}] {}", sizes.join(" "), operands.join(" "));
+}

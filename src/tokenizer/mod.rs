@@ -1,0 +1,307 @@
+//! Text to ids and back: raw bytes (ByT5), HuggingFace `tokenizer.json`, SentencePiece `spiece.model`.
+//!
+//! A lone `▁` (id 3) beside a sentinel. Versions of HuggingFace's tokenizers disagree: `"a <extra_id_0> b"` becomes
+//! `▁a ▁ <extra_id_0> ▁b` where the space before the sentinel is kept (transformers pull request 26678 shows it), and
+//! `▁a <extra_id_0> ▁b` with the published `tokenizer.json` and transformers 5. For `spiece.model` this module does the
+//! latter: text between sentinels is encoded on its own, so a space before a sentinel vanishes as trailing whitespace.
+//! T5 was trained that way: seqio's vocabulary has the pieces `▁<extra_id_k>`, which swallow that space.
+//! Text right after a sentinel gets the usual dummy prefix, so `"<extra_id_0>."` gives `<extra_id_0> ▁ .` as the published
+//! `tokenizer.json` does (transformers' `legacy` mode; pull request 24565 describes the other one): both formats of one
+//! vocabulary must agree. A `tokenizer.json` itself is followed to the letter, whatever it says.
+
+mod bytes;
+mod charsmap;
+mod folder;
+mod json;
+mod sentencepiece;
+mod sentinels;
+mod stream;
+mod trie;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use bytes::ByteVocab;
+use folder::{CONFIG_FILE, JSON_FILE, SPIECE_FILE, TokenizerConfig};
+use json::JsonTokenizer;
+use sentencepiece::SentencePiece;
+
+pub use stream::TextStream;
+
+/// Sentinels that T5 appends to a SentencePiece model which has none (arXiv 1910.10683, section 3.1.4).
+const T5_SENTINELS: usize = 100;
+
+/// A vocabulary with its rules for cutting text. Cloning shares the tables.
+#[derive(Clone)]
+pub struct Tokenizer(Arc<Inner>);
+
+struct Inner {
+    kind: Kind,
+    special: Special,
+    /// Id of `<extra_id_k>` at index k.
+    sentinels: Vec<u32>,
+    /// What `save` writes: (file name, contents).
+    files: Vec<(&'static str, Vec<u8>)>,
+}
+
+enum Kind {
+    Bytes(ByteVocab),
+    SentencePiece(Box<SentencePiece>),
+    Json(Box<JsonTokenizer>),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Special {
+    pad: u32,
+    eos: u32,
+    unk: u32,
+}
+
+impl Tokenizer {
+    /// The ByT5 vocabulary (arXiv 2105.13626): pad 0, eos 1, unk 2, byte b is id b + 3, and
+    /// `<extra_id_0>`..`<extra_id_124>` ascend from 259 to 383, as in HuggingFace's `ByT5Tokenizer`.
+    pub fn bytes() -> Tokenizer {
+        Tokenizer::byte_level(ByteVocab::new(bytes::BYT5_SENTINELS), Vec::new())
+    }
+
+    /// Opens `"bytes"`, a `tokenizer.json`, a `spiece.model` (told apart by their contents) or a model folder.
+    ///
+    /// # Errors
+    /// The path does not exist, or holds neither format; see also [`Tokenizer::from_dir`].
+    pub fn open(spec: &str) -> Result<Tokenizer> {
+        if spec == "bytes" {
+            return Ok(Tokenizer::bytes());
+        }
+        let path = Path::new(spec);
+        if path.is_dir() {
+            return Tokenizer::from_dir(path);
+        }
+        let contents = fs::read(path).map_err(Error::io("read the tokenizer", path))?;
+        let config = TokenizerConfig::default();
+        match sniff(&contents) {
+            Some(Format::Json) => Tokenizer::from_json(path, &config, vec![(JSON_FILE, contents)]),
+            Some(Format::SentencePiece) => Tokenizer::from_spiece(path, &config, vec![(SPIECE_FILE, contents)]),
+            None => Err(Error::file(path, unknown_format(&contents))),
+        }
+    }
+
+    /// Opens the tokenizer of a HuggingFace model folder: `tokenizer.json` if there, else `spiece.model`, else the byte
+    /// vocabulary if `tokenizer_config.json` names `ByT5Tokenizer`. That file also
+    /// gives the number of sentinels and the special tokens.
+    ///
+    /// # Errors
+    /// The folder has none of these, or one of them is damaged.
+    pub fn from_dir(dir: &Path) -> Result<Tokenizer> {
+        let files = folder::read_files(dir)?;
+        let find = |wanted| {
+            files
+                .iter()
+                .find(|(name, _)| *name == wanted)
+                .map(|(_, contents)| contents.as_slice())
+        };
+        let config = match find(CONFIG_FILE) {
+            Some(contents) => TokenizerConfig::parse(&dir.join(CONFIG_FILE), contents)?,
+            None => TokenizerConfig::default(),
+        };
+        if find(JSON_FILE).is_some() {
+            Tokenizer::from_json(&dir.join(JSON_FILE), &config, files)
+        } else if find(SPIECE_FILE).is_some() {
+            Tokenizer::from_spiece(&dir.join(SPIECE_FILE), &config, files)
+        } else if config.is_byt5() {
+            Ok(Tokenizer::byte_level(
+                ByteVocab::new(config.n_sentinels().unwrap_or(bytes::BYT5_SENTINELS)),
+                files,
+            ))
+        } else {
+            Err(Error::file(
+                dir,
+                "the folder has no tokenizer: expected tokenizer.json, spiece.model, or a tokenizer_config.json with \
+                 tokenizer_class ByT5Tokenizer; copy one of them here, or name a tokenizer with --tokenizer",
+            ))
+        }
+    }
+
+    /// Ids of `text`, without an end-of-sequence id.
+    ///
+    /// # Errors
+    /// A `tokenizer.json` may refuse, for one, a character that it has neither piece nor `<unk>` for.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        match &self.0.kind {
+            Kind::Bytes(vocab) => Ok(vocab.encode(text)),
+            Kind::SentencePiece(model) => Ok(model.encode(text)),
+            Kind::Json(tokenizer) => tokenizer.encode(text),
+        }
+    }
+
+    /// As [`Tokenizer::encode`], with the end-of-sequence id behind.
+    pub fn encode_with_eos(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text)?;
+        ids.push(self.eos());
+        Ok(ids)
+    }
+
+    /// [`Tokenizer::encode`] of many texts, on all processor cores.
+    pub fn encode_batch(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
+        texts.par_iter().map(|text| self.encode(text)).collect()
+    }
+
+    /// Text of `ids`. Padding and end-of-sequence are left out, sentinels appear as `<extra_id_k>`, and what is no text
+    /// (an id outside the vocabulary, a byte that is no UTF-8) appears as U+FFFD rather than not at all.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        if let Kind::Json(tokenizer) = &self.0.kind {
+            let ids: Vec<u32> = ids.iter().copied().filter(|&id| !self.is_silent(id)).collect();
+            return tokenizer.decode(&ids);
+        }
+        let mut stream = self.stream();
+        let mut text: String = ids.iter().map(|&id| stream.push(id)).collect();
+        text.push_str(&stream.finish());
+        text
+    }
+
+    /// The piece behind `id`, for display: `▁the`, `<extra_id_0>`, `</s>`; a byte as itself or `<0x0A>`.
+    pub fn piece(&self, id: u32) -> Option<String> {
+        match &self.0.kind {
+            Kind::Bytes(vocab) => vocab.piece(id),
+            Kind::SentencePiece(model) => model.piece(id),
+            Kind::Json(tokenizer) => tokenizer.piece(id),
+        }
+    }
+
+    /// Number of ids, sentinels included. A model's embedding may have more rows (T5: 32,128 for 32,100).
+    pub fn vocab_size(&self) -> usize {
+        match &self.0.kind {
+            Kind::Bytes(vocab) => vocab.size(),
+            Kind::SentencePiece(model) => model.size(),
+            Kind::Json(tokenizer) => tokenizer.size(),
+        }
+    }
+
+    /// Padding id; the end-of-sequence id where the vocabulary has no padding.
+    pub fn pad(&self) -> u32 {
+        self.0.special.pad
+    }
+
+    /// End-of-sequence id.
+    pub fn eos(&self) -> u32 {
+        self.0.special.eos
+    }
+
+    /// Id of what has no piece; the padding id where the vocabulary can spell everything.
+    pub fn unk(&self) -> u32 {
+        self.0.special.unk
+    }
+
+    /// Id of `<extra_id_k>`.
+    pub fn sentinel(&self, k: usize) -> Option<u32> {
+        self.0.sentinels.get(k).copied()
+    }
+
+    /// How many of `<extra_id_0>`, `<extra_id_1>`, ... the vocabulary has.
+    pub fn n_sentinels(&self) -> usize {
+        self.0.sentinels.len()
+    }
+
+    /// Whether ids are bytes (ByT5).
+    pub fn is_bytes(&self) -> bool {
+        matches!(self.0.kind, Kind::Bytes(_))
+    }
+
+    /// Writes the tokenizer files into `dir`, creating it, so that HuggingFace's `AutoTokenizer` loads the folder.
+    /// Files that were read are written back byte for byte; a missing `tokenizer_config.json` is added.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        fs::create_dir_all(dir).map_err(Error::io("create the folder", dir))?;
+        for (name, contents) in &self.0.files {
+            let path = dir.join(name);
+            fs::write(&path, contents).map_err(Error::io("write", &path))?;
+        }
+        if !self.0.files.iter().any(|(name, _)| *name == CONFIG_FILE) {
+            folder::write_config(&dir.join(CONFIG_FILE), self)?;
+        }
+        Ok(())
+    }
+
+    /// Turns ids into text one at a time, for showing text while it is generated.
+    pub fn stream(&self) -> TextStream {
+        TextStream::new(self.clone())
+    }
+
+    fn byte_level(vocab: ByteVocab, files: Vec<(&'static str, Vec<u8>)>) -> Tokenizer {
+        let special = Special { pad: 0, eos: 1, unk: 2 };
+        let sentinels = vocab.sentinels();
+        Tokenizer(Arc::new(Inner {
+            kind: Kind::Bytes(vocab),
+            special,
+            sentinels,
+            files,
+        }))
+    }
+
+    /// `files` holds the model under [`SPIECE_FILE`]; `path` is where it came from, for messages.
+    fn from_spiece(path: &Path, config: &TokenizerConfig, files: Vec<(&'static str, Vec<u8>)>) -> Result<Tokenizer> {
+        let n_extra = config.n_sentinels().unwrap_or(T5_SENTINELS);
+        let model = SentencePiece::parse(path, contents_of(&files, SPIECE_FILE), n_extra)?;
+        let (special, sentinels) = (model.special(), model.sentinels());
+        Ok(Tokenizer(Arc::new(Inner {
+            kind: Kind::SentencePiece(Box::new(model)),
+            special,
+            sentinels,
+            files,
+        })))
+    }
+
+    fn from_json(path: &Path, config: &TokenizerConfig, files: Vec<(&'static str, Vec<u8>)>) -> Result<Tokenizer> {
+        let tokenizer = JsonTokenizer::parse(path, contents_of(&files, JSON_FILE))?;
+        let special = tokenizer.special(path, config)?;
+        let sentinels = sentinels::lookup(|token| tokenizer.id(token));
+        Ok(Tokenizer(Arc::new(Inner {
+            kind: Kind::Json(Box::new(tokenizer)),
+            special,
+            sentinels,
+            files,
+        })))
+    }
+
+    fn is_silent(&self, id: u32) -> bool {
+        id == self.pad() || id == self.eos()
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Format {
+    Json,
+    SentencePiece,
+}
+
+/// A SentencePiece model is a protobuf that opens with field 1, a message (0x0a), whose length is no JSON text.
+fn sniff(contents: &[u8]) -> Option<Format> {
+    match contents.trim_ascii_start().first() {
+        Some(b'{') => Some(Format::Json),
+        _ if contents.first() == Some(&0x0a) => Some(Format::SentencePiece),
+        _ => None,
+    }
+}
+
+fn unknown_format(contents: &[u8]) -> String {
+    let reason = if contents.is_empty() {
+        "the file is empty"
+    } else if contents.starts_with(b"version https://git-lfs") {
+        "this is a Git LFS pointer, not the file itself (fetch it with `git lfs pull`)"
+    } else {
+        "neither a tokenizer.json (JSON) nor a spiece.model (SentencePiece protobuf)"
+    };
+    format!("not a tokenizer: {reason}")
+}
+
+fn contents_of<'a>(files: &'a [(&'static str, Vec<u8>)], wanted: &str) -> &'a [u8] {
+    files
+        .iter()
+        .find(|(name, _)| *name == wanted)
+        .map_or(&[], |(_, contents)| contents)
+}

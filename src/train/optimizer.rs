@@ -1,0 +1,309 @@
+//! Optimisers that run wholly on the GPU: AdamW and Adafactor over flat arenas of parameters and gradients.
+//!
+//! A step reads the token count and the summed gradients where the backward pass left them, averages, clips by the
+//! global norm, and updates; the host sends four numbers and reads nothing back.
+
+use std::str::FromStr;
+
+use super::{adafactor, adamw, clip};
+use crate::error::{Error, Result};
+use crate::gpu::{Buffer, Gpu, Program, ProgramBuilder};
+
+/// Which optimiser, with all its settings but the learning rate.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum OptimizerConfig {
+    /// Loshchilov & Hutter 2019, with the arithmetic of `torch.optim.AdamW`: decay applies to every parameter.
+    #[serde(rename = "adamw")]
+    AdamW { betas: [f64; 2], eps: f64, weight_decay: f64 },
+    /// Shazeer & Stern 2018, without momentum.
+    Adafactor {
+        /// Added to squared gradients.
+        eps1: f64,
+        /// Least root mean square that the parameters of a tensor count with under `scale_parameter`.
+        eps2: f64,
+        /// Root mean square of an update beyond which it is scaled down.
+        clip_threshold: f64,
+        /// The moments' decay at step t = 1, 2, ... is 1 - t^-decay_rate.
+        decay_rate: f64,
+        /// Multiplied by the step size, as in transformers.
+        weight_decay: f64,
+        /// Steps are relative to the root mean square of a tensor's parameters.
+        scale_parameter: bool,
+        /// Matrices whose smaller dimension is at least this keep only row and column moments.
+        min_dim_factored: usize,
+        /// Step size min(1e-2, 1/sqrt(t)) in place of the learning rate given.
+        relative_step: bool,
+        /// With `relative_step`: min(1e-6 t, 1/sqrt(t)).
+        warmup_init: bool,
+    },
+}
+
+/// Where one tensor lies in the arenas.
+#[derive(Clone, Debug)]
+pub struct TensorSpan {
+    pub name: String,
+    /// At most two dimensions.
+    pub shape: Vec<usize>,
+    /// One, or several runs of rows in order where a window does not hold the tensor.
+    pub pieces: Vec<Piece>,
+}
+
+/// Consecutive rows of a tensor inside one arena buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece {
+    /// Index of the arena buffer.
+    pub window: usize,
+    /// Elements from the start of the window; any number.
+    pub offset: usize,
+    /// Along the first dimension.
+    pub rows: usize,
+    /// Elements.
+    pub len: usize,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Of the gradient per token over all tensors, before clipping.
+    pub grad_norm: f32,
+    /// What the gradient was multiplied by; 1 where it was not clipped.
+    pub clip: f32,
+    /// The batch had no token or the norm was not finite: parameters and moments are as they were.
+    pub skipped: bool,
+}
+
+/// An optimiser recorded for one set of arenas.
+pub struct Optimizer {
+    gpu: Gpu,
+    config: OptimizerConfig,
+    control: Buffer,
+    program: Program,
+    moments: Moments,
+}
+
+/// Buffers that outlive a step: name, buffer, bytes in use.
+pub(super) type Moments = Vec<(String, Buffer, u64)>;
+
+/// The arenas as the optimisers' recorders see them.
+pub(super) struct Arenas<'a> {
+    pub gpu: &'a Gpu,
+    pub spans: &'a [TensorSpan],
+    pub params: &'a [Buffer],
+    pub grads: &'a [Buffer],
+    pub control: &'a Buffer,
+}
+
+/// Byte offset in `Control` (optimizer_control.wgsl) of what the host writes before each step.
+const RATES_AT: u64 = 16;
+const TENSORS_AT: u64 = 32;
+
+impl OptimizerConfig {
+    /// PyTorch's defaults: betas 0.9 and 0.999, eps 1e-8, decay 0.01.
+    pub fn adamw() -> OptimizerConfig {
+        OptimizerConfig::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 }
+    }
+
+    /// Adafactor as the T5 paper trained with it (Mesh TensorFlow, T5X): the learning rate comes from a schedule, steps
+    /// are relative to the parameters, matrices below 128 are not factored.
+    pub fn adafactor_paper() -> OptimizerConfig {
+        OptimizerConfig::Adafactor {
+            eps1: 1e-30,
+            eps2: 1e-3,
+            clip_threshold: 1.0,
+            decay_rate: 0.8,
+            weight_decay: 0.0,
+            scale_parameter: true,
+            min_dim_factored: 128,
+            relative_step: false,
+            warmup_init: false,
+        }
+    }
+
+    /// The defaults of `transformers.Adafactor`: its own step size, every matrix factored.
+    pub fn adafactor_hf() -> OptimizerConfig {
+        OptimizerConfig::Adafactor {
+            eps1: 1e-30,
+            eps2: 1e-3,
+            clip_threshold: 1.0,
+            decay_rate: 0.8,
+            weight_decay: 0.0,
+            scale_parameter: true,
+            min_dim_factored: 0,
+            relative_step: true,
+            warmup_init: false,
+        }
+    }
+
+    /// # Errors
+    /// `Input` for settings with which a step would divide by zero or the moments would grow without bound.
+    pub fn validate(&self) -> Result<()> {
+        let require = |holds: bool, what: &str, value: f64| {
+            if holds { Ok(()) } else { Err(Error::Input(format!("optimizer: {what}, not {value}"))) }
+        };
+        match *self {
+            OptimizerConfig::AdamW { betas, eps, weight_decay } => {
+                for beta in betas {
+                    require((0.0..1.0).contains(&beta), "betas must be at least 0 and less than 1", beta)?;
+                }
+                // In f32 the smallest normal number: gaps between tensors would turn to 0/0.
+                require(eps as f32 >= f32::MIN_POSITIVE && eps.is_finite(), "eps must be positive", eps)?;
+                require(weight_decay >= 0.0 && weight_decay.is_finite(), "weight_decay must be 0 or more", weight_decay)
+            }
+            OptimizerConfig::Adafactor { eps1, eps2, clip_threshold, decay_rate, weight_decay, .. } => {
+                require(eps1 as f32 >= f32::MIN_POSITIVE && eps1.is_finite(), "eps1 must be at least 1.2e-38", eps1)?;
+                require(eps2 >= 0.0 && eps2.is_finite(), "eps2 must be 0 or more", eps2)?;
+                require(clip_threshold > 0.0, "clip_threshold must be positive", clip_threshold)?;
+                require(decay_rate > 0.0 && decay_rate.is_finite(), "decay_rate must be positive", decay_rate)?;
+                require(weight_decay >= 0.0 && weight_decay.is_finite(), "weight_decay must be 0 or more", weight_decay)
+            }
+        }
+    }
+
+    /// What the kernels need of a learning rate and a step; computed in f64, since 1 - beta^t cancels.
+    fn rates(&self, lr: f64, step: u64) -> [f32; 4] {
+        match *self {
+            OptimizerConfig::AdamW { betas, weight_decay, .. } => adamw::rates(betas, weight_decay, lr, step),
+            OptimizerConfig::Adafactor { decay_rate, weight_decay, relative_step, warmup_init, .. } => {
+                let lr = if relative_step { adafactor::relative_step(step, warmup_init) } else { lr };
+                adafactor::rates(decay_rate, weight_decay, lr, step)
+            }
+        }
+    }
+}
+
+impl FromStr for OptimizerConfig {
+    type Err = Error;
+
+    /// `adamw`, `adafactor` (the paper's) or `adafactor-hf`.
+    fn from_str(text: &str) -> Result<OptimizerConfig> {
+        match text {
+            "adamw" => Ok(OptimizerConfig::adamw()),
+            "adafactor" => Ok(OptimizerConfig::adafactor_paper()),
+            "adafactor-hf" => Ok(OptimizerConfig::adafactor_hf()),
+            _ => Err(Error::Input(format!("no optimizer `{text}`: there are adamw, adafactor and adafactor-hf"))),
+        }
+    }
+}
+
+impl Optimizer {
+    /// Records the steps of an optimiser whose moments are zero.
+    ///
+    /// `params` and `grads` are the windows of two arenas of the same layout; what lies between tensors is zero in
+    /// both. `grads` holds sums over tokens, `stats` (four f32: loss sum, tokens, correct, objective sum) the tokens to
+    /// divide them by. `max_norm` 0 means no clipping.
+    ///
+    /// # Errors
+    /// `Input` for impossible settings or spans outside the arenas, `OutOfMemory` if the moments do not fit.
+    pub fn new(
+        gpu: &Gpu,
+        config: &OptimizerConfig,
+        spans: &[TensorSpan],
+        params: &[Buffer],
+        grads: &[Buffer],
+        stats: &Buffer,
+        max_norm: f32,
+    ) -> Result<Optimizer> {
+        config.validate()?;
+        if max_norm.is_nan() || max_norm < 0.0 {
+            return Err(Error::Input(format!("optimizer: max_norm must be 0 (no clipping) or more, not {max_norm}")));
+        }
+        check_layout(spans, params, grads)?;
+        let control = gpu.buffer("optimizer control", TENSORS_AT + 16 * spans.len().max(1) as u64)?;
+        let arenas = Arenas { gpu, spans, params, grads, control: &control };
+        let mut builder = ProgramBuilder::new(gpu);
+        clip::record(&mut builder, &arenas, stats, max_norm)?;
+        let moments = match config {
+            OptimizerConfig::AdamW { betas, eps, .. } => adamw::record(&mut builder, &arenas, *betas, *eps)?,
+            OptimizerConfig::Adafactor { eps1, eps2, clip_threshold, scale_parameter, min_dim_factored, .. } => {
+                let settings = adafactor::Settings {
+                    eps1: *eps1 as f32,
+                    eps2: *eps2 as f32,
+                    threshold: *clip_threshold as f32,
+                    scale_parameter: *scale_parameter,
+                    min_dim_factored: *min_dim_factored,
+                };
+                adafactor::record(&mut builder, &arenas, &settings)?
+            }
+        };
+        let program = builder.finish()?;
+        Ok(Optimizer { gpu: gpu.clone(), config: config.clone(), control, program, moments })
+    }
+
+    /// Submits one step. `step` counts from 0 and sets bias corrections and decay rates; `lr` is ignored under
+    /// Adafactor's `relative_step`.
+    pub fn step(&self, lr: f64, step: u64) -> Result<()> {
+        self.gpu.write(&self.control, RATES_AT, &self.config.rates(lr, step));
+        self.program.run(1)
+    }
+
+    /// What the last step did; waits for it.
+    pub async fn report(&self) -> Result<StepReport> {
+        let read: Vec<f32> = self.gpu.read(&self.control, 0..RATES_AT).await?;
+        Ok(StepReport { grad_norm: read[1], clip: read[2], skipped: read[3] != 0.0 })
+    }
+
+    /// The moments by name, with the bytes in use: written back verbatim they continue a run bit for bit, on arenas of
+    /// the same layout.
+    pub fn state(&self) -> Vec<(String, Buffer, u64)> {
+        self.moments.clone()
+    }
+
+    /// Bytes of all moments.
+    pub fn state_bytes(&self) -> u64 {
+        self.moments.iter().map(|(.., bytes)| bytes).sum()
+    }
+
+    /// The recorded dispatches, for profiles.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+}
+
+impl TensorSpan {
+    /// Elements of the tensor.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn check_layout(spans: &[TensorSpan], params: &[Buffer], grads: &[Buffer]) -> Result<()> {
+    let same = params.len() == grads.len() && params.iter().zip(grads).all(|(p, g)| p.bytes() == g.bytes());
+    if !same {
+        return Err(Error::Input("optimizer: the arenas of parameters and gradients differ in size".into()));
+    }
+    for span in spans {
+        let wrong = |what: String| Err(Error::Input(format!("optimizer: tensor {} {what}", span.name)));
+        if span.shape.len() > 2 || span.is_empty() || u32::try_from(span.len()).is_err() {
+            return wrong(format!(
+                "has shape {:?}; one or two dimensions and 1 to 2^32-1 elements are expected",
+                span.shape
+            ));
+        }
+        let total: usize = span.pieces.iter().map(|p| p.len).sum();
+        if total != span.len() {
+            return wrong(format!("of shape {:?} has pieces of {total} elements", span.shape));
+        }
+        for piece in &span.pieces {
+            if let [_, cols] = span.shape[..]
+                && piece.rows * cols != piece.len
+            {
+                return wrong(format!(
+                    "has a piece of {} rows and {} elements, not {}",
+                    piece.rows,
+                    piece.len,
+                    piece.rows * cols
+                ));
+            }
+            let held = params.get(piece.window).map_or(0, |b| b.bytes() / 4);
+            if (piece.offset + piece.len) as u64 > held {
+                return wrong(format!("ends outside window {}, which holds {held} elements", piece.window));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,400 @@
+//! The table of cases: each op at sizes that hurt. It drives correctness, gradients and, at T5's shapes, speed.
+
+use std::collections::HashMap;
+
+use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, interpret};
+use crate::ops::{
+    Activation, Attention, CrossEntropy, Dropout, Function, Gather, IGNORE, Layout, Matmul, PositionBias, RmsNorm,
+    Variant, distance_buckets, gather_index, gather_index_len,
+};
+
+/// One computation to check.
+pub struct Case {
+    pub name: String,
+    /// Factor on the tolerance, with its reason where it is made.
+    pub slack: f64,
+    make: Box<dyn Fn(&mut Builder) + Send + Sync>,
+}
+
+/// A graph under construction together with the contents of its leaves.
+pub struct Builder {
+    pub graph: Graph,
+    pub leaves: HashMap<String, Tensor64>,
+    pub outputs: Vec<(String, ValueId)>,
+    /// Names of the leaves whose gradients are checked.
+    pub differentiable: Vec<String>,
+    /// Pairs of an output and its upstream gradient.
+    seeds: Vec<(ValueId, ValueId)>,
+    /// Whether differentiable inputs are computed values with a second use, as in the middle of a model.
+    mid_graph: bool,
+    random: u64,
+}
+
+impl Builder {
+    fn new(name: &str, mid_graph: bool) -> Builder {
+        let random = name.bytes().fold(0x9e37_79b9_7f4a_7c15, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        Builder {
+            graph: Graph::new(),
+            leaves: HashMap::new(),
+            outputs: Vec::new(),
+            differentiable: Vec::new(),
+            seeds: Vec::new(),
+            mid_graph,
+            random,
+        }
+    }
+
+    /// A uniform number below 1.
+    pub fn uniform(&mut self) -> f64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Numbers that f32 holds exactly, about uniform in +-`scale`.
+    fn noise(&mut self, len: usize, scale: f64) -> Vec<f64> {
+        (0..len).map(|_| f64::from(((2.0 * self.uniform() - 1.0) * scale) as f32)).collect()
+    }
+
+    /// A leaf with the given contents.
+    pub fn leaf(&mut self, name: &str, shape: &[usize], dtype: Dtype, data: Vec<f64>) -> ValueId {
+        self.leaves.insert(name.to_owned(), Tensor64::new(shape, data));
+        self.graph.leaf(name, shape, dtype)
+    }
+
+    /// Integers.
+    pub fn ids(&mut self, name: &str, data: &[u32]) -> ValueId {
+        self.leaf(name, &[data.len()], Dtype::U32, data.iter().map(|&x| f64::from(x)).collect())
+    }
+
+    /// Random numbers without a gradient.
+    pub fn constant(&mut self, name: &str, shape: &[usize], scale: f64) -> ValueId {
+        let data = self.noise(shape.iter().product(), scale);
+        self.leaf(name, shape, Dtype::F32, data)
+    }
+
+    /// Random numbers whose gradient is checked.
+    pub fn input(&mut self, name: &str, shape: &[usize], scale: f64) -> ValueId {
+        let leaf = self.constant(name, shape, scale);
+        self.differentiable.push(name.to_owned());
+        if !self.mid_graph {
+            return leaf;
+        }
+        let shift = self.constant(&format!("{name}.shift"), shape, 0.1);
+        let value = self.graph.push1(Add, &[leaf, shift]);
+        let second_use = self.graph.push1(Add, &[value, shift]);
+        self.output(&format!("{name}.second_use"), second_use);
+        value
+    }
+
+    /// Random numbers read as a parameter: their gradient only ever adds up in memory.
+    pub fn parameter(&mut self, name: &str, shape: &[usize], scale: f64) -> ValueId {
+        let leaf = self.constant(name, shape, scale);
+        if !self.mid_graph {
+            self.differentiable.push(name.to_owned());
+        }
+        leaf
+    }
+
+    /// A result to compare, with a random upstream gradient.
+    pub fn output(&mut self, name: &str, value: ValueId) {
+        let shape = self.graph.shape(value).to_vec();
+        let seed = self.constant(&format!("seed/{name}"), &shape, 1.0);
+        self.output_seeded(name, value, seed);
+    }
+
+    /// A result to compare with this upstream gradient.
+    pub fn output_seeded(&mut self, name: &str, value: ValueId, seed: ValueId) {
+        self.outputs.push((name.to_owned(), value));
+        self.seeds.push((value, seed));
+    }
+
+    /// A result without a gradient.
+    pub fn output_constant(&mut self, name: &str, value: ValueId) {
+        self.outputs.push((name.to_owned(), value));
+    }
+
+    /// Some indices below `len`: all if they are few.
+    pub fn sample_indices(&self, len: usize) -> Vec<usize> {
+        let step = len.div_ceil(24).max(1) | 1;
+        (0..len).step_by(step).collect()
+    }
+
+    /// d(sum of outputs times seeds) / d leaf[index], by central differences on the oracle.
+    pub fn finite_difference(&self, leaf: &str, index: usize) -> f64 {
+        let step = 1e-5;
+        let objective = |delta: f64| -> f64 {
+            let mut leaves = self.leaves.clone();
+            if let Some(tensor) = leaves.get_mut(leaf) {
+                tensor.data[index] += delta;
+            }
+            let values: Vec<_> = self.seeds.iter().map(|(value, _)| *value).collect();
+            let outputs = interpret(&self.graph, &values, &mut leaves);
+            let dot = |((_, seed), output): (&(ValueId, ValueId), &Tensor64)| -> f64 {
+                let seed = &self.leaves[&self.graph.value(*seed).label];
+                seed.data.iter().zip(&output.data).map(|(s, o)| s * o).sum()
+            };
+            self.seeds.iter().zip(&outputs).map(dot).sum()
+        };
+        (objective(step) - objective(-step)) / (2.0 * step)
+    }
+}
+
+impl Case {
+    fn new(name: impl Into<String>, make: impl Fn(&mut Builder) + Send + Sync + 'static) -> Case {
+        Case { name: name.into(), slack: 1.0, make: Box::new(make) }
+    }
+
+    fn slack(self, slack: f64) -> Case {
+        Case { slack, ..self }
+    }
+
+    /// The forward graph.
+    pub fn build(&self) -> Builder {
+        let mut builder = Builder::new(&self.name, false);
+        (self.make)(&mut builder);
+        builder
+    }
+
+    /// The graph with gradients of every differentiable leaf, by name. `accumulate`: the leaves are read directly and
+    /// their gradients add up in memory that already holds something; otherwise the inputs are computed values with a
+    /// second use, and gradients are plain values.
+    pub fn build_backward(&self, accumulate: bool) -> (Builder, Vec<(String, ValueId)>) {
+        let mut b = Builder::new(&self.name, !accumulate);
+        (self.make)(&mut b);
+        let mut targets = Vec::new();
+        for name in b.differentiable.clone() {
+            let shape = b.leaves[&name].shape.clone();
+            let leaf = b.graph.leaf(name.as_str(), &shape, Dtype::F32);
+            let gradient = accumulate.then(|| b.constant(&format!("grad/{name}"), &shape, 1.0));
+            targets.push((leaf, gradient));
+        }
+        let plain = b.graph.backward(&b.seeds.clone(), &targets);
+        let values = if accumulate { targets.iter().filter_map(|(_, g)| *g).collect() } else { plain };
+        let gradients = b.differentiable.iter().cloned().zip(values).collect();
+        (b, gradients)
+    }
+}
+
+/// Every case. Sizes include 1, odd numbers, and numbers that are no multiple of any tile.
+pub fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        Case::new("add [3, 5]", |b| {
+            let (x, y) = (b.input("x", &[3, 5], 1.0), b.input("y", &[3, 5], 1.0));
+            let sum = b.graph.push1(Add, &[x, y]);
+            b.output("sum", sum);
+        }),
+        Case::new("add_into [7]", |b| {
+            let (x, memory) = (b.constant("x", &[7], 1.0), b.constant("memory", &[7], 1.0));
+            let sum = b.graph.push1(AddInto { shape: vec![7] }, &[x]);
+            b.graph.store_in(sum, memory);
+            b.output_constant("sum", memory);
+        }),
+    ];
+    matmul(&mut cases);
+    rms_norm(&mut cases);
+    activation(&mut cases);
+    gather(&mut cases);
+    dropout(&mut cases);
+    position_bias(&mut cases);
+    attention(&mut cases);
+    cross_entropy(&mut cases);
+    cases
+}
+
+fn rms_norm(cases: &mut Vec<Case>) {
+    for [rows, cols] in [[1, 1], [3, 7], [5, 64], [70, 36], [300, 5]] {
+        cases.push(Case::new(format!("rms_norm [{rows} {cols}]"), move |b| {
+            let (x, scale) = (b.input("x", &[rows, cols], 2.0), b.input("scale", &[cols], 1.0));
+            let y = b.graph.push1(RmsNorm { eps: 1e-6 }, &[x, scale]);
+            b.output("y", y);
+        }));
+    }
+}
+
+fn activation(cases: &mut Vec<Case>) {
+    for function in [Function::Relu, Function::GeluTanh, Function::GeluErf, Function::Silu] {
+        for gated in [false, true] {
+            for (cols, scale) in [(3, 4.0), (8, 4.0), (4, 50.0)] {
+                // The series of the oracle's erf converges for small arguments only.
+                if function == Function::GeluErf && scale > 4.0 {
+                    continue;
+                }
+                cases.push(Case::new(format!("activation {function:?} gated={gated} {cols} x{scale}"), move |b| {
+                    let h = b.input("h", &[5, if gated { 2 * cols } else { cols }], scale);
+                    let y = b.graph.push1(Activation { function, gated }, &[h]);
+                    b.output("y", y);
+                }));
+            }
+        }
+    }
+}
+
+fn gather(cases: &mut Vec<Case>) {
+    for (shards, cols) in [(vec![11], 3), (vec![4, 7], 8), (vec![1], 4)] {
+        cases.push(Case::new(format!("gather {shards:?} {cols}"), move |b| {
+            let vocab: usize = shards.iter().sum();
+            let ids: Vec<u32> = (0..17u32).map(|i| (i * i * 5 + 3) % vocab as u32).collect();
+            // The last three positions are padding.
+            let index = gather_index(&ids, |i| i < 14);
+            let ids = b.ids("ids", &ids);
+            let index = b.ids("index", &index);
+            let mut inputs = vec![ids, index];
+            for (i, &rows) in shards.iter().enumerate() {
+                inputs.push(b.parameter(&format!("table{i}"), &[rows, cols], 1.0));
+            }
+            let y = b.graph.push1(Gather { shards: shards.clone() }, &inputs);
+            // Padding must not receive a gradient: the seed there is zero.
+            let mut seed = b.noise(17 * cols, 1.0);
+            seed[14 * cols..].fill(0.0);
+            let seed = b.leaf("seed", &[17, cols], Dtype::F32, seed);
+            b.output_seeded("y", y, seed);
+            assert_eq!(b.graph.len(inputs[1]), gather_index_len(17));
+        }));
+    }
+}
+
+fn dropout(cases: &mut Vec<Case>) {
+    for (rate, add) in [(0.1, false), (0.5, true)] {
+        cases.push(Case::new(format!("dropout {rate} add={add}"), move |b| {
+            let x = b.input("x", &[13, 7], 1.0);
+            let key = b.ids("key", &[7, 1, 12345, 0]);
+            let mut inputs = vec![x, key];
+            if add {
+                inputs.push(b.input("before", &[13, 7], 1.0));
+            }
+            let y = b.graph.push1(Dropout { rate, site: 3, add }, &inputs);
+            b.output("y", y);
+        }));
+    }
+}
+
+fn position_bias(cases: &mut Vec<Case>) {
+    for (bidirectional, buckets, reach, heads) in [(true, 32, 128, 3), (false, 8, 20, 1), (true, 4, 3, 5)] {
+        cases.push(Case::new(format!("position_bias {bidirectional} {buckets} {reach} {heads}"), move |b| {
+            let table = b.input("table", &[buckets, heads], 1.0);
+            let bucket = b.ids("bucket", &distance_buckets(bidirectional, buckets, reach));
+            let bias = b.graph.push1(PositionBias, &[table, bucket]);
+            b.output("bias", bias);
+        }));
+    }
+}
+
+/// Sequences, heads, d_kv, queries, keys.
+type AttentionSize = [usize; 5];
+
+fn attention(cases: &mut Vec<Case>) {
+    let fused: [AttentionSize; 5] = [[1, 1, 1, 1, 1], [2, 3, 5, 9, 9], [2, 2, 8, 33, 33], [1, 2, 36, 70, 70], [3, 1, 4, 32, 32]];
+    let cross: [AttentionSize; 4] = [[1, 1, 1, 1, 1], [2, 3, 5, 7, 34], [3, 2, 8, 40, 3], [2, 1, 36, 5, 65]];
+    for dropout in [0.0, 0.25] {
+        for causal in [false, true] {
+            for size in fused {
+                for reach in [Some(6), None] {
+                    push_attention(cases, size, true, causal, reach, dropout, 1.0);
+                }
+            }
+        }
+        for size in cross {
+            push_attention(cases, size, false, false, None, dropout, 1.0);
+        }
+        push_attention(cases, [2, 2, 4, 5, 37], false, false, Some(128), dropout, 1.0);
+    }
+    // Large scores: the softmax is all but one-hot.
+    push_attention(cases, [2, 2, 16, 40, 40], true, true, Some(6), 0.0, 6.0);
+}
+
+fn push_attention(
+    cases: &mut Vec<Case>,
+    size: AttentionSize,
+    fused: bool,
+    causal: bool,
+    reach: Option<usize>,
+    dropout: f32,
+    scale: f64,
+) {
+    let [batch, heads, d_kv, q_len, kv_len] = size;
+    let name = format!("attention {size:?} fused={fused} causal={causal} reach={reach:?} dropout={dropout} x{scale}");
+    let case = Case::new(name, move |b| {
+        let op = Attention { batch, heads, d_kv, q_len, kv_len, causal, fused, reach, dropout, site: 5 };
+        let inner = heads * d_kv;
+        let mut inputs = if fused {
+            vec![b.input("qkv", &[batch * q_len, 3 * inner], scale)]
+        } else {
+            vec![b.input("q", &[batch * q_len, inner], scale), b.input("kv", &[batch * kv_len, 2 * inner], scale)]
+        };
+        if let Some(reach) = reach {
+            inputs.push(b.input("bias", &[heads, 2 * reach + 1], 1.0));
+        }
+        if !causal {
+            // Full, partly padded, and (from three sequences on) empty.
+            let lens = [kv_len, kv_len.div_ceil(2), 0];
+            inputs.push(b.ids("lens", &(0..batch).map(|i| lens[i % 3] as u32).collect::<Vec<_>>()));
+        }
+        if dropout > 0.0 {
+            inputs.push(b.ids("key", &[1, 2, 3, 4]));
+        }
+        let outputs = b.graph.push(op, &inputs);
+        b.output("out", outputs[0]);
+        b.output_constant("lse", outputs[1]);
+    });
+    // exp of a score s in f32 errs by s units in the last place: scores reach 6^2 * 16 there.
+    cases.push(if scale > 1.0 { case.slack(10.0) } else { case });
+}
+
+fn cross_entropy(cases: &mut Vec<Case>) {
+    type Setting = (usize, usize, Vec<usize>, f32, f32, f32, usize, f64);
+    let settings: [Setting; 6] = [
+        (1, 1, vec![1], 1.0, 0.0, 0.0, 1 << 20, 1.0),
+        (5, 3, vec![7], 0.5, 0.0, 0.0, 1 << 20, 1.0),
+        (9, 8, vec![4, 5, 3], 1.0, 1e-2, 0.1, 100, 1.0),
+        (70, 12, vec![40], 0.3, 1e-4, 0.0, 4 * 40 * 32, 1.0),
+        (3, 4, vec![4100], 1.0, 0.0, 0.1, 1 << 20, 1.0),
+        (4, 4, vec![9], 1.0, 0.0, 0.0, 1 << 20, 20.0),
+    ];
+    for (rows, d, shards, scale, z_loss, smoothing, chunk_bytes, magnitude) in settings {
+        let name = format!("cross_entropy [{rows} {d}] {shards:?} z={z_loss} smoothing={smoothing} x{magnitude}");
+        cases.push(Case::new(name, move |b| {
+            let vocab: usize = shards.iter().sum();
+            let h = b.input("h", &[rows, d], magnitude);
+            let ignored = |r: usize| rows > 1 && r % 4 == 3;
+            let label = |r: usize| if ignored(r) { IGNORE } else { ((r * 7 + 1) % vocab) as u32 };
+            let labels = b.ids("labels", &(0..rows).map(label).collect::<Vec<_>>());
+            let seed = b.leaf("dstats", &[4], Dtype::F32, vec![0.5, 0.0, 0.0, 1.0]);
+            let mut inputs = vec![h, labels, seed];
+            for (i, &n) in shards.iter().enumerate() {
+                inputs.push(b.input(&format!("head{i}"), &[n, d], 1.0));
+            }
+            let op = CrossEntropy { z_loss, smoothing, chunk_bytes, ..CrossEntropy::new(shards.clone(), scale) };
+            let stats = b.graph.push1(op, &inputs);
+            b.output_seeded("stats", stats, seed);
+        }));
+    }
+}
+
+fn matmul(cases: &mut Vec<Case>) {
+    let sizes = [[1, 1, 1], [5, 3, 7], [8, 8, 4], [33, 70, 19], [64, 36, 40], [7, 130, 64], [2, 32, 12], [130, 257, 66]];
+    for [m, n, k] in sizes {
+        for layout in [Layout::Nn, Layout::Nt, Layout::Tn] {
+            for variant in [Variant::Tile, Variant::Subgroup, Variant::Rows] {
+                let name = format!("matmul {layout:?} {variant:?} [{m} {n} {k}]");
+                cases.push(Case::new(name, move |b| {
+                    let a = if layout == Layout::Tn { [k, m] } else { [m, k] };
+                    let w = if layout == Layout::Nt { [n, k] } else { [k, n] };
+                    let op = Matmul { variant: Some(variant), ..Matmul::new(layout) };
+                    if layout == Layout::Nt {
+                        let (x, w) = (b.input("a", &a, 1.0), b.input("b", &w, 1.0));
+                        let residual = b.input("residual", &[m, n], 1.0);
+                        let y = b.graph.push1(op.scaled(0.5).with_residual(), &[x, w, residual]);
+                        b.output("c", y);
+                    } else {
+                        let (x, w) = (b.constant("a", &a, 1.0), b.constant("b", &w, 1.0));
+                        let y = b.graph.push1(op, &[x, w]);
+                        b.output_constant("c", y);
+                    }
+                }));
+            }
+        }
+    }
+}

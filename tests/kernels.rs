@@ -1,0 +1,48 @@
+//! Every op on the adapter at hand against its f64 oracle, and every gradient rule against finite differences.
+
+use t5_wgpu::gpu::{Gpu, GpuOptions};
+use t5_wgpu::verify::{Row, cases, check_gradients, check_kernels};
+
+fn gpu() -> Gpu {
+    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    eprintln!("adapter: {} ({})", gpu.caps().name, gpu.caps().driver_info);
+    gpu
+}
+
+#[track_caller]
+fn assert_all(rows: Vec<Row>) {
+    assert!(!rows.is_empty());
+    let failed: Vec<String> =
+        rows.iter().filter(|r| !r.passed()).map(|r| format!("{}: {:.2e} > {:.0e}", r.what, r.error, r.tolerance)).collect();
+    assert!(failed.is_empty(), "{} of {} comparisons failed:\n{}", failed.len(), rows.len(), failed.join("\n"));
+}
+
+#[test]
+fn kernels_match_the_oracle() {
+    let gpu = gpu();
+    assert_all(cases().iter().flat_map(|case| check_kernels(&gpu, case).expect("a case runs")).collect());
+}
+
+#[test]
+fn gradient_rules_match_finite_differences() {
+    assert_all(cases().iter().flat_map(check_gradients).collect());
+}
+
+#[test]
+fn every_op_has_a_case() {
+    let mut covered = std::collections::HashSet::new();
+    for case in cases() {
+        let built = case.build();
+        covered.extend(built.graph.nodes().iter().map(|n| n.op.name()));
+        if !built.differentiable.is_empty() {
+            let (built, _) = case.build_backward(true);
+            covered.extend(built.graph.nodes().iter().map(|n| n.op.name()));
+        }
+    }
+    for name in t5_wgpu::ops::NAMES {
+        assert!(covered.contains(name), "{name} has no case");
+    }
+    for name in covered {
+        assert!(t5_wgpu::ops::NAMES.contains(&name), "{name} is missing in ops::NAMES");
+    }
+}
