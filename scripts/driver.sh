@@ -15,11 +15,11 @@
 
 # Sourced: run as a child, so that neither functions nor `set -eu` nor an exit reach the caller's shell.
 case ${ZSH_EVAL_CONTEXT-}:$0 in
-    toplevel:*) ;;
     :driver.sh | :*/driver.sh) ;;
     *)
-        # shellcheck disable=SC3028,SC3054 # BASH_SOURCE is read in bash only
-        if [ -n "${BASH_VERSION-}" ]; then t5_driver_script=${BASH_SOURCE[0]}; else t5_driver_script=scripts/driver.sh; fi
+        # shellcheck disable=SC3028,SC2128 # bash and zsh say where this file is; other shells must stand in the root
+        t5_driver_script=${BASH_SOURCE-${ZSH_VERSION+$0}}
+        t5_driver_script=${t5_driver_script:-scripts/driver.sh}
         t5_driver_exports=$(sh "$t5_driver_script") || { unset t5_driver_script t5_driver_exports; return 1; }
         eval "$t5_driver_exports"
         unset t5_driver_script t5_driver_exports
@@ -154,7 +154,7 @@ unpacked_icd() {
             continue
         fi
         # The path is absolute, and the repository may have been moved since.
-        grep -qF "\"$library\"" "$icd" || write_manifest "$icd" "$library"
+        grep -qF "\"$library\"" "$icd" || write_manifest "$icd" "${icd%/*}" "$library"
         printf '%s\n' "$icd"
         return 0
     done
@@ -163,9 +163,11 @@ unpacked_icd() {
 
 find_library() { first_file "$1"/usr/lib/*/libvulkan_lvp.so; }
 
+# write_manifest TARGET FOLDER LIBRARY: the package's own manifest with an absolute path, put in place in one step.
 write_manifest() {
-    printf '{ "file_format_version": "1.0.0", "ICD": { "api_version": "1.4.305", "library_path": "%s" } }\n' "$2" \
-        >"$1.$$" && mv "$1.$$" "$1"
+    packaged=$(first_file "$2"/usr/share/vulkan/icd.d/lvp_icd*.json) || return 1
+    escaped=$(printf '%s' "$3" | sed 's/[\\&|]/\\&/g')
+    sed "s|\"library_path\": *\"[^\"]*\"|\"library_path\": \"$escaped\"|" "$packaged" >"$1.$$" && mv "$1.$$" "$1"
 }
 
 # Downloads and unpacks the backport with an apt of its own: own source list, own lists, own cache, the system's mirror.
@@ -195,12 +197,12 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 #clear APT::Update::Post-Invoke-Success;
 CONF
     apt-get -c "$work/apt.conf" -qq update >&2 || return 1
-    (cd "$work" && apt-get -c apt.conf -qq download mesa-vulkan-drivers >&2) || return 1
+    (cd "$work" && apt-get -c apt.conf -qq -t bookworm-backports download mesa-vulkan-drivers >&2) || return 1
     deb=$(first_file "$work"/mesa-vulkan-drivers_*.deb) || return 1
-    version=$(dpkg-deb -f "$deb" Version)
+    version=$(dpkg-deb -f "$deb" Version) || return 1
     folder=mesa-${version%%-*}
     dpkg -x "$deb" "$work/$folder" && library=$(find_library "$work/$folder") || return 1
-    write_manifest "$work/$folder/lvp_icd.json" "$private/$folder/${library#"$work/$folder/"}" || return 1
+    write_manifest "$work/$folder/lvp_icd.json" "$work/$folder" "$private/$folder/${library#"$work/$folder/"}" || return 1
     rm -rf "${private:?}/$folder"
     mv "$work/$folder" "$private/$folder"
 }
@@ -216,7 +218,7 @@ lavapipe_icd() {
     exec 9>"$private/lock"
     flock 9 # another run may be at it: wait, then find its work done
     have_loader && unpacked_icd && return 0
-    stock=$(stock_icd) # also brings the libraries that the backport needs
+    stock=$(stock_icd) || exit 1 # also brings the libraries that the backport needs
     note "unpacking the Mesa of bookworm-backports into .driver/ (once)"
     if (unpack_backport) && unpacked_icd; then return 0; fi
     note "no Mesa from bookworm-backports: using the stock driver, slower and limited to 65,535 loop steps an invocation"
@@ -250,10 +252,10 @@ case $choice in
             have_loader || case " $os_like " in *" debian "* | *" ubuntu "*) apt_install libvulkan1 ;; esac
             exit 0
         fi
-        icd=$(lavapipe_icd)
+        icd=$(lavapipe_icd) || exit 1
         ;;
-    lavapipe) icd=$(lavapipe_icd) ;;
-    stock) icd=$(stock_icd) ;;
+    lavapipe) icd=$(lavapipe_icd) || exit 1 ;;
+    stock) icd=$(stock_icd) || exit 1 ;;
     swiftshader)
         icd=$swiftshader_icd
         [ -e "$icd" ] || fail "$icd is missing: on Debian it comes with the package chromium"

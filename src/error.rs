@@ -10,8 +10,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused: no such file, no permission, disk full.
-    #[error("cannot {action} {}: {source}{}", path.display(), io_remedy(source))]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot {action} {}: {cause}{}", path.display(), io_remedy(cause))]
+    Io { action: &'static str, path: PathBuf, cause: io::Error },
     /// A file was read but says something wrong; `line` is 1-based where it means anything.
     #[error("{}{}: {what}", path.display(), line.map(|l| format!(":{l}")).unwrap_or_default())]
     File { path: PathBuf, line: Option<usize>, what: String },
@@ -39,7 +39,7 @@ impl Error {
     /// For `map_err`: `fs::read(path).map_err(Error::io("read", path))`. `action` is a verb: "read", "write", "create".
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
-        move |source| Error::Io { action, path, source }
+        move |cause| Error::Io { action, path, cause }
     }
 
     /// A file whose contents are wrong as a whole.

@@ -1,10 +1,16 @@
 //! T5 trained and run on any GPU through wgpu: see ARCHITECTURE.md for the map.
 
+pub mod checkpoint;
+pub mod data;
 pub mod error;
 pub mod gpu;
 pub mod graph;
+pub mod model;
 pub mod ops;
 pub mod plan;
+pub mod rng;
+pub mod tokenizer;
+pub mod train;
 pub mod verify;
 
 pub use error::{Error, Result};

@@ -1,7 +1,8 @@
 //! Both optimisers on the adapter at hand against plain f64 versions of the published formulas.
 
 use t5_wgpu::gpu::{Buffer, Gpu, GpuOptions};
-use t5_wgpu::train::optimizer::{Optimizer, OptimizerConfig, Piece, StepReport, TensorSpan};
+use t5_wgpu::model::{Piece, TensorSpan};
+use t5_wgpu::train::optimizer::{Optimizer, OptimizerConfig, StepReport};
 
 const WINDOWS: [usize; 2] = [50_000, 50_004];
 const TOKENS: f32 = 37.0;
@@ -92,6 +93,13 @@ impl Fixture {
         self.write(&self.grads, grads);
         optimizer.step(lr, step).unwrap();
         pollster::block_on(optimizer.report()).unwrap()
+    }
+
+    /// Steps `range` with gradients that follow from the step alone.
+    fn run(&self, optimizer: &Optimizer, range: std::ops::Range<u64>) {
+        for step in range {
+            self.step(optimizer, &arena(&self.spans, 50 + step, 1.0), 0.05, step);
+        }
     }
 
     fn read(&self, buffer: &Buffer, bytes: u64) -> Vec<u8> {
@@ -205,7 +213,7 @@ fn check(config: &OptimizerConfig, max_norm: f32, lr: f64) {
         let error: f64 = end.iter().zip(expected).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
         let moved: f64 = start.iter().zip(expected).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
         // No f32 parameter can be nearer than its own rounding, whatever the step.
-        let floor = 5.0 * f64::from(f32::EPSILON) * expected.iter().map(|p| p * p).sum::<f64>().sqrt();
+        let floor = f64::from(f32::EPSILON) * expected.iter().map(|p| p * p).sum::<f64>().sqrt();
         assert!(error <= 1e-5 * moved + floor, "{}: off by {error:.2e} of {moved:.2e}", span.name);
     }
 }
@@ -282,7 +290,7 @@ fn gaps_stay_zero() {
     for config in configs() {
         let fixture = Fixture::new();
         let optimizer = fixture.optimizer(&config, 0.0);
-        (0..3).for_each(|step| drop(fixture.step(&optimizer, &arena(&fixture.spans, step, 1.0), 0.1, step)));
+        fixture.run(&optimizer, 0..3);
         let mut end = fixture.parameters();
         for piece in fixture.spans.iter().flat_map(|s| &s.pieces) {
             let window = &mut end[piece.window][piece.offset..][..piece.len];
@@ -297,13 +305,12 @@ fn gaps_stay_zero() {
 fn saved_moments_continue_bit_for_bit() {
     for config in configs() {
         let fixture = Fixture::new();
-        let grads = |step| arena(&fixture.spans, 50 + step, 1.0);
         let optimizer = fixture.optimizer(&config, 1.0);
-        (0..3).for_each(|step| drop(fixture.step(&optimizer, &grads(step), 0.01, step)));
+        fixture.run(&optimizer, 0..3);
         let params = fixture.parameters();
         let saved: Vec<Vec<u8>> = optimizer.state().iter().map(|(_, b, bytes)| fixture.read(b, *bytes)).collect();
         assert_eq!(saved.iter().map(|s| s.len() as u64).sum::<u64>(), optimizer.state_bytes());
-        (3..6).for_each(|step| drop(fixture.step(&optimizer, &grads(step), 0.01, step)));
+        fixture.run(&optimizer, 3..6);
         let expected = fixture.bits(&optimizer);
 
         let resumed = fixture.optimizer(&config, 1.0);
@@ -311,7 +318,7 @@ fn saved_moments_continue_bit_for_bit() {
         for ((_, buffer, _), bytes) in resumed.state().iter().zip(&saved) {
             fixture.gpu.write(buffer, 0, bytes);
         }
-        (3..6).for_each(|step| drop(fixture.step(&resumed, &grads(step), 0.01, step)));
+        fixture.run(&resumed, 3..6);
         assert!(fixture.bits(&resumed) == expected, "{config:?}");
     }
 }
@@ -339,7 +346,8 @@ fn impossible_settings_are_refused() {
 fn names_and_json_give_the_settings() {
     for config in configs() {
         let json = serde_json::to_string(&config).unwrap();
-        assert_eq!(serde_json::from_str::<OptimizerConfig>(&json).unwrap(), config);
+        let back: OptimizerConfig = serde_json::from_str(&json).unwrap();
+        assert_eq!(back, config, "serde_json needs its feature `float_roundtrip` to read {json} exactly");
     }
     assert_eq!("adamw".parse::<OptimizerConfig>().unwrap(), OptimizerConfig::adamw());
     assert_eq!("adafactor".parse::<OptimizerConfig>().unwrap(), OptimizerConfig::adafactor_paper());

@@ -2,7 +2,7 @@
 //!
 //! Micro-batch i of a run belongs to epoch i / batches_per_epoch, so its contents follow from the seed and i alone.
 
-use super::rng::{Purpose, Rng, permutation};
+use crate::rng::{Purpose, Rng, permutation};
 use super::{Example, ExampleSource};
 use crate::{Error, Result};
 

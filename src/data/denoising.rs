@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::rng::{Purpose, Rng};
+use crate::rng::{Purpose, Rng};
 use super::{Example, ExampleSource, Markers, SpanCorruption, TextCorpus};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};

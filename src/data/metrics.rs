@@ -165,7 +165,7 @@ impl Comparison {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::rng::{Purpose, Rng};
+    use crate::rng::{Purpose, Rng};
 
     fn chars(text: &str) -> Vec<char> {
         text.chars().collect()

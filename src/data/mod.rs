@@ -8,7 +8,6 @@ pub mod cmudict;
 pub mod denoising;
 pub mod metrics;
 pub mod pairs;
-pub mod rng;
 pub mod span_corruption;
 pub mod text;
 
@@ -18,7 +17,7 @@ pub use batches::{Batch, BatchOptions, BatchOrder, BatchStream, EpochBatches, IG
 pub use denoising::Denoising;
 pub use metrics::{ScoreReport, Scores};
 pub use pairs::{PairFormat, PairOptions, PairSet, TooLong};
-pub use rng::Rng;
+pub use crate::rng::Rng;
 pub use span_corruption::{Markers, SpanCorruption};
 pub use text::TextCorpus;
 

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Example;
-use super::rng::Rng;
+use crate::rng::Rng;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -203,7 +203,7 @@ fn random_segmentation(items: usize, segments: usize, rng: &mut Rng) -> Vec<usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::rng::Purpose;
+    use crate::rng::Purpose;
 
     fn objective(noise_density: f64, mean_span: f64) -> SpanCorruption {
         SpanCorruption {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::lines::for_each_line;
-use super::rng::{Purpose, permutation};
+use crate::rng::{Purpose, permutation};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 

@@ -180,12 +180,12 @@ impl Kernel {
 
 type Params = Vec<(String, u32, bool)>;
 
-type Invalid = naga::WithSpan<naga::valid::ValidationError>;
+type Invalid = Box<naga::WithSpan<naga::valid::ValidationError>>;
 
 /// The bindings that `main` uses, and the layout of its uniform `p`.
 fn reflect(module: &naga::Module) -> Result<(Vec<Binding>, Params, u32), Invalid> {
     let flags = naga::valid::ValidationFlags::all();
-    let info = naga::valid::Validator::new(flags, naga::valid::Capabilities::all()).validate(module)?;
+    let info = naga::valid::Validator::new(flags, naga::valid::Capabilities::all()).validate(module).map_err(Box::new)?;
     let entry = info.get_entry_point(0);
     let (mut bindings, mut params, mut params_bytes) = (Vec::new(), Vec::new(), 0);
     for (handle, variable) in module.global_variables.iter() {

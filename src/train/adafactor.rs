@@ -4,7 +4,8 @@
 //! update, numbers per tensor again, the update. Tables made once say which tile belongs where.
 
 use super::clip::{CONTROL, WORKGROUP_SUM};
-use super::optimizer::{Arenas, Moments, TensorSpan};
+use super::optimizer::{Arenas, Moments};
+use crate::model::TensorSpan;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Dispatch, Header, Param, ProgramBuilder, Shader, Value};
 

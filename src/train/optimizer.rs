@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use super::{adafactor, adamw, clip};
 use crate::error::{Error, Result};
+use crate::model::TensorSpan;
 use crate::gpu::{Buffer, Gpu, Program, ProgramBuilder};
 
 /// Which optimiser, with all its settings but the learning rate.
@@ -37,29 +38,6 @@ pub enum OptimizerConfig {
         /// With `relative_step`: min(1e-6 t, 1/sqrt(t)).
         warmup_init: bool,
     },
-}
-
-/// Where one tensor lies in the arenas.
-#[derive(Clone, Debug)]
-pub struct TensorSpan {
-    pub name: String,
-    /// At most two dimensions.
-    pub shape: Vec<usize>,
-    /// One, or several runs of rows in order where a window does not hold the tensor.
-    pub pieces: Vec<Piece>,
-}
-
-/// Consecutive rows of a tensor inside one arena buffer.
-#[derive(Clone, Copy, Debug)]
-pub struct Piece {
-    /// Index of the arena buffer.
-    pub window: usize,
-    /// Elements from the start of the window; any number.
-    pub offset: usize,
-    /// Along the first dimension.
-    pub rows: usize,
-    /// Elements.
-    pub len: usize,
 }
 
 /// What one step did.
@@ -257,17 +235,6 @@ impl Optimizer {
     /// The recorded dispatches, for profiles.
     pub fn program(&self) -> &Program {
         &self.program
-    }
-}
-
-impl TensorSpan {
-    /// Elements of the tensor.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

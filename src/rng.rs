@@ -12,6 +12,8 @@ pub enum Purpose {
     Examples = 3,
     /// The order of the batches of an epoch.
     Batches = 4,
+    /// The first weights of a model.
+    Weights = 5,
 }
 
 /// The `counter`-th number is `mix(key + counter * GAMMA)`: cheap to create anywhere, nothing to save.
@@ -57,6 +59,12 @@ impl Rng {
                 return (product >> 64) as u64;
             }
         }
+    }
+
+    /// Normal with mean 0 and deviation 1 (Box and Muller 1958).
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
     /// Fisher-Yates: each order has the same probability.

@@ -1,0 +1,273 @@
+//! The T5 written down once: training, evaluation and decoding are graphs of this one builder.
+//!
+//! Names in comments: B sequences, S source positions, T target positions, D = d_model, I = heads * d_kv.
+
+use super::config::{Activation as Act, T5Config};
+use super::layout::{Layout, shard_leaf};
+use crate::graph::{Dtype, Graph, ValueId};
+use crate::ops::{
+    Activation, Attention, CrossEntropy, Dropout, Function, Gather, Layout as MatmulLayout, Matmul, PositionBias, RmsNorm,
+    gather_index_len,
+};
+
+/// Sizes of a batch: every sequence is padded to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BatchShape {
+    pub batch: usize,
+    pub src_len: usize,
+    pub tgt_len: usize,
+}
+
+/// Adds the parts of a T5 to a graph.
+pub struct Builder<'a> {
+    pub graph: Graph,
+    config: &'a T5Config,
+    layout: &'a Layout,
+    output_scale: f32,
+    shape: BatchShape,
+    /// 0 outside of training.
+    dropout: f32,
+    /// Numbers the dropout sites.
+    sites: u32,
+}
+
+/// One of the two stacks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stack {
+    Encoder,
+    Decoder,
+}
+
+impl Stack {
+    fn name(self) -> &'static str {
+        if self == Stack::Encoder { "encoder" } else { "decoder" }
+    }
+}
+
+impl<'a> Builder<'a> {
+    pub fn new(model: &'a super::Model, shape: BatchShape, dropout: f32) -> Builder<'a> {
+        let (config, layout) = (&model.config, &model.layout);
+        Builder { graph: Graph::new(), config, layout, output_scale: model.output_scale, shape, dropout, sites: 0 }
+    }
+
+    pub fn config(&self) -> &'a T5Config {
+        self.config
+    }
+
+    /// Encoder: reads the leaves `src_ids`, `src_index` [B S] and `src_lens` [B] -> [B S, D].
+    pub fn encoder(&mut self) -> ValueId {
+        let (batch, len) = (self.shape.batch, self.shape.src_len);
+        let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
+        let mut x = self.embed("src", batch * len);
+        x = self.dropout(x, None);
+        let mut bias = None;
+        for block in 0..self.config.num_layers {
+            bias = self.bias(Stack::Encoder, block, bias);
+            let layer = format!("encoder.block.{block}.layer");
+            x = self.self_attention(&layer, x, len, bias, Some(lens));
+            x = self.feed_forward(&format!("{layer}.1"), x);
+        }
+        self.graph.scope("encoder");
+        let y = self.norm("encoder.final_layer_norm.weight", x);
+        self.dropout(y, None)
+    }
+
+    /// Decoder over whole targets: reads `tgt_ids`, `tgt_index` [B T] and `src_lens` [B], attends to the encoder's
+    /// output [B S, D] -> [B T, D].
+    pub fn decoder(&mut self, encoded: ValueId) -> ValueId {
+        let BatchShape { batch, src_len, tgt_len } = self.shape;
+        let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
+        let mut x = self.embed("tgt", batch * tgt_len);
+        x = self.dropout(x, None);
+        let mut bias = None;
+        for block in 0..self.config.num_decoder_layers {
+            bias = self.bias(Stack::Decoder, block, bias);
+            let layer = format!("decoder.block.{block}.layer");
+            x = self.self_attention(&layer, x, tgt_len, bias, None);
+            self.graph.scope(format!("{layer}.1"));
+            let n = self.norm(&format!("{layer}.1.layer_norm.weight"), x);
+            let q = self.linear(&format!("{layer}.1.EncDecAttention.q.weight"), n);
+            let kv = self.linear(&format!("{layer}.1.EncDecAttention.kv.weight"), encoded);
+            let op = Attention { causal: false, fused: false, ..self.attention(tgt_len, src_len, None) };
+            let attended = self.attend(op, &[q, kv, lens]);
+            x = self.project_back(&format!("{layer}.1.EncDecAttention.o.weight"), attended, x);
+            x = self.feed_forward(&format!("{layer}.2"), x);
+        }
+        self.graph.scope("decoder");
+        let y = self.norm("decoder.final_layer_norm.weight", x);
+        self.dropout(y, None)
+    }
+
+    /// Logits of decoder states [rows, D] -> [rows, vocab].
+    ///
+    /// # Panics
+    /// If the head is sharded: then only the cross-entropy op can use it.
+    pub fn logits(&mut self, hidden: ValueId) -> ValueId {
+        self.graph.scope("lm_head");
+        let head = self.head();
+        assert_eq!(head.len(), 1, "logits of a sharded vocabulary");
+        let op = Matmul::new(MatmulLayout::Nt).scaled(self.output_scale);
+        self.graph.push1(op, &[hidden, head[0]])
+    }
+
+    /// Cross-entropy of decoder states [B T, D] against the leaf `labels` [B T]; `stats` [4] as [`CrossEntropy`] says.
+    pub fn loss(&mut self, hidden: ValueId, z_loss: f32, smoothing: f32) -> ValueId {
+        self.graph.scope("loss");
+        let rows = self.graph.shape(hidden)[0];
+        let labels = self.graph.leaf("labels", &[rows], Dtype::U32);
+        let dstats = self.graph.leaf("dstats", &[4], Dtype::F32);
+        let op = CrossEntropy { z_loss, smoothing, ..CrossEntropy::new(self.layout.shards().to_vec(), self.output_scale) };
+        let inputs: Vec<_> = [hidden, labels, dstats].into_iter().chain(self.head()).collect();
+        self.graph.push1(op, &inputs)
+    }
+
+    /// Appends the backward pass of `stats`' objective: every parameter's gradient is added to the leaf `grad/NAME`, and
+    /// the stats to the leaf `stats`.
+    pub fn backward(&mut self, stats: ValueId) {
+        let dstats = self.graph.leaf("dstats", &[4], Dtype::F32);
+        let params: Vec<(ValueId, String, Vec<usize>)> = self
+            .graph
+            .leaves()
+            .filter(|(_, info)| info.label.contains(".weight"))
+            .map(|(value, info)| (value, format!("grad/{}", info.label), info.shape.clone()))
+            .collect();
+        let targets: Vec<_> = params
+            .into_iter()
+            .map(|(value, name, shape)| (value, Some(self.graph.leaf(name, &shape, Dtype::F32))))
+            .collect();
+        self.graph.backward(&[(stats, dstats)], &targets);
+        self.graph.scope("loss");
+        let total = self.graph.leaf("stats", &[4], Dtype::F32);
+        self.graph.add_into(self.graph.replayed(stats), total);
+    }
+
+    /// The leaf of a parameter.
+    pub fn param(&mut self, name: &str) -> ValueId {
+        let shape = self.layout.shape(name);
+        self.graph.leaf(name, shape, Dtype::F32)
+    }
+
+    fn table(&mut self, name: &str) -> Vec<ValueId> {
+        (0..self.layout.shards().len()).map(|s| self.param(&shard_leaf(name, s))).collect()
+    }
+
+    fn head(&mut self) -> Vec<ValueId> {
+        self.table(if self.layout.untied { "lm_head.weight" } else { "shared.weight" })
+    }
+
+    /// Embeds the ids of `{side}_ids`.
+    pub fn embed(&mut self, side: &str, count: usize) -> ValueId {
+        self.graph.scope("shared");
+        let ids = self.graph.leaf(format!("{side}_ids"), &[count], Dtype::U32);
+        let index = self.graph.leaf(format!("{side}_index"), &[gather_index_len(count)], Dtype::U32);
+        let inputs: Vec<_> = [ids, index].into_iter().chain(self.table("shared.weight")).collect();
+        self.graph.push1(Gather { shards: self.layout.shards().to_vec() }, &inputs)
+    }
+
+    fn bias(&mut self, stack: Stack, block: usize, before: Option<ValueId>) -> Option<ValueId> {
+        if !self.config.has_relative_bias(block) {
+            return before;
+        }
+        let scope = format!("{}.block.{block}.layer.0.SelfAttention.relative_attention_bias", stack.name());
+        self.graph.scope(scope.clone());
+        let table = self.param(&format!("{scope}.weight"));
+        let entries = 2 * self.config.relative_attention_max_distance + 1;
+        let bucket = self.graph.leaf(format!("{}.buckets", stack.name()), &[entries], Dtype::U32);
+        Some(self.graph.push1(PositionBias, &[table, bucket]))
+    }
+
+    fn attention(&mut self, q_len: usize, kv_len: usize, reach: Option<usize>) -> Attention {
+        self.sites += 1;
+        Attention {
+            batch: self.shape.batch,
+            heads: self.config.num_heads,
+            d_kv: self.config.d_kv,
+            q_len,
+            kv_len,
+            causal: true,
+            fused: true,
+            reach,
+            dropout: self.dropout,
+            site: self.sites,
+        }
+    }
+
+    fn attend(&mut self, op: Attention, inputs: &[ValueId]) -> ValueId {
+        let mut inputs = inputs.to_vec();
+        if op.dropout > 0.0 {
+            inputs.push(self.key());
+        }
+        self.graph.push(op, &inputs)[0]
+    }
+
+    /// x + o(attention(norm(x))); causal unless lengths are given.
+    fn self_attention(
+        &mut self,
+        layer: &str,
+        x: ValueId,
+        len: usize,
+        bias: Option<ValueId>,
+        lens: Option<ValueId>,
+    ) -> ValueId {
+        self.graph.scope(format!("{layer}.0"));
+        let n = self.norm(&format!("{layer}.0.layer_norm.weight"), x);
+        let qkv = self.linear(&format!("{layer}.0.SelfAttention.qkv.weight"), n);
+        let reach = bias.map(|_| self.config.relative_attention_max_distance);
+        let op = Attention { causal: lens.is_none(), ..self.attention(len, len, reach) };
+        let inputs: Vec<_> = [Some(qkv), bias, lens].into_iter().flatten().collect();
+        let attended = self.attend(op, &inputs);
+        self.project_back(&format!("{layer}.0.SelfAttention.o.weight"), attended, x)
+    }
+
+    /// x + wo(act(wi(norm(x)))).
+    pub fn feed_forward(&mut self, layer: &str, x: ValueId) -> ValueId {
+        self.graph.scope(layer);
+        let n = self.norm(&format!("{layer}.layer_norm.weight"), x);
+        let h = self.linear(&format!("{layer}.DenseReluDense.wi.weight"), n);
+        let function = match self.config.feed_forward_proj.activation {
+            Act::Relu => Function::Relu,
+            Act::GeluTanh => Function::GeluTanh,
+            Act::GeluErf => Function::GeluErf,
+            Act::Silu => Function::Silu,
+        };
+        let gated = self.config.feed_forward_proj.gated;
+        let a = self.graph.push1(Activation { function, gated }, &[h]);
+        let a = self.dropout(a, None);
+        self.project_back(&format!("{layer}.DenseReluDense.wo.weight"), a, x)
+    }
+
+    pub fn norm(&mut self, weight: &str, x: ValueId) -> ValueId {
+        let scale = self.param(weight);
+        self.graph.push1(RmsNorm { eps: self.config.layer_norm_epsilon as f32 }, &[x, scale])
+    }
+
+    pub fn linear(&mut self, weight: &str, x: ValueId) -> ValueId {
+        let w = self.param(weight);
+        self.graph.push1(Matmul::new(MatmulLayout::Nt), &[x, w])
+    }
+
+    /// residual + dropout(linear(x)).
+    pub fn project_back(&mut self, weight: &str, x: ValueId, residual: ValueId) -> ValueId {
+        if self.dropout > 0.0 {
+            let y = self.linear(weight, x);
+            return self.dropout(y, Some(residual));
+        }
+        let w = self.param(weight);
+        self.graph.push1(Matmul::new(MatmulLayout::Nt).with_residual(), &[x, w, residual])
+    }
+
+    fn key(&mut self) -> ValueId {
+        self.graph.leaf("key", &[4], Dtype::U32)
+    }
+
+    /// dropout(x) (+ residual); x itself outside of training.
+    fn dropout(&mut self, x: ValueId, residual: Option<ValueId>) -> ValueId {
+        if self.dropout == 0.0 {
+            return x;
+        }
+        self.sites += 1;
+        let op = Dropout { rate: self.dropout, site: self.sites, add: residual.is_some() };
+        let inputs: Vec<_> = [x, self.key()].into_iter().chain(residual).collect();
+        self.graph.push1(op, &inputs)
+    }
+}

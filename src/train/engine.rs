@@ -1,0 +1,207 @@
+//! A model under training on the device: plans by batch shape, gradient arenas, the optimiser.
+
+use std::collections::HashMap;
+
+use super::optimizer::{Optimizer, OptimizerConfig, StepReport};
+use crate::data::Batch;
+use crate::error::{Error, Result};
+use crate::gpu::{Buffer, Gpu, Slice};
+use crate::model::{BatchShape, Builder, Model};
+use crate::ops::gather_index;
+use crate::plan::{Memory, Plan, PlanOptions, SlotPool};
+
+/// Settings of the objective that the gradients are those of.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Objective {
+    pub dropout: f32,
+    pub z_loss: f32,
+    pub label_smoothing: f32,
+}
+
+/// Sums over the tokens of one or more batches.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct LossStats {
+    /// Sum of the cross-entropy, in nats.
+    pub loss: f64,
+    pub tokens: f64,
+    /// Tokens whose most likely class was the label.
+    pub correct: f64,
+}
+
+impl LossStats {
+    /// Mean cross-entropy per target token.
+    pub fn mean_loss(&self) -> f64 {
+        self.loss / self.tokens.max(1.0)
+    }
+
+    /// Share of target tokens predicted right, given those before.
+    pub fn accuracy(&self) -> f64 {
+        self.correct / self.tokens.max(1.0)
+    }
+
+    pub fn add(&mut self, other: &LossStats) {
+        self.loss += other.loss;
+        self.tokens += other.tokens;
+        self.correct += other.correct;
+    }
+
+    fn from_gpu(values: &[f32]) -> LossStats {
+        LossStats { loss: values[0].into(), tokens: values[1].into(), correct: values[2].into() }
+    }
+}
+
+/// See the module.
+pub struct Engine {
+    pub model: Model,
+    pub optimizer: Optimizer,
+    objective: Objective,
+    grads: Vec<Buffer>,
+    stats: Buffer,
+    pool: SlotPool,
+    training: HashMap<BatchShape, Plan>,
+    evaluation: HashMap<BatchShape, Plan>,
+}
+
+impl Engine {
+    /// Takes a model over for training. `max_norm`: global gradient norm to clip to; 0 does not clip.
+    pub fn new(model: Model, objective: Objective, optimizer: &OptimizerConfig, max_norm: f32) -> Result<Engine> {
+        let gpu = &model.gpu;
+        let grads = model.layout.allocate(gpu, "gradients")?;
+        let stats = gpu.buffer("stats", 16)?;
+        let spans = model.layout.tensors();
+        let optimizer = Optimizer::new(gpu, optimizer, spans, &model.params, &grads, &stats, max_norm)?;
+        let (training, evaluation) = (HashMap::new(), HashMap::new());
+        Ok(Engine { optimizer, objective, grads, stats, pool: SlotPool::new(), training, evaluation, model })
+    }
+
+    fn gpu(&self) -> &Gpu {
+        &self.model.gpu
+    }
+
+    /// Compiles the plan for a shape ahead of its first batch: the largest first, so that smaller ones fit its memory.
+    pub fn prepare(&mut self, shape: BatchShape) -> Result<()> {
+        if !self.training.contains_key(&shape) {
+            let plan = self.compile(shape, true)?;
+            self.training.insert(shape, plan);
+        }
+        Ok(())
+    }
+
+    fn compile(&self, shape: BatchShape, training: bool) -> Result<Plan> {
+        let dropout = if training { self.objective.dropout } else { 0.0 };
+        let mut b = Builder::new(&self.model, shape, dropout);
+        let encoded = b.encoder();
+        let hidden = b.decoder(encoded);
+        let (z_loss, smoothing) =
+            if training { (self.objective.z_loss, self.objective.label_smoothing) } else { (0.0, 0.0) };
+        let stats = b.loss(hidden, z_loss, smoothing);
+        if training {
+            b.backward(stats);
+        }
+        let bind = |name: &str| match name.strip_prefix("grad/") {
+            Some(leaf) => self.model.layout.slice(leaf, &self.grads),
+            None if name == "stats" => Some(self.stats.all()),
+            None => self.model.bind(name),
+        };
+        let outputs = [("stats", stats)];
+        let outputs = if training { &[] } else { outputs.as_slice() };
+        let plan = Plan::compile(self.gpu(), &b.graph, outputs, &PlanOptions { bind: &bind, pool: &self.pool })?;
+        plan.write("dstats", &[0f32, 0.0, 0.0, 1.0]);
+        Ok(plan)
+    }
+
+    /// Zeroes the gradients and the stats: the beginning of an optimiser step.
+    pub fn begin_step(&self) {
+        for grads in &self.grads {
+            self.gpu().clear(&grads.all());
+        }
+        self.gpu().clear(&self.stats.all());
+    }
+
+    /// Adds a batch's gradients and stats to the sums. `key`: what the dropout masks depend on.
+    pub fn micro_batch(&mut self, batch: &Batch, key: [u32; 4]) -> Result<()> {
+        let shape = checked_shape(batch, &self.model)?;
+        self.prepare(shape)?;
+        let plan = &self.training[&shape];
+        write_batch(plan, batch);
+        plan.write("key", &key);
+        plan.run()
+    }
+
+    /// The loss of a batch, without dropout and without gradients.
+    pub async fn evaluate(&mut self, batch: &Batch) -> Result<LossStats> {
+        let shape = checked_shape(batch, &self.model)?;
+        if !self.evaluation.contains_key(&shape) {
+            let plan = self.compile(shape, false)?;
+            self.evaluation.insert(shape, plan);
+        }
+        let plan = &self.evaluation[&shape];
+        write_batch(plan, batch);
+        plan.run()?;
+        Ok(LossStats::from_gpu(&plan.read::<f32>("stats").await?))
+    }
+
+    /// Divides the sums by the token count, clips, and updates the parameters. `step` counts from 0.
+    pub fn finish_step(&self, lr: f64, step: u64) -> Result<()> {
+        self.optimizer.step(lr, step)
+    }
+
+    /// The stats of the batches since [`Engine::begin_step`], and what the optimiser made of them.
+    pub async fn report(&self) -> Result<(LossStats, StepReport)> {
+        let stats = self.gpu().read::<f32>(&self.stats, 0..16).await?;
+        Ok((LossStats::from_gpu(&stats), self.optimizer.report().await?))
+    }
+
+    /// A gradient's arena slice, for checks.
+    pub fn gradients(&self) -> &[Buffer] {
+        &self.grads
+    }
+
+    /// The plan of a training shape, if it was compiled.
+    pub fn plan(&self, shape: BatchShape) -> Option<&Plan> {
+        self.training.get(&shape)
+    }
+
+    /// Bytes on the device: parameters, gradients, moments, activations.
+    pub fn memory(&self) -> [u64; 4] {
+        let sum = |buffers: &[Buffer]| buffers.iter().map(Buffer::bytes).sum();
+        [sum(&self.model.params), sum(&self.grads), self.optimizer.state_bytes(), self.pool.bytes()]
+    }
+
+    /// Memory figures of the plans, largest first.
+    pub fn plan_memory(&self) -> Option<Memory> {
+        self.training.values().map(Plan::memory).max_by_key(|m| m.slots)
+    }
+
+    /// The memory that a leaf of this engine's graphs is bound to.
+    pub fn stats_slice(&self) -> Slice {
+        self.stats.all()
+    }
+}
+
+/// Uploads a batch into the leaves that the builder's graphs read.
+pub fn write_batch(plan: &Plan, batch: &Batch) {
+    let counts = |lens: &[u32], width: usize| {
+        let lens = lens.to_vec();
+        move |i: usize| i % width < lens[i / width] as usize
+    };
+    plan.write("src_ids", &batch.src_ids);
+    plan.write("src_lens", &batch.src_lens);
+    plan.write("src_index", &gather_index(&batch.src_ids, counts(&batch.src_lens, batch.src_len)));
+    plan.write("tgt_ids", &batch.tgt_in);
+    plan.write("tgt_index", &gather_index(&batch.tgt_in, counts(&batch.tgt_lens, batch.tgt_len)));
+    plan.write("labels", &batch.labels);
+}
+
+/// The batch's shape, once its ids are known to lie inside the vocabulary.
+fn checked_shape(batch: &Batch, model: &Model) -> Result<BatchShape> {
+    let vocab = model.config.vocab_size as u32;
+    let ids = batch.src_ids.iter().chain(&batch.tgt_in);
+    let labels = batch.labels.iter().filter(|&&l| l != crate::ops::IGNORE);
+    if let Some(id) = ids.chain(labels).find(|&&id| id >= vocab) {
+        return Err(Error::Input(format!(
+            "token id {id} is outside of the model's vocabulary of {vocab}: the tokenizer does not belong to this model"
+        )));
+    }
+    Ok(BatchShape { batch: batch.batch, src_len: batch.src_len, tgt_len: batch.tgt_len })
+}
