@@ -2,6 +2,7 @@
 //! against finite differences.
 
 mod cases;
+mod golden;
 
 use std::collections::HashMap;
 
@@ -11,6 +12,7 @@ use crate::graph::{Dtype, Graph, Tensor64, ValueId, interpret};
 use crate::plan::{Plan, PlanOptions, SlotPool};
 
 pub use cases::{Builder, Case, cases};
+pub use golden::check_golden;
 
 /// The worst error of one comparison, and what it may be.
 #[derive(Clone, Debug, serde::Serialize)]

@@ -1,0 +1,44 @@
+# Needs Rust, make and a C compiler. Without a graphics card, scripts/driver.sh fetches a software Vulkan driver first.
+
+CARGO ?= cargo
+DRIVER = . ./scripts/driver.sh
+
+.PHONY: help demo test build check bench clean-driver toolchain
+
+help:
+	@echo 'make demo          build, then show the whole thing at work'
+	@echo 'make test          all tests, in the release profile'
+	@echo 'make build         the command line program: target/release/t5'
+	@echo 'make check         formatting, lints and documentation, warnings being errors'
+	@echo 'make bench         benchmarks'
+	@echo 'make clean-driver  forget the software Vulkan driver in .driver/'
+	@echo
+	@echo 'T5_DRIVER chooses the Vulkan driver: see the head of scripts/driver.sh'
+
+demo: build
+	@$(DRIVER) && scripts/demo.sh
+
+# One failing test must not hide the others.
+test: toolchain
+	@$(DRIVER) && $(CARGO) test --release --no-fail-fast
+
+build: toolchain
+	@$(CARGO) build --release
+
+check: toolchain
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --all-targets -- -D warnings
+	$(CARGO) clippy --release --lib --no-default-features -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --no-deps
+
+bench: toolchain
+	@$(DRIVER) && $(CARGO) bench
+
+clean-driver:
+	rm -rf .driver
+
+toolchain:
+	@command -v $(CARGO) >/dev/null || { \
+	    echo 'cargo is missing: install Rust from https://rustup.rs, then open a new shell' >&2; exit 1; }
+	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v cl >/dev/null || { \
+	    echo 'a C compiler is missing: on Debian and Ubuntu, sudo apt-get install gcc libc6-dev' >&2; exit 1; }

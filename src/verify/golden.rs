@@ -1,0 +1,237 @@
+//! A model folder against reference results made by PyTorch: hidden states, logits, loss, every gradient, optimiser runs.
+//!
+//! The folder is laid out as `tests/golden/README.md` says.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Row;
+use crate::checkpoint::{Dtype, Weights};
+use crate::data::{Batch, IGNORE};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::model::{BatchShape, Builder, Model, read_span};
+use crate::plan::{Plan, PlanOptions, SlotPool};
+use crate::train::engine::{Engine, Objective, write_batch};
+use crate::train::optimizer::OptimizerConfig;
+
+/// Results may lie this many times as far from the float64 reference as PyTorch's own float32 does.
+const NOISE_FACTOR: f64 = 4.0;
+
+/// Runs every comparison that the folder has reference data for.
+pub async fn check_golden(gpu: &Gpu, dir: &Path) -> Result<Vec<Row>> {
+    let golden = Golden::open(dir)?;
+    let mut rows = Vec::new();
+    golden.check_forward(gpu, "", &mut rows).await?;
+    golden.check_forward(gpu, "long.", &mut rows).await?;
+    golden.check_gradients(gpu, &mut rows).await?;
+    golden.check_optimizers(gpu, &mut rows).await?;
+    Ok(rows)
+}
+
+struct Golden<'a> {
+    dir: &'a Path,
+    tensors: Weights,
+    scalars: Value,
+}
+
+impl<'a> Golden<'a> {
+    fn open(dir: &'a Path) -> Result<Golden<'a>> {
+        let path = dir.join("golden.json");
+        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let scalars = serde_json::from_str(&text).map_err(|e| Error::line(&path, e.line(), e.to_string()))?;
+        let tensors = Weights::open_file(dir.join("golden.safetensors"))?;
+        Ok(Golden { dir, tensors, scalars })
+    }
+
+    fn model(&self, gpu: &Gpu) -> Result<Model> {
+        Ok(Model::load(gpu, self.dir)?.0)
+    }
+
+    fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        let shape = self.tensors.shape(name).map(<[usize]>::to_vec);
+        shape.ok_or_else(|| Error::file(self.dir.join("golden.safetensors"), format!("lacks `{name}`")))
+    }
+
+    fn floats(&self, name: &str) -> Result<Vec<f64>> {
+        let data = self.tensors.read_f32(name, &self.shape(name)?)?;
+        Ok(data.into_iter().map(f64::from).collect())
+    }
+
+    /// An I64 tensor and its shape.
+    fn integers(&self, name: &str) -> Result<(Vec<i64>, Vec<usize>)> {
+        let shape = self.shape(name)?;
+        let bytes = self.tensors.read_bytes(name, Dtype::I64, &shape)?;
+        Ok((bytes.as_chunks().0.iter().map(|c| i64::from_le_bytes(*c)).collect(), shape))
+    }
+
+    fn scalar(&self, path: &[&str]) -> Result<f64> {
+        let value = path.iter().try_fold(&self.scalars, |v, key| v.get(key)).and_then(Value::as_f64);
+        value.ok_or_else(|| Error::file(self.dir.join("golden.json"), format!("lacks `{}`", path.join("."))))
+    }
+
+    fn noise(&self, name: &str) -> Result<f64> {
+        Ok(NOISE_FACTOR * self.scalar(&["float32_noise", name])?)
+    }
+
+    /// The batch of the teacher-forced results; `long.` has no mask.
+    fn batch(&self, prefix: &str, start: u32) -> Result<Batch> {
+        let (ids, src_shape) = self.integers(&format!("{prefix}input_ids"))?;
+        let (labels, tgt_shape) = self.integers(&format!("{prefix}labels"))?;
+        let (batch, src_len, tgt_len) = (src_shape[0], src_shape[1], tgt_shape[1]);
+        let mask = match self.tensors.contains(&format!("{prefix}attention_mask")) {
+            true => self.integers(&format!("{prefix}attention_mask"))?.0,
+            false => vec![1; ids.len()],
+        };
+        let src_lens = mask.chunks(src_len).map(|row| row.iter().sum::<i64>() as u32).collect();
+        let mut tgt_in = Vec::new();
+        for row in labels.chunks(tgt_len) {
+            tgt_in.push(start);
+            tgt_in.extend(row[..tgt_len - 1].iter().map(|&l| l.max(0) as u32));
+        }
+        let label = |&l: &i64| if l < 0 { IGNORE } else { l as u32 };
+        Ok(Batch {
+            batch,
+            src_len,
+            tgt_len,
+            src_ids: ids.iter().map(|&id| id as u32).collect(),
+            src_lens,
+            tgt_in,
+            labels: labels.iter().map(label).collect(),
+            tgt_lens: vec![tgt_len as u32; batch],
+            examples: (0..batch).collect(),
+        })
+    }
+
+    async fn check_forward(&self, gpu: &Gpu, prefix: &str, rows: &mut Vec<Row>) -> Result<()> {
+        let model = self.model(gpu)?;
+        let batch = self.batch(prefix, model.config.decoder_start_token_id)?;
+        let shape = BatchShape { batch: batch.batch, src_len: batch.src_len, tgt_len: batch.tgt_len };
+        let mut b = Builder::new(&model, shape, 0.0);
+        let encoded = b.encoder();
+        let hidden = b.decoder(encoded);
+        let logits = b.logits(hidden);
+        let stats = b.loss(hidden, 0.0, 0.0);
+        let outputs = [("encoded", encoded), ("logits", logits), ("stats", stats)];
+        let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };
+        let plan = Plan::compile(gpu, &b.graph, &outputs, &options)?;
+        write_batch(&plan, &batch);
+        plan.run()?;
+
+        let found = plan.read::<f32>("encoded").await?;
+        let reference = self.floats(&format!("{prefix}encoder_last_hidden_state"))?;
+        let width = model.config.d_model;
+        let real = |i: usize| (i / width) % batch.src_len < batch.src_lens[i / width / batch.src_len] as usize;
+        let mut row = |what: String, error: f64, tolerance: f64| rows.push(Row { what, error, tolerance });
+        let worst = max_abs(found.iter().zip(&reference).enumerate().filter(|(i, _)| real(*i)).map(|(_, pair)| pair));
+        row(format!("{prefix}encoder_last_hidden_state"), worst, self.noise("encoder_last_hidden_state_max_abs")?);
+
+        let found = plan.read::<f32>("logits").await?;
+        let reference = self.floats(&format!("{prefix}logits"))?;
+        row(format!("{prefix}logits"), max_abs(found.iter().zip(&reference)), self.noise("logits_max_abs")?);
+
+        let stats = plan.read::<f32>("stats").await?;
+        let (loss, expected) = (f64::from(stats[0] / stats[1]), self.scalar(&[&format!("{prefix}loss")])?);
+        row(format!("{prefix}loss"), (loss - expected).abs(), self.noise("loss")?.max(NOISE_FACTOR * F32_ULP * expected));
+        Ok(())
+    }
+
+    async fn check_gradients(&self, gpu: &Gpu, rows: &mut Vec<Row>) -> Result<()> {
+        let mut engine = Engine::new(self.model(gpu)?, Objective::default(), &OptimizerConfig::adamw(), 0.0)?;
+        let batch = self.batch("", engine.model.config.decoder_start_token_id)?;
+        engine.begin_step();
+        engine.micro_batch(&batch, [0; 4])?;
+        let (stats, _) = engine.report().await?;
+        let tolerance = self.noise("grad_max_relative_l2")?;
+        for tensor in engine.model.layout.tensors() {
+            let found = read_span(gpu, tensor, engine.gradients()).await?;
+            let reference = self.floats(&format!("grad/{}", tensor.name))?;
+            let error = relative_l2(found.iter().map(|g| f64::from(*g) / stats.tokens), &reference);
+            rows.push(Row { what: format!("grad/{}", tensor.name), error, tolerance });
+        }
+        Ok(())
+    }
+
+    async fn check_optimizers(&self, gpu: &Gpu, rows: &mut Vec<Row>) -> Result<()> {
+        let OptimizerConfig::Adafactor {
+            eps1, eps2, clip_threshold, decay_rate, weight_decay, scale_parameter, min_dim_factored, ..
+        } = OptimizerConfig::adafactor_hf()
+        else {
+            unreachable!("adafactor_hf is Adafactor")
+        };
+        let adafactor = |relative| OptimizerConfig::Adafactor {
+            eps1,
+            eps2,
+            clip_threshold,
+            decay_rate,
+            weight_decay,
+            scale_parameter,
+            min_dim_factored,
+            relative_step: relative,
+            warmup_init: relative,
+        };
+        let runs = [
+            ("adamw", OptimizerConfig::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 }),
+            ("adafactor_fixed", adafactor(false)),
+            ("adafactor_relative", adafactor(true)),
+        ];
+        for (name, config) in runs {
+            let mut engine = Engine::new(self.model(gpu)?, Objective::default(), &config, 0.0)?;
+            let batch = self.batch("", engine.model.config.decoder_start_token_id)?;
+            let mut before = Vec::new();
+            for tensor in engine.model.layout.tensors() {
+                before.push(read_span(gpu, tensor, &engine.model.params).await?);
+            }
+            let losses = self.scalars.pointer(&format!("/optimizers/{name}/losses")).and_then(Value::as_array);
+            let losses: Vec<f64> = losses.into_iter().flatten().filter_map(Value::as_f64).collect();
+            let mut worst = if losses.len() == 11 { 0.0 } else { f64::INFINITY };
+            for (step, expected) in losses.iter().enumerate() {
+                engine.begin_step();
+                engine.micro_batch(&batch, [0; 4])?;
+                if step < 10 {
+                    engine.finish_step(1e-3, step as u64)?;
+                }
+                let loss = engine.report().await?.0.mean_loss();
+                worst = f64::max(worst, (loss - expected).abs() / expected);
+            }
+            rows.push(Row { what: format!("{name}: losses of 10 steps"), error: worst, tolerance: 1e-4 });
+            let tolerance = self.delta_tolerance(name)?;
+            for (tensor, before) in engine.model.layout.tensors().iter().zip(&before) {
+                let after = read_span(gpu, tensor, &engine.model.params).await?;
+                let delta = after.iter().zip(before).map(|(a, b)| f64::from(*a) - f64::from(*b));
+                let reference = self.floats(&format!("{name}.delta/{}", tensor.name))?;
+                let error = relative_l2(delta, &reference);
+                rows.push(Row { what: format!("{name}.delta/{}", tensor.name), error, tolerance });
+            }
+        }
+        Ok(())
+    }
+
+    /// The float32 noise of the parameter changes: the folder's own figure.
+    fn delta_tolerance(&self, run: &str) -> Result<f64> {
+        let noise = self.scalars.pointer(&format!("/optimizers/{run}/float32_noise")).and_then(Value::as_object);
+        let worst = noise.and_then(|n| n.iter().find(|(k, _)| k.contains("worst_tensor")).and_then(|(_, v)| v.as_f64()));
+        worst
+            .map(|w| NOISE_FACTOR * w)
+            .ok_or_else(|| Error::file(self.dir.join("golden.json"), format!("lacks the float32 noise of {run}")))
+    }
+}
+
+/// One unit in the last place of an f32 near 1.
+const F32_ULP: f64 = 1.2e-7;
+
+fn max_abs<'a>(pairs: impl Iterator<Item = (&'a f32, &'a f64)>) -> f64 {
+    let mut worst = 0.0f64;
+    for (found, reference) in pairs {
+        let error = (f64::from(*found) - reference).abs();
+        worst = if error.is_finite() { worst.max(error) } else { f64::INFINITY };
+    }
+    worst
+}
+
+fn relative_l2(found: impl Iterator<Item = f64>, reference: &[f64]) -> f64 {
+    let difference: f64 = found.zip(reference).map(|(f, r)| (f - r).powi(2)).sum();
+    let norm: f64 = reference.iter().map(|r| r * r).sum();
+    (difference / norm.max(1e-60)).sqrt()
+}

@@ -1,0 +1,58 @@
+//! Whole models against PyTorch's results, and the relative-position buckets against transformers'.
+
+use std::path::Path;
+
+use t5_wgpu::checkpoint::{Dtype, Weights};
+use t5_wgpu::gpu::{Gpu, GpuOptions};
+use t5_wgpu::ops::relative_bucket;
+use t5_wgpu::verify::check_golden;
+
+fn check(folder: &str) {
+    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder);
+    let rows = pollster::block_on(check_golden(&gpu, &dir)).expect("the golden folder is complete");
+    assert!(rows.len() > 100);
+    let failed: Vec<String> = rows
+        .iter()
+        .filter(|r| !r.passed())
+        .map(|r| format!("{}: {:.2e} > {:.2e}", r.what, r.error, r.tolerance))
+        .collect();
+    assert!(failed.is_empty(), "{} of {} failed:\n{}", failed.len(), rows.len(), failed.join("\n"));
+}
+
+#[test]
+fn t5_v1_0_matches_pytorch() {
+    check("t5v10");
+}
+
+#[test]
+fn flan_matches_pytorch() {
+    check("flan");
+}
+
+#[test]
+fn byt5_matches_pytorch() {
+    check("byt5");
+}
+
+#[test]
+fn buckets_match_transformers() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/buckets.safetensors");
+    let file = Weights::open_file(&path).unwrap();
+    let read = |name: &str| -> Vec<i64> {
+        let bytes = file.read_bytes(name, Dtype::I64, &[1201]).unwrap();
+        bytes.as_chunks().0.iter().map(|c| i64::from_le_bytes(*c)).collect()
+    };
+    let distances = read("distance");
+    for (n, max) in [(32, 128), (32, 256), (16, 64), (8, 20), (64, 128)] {
+        for (kind, bidirectional) in [("bidirectional", true), ("causal", false)] {
+            let expected = read(&format!("{kind}.buckets{n}.max_distance{max}"));
+            for (&d, &bucket) in distances.iter().zip(&expected) {
+                assert_eq!(relative_bucket(d, bidirectional, n, max) as i64, bucket, "{kind} {n} {max} distance {d}");
+                // The table of the kernels clamps distances at max: nothing may change beyond.
+                let clamped = d.clamp(-(max as i64), max as i64);
+                assert_eq!(relative_bucket(clamped, bidirectional, n, max) as i64, bucket);
+            }
+        }
+    }
+}
