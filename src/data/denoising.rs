@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::rng::{Purpose, Rng};
 use super::{Example, ExampleSource, Markers, SpanCorruption, TextCorpus};
+use crate::rng::{Purpose, Rng};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
