@@ -1,9 +1,11 @@
 //! `t5 verify`: proves the kernels and the model on an adapter.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use t5_wgpu::gpu::Gpu;
 use t5_wgpu::verify::{Row, cases, check_golden, check_gradients, check_kernels};
 
 use super::GpuArgs;
@@ -11,15 +13,15 @@ use super::GpuArgs;
 /// Prove every kernel and gradient on this adapter
 ///
 /// Runs each op at awkward sizes and compares it with a naive float64 computation, each gradient rule with finite
-/// differences, and, with --golden, whole models with results made by PyTorch: hidden states, logits, loss, every
-/// gradient, ten optimiser steps, greedy decoding. Exits with 1 if anything is off.
+/// differences, and two small models (a T5 v1.0 and a Flan-T5, built into this program) with results made by PyTorch:
+/// hidden states, logits, loss, every gradient, ten optimiser steps, greedy decoding. Exits with 1 if anything is off.
 ///
-/// The repository's own reference models are in tests/golden:
-///   t5 verify --golden tests/golden/flan
+/// Any folder laid out as tests/golden/README.md says can take the place of all that:
+///   t5 verify --golden tests/golden/byt5
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// Check a model folder with reference results instead of the ops; may be given several times
+    /// Check this model folder with its reference results instead; may be given several times
     #[arg(long, value_name = "DIR")]
     golden: Vec<PathBuf>,
     /// Show every comparison, not only the worst of each kind
@@ -46,14 +48,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             bar.inc(1);
         }
         bar.finish_and_clear();
+        for (name, files) in BUILT_IN {
+            let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+            for (file, bytes) in *files {
+                let path = folder.path().join(file);
+                std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            check_folder(&gpu, name, folder.path(), &mut rows)?;
+        }
     }
     for dir in &args.golden {
-        for row in pollster::block_on(check_golden(&gpu, dir))? {
-            rows.push(Row {
-                what: format!("{}: {}", dir.display(), row.what),
-                ..row
-            });
-        }
+        check_folder(&gpu, &dir.display().to_string(), dir, &mut rows)?;
     }
     let failed = rows.iter().filter(|r| !r.passed()).count();
     if args.json {
@@ -71,6 +76,47 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         ExitCode::FAILURE
     })
 }
+
+fn check_folder(gpu: &Gpu, name: &str, dir: &Path, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    for row in pollster::block_on(check_golden(gpu, dir))? {
+        let what = format!("{name}: {}", row.what);
+        rows.push(Row { what, ..row });
+    }
+    Ok(())
+}
+
+/// A file's name and contents.
+type File = (&'static str, &'static [u8]);
+
+macro_rules! golden {
+    ($folder:literal, $file:literal) => {
+        (
+            $file,
+            include_bytes!(concat!("../../tests/golden/", $folder, "/", $file)).as_slice(),
+        )
+    };
+}
+
+const BUILT_IN: &[(&str, &[File])] = &[
+    (
+        "t5v10",
+        &[
+            golden!("t5v10", "config.json"),
+            golden!("t5v10", "model.safetensors"),
+            golden!("t5v10", "golden.safetensors"),
+            golden!("t5v10", "golden.json"),
+        ],
+    ),
+    (
+        "flan",
+        &[
+            golden!("flan", "config.json"),
+            golden!("flan", "model.safetensors"),
+            golden!("flan", "golden.safetensors"),
+            golden!("flan", "golden.json"),
+        ],
+    ),
+];
 
 /// The worst row of each kind: relative to its tolerance, the one closest to failing or beyond.
 fn print_table(rows: &[Row], all: bool) {
