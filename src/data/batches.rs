@@ -2,8 +2,8 @@
 //!
 //! Micro-batch i of a run belongs to epoch i / batches_per_epoch, so its contents follow from the seed and i alone.
 
-use crate::rng::{Purpose, Rng, permutation};
 use super::{Example, ExampleSource};
+use crate::rng::{Purpose, Rng, permutation};
 use crate::{Error, Result};
 
 /// The label of a position that carries no loss.

@@ -71,9 +71,17 @@ impl Layout {
         let shard_rows = (window_len / config.d_model).clamp(1, config.vocab_size);
         let n_shards = config.vocab_size.div_ceil(shard_rows);
         let even = config.vocab_size.div_ceil(n_shards);
-        let shards: Vec<usize> =
-            (0..n_shards).map(|s| even.min(config.vocab_size - s * even)).filter(|&rows| rows > 0).collect();
-        let mut layout = Layout { untied, tensors: vec![], leaves: HashMap::new(), windows: vec![0], shards };
+        let shards: Vec<usize> = (0..n_shards)
+            .map(|s| even.min(config.vocab_size - s * even))
+            .filter(|&rows| rows > 0)
+            .collect();
+        let mut layout = Layout {
+            untied,
+            tensors: vec![],
+            leaves: HashMap::new(),
+            windows: vec![0],
+            shards,
+        };
         let mut open: Option<(String, usize)> = None;
         for (name, shape) in config.tensor_shapes(untied) {
             if shape[0] == config.vocab_size && is_table(&name) {
@@ -84,19 +92,38 @@ impl Layout {
             let len: usize = shape.iter().product();
             let leaf = leaf_of(&name);
             // Members of a fused leaf follow one another without a gap.
-            let extends = open.as_ref().is_some_and(|(l, end)| *l == leaf && end + len <= window_len);
-            let offset = if extends { layout.windows.last().copied().unwrap_or(0) } else { layout.place(len, window_len) };
+            let extends = open
+                .as_ref()
+                .is_some_and(|(l, end)| *l == leaf && end + len <= window_len);
+            let offset = if extends {
+                layout.windows.last().copied().unwrap_or(0)
+            } else {
+                layout.place(len, window_len)
+            };
             let window = layout.windows.len() - 1;
             layout.windows[window] = offset + len;
             open = Some((leaf.clone(), offset + len));
             let entry = layout.leaves.entry(leaf).or_insert_with(|| {
                 let mut empty = shape.clone();
                 empty[0] = 0;
-                Leaf { window, offset, shape: empty }
+                Leaf {
+                    window,
+                    offset,
+                    shape: empty,
+                }
             });
             entry.shape[0] += shape[0];
-            let piece = Piece { window, offset, rows: shape[0], len };
-            layout.tensors.push(TensorSpan { name, shape, pieces: vec![piece] });
+            let piece = Piece {
+                window,
+                offset,
+                rows: shape[0],
+                len,
+            };
+            layout.tensors.push(TensorSpan {
+                name,
+                shape,
+                pieces: vec![piece],
+            });
         }
         layout
     }
@@ -126,10 +153,26 @@ impl Layout {
             };
             let window = self.windows.len() - 1;
             self.windows[window] = offset + len;
-            pieces.push(Piece { window, offset, rows, len });
-            self.leaves.insert(shard_leaf(name, s), Leaf { window, offset, shape: vec![rows, cols] });
+            pieces.push(Piece {
+                window,
+                offset,
+                rows,
+                len,
+            });
+            self.leaves.insert(
+                shard_leaf(name, s),
+                Leaf {
+                    window,
+                    offset,
+                    shape: vec![rows, cols],
+                },
+            );
         }
-        self.tensors.push(TensorSpan { name: name.to_owned(), shape, pieces });
+        self.tensors.push(TensorSpan {
+            name: name.to_owned(),
+            shape,
+            pieces,
+        });
     }
 
     /// Every tensor under its HuggingFace name, in the order of the model's modules.
@@ -152,7 +195,11 @@ impl Layout {
     /// If there is no such leaf.
     #[track_caller]
     pub fn shape(&self, leaf: &str) -> &[usize] {
-        &self.leaves.get(leaf).unwrap_or_else(|| panic!("no parameter leaf `{leaf}`")).shape
+        &self
+            .leaves
+            .get(leaf)
+            .unwrap_or_else(|| panic!("no parameter leaf `{leaf}`"))
+            .shape
     }
 
     /// A leaf's window of arenas with this layout.
@@ -164,7 +211,10 @@ impl Layout {
 
     /// Zeroed arenas of this layout.
     pub fn allocate(&self, gpu: &Gpu, label: &str) -> Result<Vec<Buffer>> {
-        self.windows.iter().map(|&len| gpu.buffer(label, 4 * len as u64)).collect()
+        self.windows
+            .iter()
+            .map(|&len| gpu.buffer(label, 4 * len as u64))
+            .collect()
     }
 
     /// Number of parameters.

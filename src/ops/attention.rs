@@ -42,11 +42,19 @@ macro_rules! part {
 const TILE: &str = part!("attention_tile");
 const DV: (&str, Value) = ("DV", Value::U32(1));
 
-static ATTENTION: Shader =
-    Shader { name: "attention", source: part!("attention"), shared: &[RANDOM, TILE], defaults: &[DV] };
+static ATTENTION: Shader = Shader {
+    name: "attention",
+    source: part!("attention"),
+    shared: &[RANDOM, TILE],
+    defaults: &[DV],
+};
 
-static ATTENTION_DELTA: Shader =
-    Shader { name: "attention_delta", source: part!("attention_delta"), shared: &[], defaults: &[] };
+static ATTENTION_DELTA: Shader = Shader {
+    name: "attention_delta",
+    source: part!("attention_delta"),
+    shared: &[],
+    defaults: &[],
+};
 
 static ATTENTION_BACKWARD_KV: Shader = Shader {
     name: "attention_backward_kv",
@@ -84,13 +92,23 @@ impl Attention {
             slot
         };
         let (bias, lens, key) = (take(self.reach.is_some()), take(!self.causal), take(self.dropout > 0.0));
-        Slots { kv: usize::from(!self.fused), bias, lens, key, count }
+        Slots {
+            kv: usize::from(!self.fused),
+            bias,
+            lens,
+            key,
+            count,
+        }
     }
 
     /// Elements from one row of k and v to the next, and to the first of k and of v.
     pub(super) fn kv_layout(&self) -> [usize; 3] {
         let inner = self.inner();
-        if self.fused { [3 * inner, inner, 2 * inner] } else { [2 * inner, 0, inner] }
+        if self.fused {
+            [3 * inner, inner, 2 * inner]
+        } else {
+            [2 * inner, 0, inner]
+        }
     }
 
     fn q_ld(&self) -> usize {
@@ -105,17 +123,37 @@ impl Attention {
         let vec4 = self.d_kv.is_multiple_of(4);
         Header::new()
             .u32("DV", self.d_kv.div_ceil(4).div_ceil(8) as u32)
-            .part(if vec4 { part!("attention_vec4") } else { part!("attention_f32") })
-            .part(if self.causal { part!("attention_causal") } else { part!("attention_padded") })
-            .part(if self.reach.is_some() { part!("attention_bias") } else { part!("attention_no_bias") })
-            .part(if self.dropout > 0.0 { part!("attention_dropout") } else { part!("attention_no_dropout") })
+            .part(if vec4 {
+                part!("attention_vec4")
+            } else {
+                part!("attention_f32")
+            })
+            .part(if self.causal {
+                part!("attention_causal")
+            } else {
+                part!("attention_padded")
+            })
+            .part(if self.reach.is_some() {
+                part!("attention_bias")
+            } else {
+                part!("attention_no_bias")
+            })
+            .part(if self.dropout > 0.0 {
+                part!("attention_dropout")
+            } else {
+                part!("attention_no_dropout")
+            })
     }
 
     fn bindings(&self, l: &Launcher<'_>) -> Vec<(&'static str, Operand)> {
         let slots = self.slots();
         let mut bindings = vec![("q", l.input(0)), ("kv", l.input(slots.kv))];
         let optional = [("bias", slots.bias), ("lens", slots.lens), ("key", slots.key)];
-        bindings.extend(optional.into_iter().filter_map(|(name, slot)| Some((name, l.input(slot?)))));
+        bindings.extend(
+            optional
+                .into_iter()
+                .filter_map(|(name, slot)| Some((name, l.input(slot?)))),
+        );
         bindings
     }
 
@@ -158,13 +196,20 @@ impl Op for Attention {
         let (slots, inner) = (self.slots(), self.inner());
         assert_eq!(inputs.len(), slots.count, "inputs of {self:?}");
         assert_eq!(inputs[0], [self.batch * self.q_len, self.q_ld()], "q of {self:?}");
-        assert_eq!(inputs[slots.kv], [self.batch * self.kv_len, self.kv_layout()[0]], "kv of {self:?}");
+        assert_eq!(
+            inputs[slots.kv],
+            [self.batch * self.kv_len, self.kv_layout()[0]],
+            "kv of {self:?}"
+        );
         assert!(!self.causal || self.q_len == self.kv_len, "{self:?}");
         if let Some(bias) = slots.bias {
             assert_eq!(inputs[bias], [self.heads, self.distances()], "bias of {self:?}");
         }
         let out = vec![self.batch * self.q_len, inner];
-        vec![(out, Dtype::F32), (vec![self.batch * self.heads, self.q_len], Dtype::F32)]
+        vec![
+            (out, Dtype::F32),
+            (vec![self.batch * self.heads, self.q_len], Dtype::F32),
+        ]
     }
 
     fn launch(&self, l: &mut Launcher<'_>) {
@@ -236,7 +281,11 @@ impl Op for AttentionBackward {
         inputs.extend([("dout", dout), ("stats", stats)]);
 
         let tiles = a.kv_len.div_ceil(32) * a.batch;
-        let dbias = l.scratch(if a.reach.is_some() { tiles * a.heads * a.distances() } else { 4 });
+        let dbias = l.scratch(if a.reach.is_some() {
+            tiles * a.heads * a.distances()
+        } else {
+            4
+        });
         let mut bindings = inputs.clone();
         bindings.extend([("dbias", dbias), ("out", l.output(usize::from(!a.fused)))]);
         l.launch(Launch {
