@@ -12,7 +12,10 @@ use crate::tokenizer::Tokenizer;
 pub enum Examples {
     Text(Denoising),
     /// Some examples of a set: those of these indices.
-    Pairs { set: Arc<PairSet>, rows: Vec<usize> },
+    Pairs {
+        set: Arc<PairSet>,
+        rows: Vec<usize>,
+    },
 }
 
 /// What a run reads.
@@ -31,9 +34,11 @@ impl Examples {
     pub fn open(settings: &Settings, tokenizer: &Tokenizer) -> Result<Opened> {
         let mut remarks = Vec::new();
         let all = match &settings.task {
-            Task::Text { files, seq_len, objective } => {
-                Examples::Text(Denoising::open(files, tokenizer, *objective, *seq_len, settings.seed)?)
-            }
+            Task::Text {
+                files,
+                seq_len,
+                objective,
+            } => Examples::Text(Denoising::open(files, tokenizer, *objective, *seq_len, settings.seed)?),
             Task::Pairs { file, .. } => Examples::open_pairs(settings, file, tokenizer, &mut remarks)?,
         };
         let (training, held_out) = match (&settings.held_out, &settings.task) {
@@ -46,11 +51,16 @@ impl Examples {
                 let held_out = Denoising::open(&[file], tokenizer, *objective, *seq_len, settings.seed)?;
                 (all, Some(Examples::Text(held_out)))
             }
-            (HeldOut::File(file), Task::Pairs { .. }) => {
-                (all, Some(Examples::open_pairs(settings, file, tokenizer, &mut remarks)?))
-            }
+            (HeldOut::File(file), Task::Pairs { .. }) => (
+                all,
+                Some(Examples::open_pairs(settings, file, tokenizer, &mut remarks)?),
+            ),
         };
-        Ok(Opened { training, held_out, remarks })
+        Ok(Opened {
+            training,
+            held_out,
+            remarks,
+        })
     }
 
     fn open_pairs(
@@ -63,14 +73,20 @@ impl Examples {
             return Err(Error::file(file, "pairs are asked for in a run on text"));
         };
         let set = PairSet::open(file, None, options, tokenizer)?;
-        let limits = format!("longer than {} source or {} target tokens", options.max_source, options.max_target);
+        let limits = format!(
+            "longer than {} source or {} target tokens",
+            options.max_source, options.max_target
+        );
         for (count, what) in [(set.skipped_too_long(), "left out"), (set.truncated(), "cut")] {
             if count > 0 {
                 remarks.push(format!("{}: {count} pairs {limits} are {what}", file.display()));
             }
         }
         let rows = (0..set.n_examples()).collect();
-        Ok(Examples::Pairs { set: Arc::new(set), rows })
+        Ok(Examples::Pairs {
+            set: Arc::new(set),
+            rows,
+        })
     }
 
     /// Holds out a share of the documents of a text, or of the distinct sources of pairs with all of their targets: at
@@ -79,7 +95,10 @@ impl Examples {
         let chosen = |n: usize| {
             let count = ((share * n as f64).round() as usize).clamp(1, n.saturating_sub(1).max(1));
             let mut held = vec![false; n];
-            permutation(seed, Purpose::HeldOut, 0, n as u32).iter().take(count).for_each(|&i| held[i as usize] = true);
+            permutation(seed, Purpose::HeldOut, 0, n as u32)
+                .iter()
+                .take(count)
+                .for_each(|&i| held[i as usize] = true);
             held
         };
         match self {

@@ -30,11 +30,11 @@ const MOST_SKIPPED: u64 = 20;
 
 /// A run in its folder.
 pub struct Trainer {
-    engine: Engine,
-    tokenizer: Tokenizer,
+    pub(super) engine: Engine,
+    pub(super) tokenizer: Tokenizer,
     batches: BatchStream<Examples>,
-    evaluator: Option<Evaluator>,
-    state: State,
+    pub(super) evaluator: Option<Evaluator>,
+    pub(super) state: State,
     out: PathBuf,
     log: Log,
     /// The report of the last step submitted: read when the next one is on its way, so that the device never waits.
@@ -57,7 +57,9 @@ pub struct Hooks<'a> {
 pub enum Outcome {
     Finished,
     /// `should_stop` said so; the checkpoint of this step is saved.
-    Stopped { step: u64 },
+    Stopped {
+        step: u64,
+    },
 }
 
 /// Sums since the last log line.
@@ -89,7 +91,11 @@ impl Trainer {
         Trainer::assemble(model, tokenizer, state, opened, out, || {
             fs::create_dir_all(out).map_err(Error::io("create", out))?;
             let log = Log::create(&out.join(LOG))?;
-            for folder in [LAST, BEST].map(|name| out.join(name)).iter().filter(|folder| folder.exists()) {
+            for folder in [LAST, BEST]
+                .map(|name| out.join(name))
+                .iter()
+                .filter(|folder| folder.exists())
+            {
                 fs::remove_dir_all(folder).map_err(Error::io("remove", folder))?;
             }
             Ok(log)
@@ -101,7 +107,11 @@ impl Trainer {
         for folder in [BEST, LAST] {
             recover(out.join(folder))?;
         }
-        match [LAST, BEST, LOG].map(|name| out.join(name)).iter().find(|path| path.exists()) {
+        match [LAST, BEST, LOG]
+            .map(|name| out.join(name))
+            .iter()
+            .find(|path| path.exists())
+        {
             Some(found) if !overwrite => {
                 let what = "a run is in this folder already: continue it with --resume, replace it with --overwrite, or \
                             choose another folder";
@@ -137,7 +147,11 @@ impl Trainer {
     pub fn load_state(out: &Path) -> Result<Option<State>> {
         recover(out.join(BEST))?;
         recover(out.join(LAST))?;
-        if out.join(LAST).exists() { State::load(&out.join(LAST)).map(Some) } else { Ok(None) }
+        if out.join(LAST).exists() {
+            State::load(&out.join(LAST)).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     fn assemble(
@@ -173,14 +187,32 @@ impl Trainer {
             ..BatchOptions::default()
         };
         let batches = BatchStream::new(opened.training, options)?;
-        let evaluator = opened.held_out.map(|held_out| Evaluator::new(held_out, settings, &config)).transpose()?;
+        let evaluator = opened
+            .held_out
+            .map(|held_out| Evaluator::new(held_out, settings, &config))
+            .transpose()?;
         let mut engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
         // The largest first: later plans share its memory, and too little of it shows now.
         let (batch, src_len, tgt_len) = batches.largest_shape();
-        engine.prepare(BatchShape { batch, src_len, tgt_len })?;
+        engine.prepare(BatchShape {
+            batch,
+            src_len,
+            tgt_len,
+        })?;
         let window = Window::new(state.tokens);
         let (out, pending, log) = (out.to_path_buf(), None, open_log()?);
-        Ok(Trainer { engine, tokenizer, batches, evaluator, state, out, log, pending, window, remarks })
+        Ok(Trainer {
+            engine,
+            tokenizer,
+            batches,
+            evaluator,
+            state,
+            out,
+            log,
+            pending,
+            window,
+            remarks,
+        })
     }
 
     /// Trains to the last step, or until told to stop. Checkpoints are only taken between steps.
@@ -190,10 +222,20 @@ impl Trainer {
     /// stays as it is.
     pub fn run(&mut self, mut hooks: Hooks<'_>) -> Result<Outcome> {
         self.state.settings.settle();
-        let Settings { steps, eval_every, save_every, .. } = self.state.settings;
+        let Settings {
+            steps,
+            eval_every,
+            save_every,
+            ..
+        } = self.state.settings;
         let schedule = self.state.settings.lr_schedule();
-        let due = |step: u64, every: Option<u64>| step == steps || every.is_some_and(|every| step.is_multiple_of(every));
-        let session = Session { start: Instant::now(), first_step: self.state.step, elapsed: self.state.elapsed };
+        let due =
+            |step: u64, every: Option<u64>| step == steps || every.is_some_and(|every| step.is_multiple_of(every));
+        let session = Session {
+            start: Instant::now(),
+            first_step: self.state.step,
+            elapsed: self.state.elapsed,
+        };
         self.window = Window::new(self.state.tokens);
         while self.state.step < steps {
             let lr = schedule.lr(self.state.step);
@@ -228,7 +270,7 @@ impl Trainer {
         self.account(before, hooks)
     }
 
-    fn submit_step(&mut self, lr: f64) -> Result<()> {
+    pub(super) fn submit_step(&mut self, lr: f64) -> Result<()> {
         let Settings { seed, accumulate, .. } = self.state.settings;
         self.engine.begin_step();
         for pass in 0..accumulate as u64 {
@@ -253,7 +295,10 @@ impl Trainer {
         let remedy = "training diverged: lower the learning rate (--lr), warm up longer (--warmup) or clip (--clip); the \
                       last checkpoint is as it was";
         if !stats.loss.is_finite() {
-            return Err(Error::Numeric(format!("step {step}: the loss is {}; {remedy}", stats.mean_loss())));
+            return Err(Error::Numeric(format!(
+                "step {step}: the loss is {}; {remedy}",
+                stats.mean_loss()
+            )));
         }
         self.window.stats.add(&stats);
         self.window.last = report;
@@ -306,12 +351,20 @@ impl Trainer {
 
     fn evaluate(&mut self, hooks: &mut Hooks<'_>) -> Result<()> {
         self.finish_pending(hooks)?;
-        let Some(evaluator) = &mut self.evaluator else { return Ok(()) };
+        let Some(evaluator) = &mut self.evaluator else {
+            return Ok(());
+        };
         let step = self.state.step;
-        let answerer = hooks.answerer.as_mut().map(|answerer| &mut **answerer as &mut dyn Answerer);
+        let answerer = hooks
+            .answerer
+            .as_mut()
+            .map(|answerer| &mut **answerer as &mut dyn Answerer);
         let evaluation = evaluator.evaluate(&mut self.engine, &self.tokenizer, answerer)?;
         if !evaluation.loss.is_finite() {
-            return Err(Error::Numeric(format!("step {step}: the loss of the evaluation is {}", evaluation.loss)));
+            return Err(Error::Numeric(format!(
+                "step {step}: the loss of the evaluation is {}",
+                evaluation.loss
+            )));
         }
         let result = Best::of(step, &evaluation);
         let best = result.beats(self.state.best.as_ref());
@@ -331,10 +384,14 @@ impl Trainer {
         self.engine.model.save(dir.path())?;
         self.tokenizer.save(dir.path())?;
         if name == LAST {
-            self.state.save(dir.path(), &self.engine.model.gpu, &self.engine.optimizer)?;
+            self.state
+                .save(dir.path(), &self.engine.model.gpu, &self.engine.optimizer)?;
         }
         dir.commit()?;
-        (hooks.observe)(&Event::Saved { step: self.state.step, folder });
+        (hooks.observe)(&Event::Saved {
+            step: self.state.step,
+            folder,
+        });
         Ok(())
     }
 
@@ -342,54 +399,6 @@ impl Trainer {
         self.log.append(event)?;
         (hooks.observe)(event);
         Ok(())
-    }
-
-    /// Fixes the number of steps so that the run takes about `time` from now on, by rehearsing for about a twentieth of
-    /// it: the first steps are run and forgotten. From there on the run is one of that many steps, as reproducible as if
-    /// the number had been given. Evaluations get at most a fifth of the time where their interval is left open.
-    pub fn fit_steps(&mut self, time: Duration, answerer: Option<&mut dyn Answerer>) -> Result<()> {
-        let start = Instant::now();
-        let gpu = self.engine.model.gpu.clone();
-        let arenas = self.engine.model.params.clone();
-        let read = |arena| pollster::block_on(gpu.read::<f32>(arena, 0..arena.bytes()));
-        let params = arenas.iter().map(read).collect::<Result<Vec<_>>>()?;
-        self.rehearse(time / 40)?;
-        let seconds_per_step = self.rehearse(time / 40)?;
-        for (arena, values) in arenas.iter().zip(&params) {
-            gpu.write(arena, 0, values);
-        }
-        for (_, moments, _) in self.engine.optimizer.state() {
-            gpu.clear(&moments.all());
-        }
-        (self.state.step, self.state.tokens) = (0, 0);
-        let evaluation = match &mut self.evaluator {
-            Some(evaluator) => evaluator.evaluate(&mut self.engine, &self.tokenizer, answerer)?.seconds,
-            None => 0.0,
-        };
-        let left = time.saturating_sub(start.elapsed()).as_secs_f64();
-        let settings = &mut self.state.settings;
-        let steps = |left: f64, seconds: f64| ((0.97 * left / seconds) as u64).max(1);
-        settings.steps = match settings.eval_every {
-            Some(every) => steps(left, seconds_per_step + evaluation / every as f64),
-            None => {
-                let evaluations = (0.2 * left / evaluation.max(1e-3)).clamp(1.0, 20.0).floor();
-                let n = steps((left - evaluations * evaluation).max(0.0), seconds_per_step);
-                settings.eval_every = Some(n.div_ceil(evaluations as u64));
-                n
-            }
-        };
-        settings.check()
-    }
-
-    /// Runs steps for about `time`, at least two of them; seconds per step.
-    fn rehearse(&mut self, time: Duration) -> Result<f64> {
-        let (start, first) = (Instant::now(), self.state.step);
-        while self.state.step < first + 2 || start.elapsed() < time {
-            self.submit_step(self.state.settings.lr)?;
-            self.state.step += 1;
-            self.engine.model.gpu.wait()?;
-        }
-        Ok(start.elapsed().as_secs_f64() / (self.state.step - first) as f64)
     }
 
     pub fn settings(&self) -> &Settings {
@@ -435,8 +444,17 @@ impl Session {
 
 impl Window {
     fn new(first_token: u64) -> Window {
-        let last = StepReport { grad_norm: 0.0, clip: 1.0, skipped: false };
-        Window { start: Instant::now(), first_token, stats: LossStats::default(), last }
+        let last = StepReport {
+            grad_norm: 0.0,
+            clip: 1.0,
+            skipped: false,
+        };
+        Window {
+            start: Instant::now(),
+            first_token,
+            stats: LossStats::default(),
+            last,
+        }
     }
 }
 
