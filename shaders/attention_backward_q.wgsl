@@ -1,19 +1,19 @@
 // Gradient of q.
 //
-// One workgroup per (sequence, head, 32 queries) walks over the keys 32 at a time; each invocation adds up 4 queries x
+// One workgroup per (sequence, head, TILE queries) walks over the keys TILE at a time; each invocation adds up 4 queries x
 // (DV vec4s of d_kv).
 
-var<workgroup> dscores: array<f32, 1056>; // [32 queries, 32 keys + 1]
+var<workgroup> dscores: array<f32, TILE * PITCH>; // [TILE queries, TILE keys + 1]
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(SIDE * SIDE)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let w = work(group, p.q_len);
     if !w.valid { return; }
-    let ti = lane / 8u;
-    let tj = lane % 8u;
+    let ti = lane / SIDE;
+    let tj = lane % SIDE;
     let i = w.first + 4u * ti;
     let keys = n_keys(w.sequence);
-    let end = select(keys, min(keys, w.first + 32u), CAUSAL);
+    let end = select(keys, min(keys, w.first + TILE), CAUSAL);
     var dq: array<vec4<f32>, 4u * DV>;
     var j = 0u;
     loop {
@@ -21,7 +21,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
         let t = tile_gradient(w, i, j + 4u * tj, keys);
         for (var r = 0u; r < 4u; r++) {
-            for (var c = 0u; c < 4u; c++) { dscores[(4u * ti + r) * 33u + 4u * tj + c] = t.dscore[r][c]; }
+            for (var c = 0u; c < 4u; c++) { dscores[(4u * ti + r) * PITCH + 4u * tj + c] = t.dscore[r][c]; }
         }
         workgroupBarrier();
         let here = min(p.tile, end - j);
@@ -30,20 +30,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             if key >= here { break; }
             let at = k_at(w, j + key);
             for (var x = 0u; x < DV; x++) {
-                let k = load_kv(at, min(tj + 8u * x, p.d4 - 1u));
+                let k = load_kv(at, min(tj + SIDE * x, p.d4 - 1u));
                 for (var r = 0u; r < 4u; r++) {
-                    dq[r * DV + x] = fma(vec4(dscores[(4u * ti + r) * 33u + key]), k, dq[r * DV + x]);
+                    dq[r * DV + x] = fma(vec4(dscores[(4u * ti + r) * PITCH + key]), k, dq[r * DV + x]);
                 }
             }
             key += 1u;
         }
-        j += 32u;
+        j += TILE;
     }
     for (var r = 0u; r < 4u; r++) {
         if i + r >= p.q_len { continue; }
         let at = (w.sequence * p.q_len + i + r) * p.out_ld + p.out_offset + w.head * p.d_kv;
         for (var x = 0u; x < DV; x++) {
-            if tj + 8u * x < p.d4 { store_out(at, tj + 8u * x, dq[r * DV + x]); }
+            if tj + SIDE * x < p.d4 { store_out(at, tj + SIDE * x, dq[r * DV + x]); }
         }
     }
 }

@@ -1,5 +1,5 @@
-// What the tiled attention kernels share: a workgroup of 64 works on tiles of 32 queries x 32 keys, each invocation on
-// 4 x 4 of them. Rows of q, k and v are strided, so that fused projections are read where they lie. T5 does not scale
+// What the tiled attention kernels share: a workgroup of SIDE x SIDE invocations works on tiles of 4 SIDE queries x
+// 4 SIDE keys, each invocation on 4 x 4 of them. Rows of q, k and v are strided, so that fused projections are read where they lie. T5 does not scale
 // the scores by 1 / sqrt(d_kv).
 
 struct Params {
@@ -20,13 +20,15 @@ struct Params {
     reach: u32, // largest distance that the bias tells apart
     site: u32,
     rate: f32,
-    tile: u32, // 32; a run-time bound, since some compilers unroll every constant one
+    tile: u32, // TILE; a run-time bound, since some compilers unroll every constant one
     grid_x: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 
 const MASKED = -1e30;
+const TILE = 4u * SIDE;
+const PITCH = TILE + 1u; // of tiles in workgroup memory
 
 // Which (sequence, head, tile) a workgroup has; `valid` is false for surplus workgroups.
 struct Work {
@@ -38,10 +40,10 @@ struct Work {
 
 fn work(group: vec3<u32>, len: u32) -> Work {
     let index = group.y * p.grid_x + group.x;
-    let tiles = (len + 31u) / 32u;
+    let tiles = (len + TILE - 1u) / TILE;
     let head = (index / tiles) % p.heads;
     let sequence = index / tiles / p.heads;
-    return Work(sequence, head, (index % tiles) * 32u, sequence < p.batch);
+    return Work(sequence, head, (index % tiles) * TILE, sequence < p.batch);
 }
 
 // Element offsets of a head's row; positions past the end read the last row.

@@ -8,11 +8,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use t5_wgpu::Error;
 use t5_wgpu::data::cmudict::{CmuDict, is_dev};
-use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::data::{
     BatchOptions, BatchStream, Denoising, Example, ExampleSource, Markers, PairFormat, PairOptions, PairSet,
     SpanCorruption, TextCorpus, TooLong,
 };
+use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
 
 fn bytes() -> Tokenizer {

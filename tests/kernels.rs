@@ -12,15 +12,29 @@ fn gpu() -> Gpu {
 #[track_caller]
 fn assert_all(rows: Vec<Row>) {
     assert!(!rows.is_empty());
-    let failed: Vec<String> =
-        rows.iter().filter(|r| !r.passed()).map(|r| format!("{}: {:.2e} > {:.0e}", r.what, r.error, r.tolerance)).collect();
-    assert!(failed.is_empty(), "{} of {} comparisons failed:\n{}", failed.len(), rows.len(), failed.join("\n"));
+    let failed: Vec<String> = rows
+        .iter()
+        .filter(|r| !r.passed())
+        .map(|r| format!("{}: {:.2e} > {:.0e}", r.what, r.error, r.tolerance))
+        .collect();
+    assert!(
+        failed.is_empty(),
+        "{} of {} comparisons failed:\n{}",
+        failed.len(),
+        rows.len(),
+        failed.join("\n")
+    );
 }
 
 #[test]
 fn kernels_match_the_oracle() {
     let gpu = gpu();
-    assert_all(cases().iter().flat_map(|case| check_kernels(&gpu, case).expect("a case runs")).collect());
+    assert_all(
+        cases()
+            .iter()
+            .flat_map(|case| check_kernels(&gpu, case).expect("a case runs"))
+            .collect(),
+    );
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::rng::{Purpose, Rng};
 use super::{Example, ExampleSource, Markers, SpanCorruption, TextCorpus};
+use crate::rng::{Purpose, Rng};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -51,7 +51,9 @@ impl Denoising {
         let (rest, held_out) = self.corpus.split(held_out)?;
         let part = |corpus: TextCorpus| {
             if corpus.segment_len() < 2 {
-                return Err(Error::Input("the held-out text has a single token: hold more out".into()));
+                return Err(Error::Input(
+                    "the held-out text has a single token: hold more out".into(),
+                ));
             }
             Ok(Denoising {
                 corpus,

@@ -13,11 +13,11 @@ pub mod text;
 
 mod lines;
 
+pub use crate::rng::Rng;
 pub use batches::{Batch, BatchOptions, BatchOrder, BatchStream, EpochBatches, IGNORE};
 pub use denoising::Denoising;
 pub use metrics::{ScoreReport, Scores};
 pub use pairs::{PairFormat, PairOptions, PairSet, TooLong};
-pub use crate::rng::Rng;
 pub use span_corruption::{Markers, SpanCorruption};
 pub use text::TextCorpus;
 

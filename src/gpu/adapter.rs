@@ -19,6 +19,8 @@ pub struct Caps {
     pub timestamps: bool,
     /// Bytes that one storage binding may span; bigger tables are split by rows.
     pub max_binding: u64,
+    /// Bytes of one shard of such a table.
+    pub table_bytes: u64,
     pub max_buffer: u64,
     pub max_invocations: u32,
     pub max_workgroup_bytes: u32,
@@ -51,13 +53,16 @@ impl Caps {
             f16: features.contains(wgpu::Features::SHADER_F16),
             timestamps: features.contains(TIMESTAMPS),
             max_binding: limits.max_storage_buffer_binding_size,
+            table_bytes: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             max_invocations: limits.max_compute_invocations_per_workgroup,
             max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
             max_storage_bindings: limits.max_storage_buffers_per_shader_stage,
             max_workgroups_per_dim: limits.max_compute_workgroups_per_dimension,
             alignment: u64::from(
-                limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment),
+                limits
+                    .min_storage_buffer_offset_alignment
+                    .max(limits.min_uniform_buffer_offset_alignment),
             ),
         }
     }
@@ -69,7 +74,8 @@ impl Caps {
 
     /// The subgroup size where it is one fixed number, so that a shader may rely on it.
     pub fn fixed_subgroup(&self) -> Option<u32> {
-        self.subgroup.and_then(|(min, max)| (min == max && min > 0).then_some(min))
+        self.subgroup
+            .and_then(|(min, max)| (min == max && min > 0).then_some(min))
     }
 
     /// A warning worth printing about this driver, if there is one.
@@ -103,9 +109,21 @@ const TIMESTAMPS: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY;
 /// Limits without which the base kernels cannot run: those of WebGPU, except where our kernels need less.
 fn lacking(limits: &wgpu::Limits) -> Option<String> {
     let needs = [
-        ("storage buffers per shader", limits.max_storage_buffers_per_shader_stage, 8),
-        ("invocations per workgroup", limits.max_compute_invocations_per_workgroup, 256),
-        ("bytes of workgroup memory", limits.max_compute_workgroup_storage_size, 16384),
+        (
+            "storage buffers per shader",
+            limits.max_storage_buffers_per_shader_stage,
+            8,
+        ),
+        (
+            "invocations per workgroup",
+            limits.max_compute_invocations_per_workgroup,
+            256,
+        ),
+        (
+            "bytes of workgroup memory",
+            limits.max_compute_workgroup_storage_size,
+            16384,
+        ),
     ];
     needs
         .into_iter()
@@ -115,8 +133,15 @@ fn lacking(limits: &wgpu::Limits) -> Option<String> {
 
 fn instance() -> wgpu::Instance {
     // Validation layers and debug labels cost time and, in release builds, tell users nothing.
-    let flags = if cfg!(debug_assertions) { wgpu::InstanceFlags::from_build_config() } else { wgpu::InstanceFlags::empty() };
-    wgpu::Instance::new(wgpu::InstanceDescriptor { flags, ..wgpu::InstanceDescriptor::new_without_display_handle() })
+    let flags = if cfg!(debug_assertions) {
+        wgpu::InstanceFlags::from_build_config()
+    } else {
+        wgpu::InstanceFlags::empty()
+    };
+    wgpu::Instance::new(wgpu::InstanceDescriptor {
+        flags,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    })
 }
 
 async fn enumerate() -> Vec<wgpu::Adapter> {
@@ -169,16 +194,25 @@ pub(super) async fn choose(wanted: Option<&str>) -> Result<wgpu::Adapter> {
             Ok(index) => (index < adapters.len()).then_some(index),
             Err(_) => {
                 let text = text.to_lowercase();
-                adapters.iter().position(|a| a.get_info().name.to_lowercase().contains(&text))
+                adapters
+                    .iter()
+                    .position(|a| a.get_info().name.to_lowercase().contains(&text))
             }
         },
     };
     let Some(index) = index else {
         let wanted = wanted.unwrap_or_default();
-        return Err(Error::Adapter(format!("no adapter `{wanted}`; there are:\n{}", names())));
+        return Err(Error::Adapter(format!(
+            "no adapter `{wanted}`; there are:\n{}",
+            names()
+        )));
     };
     if let Some(lack) = lacking(&adapters[index].limits()) {
-        return Err(Error::Adapter(format!("{} {lack}; there are:\n{}", adapters[index].get_info().name, names())));
+        return Err(Error::Adapter(format!(
+            "{} {lack}; there are:\n{}",
+            adapters[index].get_info().name,
+            names()
+        )));
     }
     Ok(adapters.swap_remove(index))
 }
@@ -199,7 +233,10 @@ pub(super) async fn request_device(adapter: &wgpu::Adapter) -> Result<(wgpu::Dev
 /// Keeps the first fault that the driver reports, for [`super::Gpu::check`].
 pub(super) fn watch(device: &wgpu::Device, fault: &Arc<Mutex<Option<Error>>>) {
     let keep = |fault: &Mutex<Option<Error>>, error: Error| {
-        fault.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
+        fault
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .get_or_insert(error);
     };
     let slot = fault.clone();
     device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {

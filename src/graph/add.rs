@@ -1,6 +1,5 @@
 //! Addition, which reverse mode itself needs wherever a value has several uses.
 
-
 use super::{Backward, Dtype, Launch, Launcher, Op, Tensor64};
 use crate::gpu::{Header, Shader};
 
@@ -14,11 +13,19 @@ pub struct AddInto {
     pub shape: Vec<usize>,
 }
 
-static ADD: Shader =
-    Shader { name: "add", source: include_str!("../../shaders/add.wgsl"), shared: &[], defaults: &[] };
+static ADD: Shader = Shader {
+    name: "add",
+    source: include_str!("../../shaders/add.wgsl"),
+    shared: &[],
+    defaults: &[],
+};
 
-static ADD_INTO: Shader =
-    Shader { name: "add_into", source: include_str!("../../shaders/add_into.wgsl"), shared: &[], defaults: &[] };
+static ADD_INTO: Shader = Shader {
+    name: "add_into",
+    source: include_str!("../../shaders/add_into.wgsl"),
+    shared: &[],
+    defaults: &[],
+};
 
 impl Op for Add {
     fn name(&self) -> &'static str {

@@ -1,7 +1,7 @@
 //! Attention as one op: T5's unscaled scores, bucketed bias, padding and causal masks, online softmax, dropout.
 
 use super::dropout::RANDOM;
-use crate::gpu::{Header, Param, Shader, Value};
+use crate::gpu::{Caps, Header, Param, Shader, Value};
 use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
 
 /// `softmax(q k^T + bias) v` per sequence and head.
@@ -26,6 +26,8 @@ pub struct Attention {
     pub reach: Option<usize>,
     pub dropout: f32,
     pub site: u32,
+    /// Side of a workgroup, 4 or 8, instead of the preferred one; tests go through both.
+    pub side: Option<usize>,
 }
 
 /// The inputs of [`Attention`], then its two outputs, then the gradient of the first -> gradients of `qkv` (or of `q`,
@@ -41,25 +43,34 @@ macro_rules! part {
 
 const TILE: &str = part!("attention_tile");
 const DV: (&str, Value) = ("DV", Value::U32(1));
+const SIDE: (&str, Value) = ("SIDE", Value::U32(8));
 
-static ATTENTION: Shader =
-    Shader { name: "attention", source: part!("attention"), shared: &[RANDOM, TILE], defaults: &[DV] };
+static ATTENTION: Shader = Shader {
+    name: "attention",
+    source: part!("attention"),
+    shared: &[RANDOM, TILE],
+    defaults: &[DV, SIDE],
+};
 
-static ATTENTION_DELTA: Shader =
-    Shader { name: "attention_delta", source: part!("attention_delta"), shared: &[], defaults: &[] };
+static ATTENTION_DELTA: Shader = Shader {
+    name: "attention_delta",
+    source: part!("attention_delta"),
+    shared: &[],
+    defaults: &[],
+};
 
 static ATTENTION_BACKWARD_KV: Shader = Shader {
     name: "attention_backward_kv",
     source: part!("attention_backward_kv"),
     shared: &[RANDOM, TILE, part!("attention_backward_tile")],
-    defaults: &[DV, ("DISTANCES", Value::U32(1))],
+    defaults: &[DV, SIDE, ("DISTANCES", Value::U32(1))],
 };
 
 static ATTENTION_BACKWARD_Q: Shader = Shader {
     name: "attention_backward_q",
     source: part!("attention_backward_q"),
     shared: &[RANDOM, TILE, part!("attention_backward_tile")],
-    defaults: &[DV],
+    defaults: &[DV, SIDE],
 };
 
 /// Positions of the inputs.
@@ -84,13 +95,23 @@ impl Attention {
             slot
         };
         let (bias, lens, key) = (take(self.reach.is_some()), take(!self.causal), take(self.dropout > 0.0));
-        Slots { kv: usize::from(!self.fused), bias, lens, key, count }
+        Slots {
+            kv: usize::from(!self.fused),
+            bias,
+            lens,
+            key,
+            count,
+        }
     }
 
     /// Elements from one row of k and v to the next, and to the first of k and of v.
     pub(super) fn kv_layout(&self) -> [usize; 3] {
         let inner = self.inner();
-        if self.fused { [3 * inner, inner, 2 * inner] } else { [2 * inner, 0, inner] }
+        if self.fused {
+            [3 * inner, inner, 2 * inner]
+        } else {
+            [2 * inner, 0, inner]
+        }
     }
 
     fn q_ld(&self) -> usize {
@@ -101,26 +122,53 @@ impl Attention {
         self.reach.map_or(1, |reach| 2 * reach + 1)
     }
 
-    fn header(&self) -> Header {
+    /// Invocations along a side of a workgroup, whose tile is four times that. A GPU wants the larger workgroup; a
+    /// software rasteriser pays for each barrier and for each place of a tile that stays empty.
+    fn side(&self, caps: &Caps) -> usize {
+        self.side.unwrap_or(if caps.is_cpu() { 4 } else { 8 })
+    }
+
+    fn header(&self, side: usize) -> Header {
         let vec4 = self.d_kv.is_multiple_of(4);
         Header::new()
-            .u32("DV", self.d_kv.div_ceil(4).div_ceil(8) as u32)
-            .part(if vec4 { part!("attention_vec4") } else { part!("attention_f32") })
-            .part(if self.causal { part!("attention_causal") } else { part!("attention_padded") })
-            .part(if self.reach.is_some() { part!("attention_bias") } else { part!("attention_no_bias") })
-            .part(if self.dropout > 0.0 { part!("attention_dropout") } else { part!("attention_no_dropout") })
+            .u32("DV", self.d_kv.div_ceil(4).div_ceil(side) as u32)
+            .u32("SIDE", side as u32)
+            .part(if vec4 {
+                part!("attention_vec4")
+            } else {
+                part!("attention_f32")
+            })
+            .part(if self.causal {
+                part!("attention_causal")
+            } else {
+                part!("attention_padded")
+            })
+            .part(if self.reach.is_some() {
+                part!("attention_bias")
+            } else {
+                part!("attention_no_bias")
+            })
+            .part(if self.dropout > 0.0 {
+                part!("attention_dropout")
+            } else {
+                part!("attention_no_dropout")
+            })
     }
 
     fn bindings(&self, l: &Launcher<'_>) -> Vec<(&'static str, Operand)> {
         let slots = self.slots();
         let mut bindings = vec![("q", l.input(0)), ("kv", l.input(slots.kv))];
         let optional = [("bias", slots.bias), ("lens", slots.lens), ("key", slots.key)];
-        bindings.extend(optional.into_iter().filter_map(|(name, slot)| Some((name, l.input(slot?)))));
+        bindings.extend(
+            optional
+                .into_iter()
+                .filter_map(|(name, slot)| Some((name, l.input(slot?)))),
+        );
         bindings
     }
 
     /// `out`: elements between rows of the kernel's output, and to the first element of it and of its second half.
-    fn params(&self, out: [usize; 3]) -> Vec<(&'static str, Param)> {
+    fn params(&self, out: [usize; 3], side: usize) -> Vec<(&'static str, Param)> {
         let [kv_ld, k_offset, v_offset] = self.kv_layout();
         vec![
             ("batch", self.batch.into()),
@@ -140,12 +188,12 @@ impl Attention {
             ("reach", self.reach.unwrap_or(0).into()),
             ("site", self.site.into()),
             ("rate", self.dropout.into()),
-            ("tile", 32usize.into()),
+            ("tile", (4 * side).into()),
         ]
     }
 
-    fn workgroups(&self, len: usize) -> u64 {
-        (self.batch * self.heads * len.div_ceil(32)) as u64
+    fn workgroups(&self, len: usize, side: usize) -> u64 {
+        (self.batch * self.heads * len.div_ceil(4 * side)) as u64
     }
 }
 
@@ -158,24 +206,32 @@ impl Op for Attention {
         let (slots, inner) = (self.slots(), self.inner());
         assert_eq!(inputs.len(), slots.count, "inputs of {self:?}");
         assert_eq!(inputs[0], [self.batch * self.q_len, self.q_ld()], "q of {self:?}");
-        assert_eq!(inputs[slots.kv], [self.batch * self.kv_len, self.kv_layout()[0]], "kv of {self:?}");
+        assert_eq!(
+            inputs[slots.kv],
+            [self.batch * self.kv_len, self.kv_layout()[0]],
+            "kv of {self:?}"
+        );
         assert!(!self.causal || self.q_len == self.kv_len, "{self:?}");
         if let Some(bias) = slots.bias {
             assert_eq!(inputs[bias], [self.heads, self.distances()], "bias of {self:?}");
         }
         let out = vec![self.batch * self.q_len, inner];
-        vec![(out, Dtype::F32), (vec![self.batch * self.heads, self.q_len], Dtype::F32)]
+        vec![
+            (out, Dtype::F32),
+            (vec![self.batch * self.heads, self.q_len], Dtype::F32),
+        ]
     }
 
     fn launch(&self, l: &mut Launcher<'_>) {
+        let side = self.side(l.caps);
         let mut bindings = self.bindings(l);
         bindings.extend([("lse", l.output(1)), ("out", l.output(0))]);
         l.launch(Launch {
             shader: &ATTENTION,
-            header: self.header(),
+            header: self.header(side),
             bindings,
-            params: self.params([self.inner(), 0, 0]),
-            workgroups: self.workgroups(self.q_len),
+            params: self.params([self.inner(), 0, 0], side),
+            workgroups: self.workgroups(self.q_len, side),
         });
     }
 
@@ -217,7 +273,7 @@ impl Op for AttentionBackward {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let a = &self.0;
-        let slots = a.slots();
+        let (slots, side) = (a.slots(), a.side(l.caps));
         let (out, lse, dout) = (l.input(slots.count), l.input(slots.count + 1), l.input(slots.count + 2));
         let stats = l.scratch(2 * lse.len);
         l.launch(Launch {
@@ -235,25 +291,29 @@ impl Op for AttentionBackward {
         let mut inputs = a.bindings(l);
         inputs.extend([("dout", dout), ("stats", stats)]);
 
-        let tiles = a.kv_len.div_ceil(32) * a.batch;
-        let dbias = l.scratch(if a.reach.is_some() { tiles * a.heads * a.distances() } else { 4 });
+        let tiles = a.kv_len.div_ceil(4 * side) * a.batch;
+        let dbias = l.scratch(if a.reach.is_some() {
+            tiles * a.heads * a.distances()
+        } else {
+            4
+        });
         let mut bindings = inputs.clone();
         bindings.extend([("dbias", dbias), ("out", l.output(usize::from(!a.fused)))]);
         l.launch(Launch {
             shader: &ATTENTION_BACKWARD_KV,
-            header: a.header().u32("DISTANCES", a.distances() as u32),
+            header: a.header(side).u32("DISTANCES", a.distances() as u32),
             bindings,
-            params: a.params(a.kv_layout()),
-            workgroups: a.workgroups(a.kv_len),
+            params: a.params(a.kv_layout(), side),
+            workgroups: a.workgroups(a.kv_len, side),
         });
 
         inputs.push(("out", l.output(0)));
         l.launch(Launch {
             shader: &ATTENTION_BACKWARD_Q,
-            header: a.header(),
+            header: a.header(side),
             bindings: inputs,
-            params: a.params([a.q_ld(), 0, 0]),
-            workgroups: a.workgroups(a.q_len),
+            params: a.params([a.q_ld(), 0, 0], side),
+            workgroups: a.workgroups(a.q_len, side),
         });
         if a.reach.is_some() {
             let total = l.output(if a.fused { 1 } else { 2 });

@@ -63,8 +63,14 @@ pub struct Matrix {
     pub ld: usize,
 }
 
-const LOAD: [&str; 2] = [include_str!("../../shaders/load_f32.wgsl"), include_str!("../../shaders/load_vec4.wgsl")];
-const EMIT: [&str; 2] = [include_str!("../../shaders/emit_f32.wgsl"), include_str!("../../shaders/emit_vec4.wgsl")];
+const LOAD: [&str; 2] = [
+    include_str!("../../shaders/load_f32.wgsl"),
+    include_str!("../../shaders/load_vec4.wgsl"),
+];
+const EMIT: [&str; 2] = [
+    include_str!("../../shaders/emit_f32.wgsl"),
+    include_str!("../../shaders/emit_vec4.wgsl"),
+];
 
 static PACK: Shader = Shader {
     name: "pack",
@@ -167,8 +173,10 @@ impl Gemm {
     ) {
         let residual_fits = self.residual.is_none_or(|r| r.len.is_multiple_of(4));
         let vec4 = self.c.is_vec4() && self.n.is_multiple_of(4) && residual_fits;
-        let header =
-            header.bool("RESIDUAL", self.residual.is_some()).bool("ACCUMULATE", self.accumulate).part(EMIT[vec4 as usize]);
+        let header = header
+            .bool("RESIDUAL", self.residual.is_some())
+            .bool("ACCUMULATE", self.accumulate)
+            .part(EMIT[vec4 as usize]);
         l.launch(Launch {
             shader,
             header,
@@ -205,7 +213,12 @@ fn k_major(l: &mut Launcher<'_>, source: Matrix, transpose: bool, k: usize, m: u
     l.launch(Launch {
         shader: &PACK,
         header: Header::new().bool("TRANSPOSE", transpose).part(
-            LOAD[(source.is_vec4() && if transpose { k.is_multiple_of(4) } else { m.is_multiple_of(4) }) as usize],
+            LOAD[(source.is_vec4()
+                && if transpose {
+                    k.is_multiple_of(4)
+                } else {
+                    m.is_multiple_of(4)
+                }) as usize],
         ),
         bindings: vec![("src", source.operand), ("dst", packed)],
         params: vec![
@@ -222,7 +235,13 @@ fn k_major(l: &mut Launcher<'_>, source: Matrix, transpose: bool, k: usize, m: u
 
 impl Matmul {
     pub fn new(layout: Layout) -> Matmul {
-        Matmul { layout, alpha: 1.0, residual: false, accumulate: false, variant: None }
+        Matmul {
+            layout,
+            alpha: 1.0,
+            residual: false,
+            accumulate: false,
+            variant: None,
+        }
     }
 
     /// `alpha a b + residual`.
@@ -237,8 +256,16 @@ impl Matmul {
     /// m, n, k for operands of these shapes.
     #[track_caller]
     fn sizes(&self, a: &[usize], b: &[usize]) -> [usize; 3] {
-        let (m, k) = if self.layout == Layout::Tn { (a[1], a[0]) } else { (a[0], a[1]) };
-        let (n, k_of_b) = if self.layout == Layout::Nt { (b[0], b[1]) } else { (b[1], b[0]) };
+        let (m, k) = if self.layout == Layout::Tn {
+            (a[1], a[0])
+        } else {
+            (a[0], a[1])
+        };
+        let (n, k_of_b) = if self.layout == Layout::Nt {
+            (b[0], b[1])
+        } else {
+            (b[1], b[0])
+        };
         assert_eq!(k, k_of_b, "matmul {:?} of {a:?} and {b:?}", self.layout);
         [m, n, k]
     }
@@ -252,7 +279,12 @@ impl Op for Matmul {
     fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
         let [m, n, _] = self.sizes(inputs[0], inputs[1]);
         assert_eq!(inputs.len(), 2 + usize::from(self.residual));
-        assert!(!self.residual || inputs[2] == [m, n], "matmul residual {:?}, result {:?}", inputs[2], [m, n]);
+        assert!(
+            !self.residual || inputs[2] == [m, n],
+            "matmul residual {:?}, result {:?}",
+            inputs[2],
+            [m, n]
+        );
         vec![(vec![m, n], Dtype::F32)]
     }
 
@@ -276,7 +308,11 @@ impl Op for Matmul {
 
     fn backward(&self, b: &mut Backward<'_>) {
         let Some(dc) = b.grad(0) else { return };
-        assert_eq!(self.layout, Layout::Nt, "only a linear layer's own layout is differentiated");
+        assert_eq!(
+            self.layout,
+            Layout::Nt,
+            "only a linear layer's own layout is differentiated"
+        );
         if self.residual {
             b.give(2, dc);
         }
@@ -296,8 +332,20 @@ impl Op for Matmul {
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
         let (a, b) = (&inputs[0], &inputs[1]);
         let [m, n, k] = self.sizes(&a.shape, &b.shape);
-        let at = |i: usize, l: usize| if self.layout == Layout::Tn { a.data[l * m + i] } else { a.data[i * k + l] };
-        let bt = |l: usize, j: usize| if self.layout == Layout::Nt { b.data[j * k + l] } else { b.data[l * n + j] };
+        let at = |i: usize, l: usize| {
+            if self.layout == Layout::Tn {
+                a.data[l * m + i]
+            } else {
+                a.data[i * k + l]
+            }
+        };
+        let bt = |l: usize, j: usize| {
+            if self.layout == Layout::Nt {
+                b.data[j * k + l]
+            } else {
+                b.data[l * n + j]
+            }
+        };
         let mut c = Tensor64::zeros(&[m, n]);
         for i in 0..m {
             for j in 0..n {
@@ -310,7 +358,10 @@ impl Op for Matmul {
     }
 
     fn accumulating(&self, _: usize) -> Option<Arc<dyn Op>> {
-        Some(Arc::new(Matmul { accumulate: true, ..self.clone() }))
+        Some(Arc::new(Matmul {
+            accumulate: true,
+            ..self.clone()
+        }))
     }
 
     fn plus(&self) -> Option<Arc<dyn Op>> {

@@ -73,7 +73,11 @@ impl Op for RmsNorm {
 
     fn backward(&self, b: &mut Backward<'_>) {
         let Some(dy) = b.grad(0) else { return };
-        let op = RmsNormBackward { eps: self.eps, add: false, accumulate: false };
+        let op = RmsNormBackward {
+            eps: self.eps,
+            add: false,
+            accumulate: false,
+        };
         let inputs = [b.input(0), b.input(1), dy];
         let grads = b.graph.push(op, &inputs);
         b.give(0, grads[0]);
@@ -174,10 +178,20 @@ impl Op for RmsNormBackward {
     }
 
     fn accumulating(&self, output: usize) -> Option<Arc<dyn Op>> {
-        (output == 1).then(|| Arc::new(RmsNormBackward { accumulate: true, ..self.clone() }) as Arc<dyn Op>)
+        (output == 1).then(|| {
+            Arc::new(RmsNormBackward {
+                accumulate: true,
+                ..self.clone()
+            }) as Arc<dyn Op>
+        })
     }
 
     fn plus(&self) -> Option<Arc<dyn Op>> {
-        (!self.add).then(|| Arc::new(RmsNormBackward { add: true, ..self.clone() }) as Arc<dyn Op>)
+        (!self.add).then(|| {
+            Arc::new(RmsNormBackward {
+                add: true,
+                ..self.clone()
+            }) as Arc<dyn Op>
+        })
     }
 }

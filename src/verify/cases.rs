@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, interpret};
 use crate::ops::{
-    Activation, Attention, CrossEntropy, Dropout, Function, Gather, IGNORE, Layout, Matmul, PositionBias, RmsNorm,
-    Variant, distance_buckets, gather_index, gather_index_len,
+    Activation, Attention, CrossEntropy, Dropout, Function, Gather, IGNORE, Layout, Logits, Matmul, PositionBias,
+    RmsNorm, Variant, distance_buckets, gather_index, gather_index_len,
 };
 
 /// One computation to check.
@@ -32,7 +32,9 @@ pub struct Builder {
 
 impl Builder {
     fn new(name: &str, mid_graph: bool) -> Builder {
-        let random = name.bytes().fold(0x9e37_79b9_7f4a_7c15, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let random = name.bytes().fold(0x9e37_79b9_7f4a_7c15, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+        });
         Builder {
             graph: Graph::new(),
             leaves: HashMap::new(),
@@ -55,7 +57,9 @@ impl Builder {
 
     /// Numbers that f32 holds exactly, about uniform in +-`scale`.
     fn noise(&mut self, len: usize, scale: f64) -> Vec<f64> {
-        (0..len).map(|_| f64::from(((2.0 * self.uniform() - 1.0) * scale) as f32)).collect()
+        (0..len)
+            .map(|_| f64::from(((2.0 * self.uniform() - 1.0) * scale) as f32))
+            .collect()
     }
 
     /// A leaf with the given contents.
@@ -66,7 +70,12 @@ impl Builder {
 
     /// Integers.
     pub fn ids(&mut self, name: &str, data: &[u32]) -> ValueId {
-        self.leaf(name, &[data.len()], Dtype::U32, data.iter().map(|&x| f64::from(x)).collect())
+        self.leaf(
+            name,
+            &[data.len()],
+            Dtype::U32,
+            data.iter().map(|&x| f64::from(x)).collect(),
+        )
     }
 
     /// Random numbers without a gradient.
@@ -144,7 +153,11 @@ impl Builder {
 
 impl Case {
     fn new(name: impl Into<String>, make: impl Fn(&mut Builder) + Send + Sync + 'static) -> Case {
-        Case { name: name.into(), slack: 1.0, make: Box::new(make) }
+        Case {
+            name: name.into(),
+            slack: 1.0,
+            make: Box::new(make),
+        }
     }
 
     fn slack(self, slack: f64) -> Case {
@@ -172,7 +185,11 @@ impl Case {
             targets.push((leaf, gradient));
         }
         let plain = b.graph.backward(&b.seeds.clone(), &targets);
-        let values = if accumulate { targets.iter().filter_map(|(_, g)| *g).collect() } else { plain };
+        let values = if accumulate {
+            targets.iter().filter_map(|(_, g)| *g).collect()
+        } else {
+            plain
+        };
         let gradients = b.differentiable.iter().cloned().zip(values).collect();
         (b, gradients)
     }
@@ -201,6 +218,7 @@ pub fn cases() -> Vec<Case> {
     position_bias(&mut cases);
     attention(&mut cases);
     cross_entropy(&mut cases);
+    logits(&mut cases);
     cases
 }
 
@@ -222,11 +240,14 @@ fn activation(cases: &mut Vec<Case>) {
                 if function == Function::GeluErf && scale > 4.0 {
                     continue;
                 }
-                cases.push(Case::new(format!("activation {function:?} gated={gated} {cols} x{scale}"), move |b| {
-                    let h = b.input("h", &[5, if gated { 2 * cols } else { cols }], scale);
-                    let y = b.graph.push1(Activation { function, gated }, &[h]);
-                    b.output("y", y);
-                }));
+                cases.push(Case::new(
+                    format!("activation {function:?} gated={gated} {cols} x{scale}"),
+                    move |b| {
+                        let h = b.input("h", &[5, if gated { 2 * cols } else { cols }], scale);
+                        let y = b.graph.push1(Activation { function, gated }, &[h]);
+                        b.output("y", y);
+                    },
+                ));
             }
         }
     }
@@ -273,12 +294,15 @@ fn dropout(cases: &mut Vec<Case>) {
 
 fn position_bias(cases: &mut Vec<Case>) {
     for (bidirectional, buckets, reach, heads) in [(true, 32, 128, 3), (false, 8, 20, 1), (true, 4, 3, 5)] {
-        cases.push(Case::new(format!("position_bias {bidirectional} {buckets} {reach} {heads}"), move |b| {
-            let table = b.input("table", &[buckets, heads], 1.0);
-            let bucket = b.ids("bucket", &distance_buckets(bidirectional, buckets, reach));
-            let bias = b.graph.push1(PositionBias, &[table, bucket]);
-            b.output("bias", bias);
-        }));
+        cases.push(Case::new(
+            format!("position_bias {bidirectional} {buckets} {reach} {heads}"),
+            move |b| {
+                let table = b.input("table", &[buckets, heads], 1.0);
+                let bucket = b.ids("bucket", &distance_buckets(bidirectional, buckets, reach));
+                let bias = b.graph.push1(PositionBias, &[table, bucket]);
+                b.output("bias", bias);
+            },
+        ));
     }
 }
 
@@ -286,7 +310,13 @@ fn position_bias(cases: &mut Vec<Case>) {
 type AttentionSize = [usize; 5];
 
 fn attention(cases: &mut Vec<Case>) {
-    let fused: [AttentionSize; 5] = [[1, 1, 1, 1, 1], [2, 3, 5, 9, 9], [2, 2, 8, 33, 33], [1, 2, 36, 70, 70], [3, 1, 4, 32, 32]];
+    let fused: [AttentionSize; 5] = [
+        [1, 1, 1, 1, 1],
+        [2, 3, 5, 9, 9],
+        [2, 2, 8, 33, 33],
+        [1, 2, 36, 70, 70],
+        [3, 1, 4, 32, 32],
+    ];
     let cross: [AttentionSize; 4] = [[1, 1, 1, 1, 1], [2, 3, 5, 7, 34], [3, 2, 8, 40, 3], [2, 1, 36, 5, 65]];
     for dropout in [0.0, 0.25] {
         for causal in [false, true] {
@@ -314,15 +344,32 @@ fn push_attention(
     dropout: f32,
     scale: f64,
 ) {
+    // The cases are dealt out to both sides of workgroup.
+    let side = Some(if cases.len().is_multiple_of(2) { 4 } else { 8 });
     let [batch, heads, d_kv, q_len, kv_len] = size;
     let name = format!("attention {size:?} fused={fused} causal={causal} reach={reach:?} dropout={dropout} x{scale}");
     let case = Case::new(name, move |b| {
-        let op = Attention { batch, heads, d_kv, q_len, kv_len, causal, fused, reach, dropout, site: 5 };
+        let op = Attention {
+            batch,
+            heads,
+            d_kv,
+            q_len,
+            kv_len,
+            causal,
+            fused,
+            reach,
+            dropout,
+            site: 5,
+            side,
+        };
         let inner = heads * d_kv;
         let mut inputs = if fused {
             vec![b.input("qkv", &[batch * q_len, 3 * inner], scale)]
         } else {
-            vec![b.input("q", &[batch * q_len, inner], scale), b.input("kv", &[batch * kv_len, 2 * inner], scale)]
+            vec![
+                b.input("q", &[batch * q_len, inner], scale),
+                b.input("kv", &[batch * kv_len, 2 * inner], scale),
+            ]
         };
         if let Some(reach) = reach {
             inputs.push(b.input("bias", &[heads, 2 * reach + 1], 1.0));
@@ -359,14 +406,25 @@ fn cross_entropy(cases: &mut Vec<Case>) {
             let vocab: usize = shards.iter().sum();
             let h = b.input("h", &[rows, d], magnitude);
             let ignored = |r: usize| rows > 1 && r % 4 == 3;
-            let label = |r: usize| if ignored(r) { IGNORE } else { ((r * 7 + 1) % vocab) as u32 };
+            let label = |r: usize| {
+                if ignored(r) {
+                    IGNORE
+                } else {
+                    ((r * 7 + 1) % vocab) as u32
+                }
+            };
             let labels = b.ids("labels", &(0..rows).map(label).collect::<Vec<_>>());
             let seed = b.leaf("dstats", &[4], Dtype::F32, vec![0.5, 0.0, 0.0, 1.0]);
             let mut inputs = vec![h, labels, seed];
             for (i, &n) in shards.iter().enumerate() {
                 inputs.push(b.input(&format!("head{i}"), &[n, d], 1.0));
             }
-            let op = CrossEntropy { z_loss, smoothing, chunk_bytes, ..CrossEntropy::new(shards.clone(), scale) };
+            let op = CrossEntropy {
+                z_loss,
+                smoothing,
+                chunk_bytes,
+                ..CrossEntropy::new(shards.clone(), scale)
+            };
             let stats = b.graph.push1(op, &inputs);
             b.output_seeded("stats", stats, seed);
         }));
@@ -374,7 +432,16 @@ fn cross_entropy(cases: &mut Vec<Case>) {
 }
 
 fn matmul(cases: &mut Vec<Case>) {
-    let sizes = [[1, 1, 1], [5, 3, 7], [8, 8, 4], [33, 70, 19], [64, 36, 40], [7, 130, 64], [2, 32, 12], [130, 257, 66]];
+    let sizes = [
+        [1, 1, 1],
+        [5, 3, 7],
+        [8, 8, 4],
+        [33, 70, 19],
+        [64, 36, 40],
+        [7, 130, 64],
+        [2, 32, 12],
+        [130, 257, 66],
+    ];
     for [m, n, k] in sizes {
         for layout in [Layout::Nn, Layout::Nt, Layout::Tn] {
             for variant in [Variant::Tile, Variant::Subgroup, Variant::Rows] {
@@ -382,7 +449,10 @@ fn matmul(cases: &mut Vec<Case>) {
                 cases.push(Case::new(name, move |b| {
                     let a = if layout == Layout::Tn { [k, m] } else { [m, k] };
                     let w = if layout == Layout::Nt { [n, k] } else { [k, n] };
-                    let op = Matmul { variant: Some(variant), ..Matmul::new(layout) };
+                    let op = Matmul {
+                        variant: Some(variant),
+                        ..Matmul::new(layout)
+                    };
                     if layout == Layout::Nt {
                         let (x, w) = (b.input("a", &a, 1.0), b.input("b", &w, 1.0));
                         let residual = b.input("residual", &[m, n], 1.0);
@@ -396,5 +466,24 @@ fn matmul(cases: &mut Vec<Case>) {
                 }));
             }
         }
+    }
+}
+
+fn logits(cases: &mut Vec<Case>) {
+    for (rows, shards) in [(1, vec![8]), (3, vec![5, 6, 2]), (20, vec![8, 12])] {
+        cases.push(Case::new(format!("logits {rows} {shards:?}"), move |b| {
+            let mut inputs = vec![b.constant("h", &[rows, 12], 1.0)];
+            for (i, &n) in shards.iter().enumerate() {
+                inputs.push(b.constant(&format!("head{i}"), &[n, 12], 1.0));
+            }
+            let logits = b.graph.push1(
+                Logits {
+                    shards: shards.clone(),
+                    scale: 0.3,
+                },
+                &inputs,
+            );
+            b.output_constant("logits", logits);
+        }));
     }
 }

@@ -64,7 +64,9 @@ pub fn run_on_gpu(
 ) -> Result<Vec<Vec<f32>>> {
     let mut buffers = HashMap::new();
     for (value, info) in graph.leaves() {
-        let Some(tensor) = leaves.get(&info.label) else { continue };
+        let Some(tensor) = leaves.get(&info.label) else {
+            continue;
+        };
         let bytes = 4 * graph.len(value) as u64;
         let buffer = match info.dtype {
             Dtype::F32 => gpu.buffer_of(&info.label, &tensor.data.iter().map(|&x| x as f32).collect::<Vec<_>>())?,
@@ -74,7 +76,10 @@ pub fn run_on_gpu(
     }
     let names: Vec<String> = (0..outputs.len()).map(|i| i.to_string()).collect();
     let named: Vec<_> = names.iter().map(String::as_str).zip(outputs.iter().copied()).collect();
-    let options = PlanOptions { bind: &|name| buffers.get(name).cloned(), pool: &SlotPool::new() };
+    let options = PlanOptions {
+        bind: &|name| buffers.get(name).cloned(),
+        pool: &SlotPool::new(),
+    };
     let plan = Plan::compile(gpu, graph, &named, &options)?;
     plan.run()?;
     names.iter().map(|name| pollster::block_on(plan.read(name))).collect()

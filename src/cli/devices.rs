@@ -1,0 +1,82 @@
+//! `t5 devices`: what adapters there are and what the engine makes of them.
+
+use std::process::ExitCode;
+
+use t5_wgpu::gpu::{AdapterReport, list_adapters};
+
+/// List the adapters of this machine
+///
+/// Shows every adapter that a driver offers, with the limits and features that the engine uses, and marks the one that
+/// is taken unless `--adapter` or T5_ADAPTER names another.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Print one JSON list
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let adapters = pollster::block_on(list_adapters());
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&adapters)?);
+    } else {
+        adapters.iter().for_each(print);
+    }
+    if adapters.is_empty() {
+        eprintln!(
+            "error: no adapter found: install a Vulkan driver (Debian/Ubuntu: `apt-get install mesa-vulkan-drivers`; \
+             Fedora: `dnf install mesa-vulkan-drivers`; Arch: `pacman -S vulkan-swrast`)"
+        );
+        return Ok(ExitCode::FAILURE);
+    }
+    if !args.json {
+        println!("Next: `t5 verify` proves every kernel on the adapter marked with *.");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(report: &AdapterReport) {
+    let caps = &report.caps;
+    let mark = if report.default { "*" } else { " " };
+    println!(
+        "{mark} {}: {} ({}, {})",
+        report.index, caps.name, caps.kind, caps.backend
+    );
+    println!("     driver        {} {}", caps.driver, caps.driver_info);
+    let subgroup = match caps.subgroup {
+        Some((min, max)) if min == max => format!("subgroups of {min}"),
+        Some((min, max)) => format!("subgroups of {min} to {max}"),
+        None => "no subgroups".into(),
+    };
+    let has = |yes: bool, what: &str| format!("{}{what}", if yes { "" } else { "no " });
+    println!(
+        "     features      {subgroup}, {}, {}",
+        has(caps.timestamps, "timestamps"),
+        has(caps.f16, "shader f16")
+    );
+    println!(
+        "     limits        {} MiB a binding, {} MiB a buffer, {} storage buffers a shader",
+        caps.max_binding >> 20,
+        caps.max_buffer >> 20,
+        caps.max_storage_bindings
+    );
+    println!(
+        "                   {} invocations and {} KiB of memory a workgroup",
+        caps.max_invocations,
+        caps.max_workgroup_bytes >> 10
+    );
+    let subgroup_matmul = caps.is_cpu() && matches!(caps.fixed_subgroup(), Some(4 | 8));
+    let matmul = if subgroup_matmul {
+        "subgroup outer products"
+    } else {
+        "register tiles"
+    };
+    println!("     engine uses   matmul by {matmul}");
+    if let Some(lack) = &report.unusable {
+        println!("     NOT USABLE    {lack}");
+    }
+    if let Some(warning) = caps.warning() {
+        println!("     warning       {warning}");
+    }
+    println!();
+}

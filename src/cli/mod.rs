@@ -1,0 +1,77 @@
+//! The command line: one file per subcommand, each thin. Only here are clap, anyhow and indicatif known.
+
+mod data;
+mod devices;
+mod tokenize;
+mod train;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use t5_wgpu::gpu::{Gpu, GpuOptions};
+
+/// Train and run T5 on any GPU.
+///
+/// Everything numeric is computed by WGSL shaders through Vulkan, Metal or DirectX 12, on whatever adapter there is:
+/// AMD, Intel, Apple, Qualcomm, NVIDIA, or a software driver.
+#[derive(Parser)]
+#[command(name = "t5", version, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Devices(devices::Args),
+    Verify(verify::Args),
+    Train(Box<train::Args>),
+    Tokenize(tokenize::Args),
+    Data(data::Args),
+}
+
+/// Which adapter to compute on.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct GpuArgs {
+    /// The adapter: its number in `t5 devices`, or a part of its name [default: the most capable]
+    #[arg(long, value_name = "INDEX|NAME", env = "T5_ADAPTER", global = true)]
+    pub adapter: Option<String>,
+}
+
+impl GpuArgs {
+    /// Opens the adapter and says on standard error which it is.
+    pub fn open(&self, quiet: bool) -> t5_wgpu::Result<Gpu> {
+        let options = GpuOptions {
+            adapter: self.adapter.clone(),
+            ..GpuOptions::from_env()
+        };
+        let gpu = pollster::block_on(Gpu::open(&options))?;
+        let caps = gpu.caps();
+        if !quiet {
+            eprintln!(
+                "adapter: {} ({}, {}, {})",
+                caps.name, caps.kind, caps.backend, caps.driver_info
+            );
+            if let Some(warning) = caps.warning() {
+                eprintln!("warning: {warning}");
+            }
+        }
+        Ok(gpu)
+    }
+}
+
+/// Parses the arguments, runs the command, prints its error, and chooses the exit code.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Devices(args) => devices::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
