@@ -36,7 +36,8 @@ impl Trainer {
             Some(evaluator) => evaluator.evaluate(&mut self.engine, &self.tokenizer, answerer)?.seconds,
             None => 0.0,
         };
-        let left = time.saturating_sub(start.elapsed()).as_secs_f64();
+        // A driver that compiles shaders for long must not leave a run of a single step.
+        let left = time.saturating_sub(start.elapsed()).max(time / 2).as_secs_f64();
         let settings = &mut self.state.settings;
         let steps = |left: f64, seconds: f64| ((PLANNED * left / seconds) as u64).max(1);
         settings.steps = match settings.eval_every {
