@@ -47,10 +47,7 @@ impl GpuArgs {
         let gpu = pollster::block_on(Gpu::open(&options))?;
         let caps = gpu.caps();
         if !quiet {
-            eprintln!(
-                "adapter: {} ({}, {}, {})",
-                caps.name, caps.kind, caps.backend, caps.driver_info
-            );
+            eprintln!("adapter: {caps}");
             if let Some(warning) = caps.warning() {
                 eprintln!("warning: {warning}");
             }

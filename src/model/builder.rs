@@ -62,7 +62,7 @@ impl<'a> Builder<'a> {
         self.config
     }
 
-    /// Encoder: reads the leaves `src_ids`, `src_index` [B S] and `src_lens` [B] -> [B S, D].
+    /// Encoder: reads the leaves `src_ids`, `src_index` (`[B S]`) and `src_lens` (`[B]`); gives `[B S, D]`.
     pub fn encoder(&mut self) -> ValueId {
         let (batch, len) = (self.shape.batch, self.shape.src_len);
         let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
@@ -80,8 +80,8 @@ impl<'a> Builder<'a> {
         self.dropout(y, None)
     }
 
-    /// Decoder over whole targets: reads `tgt_ids`, `tgt_index` [B T] and `src_lens` [B], attends to the encoder's
-    /// output [B S, D] -> [B T, D].
+    /// Decoder over whole targets: reads `tgt_ids`, `tgt_index` (`[B T]`) and `src_lens` (`[B]`), attends to the
+    /// encoder's output `[B S, D]`; gives `[B T, D]`.
     pub fn decoder(&mut self, encoded: ValueId) -> ValueId {
         let BatchShape {
             batch,
@@ -114,7 +114,7 @@ impl<'a> Builder<'a> {
         self.dropout(y, None)
     }
 
-    /// Logits of decoder states [rows, D] -> [rows, vocab].
+    /// Logits of decoder states `[rows, D]`: `[rows, vocab]`.
     ///
     /// # Panics
     /// If the head is sharded: then only the cross-entropy op can use it.
@@ -126,7 +126,7 @@ impl<'a> Builder<'a> {
         self.graph.push1(op, &[hidden, head[0]])
     }
 
-    /// Cross-entropy of decoder states [B T, D] against the leaf `labels` [B T]; `stats` [4] as [`CrossEntropy`] says.
+    /// Cross-entropy of decoder states `[B T, D]` against the leaf `labels` (`[B T]`): the stats that [`CrossEntropy`] gives.
     pub fn loss(&mut self, hidden: ValueId, z_loss: f32, smoothing: f32) -> ValueId {
         self.graph.scope("loss");
         let rows = self.graph.shape(hidden)[0];

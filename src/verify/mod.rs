@@ -1,6 +1,7 @@
 //! Proof that the kernels are right on the adapter at hand: every op against its f64 oracle, every gradient rule
 //! against finite differences.
 
+mod bench_cases;
 mod cases;
 mod golden;
 
@@ -11,6 +12,7 @@ use crate::gpu::Gpu;
 use crate::graph::{Dtype, Graph, Tensor64, ValueId, interpret};
 use crate::plan::{Plan, PlanOptions, SlotPool};
 
+pub use bench_cases::{Timed, bench_cases};
 pub use cases::{Builder, Case, cases};
 pub use golden::check_golden;
 
@@ -62,6 +64,15 @@ pub fn run_on_gpu(
     outputs: &[ValueId],
     leaves: &HashMap<String, Tensor64>,
 ) -> Result<Vec<Vec<f32>>> {
+    let names: Vec<String> = (0..outputs.len()).map(|i| i.to_string()).collect();
+    let named: Vec<_> = names.iter().map(String::as_str).zip(outputs.iter().copied()).collect();
+    let plan = compile(gpu, graph, &named, leaves)?;
+    plan.run()?;
+    names.iter().map(|name| pollster::block_on(plan.read(name))).collect()
+}
+
+/// A plan of its own memory, its leaves filled.
+fn compile(gpu: &Gpu, graph: &Graph, outputs: &[(&str, ValueId)], leaves: &HashMap<String, Tensor64>) -> Result<Plan> {
     let mut buffers = HashMap::new();
     for (value, info) in graph.leaves() {
         let Some(tensor) = leaves.get(&info.label) else {
@@ -74,15 +85,11 @@ pub fn run_on_gpu(
         };
         buffers.insert(info.label.clone(), buffer.slice(0, bytes));
     }
-    let names: Vec<String> = (0..outputs.len()).map(|i| i.to_string()).collect();
-    let named: Vec<_> = names.iter().map(String::as_str).zip(outputs.iter().copied()).collect();
     let options = PlanOptions {
         bind: &|name| buffers.get(name).cloned(),
         pool: &SlotPool::new(),
     };
-    let plan = Plan::compile(gpu, graph, &named, &options)?;
-    plan.run()?;
-    names.iter().map(|name| pollster::block_on(plan.read(name))).collect()
+    Plan::compile(gpu, graph, outputs, &options)
 }
 
 /// Compares every output and every gradient kernel of a case with the oracle.
