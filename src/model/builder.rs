@@ -6,8 +6,8 @@ use super::config::{Activation as Act, T5Config};
 use super::layout::{Layout, shard_leaf};
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::ops::{
-    Activation, Attention, CrossEntropy, Dropout, Function, Gather, Layout as MatmulLayout, Matmul, PositionBias,
-    RmsNorm, gather_index_len,
+    Activation, Attention, CrossEntropy, Dropout, Function, Gather, Layout as MatmulLayout, Logits, Matmul,
+    PositionBias, RmsNorm, gather_index_len,
 };
 
 /// Sizes of a batch: every sequence is padded to them.
@@ -115,15 +115,14 @@ impl<'a> Builder<'a> {
     }
 
     /// Logits of decoder states `[rows, D]`: `[rows, vocab]`.
-    ///
-    /// # Panics
-    /// If the head is sharded: then only the cross-entropy op can use it.
     pub fn logits(&mut self, hidden: ValueId) -> ValueId {
         self.graph.scope("lm_head");
-        let head = self.head();
-        assert_eq!(head.len(), 1, "logits of a sharded vocabulary");
-        let op = Matmul::new(MatmulLayout::Nt).scaled(self.output_scale);
-        self.graph.push1(op, &[hidden, head[0]])
+        let op = Logits {
+            shards: self.layout.shards().to_vec(),
+            scale: self.output_scale,
+        };
+        let inputs: Vec<_> = [hidden].into_iter().chain(self.head()).collect();
+        self.graph.push1(op, &inputs)
     }
 
     /// Cross-entropy of decoder states `[B T, D]` against the leaf `labels` (`[B T]`): the stats that [`CrossEntropy`] gives.

@@ -6,6 +6,7 @@ mod attention_oracle;
 mod cross_entropy;
 mod dropout;
 mod gather;
+mod logits;
 mod matmul;
 mod position_bias;
 mod rms_norm;
@@ -16,6 +17,7 @@ pub use attention::Attention;
 pub use cross_entropy::{CrossEntropy, IGNORE};
 pub use dropout::Dropout;
 pub use gather::{Gather, NO_ID, gather_index, gather_index_len};
+pub use logits::Logits;
 pub use matmul::{Layout, Matmul, Variant};
 pub use position_bias::{PositionBias, distance_buckets, relative_bucket};
 pub use rms_norm::RmsNorm;
@@ -33,6 +35,7 @@ pub const NAMES: &[&str] = &[
     "dropout",
     "gather",
     "gather_backward",
+    "logits",
     "matmul",
     "position_bias",
     "position_bias_backward",

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Add, AddInto, Dtype};
 use crate::ops::{
-    Activation, Attention, CrossEntropy, Dropout, Function, Gather, Layout, Matmul, PositionBias, RmsNorm,
+    Activation, Attention, CrossEntropy, Dropout, Function, Gather, Layout, Logits, Matmul, PositionBias, RmsNorm,
     distance_buckets, gather_index,
 };
 use crate::plan::Plan;
@@ -87,6 +87,16 @@ pub fn bench_cases() -> Vec<Case> {
         Case::new("gather 512 of 32128x512", gather),
         Case::new("attention encoder 4x128", |b| attention(b, true)),
         Case::new("attention cross 4x128", |b| attention(b, false)),
+        Case::new("logits 4 of 32128x512", |b| {
+            let h = b.constant("h", &[SEQUENCES, D_MODEL], 1.0);
+            let head = b.constant("head", &[VOCAB, D_MODEL], 0.05);
+            let op = Logits {
+                shards: vec![VOCAB],
+                scale: 1.0,
+            };
+            let logits = b.graph.push1(op, &[h, head]);
+            b.output_constant("logits", logits);
+        }),
         Case::new("cross_entropy 64 of 32128x512", cross_entropy),
     ];
     for (name, rows, out, width) in [
