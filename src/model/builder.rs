@@ -2,12 +2,16 @@
 //!
 //! Names in comments: B sequences, S source positions, T target positions, D = d_model, I = heads * d_kv.
 
+mod decoding;
+
+pub use decoding::DecodeShape;
+
 use super::config::{Activation as Act, T5Config};
 use super::layout::{Layout, shard_leaf};
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::ops::{
-    Activation, Attention, CrossEntropy, Dropout, Function, Gather, Layout as MatmulLayout, Matmul, PositionBias,
-    RmsNorm, gather_index_len,
+    Activation, Attention, CrossEntropy, Dropout, Function, Gather, Head, Layout as MatmulLayout, Matmul, PositionBias,
+    RmsNorm, Variant, gather_index_len,
 };
 
 /// Sizes of a batch: every sequence is padded to them.
@@ -29,6 +33,8 @@ pub struct Builder<'a> {
     dropout: f32,
     /// Numbers the dropout sites.
     sites: u32,
+    /// The kernel to prefer for matrix products.
+    variant: Option<Variant>,
 }
 
 /// One of the two stacks.
@@ -55,6 +61,7 @@ impl<'a> Builder<'a> {
             shape,
             dropout,
             sites: 0,
+            variant: None,
         }
     }
 
@@ -115,15 +122,14 @@ impl<'a> Builder<'a> {
     }
 
     /// Logits of decoder states [rows, D] -> [rows, vocab].
-    ///
-    /// # Panics
-    /// If the head is sharded: then only the cross-entropy op can use it.
     pub fn logits(&mut self, hidden: ValueId) -> ValueId {
         self.graph.scope("lm_head");
-        let head = self.head();
-        assert_eq!(head.len(), 1, "logits of a sharded vocabulary");
-        let op = Matmul::new(MatmulLayout::Nt).scaled(self.output_scale);
-        self.graph.push1(op, &[hidden, head[0]])
+        let inputs: Vec<_> = [hidden].into_iter().chain(self.head()).collect();
+        let op = Head {
+            scale: self.output_scale,
+            variant: self.variant,
+        };
+        self.graph.push1(op, &inputs)
     }
 
     /// Cross-entropy of decoder states [B T, D] against the leaf `labels` [B T]; `stats` [4] as [`CrossEntropy`] says.
@@ -290,7 +296,14 @@ impl<'a> Builder<'a> {
 
     pub fn linear(&mut self, weight: &str, x: ValueId) -> ValueId {
         let w = self.param(weight);
-        self.graph.push1(Matmul::new(MatmulLayout::Nt), &[x, w])
+        self.graph.push1(self.product(), &[x, w])
+    }
+
+    fn product(&self) -> Matmul {
+        Matmul {
+            variant: self.variant,
+            ..Matmul::new(MatmulLayout::Nt)
+        }
     }
 
     /// residual + dropout(linear(x)).
@@ -301,7 +314,7 @@ impl<'a> Builder<'a> {
         }
         let w = self.param(weight);
         self.graph
-            .push1(Matmul::new(MatmulLayout::Nt).with_residual(), &[x, w, residual])
+            .push1(self.product().with_residual(), &[x, w, residual])
     }
 
     fn key(&mut self) -> ValueId {

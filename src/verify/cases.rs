@@ -1,5 +1,7 @@
 //! The table of cases: each op at sizes that hurt. It drives correctness, gradients and, at T5's shapes, speed.
 
+mod decoding;
+
 use std::collections::HashMap;
 
 use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, interpret};
@@ -218,6 +220,7 @@ pub fn cases() -> Vec<Case> {
     position_bias(&mut cases);
     attention(&mut cases);
     cross_entropy(&mut cases);
+    decoding::push(&mut cases);
     cases
 }
 
