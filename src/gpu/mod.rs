@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 pub use adapter::{AdapterReport, Caps, list_adapters};
-pub use buffer::{Buffer, Slice};
+pub use buffer::{Buffer, Readback, Slice};
 pub use program::{Dispatch, Program, ProgramBuilder, StepTime};
 pub use shader::{Header, Param, Shader, Value};
 
