@@ -14,6 +14,8 @@ pub enum Purpose {
     Batches = 4,
     /// The first weights of a model.
     Weights = 5,
+    /// Which examples are kept from training.
+    HeldOut = 6,
 }
 
 /// The `counter`-th number is `mix(key + counter * GAMMA)`: cheap to create anywhere, nothing to save.

@@ -3,6 +3,7 @@
 mod data;
 mod devices;
 mod tokenize;
+mod train;
 mod verify;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ struct Cli {
 enum Command {
     Devices(devices::Args),
     Verify(verify::Args),
+    Train(Box<train::Args>),
     Tokenize(tokenize::Args),
     Data(data::Args),
 }
@@ -64,6 +66,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Devices(args) => devices::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Train(args) => train::run(&args),
         Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),
         Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
     };

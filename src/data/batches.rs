@@ -245,6 +245,13 @@ impl<S: ExampleSource> BatchStream<S> {
         self.batches_per_epoch
     }
 
+    /// A shape that every batch of the first epoch fits into.
+    pub fn largest_shape(&self) -> (usize, usize, usize) {
+        let (src, tgt) = longest(self.source.lengths(0).into_iter());
+        let round = |len: usize| len.next_multiple_of(FINEST);
+        (self.options.batch_size, round(src), round(tgt))
+    }
+
     /// (epoch, batch in the epoch) of a micro-batch counted from the start of the run.
     pub fn position(&self, micro_batch: u64) -> (u64, usize) {
         (

@@ -46,6 +46,32 @@ impl Denoising {
         })
     }
 
+    /// Splits by documents: those that are not `held_out` and those that are ([`TextCorpus::split`]).
+    pub fn split(&self, held_out: &[bool]) -> Result<(Denoising, Denoising)> {
+        let (rest, held_out) = self.corpus.split(held_out)?;
+        let part = |corpus: TextCorpus| {
+            if corpus.segment_len() < 2 {
+                return Err(Error::Input(
+                    "the held-out text has a single token: hold more out".into(),
+                ));
+            }
+            Ok(Denoising {
+                corpus,
+                objective: self.objective,
+                markers: self.markers.clone(),
+                seed: self.seed,
+            })
+        };
+        Ok((part(rest)?, part(held_out)?))
+    }
+
+    /// The largest id that an example can hold.
+    pub fn max_id(&self) -> u32 {
+        let sentinels = self.objective.n_spans(self.corpus.segment_len());
+        let special = self.markers.sentinels.iter().take(sentinels).chain([&self.markers.eos]);
+        self.corpus.tokens().iter().chain(special).copied().max().unwrap_or(0)
+    }
+
     pub fn corpus(&self) -> &TextCorpus {
         &self.corpus
     }

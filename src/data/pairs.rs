@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::lines::for_each_line;
@@ -20,7 +21,8 @@ pub enum PairFormat {
 }
 
 /// What to do with a text of more tokens than allowed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TooLong {
     /// Leave the pair out and count it.
     #[default]
@@ -31,7 +33,7 @@ pub enum TooLong {
     Error,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairOptions {
     /// Put before every source, as in "translate English to German: ".
     pub prefix: String,

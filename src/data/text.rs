@@ -78,6 +78,41 @@ impl TextCorpus {
         })
     }
 
+    /// All tokens, document after document in the files' order.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Two corpora of the same segment length: the documents that are not `held_out`, and those that are.
+    /// `held_out` has `[n_documents]` entries.
+    ///
+    /// Errors with `Input` if one of the two would be empty.
+    pub fn split(&self, held_out: &[bool]) -> Result<(TextCorpus, TextCorpus)> {
+        let part = |wanted: bool| {
+            let mut documents = Documents {
+                tokens: Vec::new(),
+                offsets: vec![0],
+            };
+            for (index, _) in held_out.iter().enumerate().filter(|(_, held)| **held == wanted) {
+                documents.tokens.extend_from_slice(self.document(index as u32));
+                documents.offsets.push(documents.tokens.len());
+            }
+            if documents.tokens.is_empty() {
+                return Err(Error::Input(
+                    "the text has too few lines to hold some out: name a file of its own to evaluate on".into(),
+                ));
+            }
+            Ok(TextCorpus {
+                tokens: documents.tokens,
+                offsets: documents.offsets,
+                raw_tokens: self.raw_tokens,
+                seed: self.seed,
+                order: Mutex::new(None),
+            })
+        };
+        Ok((part(false)?, part(true)?))
+    }
+
     pub fn n_tokens(&self) -> usize {
         self.tokens.len()
     }

@@ -19,6 +19,8 @@ pub struct Caps {
     pub timestamps: bool,
     /// Bytes that one storage binding may span; bigger tables are split by rows.
     pub max_binding: u64,
+    /// Bytes of one shard of such a table.
+    pub table_bytes: u64,
     pub max_buffer: u64,
     pub max_invocations: u32,
     pub max_workgroup_bytes: u32,
@@ -51,6 +53,7 @@ impl Caps {
             f16: features.contains(wgpu::Features::SHADER_F16),
             timestamps: features.contains(TIMESTAMPS),
             max_binding: limits.max_storage_buffer_binding_size,
+            table_bytes: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             max_invocations: limits.max_compute_invocations_per_workgroup,
             max_workgroup_bytes: limits.max_compute_workgroup_storage_size,

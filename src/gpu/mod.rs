@@ -27,13 +27,18 @@ pub struct GpuOptions {
     pub adapter: Option<String>,
     /// Compile shaders with bounds checks and zeroed workgroup memory, as browsers do. Environment: `T5_CHECKED=1`.
     pub checked: bool,
+    /// Split embedding and head into shards of at most this many bytes, even if the adapter could bind more: for tests.
+    pub table_bytes: Option<u64>,
 }
 
 impl GpuOptions {
     /// The options that the environment asks for.
     pub fn from_env() -> GpuOptions {
         let checked = std::env::var("T5_CHECKED").is_ok_and(|v| !v.is_empty() && v != "0");
-        GpuOptions { adapter: None, checked }
+        GpuOptions {
+            checked,
+            ..GpuOptions::default()
+        }
     }
 }
 
@@ -57,7 +62,8 @@ impl Gpu {
     /// Opens an adapter and its device with every limit and optional feature that the engine can use.
     pub async fn open(options: &GpuOptions) -> Result<Gpu> {
         let adapter = adapter::choose(options.adapter.as_deref()).await?;
-        let caps = Caps::of(&adapter);
+        let mut caps = Caps::of(&adapter);
+        caps.table_bytes = caps.table_bytes.min(options.table_bytes.unwrap_or(u64::MAX));
         let (device, queue) = adapter::request_device(&adapter).await?;
         let fault = Arc::new(Mutex::new(None));
         adapter::watch(&device, &fault);

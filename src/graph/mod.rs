@@ -222,3 +222,25 @@ impl Graph {
         live
     }
 }
+
+/// One line a node: `12 matmul encoder.block.0.layer.0: v3[24x32] encoder...qkv.weight[96x32] -> v4[24x96]`.
+impl std::fmt::Display for Graph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let show = |v: &ValueId| {
+            let home = self.value(self.home(*v));
+            let name = if home.is_leaf {
+                home.label.clone()
+            } else {
+                format!("v{}", v.0)
+            };
+            let shape: Vec<String> = self.shape(*v).iter().map(usize::to_string).collect();
+            format!("{name}[{}]", shape.join("x"))
+        };
+        let list = |values: &[ValueId]| values.iter().map(show).collect::<Vec<_>>().join(" ");
+        for (n, node) in self.nodes.iter().enumerate() {
+            let (inputs, outputs) = (list(&node.inputs), list(&node.outputs));
+            writeln!(f, "{n} {} {}: {inputs} -> {outputs}", node.op.name(), node.label)?;
+        }
+        Ok(())
+    }
+}

@@ -10,8 +10,8 @@ use super::config::{Activation as Act, T5Config};
 use super::layout::{Layout, shard_leaf};
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::ops::{
-    Activation, Attention, CrossEntropy, Dropout, Function, Gather, Head, Layout as MatmulLayout, Matmul, PositionBias,
-    RmsNorm, Variant, gather_index_len,
+    Activation, Attention, CrossEntropy, Dropout, Function, Gather, Layout as MatmulLayout, Logits, Matmul,
+    PositionBias, RmsNorm, Variant, gather_index_len,
 };
 
 /// Sizes of a batch: every sequence is padded to them.
@@ -124,11 +124,12 @@ impl<'a> Builder<'a> {
     /// Logits of decoder states [rows, D] -> [rows, vocab].
     pub fn logits(&mut self, hidden: ValueId) -> ValueId {
         self.graph.scope("lm_head");
-        let inputs: Vec<_> = [hidden].into_iter().chain(self.head()).collect();
-        let op = Head {
+        let op = Logits {
+            shards: self.layout.shards().to_vec(),
             scale: self.output_scale,
             variant: self.variant,
         };
+        let inputs: Vec<_> = [hidden].into_iter().chain(self.head()).collect();
         self.graph.push1(op, &inputs)
     }
 

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::config::T5Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Slice};
 
 /// A HuggingFace tensor in the arenas.
@@ -65,15 +65,18 @@ struct Leaf {
 const ALIGN: usize = 64;
 
 impl Layout {
-    /// `max_binding`: bytes that one storage binding may span.
-    pub fn new(config: &T5Config, untied: bool, max_binding: u64) -> Layout {
+    /// `max_binding`: bytes that one storage binding may span; `table_bytes`: the most that one shard of a table takes.
+    ///
+    /// # Errors
+    /// `Adapter` if a projection by itself is larger than a binding.
+    pub fn new(config: &T5Config, untied: bool, max_binding: u64, table_bytes: u64) -> Result<Layout> {
         let window_len = (max_binding / 4) as usize / ALIGN * ALIGN;
-        let shard_rows = (window_len / config.d_model).clamp(1, config.vocab_size);
-        let n_shards = config.vocab_size.div_ceil(shard_rows);
+        let shard_len = ((table_bytes / 4) as usize).min(window_len);
+        let n_shards = config.vocab_size.div_ceil((shard_len / config.d_model).max(1));
         let even = config.vocab_size.div_ceil(n_shards);
-        let shards: Vec<usize> = (0..n_shards)
-            .map(|s| even.min(config.vocab_size - s * even))
-            .filter(|&rows| rows > 0)
+        let shards = (0..config.vocab_size)
+            .step_by(even)
+            .map(|first| even.min(config.vocab_size - first))
             .collect();
         let mut layout = Layout {
             untied,
@@ -82,97 +85,72 @@ impl Layout {
             windows: vec![0],
             shards,
         };
-        let mut open: Option<(String, usize)> = None;
-        for (name, shape) in config.tensor_shapes(untied) {
-            if shape[0] == config.vocab_size && is_table(&name) {
-                layout.add_table(&name, shape, window_len);
-                open = None;
-                continue;
-            }
-            let len: usize = shape.iter().product();
-            let leaf = leaf_of(&name);
-            // Members of a fused leaf follow one another without a gap.
-            let extends = open
-                .as_ref()
-                .is_some_and(|(l, end)| *l == leaf && end + len <= window_len);
-            let offset = if extends {
-                layout.windows.last().copied().unwrap_or(0)
-            } else {
-                layout.place(len, window_len)
-            };
-            let window = layout.windows.len() - 1;
-            layout.windows[window] = offset + len;
-            open = Some((leaf.clone(), offset + len));
-            let entry = layout.leaves.entry(leaf).or_insert_with(|| {
-                let mut empty = shape.clone();
-                empty[0] = 0;
-                Leaf {
-                    window,
-                    offset,
-                    shape: empty,
+        let tensors = config.tensor_shapes(untied);
+        // The rows of each leaf: those of all its members.
+        let mut rows: HashMap<String, usize> = HashMap::new();
+        for (name, shape) in &tensors {
+            *rows.entry(leaf_of(name)).or_default() += shape[0];
+        }
+        let mut filled: HashMap<String, usize> = HashMap::new();
+        for (name, shape) in tensors {
+            let cols: usize = shape[1..].iter().product();
+            let mut pieces = Vec::new();
+            if matches!(name.as_str(), "shared.weight" | "lm_head.weight") {
+                for (s, rows) in layout.shards.clone().into_iter().enumerate() {
+                    let leaf = layout.place(shard_leaf(&name, s), vec![rows, cols], window_len)?;
+                    pieces.push(Piece {
+                        window: leaf.window,
+                        offset: leaf.offset,
+                        rows,
+                        len: rows * cols,
+                    });
                 }
-            });
-            entry.shape[0] += shape[0];
-            let piece = Piece {
-                window,
-                offset,
-                rows: shape[0],
-                len,
-            };
-            layout.tensors.push(TensorSpan {
-                name,
-                shape,
-                pieces: vec![piece],
-            });
-        }
-        layout
-    }
-
-    /// An aligned place for `len` elements, in a new window if the last is full. A fused leaf's first member reserves no
-    /// room for the others: they are at most three of one size, and [`Layout::new`] checks each.
-    fn place(&mut self, len: usize, window_len: usize) -> usize {
-        let end = self.windows.last().copied().unwrap_or(0).next_multiple_of(ALIGN);
-        if end > 0 && end + 3 * len > window_len {
-            self.windows.push(0);
-            return 0;
-        }
-        end
-    }
-
-    fn add_table(&mut self, name: &str, shape: Vec<usize>, window_len: usize) {
-        let cols = shape[1];
-        let mut pieces = Vec::new();
-        for (s, rows) in self.shards.clone().into_iter().enumerate() {
-            let len = rows * cols;
-            let end = self.windows.last().copied().unwrap_or(0).next_multiple_of(ALIGN);
-            let offset = if end > 0 && end + len > window_len {
-                self.windows.push(0);
-                0
             } else {
-                end
-            };
-            let window = self.windows.len() - 1;
-            self.windows[window] = offset + len;
-            pieces.push(Piece {
-                window,
-                offset,
-                rows,
-                len,
-            });
-            self.leaves.insert(
-                shard_leaf(name, s),
-                Leaf {
-                    window,
-                    offset,
-                    shape: vec![rows, cols],
-                },
-            );
+                let leaf_name = leaf_of(&name);
+                let leaf = match layout.leaves.get(&leaf_name) {
+                    Some(leaf) => leaf.clone(),
+                    None => {
+                        let mut whole = shape.clone();
+                        whole[0] = rows[&leaf_name];
+                        layout.place(leaf_name.clone(), whole, window_len)?
+                    }
+                };
+                // Members follow one another in the order of the checkpoint: q, k, v; wi_0, wi_1.
+                let before = filled.entry(leaf_name).or_default();
+                let (rows, len) = (shape[0], shape[0] * cols);
+                pieces.push(Piece {
+                    window: leaf.window,
+                    offset: leaf.offset + *before,
+                    rows,
+                    len,
+                });
+                *before += len;
+            }
+            layout.tensors.push(TensorSpan { name, shape, pieces });
         }
-        self.tensors.push(TensorSpan {
-            name: name.to_owned(),
-            shape,
-            pieces,
-        });
+        Ok(layout)
+    }
+
+    /// Finds an aligned place for a leaf, in a new window if the last one is full.
+    fn place(&mut self, name: String, shape: Vec<usize>, window_len: usize) -> Result<Leaf> {
+        let len: usize = shape.iter().product();
+        if len > window_len {
+            return Err(Error::Adapter(format!(
+                "`{name}` takes {} MiB, this adapter binds at most {} MiB at once: the model is too large for it",
+                len >> 18,
+                window_len >> 18
+            )));
+        }
+        let mut window = self.windows.len() - 1;
+        let mut offset = self.windows[window].next_multiple_of(ALIGN);
+        if offset + len > window_len {
+            self.windows.push(0);
+            (window, offset) = (window + 1, 0);
+        }
+        self.windows[window] = offset + len;
+        let leaf = Leaf { window, offset, shape };
+        self.leaves.insert(name, leaf.clone());
+        Ok(leaf)
     }
 
     /// Every tensor under its HuggingFace name, in the order of the model's modules.
@@ -221,10 +199,6 @@ impl Layout {
     pub fn n_params(&self) -> usize {
         self.tensors.iter().map(|t| t.shape.iter().product::<usize>()).sum()
     }
-}
-
-fn is_table(name: &str) -> bool {
-    matches!(name, "shared.weight" | "lm_head.weight")
 }
 
 /// The leaf for shard `s` of a table.

@@ -77,7 +77,7 @@ impl Model {
     }
 
     fn allocate(gpu: &Gpu, config: T5Config, untied: bool, output_scale: f32) -> Result<Model> {
-        let layout = Layout::new(&config, untied, gpu.caps().max_binding);
+        let layout = Layout::new(&config, untied, gpu.caps().max_binding, gpu.caps().table_bytes)?;
         let params = layout.allocate(gpu, "parameters")?;
         let buckets = |bidirectional| {
             let (n, max) = (

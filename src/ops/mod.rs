@@ -8,7 +8,7 @@ mod cache_write;
 mod cross_entropy;
 mod dropout;
 mod gather;
-mod head;
+mod logits;
 mod matmul;
 mod position_bias;
 mod rms_norm;
@@ -22,7 +22,7 @@ pub use cache_write::CacheWrite;
 pub use cross_entropy::{CrossEntropy, IGNORE};
 pub use dropout::Dropout;
 pub use gather::{Gather, NO_ID, gather_index, gather_index_len};
-pub use head::Head;
+pub use logits::Logits;
 pub use matmul::{Layout, Matmul, Variant};
 pub use position_bias::{PositionBias, distance_buckets, relative_bucket};
 pub use rms_norm::RmsNorm;
@@ -43,7 +43,7 @@ pub const NAMES: &[&str] = &[
     "dropout",
     "gather",
     "gather_backward",
-    "head",
+    "logits",
     "matmul",
     "position_bias",
     "position_bias_backward",

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::optimizer::{Optimizer, OptimizerConfig, StepReport};
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Gpu, Slice};
+use crate::gpu::{Buffer, Gpu, Readback, Slice};
 use crate::model::{BatchShape, Builder, Model};
 use crate::ops::gather_index;
 use crate::plan::{Memory, Plan, PlanOptions, SlotPool};
@@ -172,8 +172,16 @@ impl Engine {
 
     /// The stats of the batches since [`Engine::begin_step`], and what the optimiser made of them.
     pub async fn report(&self) -> Result<(LossStats, StepReport)> {
-        let stats = self.gpu().read::<f32>(&self.stats, 0..16).await?;
-        Ok((LossStats::from_gpu(&stats), self.optimizer.report().await?))
+        self.start_report()?.finish().await
+    }
+
+    /// Begins to read the report of the step just submitted. The next step may be submitted before the report is
+    /// finished, so that the device never waits for the host.
+    pub fn start_report(&self) -> Result<PendingReport> {
+        Ok(PendingReport {
+            stats: self.gpu().start_read(&self.stats, 0..16)?,
+            step: self.optimizer.start_report()?,
+        })
     }
 
     /// A gradient's arena slice, for checks.
@@ -205,6 +213,23 @@ impl Engine {
     /// The memory that a leaf of this engine's graphs is bound to.
     pub fn stats_slice(&self) -> Slice {
         self.stats.all()
+    }
+}
+
+/// A step's report on its way to the host.
+pub struct PendingReport {
+    stats: Readback<f32>,
+    step: Readback<f32>,
+}
+
+impl PendingReport {
+    /// The report, once the step has run.
+    pub async fn finish(self) -> Result<(LossStats, StepReport)> {
+        let stats = self.stats.finish().await?;
+        Ok((
+            LossStats::from_gpu(&stats),
+            StepReport::from_gpu(&self.step.finish().await?),
+        ))
     }
 }
 

@@ -4,5 +4,16 @@ mod adafactor;
 mod adamw;
 mod clip;
 pub mod engine;
+pub mod evaluate;
+pub mod examples;
+pub mod log;
 pub mod optimizer;
 pub mod schedule;
+pub mod settings;
+pub mod state;
+pub mod trainer;
+
+pub use evaluate::{Answerer, Evaluation};
+pub use log::{Event, StepLog};
+pub use settings::{HeldOut, Settings, Task};
+pub use trainer::{Hooks, Outcome, Trainer};

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use super::{adafactor, adamw, clip};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Gpu, Program, ProgramBuilder};
+use crate::gpu::{Buffer, Gpu, Program, ProgramBuilder, Readback};
 use crate::model::TensorSpan;
 
 /// Which optimiser, with all its settings but the learning rate.
@@ -53,6 +53,17 @@ pub struct StepReport {
     pub clip: f32,
     /// The batch had no token or the norm was not finite: parameters and moments are as they were.
     pub skipped: bool,
+}
+
+impl StepReport {
+    /// From the head of `Control` (optimizer_control.wgsl).
+    pub(super) fn from_gpu(values: &[f32]) -> StepReport {
+        StepReport {
+            grad_norm: values[1],
+            clip: values[2],
+            skipped: values[3] != 0.0,
+        }
+    }
 }
 
 /// An optimiser recorded for one set of arenas.
@@ -299,12 +310,12 @@ impl Optimizer {
 
     /// What the last step did; waits for it.
     pub async fn report(&self) -> Result<StepReport> {
-        let read: Vec<f32> = self.gpu.read(&self.control, 0..RATES_AT).await?;
-        Ok(StepReport {
-            grad_norm: read[1],
-            clip: read[2],
-            skipped: read[3] != 0.0,
-        })
+        Ok(StepReport::from_gpu(&self.start_report()?.finish().await?))
+    }
+
+    /// Begins to read what [`StepReport::from_gpu`] takes; steps submitted afterwards do not delay it.
+    pub fn start_report(&self) -> Result<Readback<f32>> {
+        self.gpu.start_read(&self.control, 0..RATES_AT)
     }
 
     /// The moments by name, with the bytes in use: written back verbatim they continue a run bit for bit, on arenas of

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 
 use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, interpret};
 use crate::ops::{
-    Activation, Attention, CrossEntropy, Dropout, Function, Gather, IGNORE, Layout, Matmul, PositionBias, RmsNorm,
-    Variant, distance_buckets, gather_index, gather_index_len,
+    Activation, Attention, CrossEntropy, Dropout, Function, Gather, IGNORE, Layout, Logits, Matmul, PositionBias,
+    RmsNorm, Variant, distance_buckets, gather_index, gather_index_len,
 };
 
 /// One computation to check.
@@ -221,6 +221,7 @@ pub fn cases() -> Vec<Case> {
     attention(&mut cases);
     cross_entropy(&mut cases);
     decoding::push(&mut cases);
+    logits(&mut cases);
     cases
 }
 
@@ -468,5 +469,25 @@ fn matmul(cases: &mut Vec<Case>) {
                 }));
             }
         }
+    }
+}
+
+fn logits(cases: &mut Vec<Case>) {
+    for (rows, shards) in [(1, vec![8]), (3, vec![5, 6, 2]), (20, vec![8, 12])] {
+        cases.push(Case::new(format!("logits {rows} {shards:?}"), move |b| {
+            let mut inputs = vec![b.constant("h", &[rows, 12], 1.0)];
+            for (i, &n) in shards.iter().enumerate() {
+                inputs.push(b.constant(&format!("head{i}"), &[n, 12], 1.0));
+            }
+            let logits = b.graph.push1(
+                Logits {
+                    shards: shards.clone(),
+                    scale: 0.3,
+                    variant: None,
+                },
+                &inputs,
+            );
+            b.output_constant("logits", logits);
+        }));
     }
 }

@@ -2,12 +2,11 @@
 
 use super::{Builder, Case};
 use crate::graph::{Dtype, ValueId};
-use crate::ops::{AttentionDecode, CacheWrite, Head, SETTINGS_LEN, Sample, SampleSettings, Variant};
+use crate::ops::{AttentionDecode, CacheWrite, SETTINGS_LEN, Sample, SampleSettings};
 
 pub(super) fn push(cases: &mut Vec<Case>) {
     cache_write(cases);
     attention_decode(cases);
-    head(cases);
     sample(cases);
 }
 
@@ -58,23 +57,6 @@ fn attention_decode(cases: &mut Vec<Case>) {
                 // exp of a score s in f32 errs by s units in the last place: scores reach 6^2 * 260 there.
                 cases.push(if scale > 1.0 { case.slack(100.0) } else { case });
             }
-        }
-    }
-}
-
-fn head(cases: &mut Vec<Case>) {
-    for (rows, d, shards) in [(1, 4, vec![7]), (3, 8, vec![12, 5]), (17, 8, vec![8, 8, 4]), (2, 3, vec![5])] {
-        for variant in [None, Some(Variant::Rows)] {
-            let shards = shards.clone();
-            cases.push(Case::new(format!("head [{rows} {d}] {shards:?} {variant:?}"), move |b| {
-                let h = b.constant("h", &[rows, d], 1.0);
-                let mut inputs = vec![h];
-                for (i, &n) in shards.iter().enumerate() {
-                    inputs.push(b.constant(&format!("head{i}"), &[n, d], 1.0));
-                }
-                let logits = b.graph.push1(Head { scale: 0.5, variant }, &inputs);
-                b.output_constant("logits", logits);
-            }));
         }
     }
 }

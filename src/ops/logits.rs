@@ -1,0 +1,63 @@
+//! The vocabulary projection by itself, for decoding: training uses [`super::CrossEntropy`], which never holds all of it.
+
+use super::matmul::{Gemm, Layout, Matrix, Variant};
+use crate::graph::{Dtype, Launcher, Op, Tensor64};
+
+/// `h [rows, d]`, then the head in shards of rows `[vocab, d]` -> `scale h head^T [rows, vocab]`.
+#[derive(Clone, Debug)]
+pub struct Logits {
+    /// Rows of each shard of the head.
+    pub shards: Vec<usize>,
+    pub scale: f32,
+    /// The kernel to prefer where several can do it.
+    pub variant: Option<Variant>,
+}
+
+impl Op for Logits {
+    fn name(&self) -> &'static str {
+        "logits"
+    }
+
+    fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
+        let rows: Vec<usize> = inputs[1..].iter().map(|s| s[0]).collect();
+        assert_eq!(rows, self.shards, "logits head");
+        vec![(vec![inputs[0][0], self.shards.iter().sum()], Dtype::F32)]
+    }
+
+    fn launch(&self, l: &mut Launcher<'_>) {
+        let [m, k] = [l.shape(0)[0], l.shape(0)[1]];
+        let vocab = self.shards.iter().sum();
+        let mut offset = 0;
+        for (shard, &n) in self.shards.iter().enumerate() {
+            let gemm = Gemm {
+                layout: Layout::Nt,
+                m,
+                n,
+                k,
+                a: Matrix::whole(l.input(0), k),
+                b: Matrix::whole(l.input(1 + shard), k),
+                c: Matrix {
+                    operand: l.output(0),
+                    offset,
+                    ld: vocab,
+                },
+                alpha: self.scale,
+                accumulate: false,
+                residual: None,
+                variant: self.variant,
+            };
+            gemm.launch(l);
+            offset += n;
+        }
+    }
+
+    fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
+        let head: Vec<&[f64]> = inputs[1..].iter().flat_map(Tensor64::rows).collect();
+        let dot = |a: &[f64], b: &[f64]| f64::from(self.scale) * a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+        let logits = inputs[0]
+            .rows()
+            .flat_map(|h| head.iter().map(|w| dot(h, w)).collect::<Vec<_>>())
+            .collect();
+        vec![Tensor64::new(&[inputs[0].shape[0], head.len()], logits)]
+    }
+}

@@ -1,0 +1,124 @@
+//! What continues a run, beside the model in its checkpoint: `training_state/` with the optimiser's moments and
+//! `state.json`.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::evaluate::Best;
+use super::optimizer::Optimizer;
+use super::settings::Settings;
+use crate::checkpoint::{Weights, write_model};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+
+/// The folder within a checkpoint.
+pub const FOLDER: &str = "training_state";
+
+/// Raised whenever an older program could not read what a newer one writes.
+const FORMAT: u32 = 1;
+
+const STATE_FILE: &str = "state.json";
+const MOMENTS_FILE: &str = "optimizer.safetensors";
+
+/// How far a run is. Data order and dropout follow from the step number, so nothing else is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub format: u32,
+    /// Steps done.
+    pub step: u64,
+    /// Source and target tokens seen.
+    pub tokens: u64,
+    /// Steps left out because their gradient was not finite, and how many of them in a row until now.
+    pub skipped: u64,
+    pub skipped_in_a_row: u64,
+    /// Seconds of training in all sessions.
+    pub elapsed: f64,
+    pub best: Option<Best>,
+    /// Of the training examples, in hexadecimal.
+    pub data: String,
+    pub settings: Settings,
+}
+
+impl State {
+    pub fn new(settings: Settings, data: u64) -> State {
+        State {
+            format: FORMAT,
+            step: 0,
+            tokens: 0,
+            skipped: 0,
+            skipped_in_a_row: 0,
+            elapsed: 0.0,
+            best: None,
+            data: format!("{data:016x}"),
+            settings,
+        }
+    }
+
+    /// Reads the state in a checkpoint.
+    ///
+    /// # Errors
+    /// It has none, it is damaged, or a newer version wrote it.
+    pub fn load(checkpoint: &Path) -> Result<State> {
+        let path = checkpoint.join(FOLDER).join(STATE_FILE);
+        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let bad = |e: serde_json::Error| Error::line(&path, e.line(), format!("not the state of a run: {e}"));
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(bad)?;
+        match value.get("format").and_then(serde_json::Value::as_u64) {
+            Some(format) if format == u64::from(FORMAT) => serde_json::from_value(value).map_err(bad),
+            format => {
+                let found = format.map_or("none".into(), |f| f.to_string());
+                let what =
+                    format!("the state's format is {found}, this program reads {FORMAT}: use the one that wrote it");
+                Err(Error::file(&path, what))
+            }
+        }
+    }
+
+    /// Writes state and moments into a checkpoint that is being filled.
+    pub fn save(&self, checkpoint: &Path, gpu: &Gpu, optimizer: &Optimizer) -> Result<()> {
+        let folder = checkpoint.join(FOLDER);
+        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        let path = folder.join(STATE_FILE);
+        let text = serde_json::to_vec_pretty(self).map_err(|e| Error::file(&path, e.to_string()))?;
+        fs::write(&path, text).map_err(Error::io("write", &path))?;
+        let moments = optimizer.state();
+        let shapes: Vec<_> = moments
+            .iter()
+            .map(|(name, _, bytes)| (name.clone(), vec![(bytes / 4) as usize]))
+            .collect();
+        write_model(folder.join(MOMENTS_FILE), &shapes, |wanted| {
+            // `shapes` has the names of `moments`.
+            let found = moments.iter().find(|(name, ..)| name == wanted);
+            found.map_or(Ok(Vec::new()), |(_, buffer, bytes)| {
+                pollster::block_on(gpu.read(buffer, 0..*bytes))
+            })
+        })
+    }
+
+    /// Puts the moments of a checkpoint back, bit for bit.
+    ///
+    /// # Errors
+    /// The file is damaged, or was written where parameters lay otherwise: by another optimiser, or on an adapter with
+    /// another limit on the size of a binding.
+    pub fn load_moments(checkpoint: &Path, gpu: &Gpu, optimizer: &Optimizer) -> Result<()> {
+        let path = checkpoint.join(FOLDER).join(MOMENTS_FILE);
+        let file = Weights::open_file(&path)?;
+        for (name, buffer, bytes) in optimizer.state() {
+            let len = (bytes / 4) as usize;
+            if file.shape(&name) != Some(&[len]) {
+                let found = file
+                    .shape(&name)
+                    .map_or("nothing".into(), |shape| format!("{shape:?} numbers"));
+                let what = format!(
+                    "{found} under {name}, [{len}] are needed: the moments belong to another optimizer, or to an adapter \
+                     that lays parameters out otherwise (resume on the one that the run began on)"
+                );
+                return Err(Error::file(&path, what));
+            }
+            gpu.write(&buffer, 0, &file.read_f32(&name, &[len])?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! The program as a user meets it: what it prints, and how it refuses what it cannot use.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn t5(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_t5"));
+    command.args(args).env_remove("T5_ADAPTER");
+    command
+}
+
+fn run(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// The command fails with exit code 1 and an error that contains each of these; nothing panics.
+#[track_caller]
+fn refuses(command: &mut Command, expected: &[&str]) {
+    let (code, _, stderr) = run(command);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("error: ") && !stderr.contains("panicked"), "{stderr}");
+    for part in expected {
+        assert!(stderr.contains(part), "`{part}` is not in:\n{stderr}");
+    }
+}
+
+/// A copy of a golden folder, to be spoilt.
+fn spoilt(name: &str, spoil: impl FnOnce(&Path)) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    fs::create_dir(&path).unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/t5v10");
+    for entry in fs::read_dir(golden).unwrap() {
+        let from = entry.unwrap().path();
+        // Not `fs::copy`: it would keep files read-only.
+        fs::write(path.join(from.file_name().unwrap()), fs::read(&from).unwrap()).unwrap();
+    }
+    spoil(&path);
+    (folder, path)
+}
+
+#[track_caller]
+fn verify_refuses(spoil: impl FnOnce(&Path), expected: &[&str]) {
+    let (_folder, path) = spoilt("model", spoil);
+    refuses(&mut t5(&["verify", "--golden", path.to_str().unwrap()]), expected);
+}
+
+fn edit_config(path: &Path, from: &str, to: &str) {
+    let file = path.join("config.json");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains(from), "{text}");
+    fs::write(file, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn devices_lists_the_adapter_in_use() {
+    let (code, stdout, _) = run(&mut t5(&["devices"]));
+    assert_eq!(code, Some(0));
+    assert!(
+        stdout.contains("* ") && stdout.contains("driver") && stdout.contains("Next:"),
+        "{stdout}"
+    );
+    let (_, stdout, _) = run(&mut t5(&["devices", "--json"]));
+    let list: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert!(list[0]["name"].is_string() && list[0]["max_binding"].is_u64(), "{list}");
+}
+
+#[test]
+fn verify_passes_and_speaks_json() {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/t5v10");
+    let (code, stdout, stderr) = run(&mut t5(&["verify", "--golden", golden, "--json"]));
+    assert_eq!(code, Some(0), "{stderr}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["failed"], 0);
+    assert!(report["comparisons"].as_u64() > Some(100));
+}
+
+/// A check that cannot fail is none: wrong weights must be noticed.
+#[test]
+fn verify_notices_wrong_weights() {
+    let (_folder, path) = spoilt("model", |path| {
+        let file = path.join("model.safetensors");
+        let mut bytes = fs::read(&file).unwrap();
+        let at = bytes.len() - 400;
+        bytes[at + 3] ^= 0x02;
+        bytes[at + 2] ^= 0x40;
+        fs::write(file, bytes).unwrap();
+    });
+    let (code, stdout, _) = run(&mut t5(&["verify", "--golden", path.to_str().unwrap()]));
+    assert_eq!(code, Some(1));
+    assert!(stdout.contains("FAILED"), "{stdout}");
+}
+
+#[test]
+fn without_an_adapter_it_says_what_to_install() {
+    let nowhere = "/nonexistent/icd.json";
+    let mut command = t5(&["verify"]);
+    command.env("VK_ICD_FILENAMES", nowhere).env("VK_DRIVER_FILES", nowhere);
+    refuses(&mut command, &["no GPU adapter found", "install a Vulkan driver"]);
+}
+
+#[test]
+fn an_unknown_adapter_is_answered_with_the_list() {
+    refuses(
+        &mut t5(&["verify", "--adapter", "nosuch"]),
+        &["no adapter `nosuch`", "  0: "],
+    );
+    refuses(&mut t5(&["verify", "--adapter", "99"]), &["no adapter `99`"]);
+}
+
+#[test]
+fn spoilt_model_folders_are_refused() {
+    refuses(
+        &mut t5(&["verify", "--golden", "/nonexistent/model"]),
+        &["/nonexistent/model", "No such file"],
+    );
+    let model = |path: &Path| path.join("model.safetensors");
+    verify_refuses(|p| fs::remove_file(model(p)).unwrap(), &["model.safetensors"]);
+    let truncate = |p: &Path| {
+        let bytes = fs::read(model(p)).unwrap();
+        fs::write(model(p), &bytes[..bytes.len() / 2]).unwrap();
+    };
+    verify_refuses(truncate, &["model.safetensors"]);
+    let hostile = |p: &Path| {
+        let mut bytes = fs::read(model(p)).unwrap();
+        bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        fs::write(model(p), bytes).unwrap();
+    };
+    verify_refuses(hostile, &["model.safetensors"]);
+    verify_refuses(|p| fs::write(model(p), b"").unwrap(), &["model.safetensors"]);
+}
+
+#[test]
+fn impossible_configurations_are_refused() {
+    let absurd = |p: &Path| edit_config(p, "\"d_model\": 32", "\"d_model\": 1000000000");
+    verify_refuses(absurd, &["config.json", "d_model"]);
+    let activation = |p: &Path| {
+        edit_config(
+            p,
+            "\"feed_forward_proj\": \"relu\"",
+            "\"feed_forward_proj\": \"swoosh\"",
+        )
+    };
+    verify_refuses(activation, &["config.json", "swoosh"]);
+    let missing = |p: &Path| edit_config(p, "\"num_layers\": 2", "\"num_layers\": 3");
+    verify_refuses(missing, &["encoder.block.2"]);
+    let shapes = |p: &Path| edit_config(p, "\"d_ff\": 64", "\"d_ff\": 72");
+    verify_refuses(shapes, &["64", "72"]);
+    verify_refuses(|p| fs::write(p.join("config.json"), "{").unwrap(), &["config.json"]);
+}
+
+#[test]
+fn help_teaches() {
+    for command in ["devices", "verify", "tokenize", "data"] {
+        let (code, stdout, _) = run(&mut t5(&[command, "--help"]));
+        assert_eq!(code, Some(0));
+        assert!(stdout.lines().count() > 6 && stdout.contains("Usage: t5"), "{stdout}");
+    }
+    let (code, _, stderr) = run(&mut t5(&["nosuch"]));
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("nosuch"), "{stderr}");
+}
