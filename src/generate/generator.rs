@@ -147,7 +147,8 @@ impl Generator {
         let shape = bucket(batch.rows, sources, options.max_new_tokens);
         let session = self.session(shape)?;
         let texts: Vec<&[u32]> = batch.rows.iter().map(|&row| sources[row].as_slice()).collect();
-        let numbers: Vec<u32> = batch.rows.iter().map(|&row| row as u32).collect();
+        let number = |&row: &usize| (options.first_source + row) as u32;
+        let numbers: Vec<u32> = batch.rows.iter().map(number).collect();
         session.start(&texts, &numbers, settings, start_token)?;
 
         let mut made = 0;

@@ -23,6 +23,8 @@ pub struct GenerateOptions {
     /// Ids from here on are never chosen; `None`: all rows of the vocabulary's table count. A table often has more rows
     /// than the tokenizer has pieces (T5: 32,128 and 32,100).
     pub limit: Option<usize>,
+    /// Number of the first source among all that share a seed: the draws of a source depend on its number.
+    pub first_source: usize,
 }
 
 /// How a token is chosen.
@@ -37,7 +39,7 @@ pub enum Strategy {
         top_k: usize,
         /// Draw among the fewest tokens whose probabilities reach this sum, in (0, 1].
         top_p: f32,
-        /// The draws depend on the seed, the source's index and the position alone.
+        /// The draws depend on the seed, the source's number and the position alone.
         seed: u64,
     },
 }
@@ -49,6 +51,7 @@ impl Default for GenerateOptions {
             strategy: Strategy::Greedy,
             max_batch: 16,
             limit: None,
+            first_source: 0,
         }
     }
 }

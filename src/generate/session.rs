@@ -53,7 +53,7 @@ impl Session {
         self.gpu.write(&self.state[name].0, 0, data);
     }
 
-    /// Encodes the sources and puts every sequence at its start. `sequences`: each source's index, for its random draws.
+    /// Encodes the sources and puts every sequence at its start. `sequences`: each source's number, for its random draws.
     /// Places of the batch that have no source are finished from the start.
     pub fn start(
         &self,
