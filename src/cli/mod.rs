@@ -2,6 +2,7 @@
 
 mod data;
 mod devices;
+mod generate;
 mod tokenize;
 mod train;
 mod verify;
@@ -27,6 +28,7 @@ enum Command {
     Devices(devices::Args),
     Verify(verify::Args),
     Train(Box<train::Args>),
+    Generate(generate::Args),
     Tokenize(tokenize::Args),
     Data(data::Args),
 }
@@ -64,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Devices(args) => devices::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),
         Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
     };

@@ -2,12 +2,16 @@
 //!
 //! Names in comments: B sequences, S source positions, T target positions, D = d_model, I = heads * d_kv.
 
+mod decoding;
+
+pub use decoding::DecodeShape;
+
 use super::config::{Activation as Act, T5Config};
 use super::layout::{Layout, shard_leaf};
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::ops::{
     Activation, Attention, CrossEntropy, Dropout, Function, Gather, Layout as MatmulLayout, Logits, Matmul,
-    PositionBias, RmsNorm, gather_index_len,
+    PositionBias, RmsNorm, Variant, gather_index_len,
 };
 
 /// Sizes of a batch: every sequence is padded to them.
@@ -29,6 +33,8 @@ pub struct Builder<'a> {
     dropout: f32,
     /// Numbers the dropout sites.
     sites: u32,
+    /// The kernel to prefer for matrix products.
+    variant: Option<Variant>,
 }
 
 /// One of the two stacks.
@@ -55,6 +61,7 @@ impl<'a> Builder<'a> {
             shape,
             dropout,
             sites: 0,
+            variant: None,
         }
     }
 
@@ -120,6 +127,7 @@ impl<'a> Builder<'a> {
         let op = Logits {
             shards: self.layout.shards().to_vec(),
             scale: self.output_scale,
+            variant: self.variant,
         };
         let inputs: Vec<_> = [hidden].into_iter().chain(self.head()).collect();
         self.graph.push1(op, &inputs)
@@ -289,7 +297,14 @@ impl<'a> Builder<'a> {
 
     pub fn linear(&mut self, weight: &str, x: ValueId) -> ValueId {
         let w = self.param(weight);
-        self.graph.push1(Matmul::new(MatmulLayout::Nt), &[x, w])
+        self.graph.push1(self.product(), &[x, w])
+    }
+
+    fn product(&self) -> Matmul {
+        Matmul {
+            variant: self.variant,
+            ..Matmul::new(MatmulLayout::Nt)
+        }
     }
 
     /// residual + dropout(linear(x)).
@@ -300,7 +315,7 @@ impl<'a> Builder<'a> {
         }
         let w = self.param(weight);
         self.graph
-            .push1(Matmul::new(MatmulLayout::Nt).with_residual(), &[x, w, residual])
+            .push1(self.product().with_residual(), &[x, w, residual])
     }
 
     fn key(&mut self) -> ValueId {

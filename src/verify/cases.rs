@@ -1,6 +1,8 @@
 //! The table of cases: each op at sizes that hurt. It drives correctness and gradients; `bench_cases.rs` has the same at
 //! T5's own shapes, for speed.
 
+mod decoding;
+
 use std::collections::HashMap;
 
 use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, interpret};
@@ -220,6 +222,7 @@ pub fn cases() -> Vec<Case> {
     position_bias(&mut cases);
     attention(&mut cases);
     cross_entropy(&mut cases);
+    decoding::push(&mut cases);
     logits(&mut cases);
     cases
 }
@@ -482,6 +485,7 @@ fn logits(cases: &mut Vec<Case>) {
                 Logits {
                     shards: shards.clone(),
                     scale: 0.3,
+                    variant: None,
                 },
                 &inputs,
             );

@@ -50,6 +50,12 @@ pub fn relative_error(found: &[f32], reference: &[f64]) -> f64 {
     worst
 }
 
+/// How many whole numbers differ, given their bits as they were read.
+fn mismatches(found: &[f32], reference: &[f64]) -> f64 {
+    let differ = |(f, r): (&f32, &f64)| f64::from(f.to_bits()) != *r;
+    found.iter().zip(reference).filter(|pair| differ(*pair)).count() as f64
+}
+
 /// How far kernels in f32 may lie from the f64 oracle. Sums over k terms err by about sqrt(k) units of 6e-8; software
 /// rasterisers and fast-math GPUs evaluate exp and tanh to some 4e-6.
 pub const KERNEL_TOLERANCE: f64 = 2e-5;
@@ -99,10 +105,14 @@ pub fn check_kernels(gpu: &Gpu, case: &Case) -> Result<Vec<Row>> {
         let values: Vec<_> = outputs.iter().map(|(_, v)| *v).collect();
         let found = run_on_gpu(gpu, &built.graph, &values, &built.leaves)?;
         let reference = interpret(&built.graph, &values, &mut built.leaves.clone());
-        for (((name, _), found), reference) in outputs.iter().zip(&found).zip(&reference) {
+        for (((name, value), found), reference) in outputs.iter().zip(&found).zip(&reference) {
+            let error = match built.graph.value(*value).dtype {
+                Dtype::F32 => relative_error(found, &reference.data),
+                Dtype::U32 => mismatches(found, &reference.data),
+            };
             rows.push(Row {
                 what: format!("{} {part} {name}", case.name),
-                error: relative_error(found, &reference.data),
+                error,
                 tolerance: KERNEL_TOLERANCE * case.slack,
             });
         }
