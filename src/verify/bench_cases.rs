@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Add, AddInto, Dtype};
 use crate::ops::{
-    Activation, Attention, CrossEntropy, Dropout, Function, Gather, Layout, Logits, Matmul, PositionBias, RmsNorm,
-    distance_buckets, gather_index,
+    Activation, Attention, AttentionDecode, CacheWrite, CrossEntropy, Dropout, Function, Gather, Layout, Logits,
+    MAX_EOS, Matmul, PositionBias, RmsNorm, SETTINGS_LEN, Sample, SampleSettings, distance_buckets, gather_index,
 };
 use crate::plan::Plan;
 
@@ -87,12 +87,26 @@ pub fn bench_cases() -> Vec<Case> {
         Case::new("gather 512 of 32128x512", gather),
         Case::new("attention encoder 4x128", |b| attention(b, true)),
         Case::new("attention cross 4x128", |b| attention(b, false)),
+        Case::new("attention_decode 4 over 128", attention_decode),
+        Case::new("cache_write 4x768", |b| {
+            let (qkv, pos) = (
+                b.constant("qkv", &[SEQUENCES, 3 * INNER], 1.0),
+                b.ids("pos", &[0, 1, 2, 3]),
+            );
+            let memory = b.constant("cache", &[TOKENS, 2 * INNER], 1.0);
+            let cache = b.graph.push1(CacheWrite { max_len: LEN }, &[qkv, pos]);
+            b.graph.store_in(cache, memory);
+            b.output_constant("cache", memory);
+        }),
+        Case::new("sample greedy 4 of 32128", |b| sample(b, 0.0)),
+        Case::new("sample top_k top_p 4 of 32128", |b| sample(b, 1.0)),
         Case::new("logits 4 of 32128x512", |b| {
             let h = b.constant("h", &[SEQUENCES, D_MODEL], 1.0);
             let head = b.constant("head", &[VOCAB, D_MODEL], 0.05);
             let op = Logits {
                 shards: vec![VOCAB],
                 scale: 1.0,
+                variant: None,
             };
             let logits = b.graph.push1(op, &[h, head]);
             b.output_constant("logits", logits);
@@ -178,6 +192,64 @@ fn attention(b: &mut Builder, encoder: bool) {
     inputs.push(b.ids("lens", &[LEN as u32; SEQUENCES]));
     let outputs = b.graph.push(op, &inputs);
     b.output("out", outputs[0]);
+}
+
+/// A step of self-attention over a full cache.
+fn attention_decode(b: &mut Builder) {
+    let op = AttentionDecode {
+        batch: SEQUENCES,
+        heads: HEADS,
+        d_kv: D_KV,
+        kv_len: LEN,
+        causal: true,
+        reach: REACH,
+    };
+    let inputs = [
+        b.constant("qkv", &[SEQUENCES, 3 * INNER], 0.5),
+        b.constant("kv", &[TOKENS, 2 * INNER], 0.5),
+        b.ids("lens", &[LEN as u32 - 1; SEQUENCES]),
+        b.constant("bias", &[HEADS, 2 * REACH + 1], 1.0),
+    ];
+    let out = b.graph.push1(op, &inputs);
+    b.output_constant("out", out);
+}
+
+/// Each replay advances a position: the sequences are longer than a benchmark has replays.
+fn sample(b: &mut Builder, temperature: f32) {
+    const MAX_LEN: usize = 1024;
+    let settings = SampleSettings {
+        temperature,
+        top_k: 40,
+        top_p: 0.9,
+        limit: VOCAB as u32,
+        seed: [0, 0],
+        pad: 0,
+        n_eos: 0,
+        eos: [0; MAX_EOS],
+    };
+    let words: [u32; SETTINGS_LEN] = bytemuck::cast(settings);
+    let inputs = [
+        b.constant("logits", &[SEQUENCES, VOCAB], 8.0),
+        b.ids("settings", &words),
+        b.ids("sequences", &[0, 1, 2, 3]),
+    ];
+    let state = [
+        b.ids("ids", &[0; SEQUENCES]),
+        b.leaf(
+            "tokens",
+            &[MAX_LEN, SEQUENCES],
+            Dtype::U32,
+            vec![0.0; MAX_LEN * SEQUENCES],
+        ),
+        b.ids("finished", &[0; SEQUENCES]),
+        b.ids("pos", &[0; SEQUENCES]),
+    ];
+    let made = b.graph.push(Sample { len: MAX_LEN }, &inputs);
+    for (value, leaf) in made.into_iter().zip(state) {
+        b.graph.store_in(value, leaf);
+        let name = b.graph.value(leaf).label.clone();
+        b.output_constant(&name, leaf);
+    }
 }
 
 fn cross_entropy(b: &mut Builder) {

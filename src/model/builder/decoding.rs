@@ -18,7 +18,7 @@ pub struct DecodeShape {
 impl DecodeShape {
     /// The leaves that outlive a run, with their elements: per decoder block the keys and values of the source
     /// (`cross.N`) and of the target so far (`cache.N`), the position biases (`bias.N`), and per sequence the newest
-    /// token (`tgt_ids`), all tokens (`tokens` [max_len, batch]), `finished`, `pos`, `src_lens` and `sequences`; the
+    /// token (`tgt_ids`), all tokens (`tokens`, `[max_len, batch]`), `finished`, `pos`, `src_lens` and `sequences`; the
     /// `settings` of [`Sample`].
     pub fn state(&self, config: &super::T5Config) -> Vec<(String, usize)> {
         let row = 2 * config.inner_dim();
@@ -42,7 +42,7 @@ impl DecodeShape {
 
 impl Builder<'_> {
     /// The encoder, and everything in the decoder that depends on the source or the weights alone: stores `cross.N` and
-    /// `bias.N`. Reads `src_ids` [B S] and `src_lens` [B].
+    /// `bias.N`. Reads `src_ids` (`[B S]`) and `src_lens` (`[B]`).
     pub fn prepare_decoding(&mut self) {
         let encoded = self.encoder();
         for block in 0..self.config.num_decoder_layers {
@@ -92,7 +92,9 @@ impl Builder<'_> {
             self.graph.scope(format!("{layer}.0"));
             let n = self.norm(&format!("{layer}.0.layer_norm.weight"), x);
             let qkv = self.linear(&format!("{layer}.0.SelfAttention.qkv.weight"), n);
-            let memory = self.graph.leaf(format!("cache.{block}"), &[batch * max_len, 2 * inner], Dtype::F32);
+            let memory = self
+                .graph
+                .leaf(format!("cache.{block}"), &[batch * max_len, 2 * inner], Dtype::F32);
             let cache = self.graph.push1(CacheWrite { max_len }, &[qkv, pos]);
             self.graph.store_in(cache, memory);
             let attended = self.graph.push1(attention.clone(), &[qkv, cache, pos, bias]);
@@ -101,7 +103,9 @@ impl Builder<'_> {
             self.graph.scope(format!("{layer}.1"));
             let n = self.norm(&format!("{layer}.1.layer_norm.weight"), x);
             let q = self.linear(&format!("{layer}.1.EncDecAttention.q.weight"), n);
-            let cross = self.graph.leaf(format!("cross.{block}"), &[batch * src_len, 2 * inner], Dtype::F32);
+            let cross = self
+                .graph
+                .leaf(format!("cross.{block}"), &[batch * src_len, 2 * inner], Dtype::F32);
             let op = AttentionDecode {
                 kv_len: src_len,
                 causal: false,
