@@ -92,6 +92,21 @@ impl Caps {
     }
 }
 
+/// Name, kind, backend and driver: what belongs beside every measurement.
+impl std::fmt::Display for Caps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Caps {
+            name,
+            kind,
+            backend,
+            driver,
+            driver_info,
+            ..
+        } = self;
+        write!(f, "{name} ({kind}, {backend}, {driver} {driver_info})")
+    }
+}
+
 /// One row of `t5 devices`.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct AdapterReport {

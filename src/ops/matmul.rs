@@ -35,7 +35,7 @@ pub enum Variant {
     Tile,
     /// Outer products across subgroups of a fixed size.
     Subgroup,
-    /// Few rows, layout NT, k a multiple of four.
+    /// Preferred for few rows; layout NT, k a multiple of four. A row's result does not depend on the other rows.
     Rows,
 }
 
@@ -120,8 +120,8 @@ impl Variant {
     /// The variants that this adapter can run for this product, best first.
     pub fn candidates(caps: &Caps, gemm: &Gemm) -> Vec<Variant> {
         let mut candidates = Vec::new();
-        let rows_fit = gemm.layout == Layout::Nt && gemm.m <= FEW_ROWS && gemm.k.is_multiple_of(4);
-        if rows_fit && gemm.a.is_vec4() && gemm.b.is_vec4() {
+        let rows_fit = gemm.layout == Layout::Nt && gemm.k.is_multiple_of(4) && gemm.a.is_vec4() && gemm.b.is_vec4();
+        if rows_fit && gemm.m <= FEW_ROWS {
             candidates.push(Variant::Rows);
         }
         // Where subgroups are wider, the tile's accumulators exceed what registers hold.
@@ -129,6 +129,9 @@ impl Variant {
             candidates.push(Variant::Subgroup);
         }
         candidates.push(Variant::Tile);
+        if rows_fit && gemm.m > FEW_ROWS {
+            candidates.push(Variant::Rows);
+        }
         candidates
     }
 }
@@ -153,13 +156,22 @@ impl Gemm {
         let a = k_major(l, self.a, self.layout != Layout::Tn, self.k, self.m, tile);
         let b = k_major(l, self.b, self.layout == Layout::Nt, self.k, self.n, tile);
         let tiles = self.m.div_ceil(tile) * self.n.div_ceil(tile);
-        self.launch_kernel(l, shader, h, [a, b], ("k", self.k), tiles.div_ceil(per_group));
+        self.launch_kernel(l, shader, h, [a, b], &[("k", self.k)], tiles.div_ceil(per_group));
     }
 
     fn launch_rows(&self, l: &mut Launcher<'_>) {
-        let header = Header::new().u32("ROWS", self.m.next_power_of_two() as u32);
+        let rows = self.m.next_power_of_two().min(FEW_ROWS);
+        let header = Header::new().u32("ROWS", rows as u32);
         let groups = self.n.div_ceil(4 * 32);
-        self.launch_kernel(l, &MATMUL_ROWS, header, [self.a, self.b], ("k4", self.k / 4), groups);
+        let sizes = [("k4", self.k / 4), ("col_groups", groups)];
+        self.launch_kernel(
+            l,
+            &MATMUL_ROWS,
+            header,
+            [self.a, self.b],
+            &sizes,
+            self.m.div_ceil(rows) * groups,
+        );
     }
 
     fn launch_kernel(
@@ -168,7 +180,7 @@ impl Gemm {
         shader: &'static Shader,
         header: Header,
         [a, b]: [Matrix; 2],
-        depth: (&'static str, usize),
+        sizes: &[(&'static str, usize)],
         workgroups: usize,
     ) {
         let residual_fits = self.residual.is_none_or(|r| r.len.is_multiple_of(4));
@@ -177,6 +189,18 @@ impl Gemm {
             .bool("RESIDUAL", self.residual.is_some())
             .bool("ACCUMULATE", self.accumulate)
             .part(EMIT[vec4 as usize]);
+        let sizes = sizes.iter().map(|&(name, size)| (name, size.into()));
+        let params = vec![
+            ("m", self.m.into()),
+            ("n", self.n.into()),
+            ("lda4", (a.ld / 4).into()),
+            ("ldb4", (b.ld / 4).into()),
+            ("a_offset4", (a.offset / 4).into()),
+            ("b_offset4", (b.offset / 4).into()),
+            ("ldc", self.c.ld.into()),
+            ("c_offset", self.c.offset.into()),
+            ("alpha", self.alpha.into()),
+        ];
         l.launch(Launch {
             shader,
             header,
@@ -186,18 +210,7 @@ impl Gemm {
                 ("residual", self.residual.unwrap_or(a.operand)),
                 ("c", self.c.operand),
             ],
-            params: vec![
-                ("m", self.m.into()),
-                ("n", self.n.into()),
-                (depth.0, depth.1.into()),
-                ("lda4", (a.ld / 4).into()),
-                ("ldb4", (b.ld / 4).into()),
-                ("a_offset4", (a.offset / 4).into()),
-                ("b_offset4", (b.offset / 4).into()),
-                ("ldc", self.c.ld.into()),
-                ("c_offset", self.c.offset.into()),
-                ("alpha", self.alpha.into()),
-            ],
+            params: params.into_iter().chain(sizes).collect(),
             workgroups: workgroups as u64,
         });
     }
