@@ -194,7 +194,17 @@ fn generate_gives_a_line_for_each_source() {
     }
     let (_, streamed, _) = run(t5(&base).arg("abc"));
     assert_eq!(streamed.lines().next(), plain.lines().next());
-    let drawn = ["--temperature", "2", "--top-k", "50", "--top-p", "0.99", "--seed", "5", "abc"];
+    let drawn = [
+        "--temperature",
+        "2",
+        "--top-k",
+        "50",
+        "--top-p",
+        "0.99",
+        "--seed",
+        "5",
+        "abc",
+    ];
     let (_, first, _) = run(t5(&base).args(drawn));
     assert_eq!(run(t5(&base).args(drawn)).1, first);
 }
@@ -205,9 +215,18 @@ fn generate_refuses_what_it_cannot_use() {
     let latin = folder.path().join("latin.txt");
     fs::write(&latin, b"fine\ncaf\xe9\n").unwrap();
     let [model, latin] = [&model, &latin].map(|p| p.to_str().unwrap());
-    refuses(&mut t5(&["generate", "--model", "no/such/folder", "x"]), &["no/such/folder", "--model"]);
-    refuses(&mut t5(&["generate", "--model", model, "--file", latin]), &["latin.txt:2: not UTF-8"]);
-    refuses(&mut t5(&["generate", "--model", model, "--top-p", "3", "x"]), &["top_p 3"]);
+    refuses(
+        &mut t5(&["generate", "--model", "no/such/folder", "x"]),
+        &["no/such/folder", "--model"],
+    );
+    refuses(
+        &mut t5(&["generate", "--model", model, "--file", latin]),
+        &["latin.txt:2: not UTF-8"],
+    );
+    refuses(
+        &mut t5(&["generate", "--model", model, "--top-p", "3", "x"]),
+        &["top_p 3"],
+    );
     let bare = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/flan");
     refuses(&mut t5(&["generate", "--model", bare, "x"]), &["no tokenizer"]);
 }

@@ -19,7 +19,12 @@ fn folder(name: &str) -> PathBuf {
 fn integers(tensors: &Weights, name: &str) -> Vec<Vec<u32>> {
     let shape = tensors.shape(name).expect("the tensor is there").to_vec();
     let bytes = tensors.read_bytes(name, Dtype::I64, &shape).expect("it is I64");
-    let numbers: Vec<u32> = bytes.as_chunks().0.iter().map(|c| i64::from_le_bytes(*c) as u32).collect();
+    let numbers: Vec<u32> = bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|c| i64::from_le_bytes(*c) as u32)
+        .collect();
     numbers.chunks(shape[1]).map(<[u32]>::to_vec).collect()
 }
 
@@ -79,7 +84,10 @@ fn neighbours_and_padding_change_nothing() {
     for options in [greedy(20), sampled(1.5, 0, 0.95, 7)] {
         let together = run(&mut generator, &many, &options);
         for max_batch in [1, 5] {
-            let options = GenerateOptions { max_batch, ..options.clone() };
+            let options = GenerateOptions {
+                max_batch,
+                ..options.clone()
+            };
             assert_eq!(run(&mut generator, &many, &options), together, "{options:?}");
         }
     }
@@ -136,7 +144,10 @@ fn draws_follow_the_softmax() {
         chi += (rare.0 - rare.1).powi(2) / rare.1;
         classes += 1;
     }
-    assert!(classes > 5, "only {classes} classes: the temperature is too low for this test");
+    assert!(
+        classes > 5,
+        "only {classes} classes: the temperature is too low for this test"
+    );
     let freedom = f64::from(classes - 1);
     assert!(
         (chi - freedom).abs() < 5.0 * (2.0 * freedom).sqrt(),
@@ -237,7 +248,9 @@ fn long_sources_and_targets_work() {
 fn what_cannot_be_generated_is_refused() {
     let mut generator = generator("t5v10");
     let mut refusal = |sources: &[Vec<u32>], options: &GenerateOptions| {
-        pollster::block_on(generator.generate_all(sources, options)).expect_err("refused").to_string()
+        pollster::block_on(generator.generate_all(sources, options))
+            .expect_err("refused")
+            .to_string()
     };
     assert!(refusal(&[vec![5, 1], vec![]], &greedy(4)).contains("source 1 has no token"));
     assert!(refusal(&[vec![5, 128, 1]], &greedy(4)).contains("token id 128 is outside"));

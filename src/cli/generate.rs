@@ -158,7 +158,9 @@ impl Program<'_> {
     fn answer(&mut self, texts: &[Source], stream: bool) -> Result<()> {
         let encode = |source: &Source| {
             let text = format!("{}{}", self.args.prefix, source.text);
-            self.tokenizer.encode_with_eos(&text).with_context(|| source.place.clone())
+            self.tokenizer
+                .encode_with_eos(&text)
+                .with_context(|| source.place.clone())
         };
         let ids: Vec<Vec<u32>> = texts.iter().map(encode).collect::<Result<_>>()?;
         let mut out = io::stdout().lock();
@@ -172,7 +174,11 @@ impl Program<'_> {
                 let piece: String = new.iter().map(|&id| shown.push(id)).collect();
                 written = write!(out, "{}", one_line(&piece)).and_then(|()| out.flush());
             }
-            if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if written.is_ok() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
         };
         let made = pollster::block_on(self.generator.generate(&ids, &self.options, &mut on_tokens))?;
         written?;
@@ -235,7 +241,10 @@ impl Totals {
             && tokens > known
         {
             let each = 1e3 * (seconds - at_first) / (tokens - known) as f64;
-            eprintln!("first after {:.0} ms (shaders compiled, source encoded), then {each:.1} ms/token", 1e3 * at_first);
+            eprintln!(
+                "first after {:.0} ms (shaders compiled, source encoded), then {each:.1} ms/token",
+                1e3 * at_first
+            );
         }
     }
 }
@@ -303,7 +312,9 @@ impl Sources<'_> {
 /// The next line without its end; `place` names it in messages.
 fn read_line(lines: &mut dyn BufRead, place: &str) -> Result<Option<String>> {
     let mut bytes = Vec::new();
-    let read = lines.read_until(b'\n', &mut bytes).with_context(|| format!("cannot read {place}"))?;
+    let read = lines
+        .read_until(b'\n', &mut bytes)
+        .with_context(|| format!("cannot read {place}"))?;
     if read == 0 {
         return Ok(None);
     }

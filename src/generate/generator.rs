@@ -79,7 +79,11 @@ impl Generator {
                 left: vec![options.max_new_tokens; rows.len()],
                 generations: &mut generations,
             };
-            if self.run_batch(sources, &settings, &mut batch, options, on_tokens).await?.is_break() {
+            if self
+                .run_batch(sources, &settings, &mut batch, options, on_tokens)
+                .await?
+                .is_break()
+            {
                 break;
             }
         }
@@ -88,7 +92,8 @@ impl Generator {
 
     /// [`Generator::generate`] without looking on.
     pub async fn generate_all(&mut self, sources: &[Vec<u32>], options: &GenerateOptions) -> Result<Vec<Generation>> {
-        self.generate(sources, options, &mut |_, _| ControlFlow::Continue(())).await
+        self.generate(sources, options, &mut |_, _| ControlFlow::Continue(()))
+            .await
     }
 
     /// The plan of a decoding step, for profiles and printing.
@@ -100,7 +105,9 @@ impl Generator {
         let vocab = self.model.config.vocab_size;
         for (i, source) in sources.iter().enumerate() {
             if source.is_empty() {
-                return Err(Error::Input(format!("source {i} has no token: even an empty text has an end token")));
+                return Err(Error::Input(format!(
+                    "source {i} has no token: even an empty text has an end token"
+                )));
             }
             if let Some(id) = source.iter().find(|&&id| id as usize >= vocab) {
                 return Err(Error::Input(format!(

@@ -63,7 +63,9 @@ impl GenerateOptions {
     /// `Input` where a setting makes no sense.
     fn settings(&self, config: &T5Config) -> Result<SampleSettings> {
         if self.max_new_tokens == 0 || self.max_batch == 0 {
-            return Err(Error::Input("nothing to generate: max_new_tokens and max_batch start at 1".into()));
+            return Err(Error::Input(
+                "nothing to generate: max_new_tokens and max_batch start at 1".into(),
+            ));
         }
         let n_eos = config.eos_token_id.len();
         if n_eos > MAX_EOS {
@@ -81,7 +83,9 @@ impl GenerateOptions {
             } => (temperature, top_k, top_p, seed),
         };
         if !(temperature.is_finite() && temperature >= 0.0) {
-            return Err(Error::Input(format!("temperature {temperature} is not a number of 0 or more")));
+            return Err(Error::Input(format!(
+                "temperature {temperature} is not a number of 0 or more"
+            )));
         }
         if !(top_p > 0.0 && top_p <= 1.0) {
             return Err(Error::Input(format!("top_p {top_p} does not lie above 0 and up to 1")));

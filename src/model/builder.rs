@@ -314,8 +314,7 @@ impl<'a> Builder<'a> {
             return self.dropout(y, Some(residual));
         }
         let w = self.param(weight);
-        self.graph
-            .push1(self.product().with_residual(), &[x, w, residual])
+        self.graph.push1(self.product().with_residual(), &[x, w, residual])
     }
 
     fn key(&mut self) -> ValueId {

@@ -58,7 +58,11 @@ impl Op for AttentionDecode {
     fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
         assert_eq!(inputs.len(), if self.causal { 4 } else { 3 }, "inputs of {self:?}");
         assert_eq!(inputs[0], [self.batch, self.q_ld()], "q of {self:?}");
-        assert_eq!(inputs[1], [self.batch * self.kv_len, 2 * self.inner()], "kv of {self:?}");
+        assert_eq!(
+            inputs[1],
+            [self.batch * self.kv_len, 2 * self.inner()],
+            "kv of {self:?}"
+        );
         assert_eq!(inputs[2], [self.batch], "lens of {self:?}");
         assert!(
             !self.causal || inputs[3] == [self.heads, 2 * self.reach + 1],
@@ -73,8 +77,16 @@ impl Op for AttentionDecode {
         let header = Header::new()
             .u32("DV", d4.div_ceil(LANES) as u32)
             .bool("CAUSAL", self.causal)
-            .part(if self.d_kv.is_multiple_of(4) { part!("attention_vec4") } else { part!("attention_f32") })
-            .part(if self.causal { part!("attention_bias") } else { part!("attention_no_bias") });
+            .part(if self.d_kv.is_multiple_of(4) {
+                part!("attention_vec4")
+            } else {
+                part!("attention_f32")
+            })
+            .part(if self.causal {
+                part!("attention_bias")
+            } else {
+                part!("attention_no_bias")
+            });
         let mut bindings = vec![("q", l.input(0)), ("kv", l.input(1)), ("lens", l.input(2))];
         if self.causal {
             bindings.push(("bias", l.input(3)));
@@ -94,6 +106,7 @@ impl Op for AttentionDecode {
                 ("q_ld", self.q_ld().into()),
                 ("kv_ld", (2 * self.inner()).into()),
                 ("v_offset", self.inner().into()),
+                ("lanes", LANES.into()),
                 ("reach", self.reach.into()),
             ],
             workgroups: (self.batch * self.heads) as u64,
@@ -108,7 +121,8 @@ impl Op for AttentionDecode {
             let keys = (lens.data[b] as usize + usize::from(self.causal)).min(self.kv_len);
             for h in 0..self.heads {
                 let q = &q.data[b * self.q_ld() + h * d_kv..][..d_kv];
-                let row = |j: usize, offset: usize| &kv.data[(b * self.kv_len + j) * 2 * inner + offset + h * d_kv..][..d_kv];
+                let row =
+                    |j: usize, offset: usize| &kv.data[(b * self.kv_len + j) * 2 * inner + offset + h * d_kv..][..d_kv];
                 let score = |j: usize| -> f64 {
                     let distance = (keys - 1 - j).min(self.reach);
                     let bias = |t: &Tensor64| t.data[h * (2 * self.reach + 1) + self.reach - distance];

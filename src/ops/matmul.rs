@@ -164,7 +164,14 @@ impl Gemm {
         let header = Header::new().u32("ROWS", rows as u32);
         let groups = self.n.div_ceil(4 * 32);
         let sizes = [("k4", self.k / 4), ("col_groups", groups)];
-        self.launch_kernel(l, &MATMUL_ROWS, header, [self.a, self.b], &sizes, self.m.div_ceil(rows) * groups);
+        self.launch_kernel(
+            l,
+            &MATMUL_ROWS,
+            header,
+            [self.a, self.b],
+            &sizes,
+            self.m.div_ceil(rows) * groups,
+        );
     }
 
     fn launch_kernel(

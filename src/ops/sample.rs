@@ -82,7 +82,6 @@ impl Op for Sample {
                 ("batch", batch.into()),
                 ("vocab", vocab.into()),
                 ("len", self.len.into()),
-                ("rounds", 18usize.into()),
             ],
             workgroups: batch as u64,
         });
@@ -118,7 +117,11 @@ fn choose(row: &[f64], s: &[u32], key: [u32; 4]) -> u32 {
     let mut order: Vec<usize> = (0..row.len()).filter(|&i| !row[i].is_nan()).collect();
     order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));
     let Some(&best) = order.first() else { return BAD_TOKEN };
-    let (temperature, top_k, top_p) = (f64::from(f32::from_bits(s[0])), s[1] as usize, f64::from(f32::from_bits(s[2])));
+    let (temperature, top_k, top_p) = (
+        f64::from(f32::from_bits(s[0])),
+        s[1] as usize,
+        f64::from(f32::from_bits(s[2])),
+    );
     if temperature == 0.0 || top_k == 1 {
         return best as u32;
     }
