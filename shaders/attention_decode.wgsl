@@ -15,6 +15,7 @@ struct Params {
     q_ld: u32, // elements from one row of q to the next
     kv_ld: u32,
     v_offset: u32,
+    lanes: u32, // 64; a run-time bound, since some compilers unroll every constant one
     reach: u32, // largest distance that the bias tells apart
     grid_x: u32,
 }
@@ -25,6 +26,7 @@ const MASKED = -1e30;
 @group(0) @binding(5) var<storage, read> lens: array<u32>; // [batch]: the last key's position, or the number of keys
 
 var<workgroup> scores: array<f32, 64>;
+var<workgroup> tops: array<f32, 8>;
 var<workgroup> sums: array<vec4<f32>, 64>;
 
 @compute @workgroup_size(64)
@@ -39,15 +41,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let team = lane / p.d4;
     let column = lane % p.d4;
     var top = MASKED;
-    var total = 0.0;
+    var total = 0.0; // of this lane's keys
     var o: array<vec4<f32>, DV>;
     var first = 0u;
     loop {
         if first >= keys { break; }
         let here = min(64u, keys - first);
         let j = first + lane;
-        var s = 0.0;
+        var s = MASKED;
         if lane < here {
+            s = 0.0;
             let k_at = kv_at + j * p.kv_ld;
             var d = 0u;
             loop {
@@ -57,30 +60,25 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             // The query is the newest key.
             s += bias_at(head, i32(j) - i32(keys - 1u));
-            scores[lane] = s;
+        }
+        scores[lane] = s;
+        workgroupBarrier();
+        if lane < 8u {
+            var m = scores[lane * 8u];
+            for (var i = 1u; i < 8u; i++) { m = max(m, scores[lane * 8u + i]); }
+            tops[lane] = m;
         }
         workgroupBarrier();
         var m = top;
-        var i = 0u;
-        loop {
-            if i >= here { break; }
-            m = max(m, scores[i]);
-            i += 1u;
-        }
+        for (var i = 0u; i < 8u; i++) { m = max(m, tops[i]); }
         let shrink = exp(top - m);
         top = m;
+        let e = select(0.0, exp(s - top), lane < here);
+        scores[lane] = e;
+        total = total * shrink + e;
         workgroupBarrier();
-        if lane < here { scores[lane] = exp(s - top); }
-        workgroupBarrier();
-        total *= shrink;
-        i = 0u;
-        loop {
-            if i >= here { break; }
-            total += scores[i];
-            i += 1u;
-        }
         for (var x = 0u; x < DV; x++) { o[x] *= shrink; }
-        i = team;
+        var i = team;
         loop {
             if i >= here || team >= p.groups { break; }
             let v_at = kv_at + p.v_offset + (first + i) * p.kv_ld;
@@ -91,6 +89,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         workgroupBarrier();
         first += 64u;
+    }
+    scores[lane] = total;
+    workgroupBarrier();
+    total = 0.0;
+    var i = 0u;
+    loop {
+        if i >= p.lanes { break; }
+        total += scores[i];
+        i += 1u;
     }
     // A sequence of no keys attends to nothing.
     let scale = select(0.0, 1.0 / total, total > 0.0);

@@ -9,7 +9,6 @@ struct Params {
     batch: u32,
     vocab: u32,
     len: u32, // positions that a sequence can have
-    rounds: u32, // of bisection: 18 take 32 bits down to one value
     grid_x: u32,
 }
 
@@ -59,7 +58,7 @@ fn sum_up(v: vec4<f32>, lane: u32) -> vec4<f32> {
         if lane < half { part_sum[lane] += part_sum[lane + half]; }
         workgroupBarrier();
     }
-    return part_sum[0];
+    return workgroupUniformLoad(&part_sum[0]);
 }
 
 // The likeliest class below `limit`, the first of equals.
@@ -89,7 +88,7 @@ fn likeliest(start: u32, limit: u32, lane: u32) -> u32 {
         }
         workgroupBarrier();
     }
-    return part_id[0];
+    return workgroupUniformLoad(&part_id[0]);
 }
 
 // Probability of a logit, up to a factor.
@@ -101,10 +100,9 @@ fn weight(x: f32, top: f32) -> f32 {
 fn cut_off(start: u32, limit: u32, top: f32, least: u32, by_weight: bool, target_sum: f32, lane: u32) -> u32 {
     var low = least;
     var high = key(top) + 1u;
-    var round = 0u;
     loop {
-        if round >= p.rounds { break; }
-        let width = max(high, low + 1u) - low;
+        if high <= low + 1u { break; }
+        let width = high - low;
         let probes = low + max(vec3(1u), vec3(width / 4u, width / 2u, width - max(1u, width / 4u)));
         var sum = vec3<f32>();
         var i = lane;
@@ -121,7 +119,6 @@ fn cut_off(start: u32, limit: u32, top: f32, least: u32, by_weight: bool, target
         else if reached.y { low = probes.y; high = probes.z; }
         else if reached.x { low = probes.x; high = probes.y; }
         else { high = probes.x; }
-        round += 1u;
     }
     // A target of 0 is reached by nothing at all.
     return min(low, key(top));

@@ -106,6 +106,7 @@ impl Op for AttentionDecode {
                 ("q_ld", self.q_ld().into()),
                 ("kv_ld", (2 * self.inner()).into()),
                 ("v_offset", self.inner().into()),
+                ("lanes", LANES.into()),
                 ("reach", self.reach.into()),
             ],
             workgroups: (self.batch * self.heads) as u64,

@@ -82,7 +82,6 @@ impl Op for Sample {
                 ("batch", batch.into()),
                 ("vocab", vocab.into()),
                 ("len", self.len.into()),
-                ("rounds", 18usize.into()),
             ],
             workgroups: batch as u64,
         });
