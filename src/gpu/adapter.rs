@@ -26,6 +26,8 @@ pub struct Caps {
     pub max_workgroup_bytes: u32,
     pub max_storage_bindings: u32,
     pub max_workgroups_per_dim: u32,
+    /// Iterations, of all its loops together, after which the driver silently ends an invocation's loops.
+    pub max_iterations: Option<u32>,
     /// Bytes to which the start of a storage or uniform window must be aligned.
     pub alignment: u64,
 }
@@ -43,6 +45,8 @@ impl Caps {
         let subgroup = features
             .contains(wgpu::Features::SUBGROUP)
             .then_some((info.subgroup_min_size, info.subgroup_max_size));
+        // LP_MAX_TGSI_LOOP_ITERATIONS of Mesa's gallivm: there in 22.3.6, gone in 25.0.7.
+        let max_iterations = old_lavapipe(&info.driver, &info.driver_info, 25).then_some(65_535);
         Caps {
             name: info.name,
             driver: info.driver,
@@ -59,6 +63,7 @@ impl Caps {
             max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
             max_storage_bindings: limits.max_storage_buffers_per_shader_stage,
             max_workgroups_per_dim: limits.max_compute_workgroups_per_dimension,
+            max_iterations,
             alignment: u64::from(
                 limits
                     .min_storage_buffer_offset_alignment
@@ -80,9 +85,7 @@ impl Caps {
 
     /// A warning worth printing about this driver, if there is one.
     pub fn warning(&self) -> Option<String> {
-        let version = self.driver_info.strip_prefix("Mesa ")?;
-        let major: u32 = version.split('.').next()?.parse().ok()?;
-        (self.driver == "llvmpipe" && major < 23).then(|| {
+        old_lavapipe(&self.driver, &self.driver_info, 23).then(|| {
             format!(
                 "{} is old: it runs shaders 4-6x slower than Mesa 25 (`make test` and `make demo` fetch a newer one \
                  where they can)",
@@ -90,6 +93,14 @@ impl Caps {
             )
         })
     }
+}
+
+/// Whether the driver is Mesa's software one, of a version before `major`.
+fn old_lavapipe(driver: &str, driver_info: &str, major: u32) -> bool {
+    let version = driver_info
+        .strip_prefix("Mesa ")
+        .and_then(|v| v.split('.').next()?.parse().ok());
+    driver == "llvmpipe" && version.is_some_and(|version: u32| version < major)
 }
 
 /// One row of `t5 devices`.

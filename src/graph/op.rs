@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::{Backward, Dtype, Graph, Node, Tensor64, ValueId};
+use crate::error::Error;
 use crate::gpu::{Caps, Header, Param, Shader};
 
 /// One kind of computation. Ops hold their sizes and settings as plain fields.
@@ -76,8 +77,10 @@ pub struct Launcher<'a> {
     pub caps: &'a Caps,
     graph: &'a Graph,
     node: &'a Node,
-    pub(crate) launches: Vec<Launch>,
+    pub launches: Vec<Launch>,
     pub(crate) scratch: Vec<usize>,
+    /// Why this adapter cannot run the node.
+    pub(crate) refusal: Option<Error>,
 }
 
 impl<'a> Launcher<'a> {
@@ -88,6 +91,7 @@ impl<'a> Launcher<'a> {
             node,
             launches: Vec::new(),
             scratch: Vec::new(),
+            refusal: None,
         }
     }
 
@@ -120,6 +124,21 @@ impl<'a> Launcher<'a> {
         Operand {
             place: Place::Scratch(self.scratch.len() - 1),
             len,
+        }
+    }
+
+    /// Declares the iterations of all loops of one invocation, where they grow with something that a launch cannot split.
+    /// `what` names it and its size.
+    pub fn iterations(&mut self, count: usize, what: &str) {
+        // An eighth is left for loops that a compiler may or may not unroll.
+        if let Some(most) = self.caps.max_iterations
+            && count > most as usize / 8 * 7
+        {
+            self.refusal = Some(Error::Adapter(format!(
+                "{} ({}) cannot run {what}: it ends a shader's loops after {most} iterations; install Mesa 25 or newer, \
+                 or use shorter sequences",
+                self.caps.name, self.caps.driver_info
+            )));
         }
     }
 

@@ -13,7 +13,7 @@ impl T5Config {
     /// The offending key and a sentence that follows it.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let limits = [
-            ("vocab_size", self.vocab_size, 1 << 24),
+            ("vocab_size", self.vocab_size, 1 << 20),
             ("d_model", self.d_model, 1 << 16),
             ("d_kv", self.d_kv, 1 << 12),
             ("d_ff", self.d_ff, 1 << 20),
@@ -28,7 +28,7 @@ impl T5Config {
             (
                 "relative_attention_max_distance",
                 self.relative_attention_max_distance,
-                1 << 24,
+                MAX_DISTANCE,
             ),
         ];
         for (key, value, most) in limits {
@@ -100,6 +100,9 @@ impl T5Config {
     }
 }
 
+/// The backward pass of attention adds up each distance's gradient in workgroup memory, of which 16 KiB are sure: see
+/// attention_backward_kv.wgsl. Every published T5 has 128.
+const MAX_DISTANCE: usize = 896;
 /// Beyond the largest T5 (T5-11B: 16,384) by a factor of 16.
 const MAX_INNER_DIM: usize = 1 << 18;
 /// Five times the largest T5 (mT5-XXL, 13 billion).

@@ -192,6 +192,19 @@ impl Attention {
         ]
     }
 
+    /// Declares what an invocation loops over as it walks over `len` keys or queries, tile by tile: twice the dot products
+    /// of d_kv (the backward pass has two), the tile's rows, and its diagonals.
+    fn declare_iterations(&self, l: &mut Launcher<'_>, len: usize, side: usize) {
+        let (d4, tile) = (self.d_kv.div_ceil(4), 4 * side);
+        // attention_f32.wgsl reads each of eight vec4s in a loop.
+        let (per_dot, per_row) = if self.d_kv.is_multiple_of(4) { (1, 1) } else { (33, 9) };
+        let per_tile = 2 * d4 * per_dot + tile * per_row + 3 * tile;
+        l.iterations(
+            len.div_ceil(tile) * per_tile,
+            &format!("attention over {len} positions"),
+        );
+    }
+
     fn workgroups(&self, len: usize, side: usize) -> u64 {
         (self.batch * self.heads * len.div_ceil(4 * side)) as u64
     }
@@ -224,6 +237,7 @@ impl Op for Attention {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let side = self.side(l.caps);
+        self.declare_iterations(l, self.kv_len, side);
         let mut bindings = self.bindings(l);
         bindings.extend([("lse", l.output(1)), ("out", l.output(0))]);
         l.launch(Launch {
@@ -274,6 +288,7 @@ impl Op for AttentionBackward {
     fn launch(&self, l: &mut Launcher<'_>) {
         let a = &self.0;
         let (slots, side) = (a.slots(), a.side(l.caps));
+        a.declare_iterations(l, a.q_len.max(a.kv_len), side);
         let (out, lse, dout) = (l.input(slots.count), l.input(slots.count + 1), l.input(slots.count + 2));
         let stats = l.scratch(2 * lse.len);
         l.launch(Launch {

@@ -45,9 +45,6 @@ static CROSS_ENTROPY: Shader = Shader {
     defaults: &[("LANES", Value::U32(32)), ("GRADIENT", Value::Bool(false))],
 };
 
-/// Rows at least this long are always shared by a whole workgroup.
-const LONG_ROW: usize = 4096;
-
 impl CrossEntropy {
     pub fn new(shards: Vec<usize>, scale: f32) -> CrossEntropy {
         CrossEntropy {
@@ -78,7 +75,7 @@ impl CrossEntropy {
         let chunk = self.chunk_rows(rows, l.caps.max_binding);
         let logits = l.scratch(chunk * vocab);
         let row_stats = l.scratch(4 * rows);
-        let lanes = if vocab >= LONG_ROW { 64 } else { lanes_per_row(l.caps) };
+        let lanes = lanes_per_row(l.caps, vocab);
         for first in (0..rows).step_by(chunk) {
             let m = chunk.min(rows - first);
             let mut column = 0;

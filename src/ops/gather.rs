@@ -1,5 +1,6 @@
 //! The embedding: rows of a table by id, and its gradient.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -40,24 +41,30 @@ static GATHER_BACKWARD: Shader = Shader {
 /// Marks an unused place in a [`gather_index`], and positions that have no gradient.
 pub const NO_ID: u32 = u32::MAX;
 
+/// Positions of one id that one dispatch adds up; further dispatches take the rest. Mesa 22 silently ends an invocation's
+/// loops after 65,535 iterations.
+const MOST_POSITIONS: usize = 1 << 14;
+
 /// Number of u32s in the index of `count` ids.
 pub const fn gather_index_len(count: usize) -> usize {
     3 * count + 1
 }
 
 /// Positions grouped by id, for the gradient of [`Gather`]: `order` (positions, id by id, ascending), `id` (the distinct
-/// ids, then [`NO_ID`]), `start` (where each distinct id begins in `order`). Positions for which `counts` is false are
-/// left out: padding has no gradient.
+/// ids, the most frequent first, then [`NO_ID`]), `start` (where each distinct id begins in `order`). Positions for which
+/// `counts` is false are left out: padding has no gradient.
 pub fn gather_index(ids: &[u32], counts: impl Fn(usize) -> bool) -> Vec<u32> {
     let n = ids.len();
     let mut positions: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for (i, &id) in ids.iter().enumerate().filter(|(i, _)| counts(*i)) {
         positions.entry(id).or_default().push(i as u32);
     }
+    let mut groups: Vec<_> = positions.into_iter().collect();
+    groups.sort_by_key(|(_, at)| Reverse(at.len()));
     let mut index = vec![0; gather_index_len(n)];
     index[n..2 * n].fill(NO_ID);
     let mut used = 0;
-    for (distinct, (id, at)) in positions.iter().enumerate() {
+    for (distinct, (id, at)) in groups.iter().enumerate() {
         index[used..used + at.len()].copy_from_slice(at);
         index[n + distinct] = *id;
         index[2 * n + distinct] = used as u32;
@@ -153,18 +160,24 @@ impl Op for GatherBackward {
         );
         let (count, cols) = (l.shape(0)[0], l.shape(0)[1]);
         let (header, width) = elem(Header::new(), cols);
-        l.launch(Launch {
-            shader: &GATHER_BACKWARD,
-            header,
-            bindings: vec![("dy", l.input(0)), ("index", l.input(2)), ("dtable", l.output(0))],
-            params: vec![
-                ("count", count.into()),
-                ("width", width.into()),
-                ("first", self.first.into()),
-                ("rows", self.rows.into()),
-            ],
-            workgroups: (count * width).div_ceil(64) as u64,
-        });
+        for skip in (0..count).step_by(MOST_POSITIONS) {
+            // The most frequent ids come first: few are left for the later dispatches.
+            let ids = if skip == 0 { count } else { count / skip };
+            l.launch(Launch {
+                shader: &GATHER_BACKWARD,
+                header: header.clone(),
+                bindings: vec![("dy", l.input(0)), ("index", l.input(2)), ("dtable", l.output(0))],
+                params: vec![
+                    ("count", count.into()),
+                    ("width", width.into()),
+                    ("first", self.first.into()),
+                    ("rows", self.rows.into()),
+                    ("skip", skip.into()),
+                    ("most", MOST_POSITIONS.into()),
+                ],
+                workgroups: (ids * width).div_ceil(64) as u64,
+            });
+        }
     }
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {

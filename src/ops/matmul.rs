@@ -105,6 +105,18 @@ static MATMUL_ROWS: Shader = Shader {
 /// More rows than this are left to the tiled kernels.
 const FEW_ROWS: usize = 8;
 
+/// Steps along k that one dispatch takes; a longer product adds up in several. Mesa 22 silently ends an invocation's
+/// loops after 65,535 iterations in all (LP_MAX_TGSI_LOOP_ITERATIONS in its gallivm).
+const MOST_STEPS: usize = 1 << 15;
+
+/// How a kernel walks along k: the parameter that counts its steps, their number, and the elements of a and of b from
+/// one step to the next.
+struct Depth {
+    name: &'static str,
+    steps: usize,
+    strides: [usize; 2],
+}
+
 impl Matrix {
     /// A whole operand as a matrix of `ld` columns.
     pub fn whole(operand: Operand, ld: usize) -> Matrix {
@@ -153,13 +165,23 @@ impl Gemm {
         let a = k_major(l, self.a, self.layout != Layout::Tn, self.k, self.m, tile);
         let b = k_major(l, self.b, self.layout == Layout::Nt, self.k, self.n, tile);
         let tiles = self.m.div_ceil(tile) * self.n.div_ceil(tile);
-        self.launch_kernel(l, shader, h, [a, b], ("k", self.k), tiles.div_ceil(per_group));
+        let depth = Depth {
+            name: "k",
+            steps: self.k,
+            strides: [a.ld, b.ld],
+        };
+        self.launch_kernel(l, shader, h, [a, b], depth, tiles.div_ceil(per_group));
     }
 
     fn launch_rows(&self, l: &mut Launcher<'_>) {
         let header = Header::new().u32("ROWS", self.m.next_power_of_two() as u32);
         let groups = self.n.div_ceil(4 * 32);
-        self.launch_kernel(l, &MATMUL_ROWS, header, [self.a, self.b], ("k4", self.k / 4), groups);
+        let depth = Depth {
+            name: "k4",
+            steps: self.k / 4,
+            strides: [4, 4],
+        };
+        self.launch_kernel(l, &MATMUL_ROWS, header, [self.a, self.b], depth, groups);
     }
 
     fn launch_kernel(
@@ -168,38 +190,41 @@ impl Gemm {
         shader: &'static Shader,
         header: Header,
         [a, b]: [Matrix; 2],
-        depth: (&'static str, usize),
+        depth: Depth,
         workgroups: usize,
     ) {
         let residual_fits = self.residual.is_none_or(|r| r.len.is_multiple_of(4));
         let vec4 = self.c.is_vec4() && self.n.is_multiple_of(4) && residual_fits;
-        let header = header
-            .bool("RESIDUAL", self.residual.is_some())
-            .bool("ACCUMULATE", self.accumulate)
-            .part(EMIT[vec4 as usize]);
-        l.launch(Launch {
-            shader,
-            header,
-            bindings: vec![
-                ("a", a.operand),
-                ("b", b.operand),
-                ("residual", self.residual.unwrap_or(a.operand)),
-                ("c", self.c.operand),
-            ],
-            params: vec![
-                ("m", self.m.into()),
-                ("n", self.n.into()),
-                (depth.0, depth.1.into()),
-                ("lda4", (a.ld / 4).into()),
-                ("ldb4", (b.ld / 4).into()),
-                ("a_offset4", (a.offset / 4).into()),
-                ("b_offset4", (b.offset / 4).into()),
-                ("ldc", self.c.ld.into()),
-                ("c_offset", self.c.offset.into()),
-                ("alpha", self.alpha.into()),
-            ],
-            workgroups: workgroups as u64,
-        });
+        let header = header.part(EMIT[vec4 as usize]);
+        for first in (0..depth.steps).step_by(MOST_STEPS) {
+            let at = |matrix: Matrix, stride: usize| (matrix.offset + first * stride) / 4;
+            l.launch(Launch {
+                shader,
+                header: header
+                    .clone()
+                    .bool("RESIDUAL", self.residual.is_some() && first == 0)
+                    .bool("ACCUMULATE", self.accumulate || first > 0),
+                bindings: vec![
+                    ("a", a.operand),
+                    ("b", b.operand),
+                    ("residual", self.residual.unwrap_or(a.operand)),
+                    ("c", self.c.operand),
+                ],
+                params: vec![
+                    ("m", self.m.into()),
+                    ("n", self.n.into()),
+                    (depth.name, MOST_STEPS.min(depth.steps - first).into()),
+                    ("lda4", (a.ld / 4).into()),
+                    ("ldb4", (b.ld / 4).into()),
+                    ("a_offset4", at(a, depth.strides[0]).into()),
+                    ("b_offset4", at(b, depth.strides[1]).into()),
+                    ("ldc", self.c.ld.into()),
+                    ("c_offset", self.c.offset.into()),
+                    ("alpha", self.alpha.into()),
+                ],
+                workgroups: workgroups as u64,
+            });
+        }
     }
 }
 

@@ -55,7 +55,7 @@ impl Op for RmsNorm {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let [rows, cols] = [l.shape(0)[0], l.shape(0)[1]];
-        let lanes = lanes_per_row(l.caps);
+        let lanes = lanes_per_row(l.caps, cols);
         let (header, width) = elem(Header::new().u32("LANES", lanes), cols);
         l.launch(Launch {
             shader: &RMS_NORM,
@@ -109,7 +109,7 @@ impl Op for RmsNormBackward {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let [rows, cols] = [l.shape(0)[0], l.shape(0)[1]];
-        let lanes = lanes_per_row(l.caps);
+        let lanes = lanes_per_row(l.caps, cols);
         let (header, width) = elem(Header::new().u32("LANES", lanes).bool("ADD", self.add), cols);
         let (x, scale, dy) = (l.input(0), l.input(1), l.input(2));
         let rstd = l.scratch(rows);

@@ -131,6 +131,9 @@ impl Plan {
             }
             let mut launcher = Launcher::new(gpu.caps(), graph, node);
             node.op.launch(&mut launcher);
+            if let Some(refusal) = launcher.refusal {
+                return Err(refusal);
+            }
             for (s, &len) in launcher.scratch.iter().enumerate() {
                 let bytes = 4 * len as u64;
                 lifetimes.push(Lifetime {

@@ -152,7 +152,7 @@ impl Builder {
 }
 
 impl Case {
-    fn new(name: impl Into<String>, make: impl Fn(&mut Builder) + Send + Sync + 'static) -> Case {
+    pub(super) fn new(name: impl Into<String>, make: impl Fn(&mut Builder) + Send + Sync + 'static) -> Case {
         Case {
             name: name.into(),
             slack: 1.0,
@@ -160,7 +160,7 @@ impl Case {
         }
     }
 
-    fn slack(self, slack: f64) -> Case {
+    pub(super) fn slack(self, slack: f64) -> Case {
         Case { slack, ..self }
     }
 

@@ -3,6 +3,7 @@
 
 mod cases;
 mod golden;
+mod large;
 
 use std::collections::HashMap;
 
@@ -13,6 +14,7 @@ use crate::plan::{Plan, PlanOptions, SlotPool};
 
 pub use cases::{Builder, Case, cases};
 pub use golden::check_golden;
+pub use large::large_cases;
 
 /// The worst error of one comparison, and what it may be.
 #[derive(Clone, Debug, serde::Serialize)]
