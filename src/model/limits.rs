@@ -4,6 +4,10 @@ use super::config::T5Config;
 use crate::error::{Error, Result};
 
 impl T5Config {
+    /// The largest `relative_attention_max_distance`. The backward pass of attention adds up each distance's gradient in
+    /// workgroup memory, of which 16 KiB are sure: see attention_backward_kv.wgsl. Every published T5 has 128.
+    pub const MAX_DISTANCE: usize = 896;
+
     /// Refuses sizes that are zero, absurd (they would exhaust the memory) or that contradict one another.
     pub fn validate(&self) -> Result<()> {
         self.check()
@@ -28,7 +32,7 @@ impl T5Config {
             (
                 "relative_attention_max_distance",
                 self.relative_attention_max_distance,
-                MAX_DISTANCE,
+                Self::MAX_DISTANCE,
             ),
         ];
         for (key, value, most) in limits {
@@ -100,9 +104,6 @@ impl T5Config {
     }
 }
 
-/// The backward pass of attention adds up each distance's gradient in workgroup memory, of which 16 KiB are sure: see
-/// attention_backward_kv.wgsl. Every published T5 has 128.
-const MAX_DISTANCE: usize = 896;
 /// Beyond the largest T5 (T5-11B: 16,384) by a factor of 16.
 const MAX_INNER_DIM: usize = 1 << 18;
 /// Five times the largest T5 (mT5-XXL, 13 billion).

@@ -47,6 +47,15 @@ static UPDATE: Shader = Shader {
     defaults: &[("APPLY", Value::Bool(false))],
 };
 
+pub(super) fn kernels() -> Vec<(&'static Shader, Header)> {
+    let mut kernels = vec![(&SUMS, Header::new()), (&FACTORS, Header::new())];
+    for second in [false, true] {
+        kernels.push((&TENSORS, Header::new().bool("CLIP", second)));
+        kernels.push((&UPDATE, Header::new().bool("APPLY", second)));
+    }
+    kernels
+}
+
 /// Rows and columns of a tile.
 const SIDE: usize = 64;
 

@@ -12,6 +12,10 @@ static ADAMW: Shader = Shader {
     defaults: &[],
 };
 
+pub(super) fn kernels() -> Vec<(&'static Shader, Header)> {
+    vec![(&ADAMW, Header::new())]
+}
+
 /// `lr / (1 - beta1^t)`, `lr * weight_decay`, `1 / sqrt(1 - beta2^t)` with t = step + 1.
 pub(super) fn rates(betas: [f64; 2], weight_decay: f64, lr: f64, step: u64) -> [f32; 4] {
     let t = (step + 1) as f64;

@@ -21,6 +21,10 @@ static GLOBAL_NORM_FINISH: Shader = Shader {
     defaults: &[],
 };
 
+pub(super) fn kernels() -> Vec<(&'static Shader, Header)> {
+    vec![(&GLOBAL_NORM, Header::new()), (&GLOBAL_NORM_FINISH, Header::new())]
+}
+
 /// Bytes of a window that one workgroup sums.
 const TILE_BYTES: u64 = 4096 * 4;
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use super::{adafactor, adamw, clip};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Gpu, Program, ProgramBuilder, Readback};
+use crate::gpu::{Buffer, Gpu, Header, Program, ProgramBuilder, Readback, Shader};
 use crate::model::TensorSpan;
 
 /// Which optimiser, with all its settings but the learning rate.
@@ -333,6 +333,11 @@ impl Optimizer {
     pub fn program(&self) -> &Program {
         &self.program
     }
+}
+
+/// Every kernel of the optimisers with the headers that it runs under, for checks without a device.
+pub fn kernels() -> Vec<(&'static Shader, Header)> {
+    [clip::kernels(), adamw::kernels(), adafactor::kernels()].concat()
 }
 
 fn check_layout(spans: &[TensorSpan], params: &[Buffer], grads: &[Buffer]) -> Result<()> {
