@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use t5_wgpu::gpu::Gpu;
-use t5_wgpu::verify::{Row, cases, check_golden, check_gradients, check_kernels};
+use t5_wgpu::verify::{Row, cases, check_golden, check_gradients, check_kernels, large_cases};
 
 use super::GpuArgs;
 
 /// Prove every kernel and gradient on this adapter
 ///
-/// Runs each op at awkward sizes and compares it with a naive float64 computation, each gradient rule with finite
-/// differences, and two small models (a T5 v1.0 and a Flan-T5, built into this program) with results made by PyTorch:
+/// Runs each op at awkward and at large sizes and compares it with a naive float64 computation, each gradient rule with
+/// finite differences, and two small models (a T5 v1.0 and a Flan-T5, built into this program) with results made by PyTorch:
 /// hidden states, logits, loss, every gradient, ten optimiser steps, greedy decoding. Exits with 1 if anything is off.
 ///
 /// Any folder laid out as tests/golden/README.md says can take the place of all that:
@@ -38,13 +38,18 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let gpu = args.gpu.open(args.json)?;
     let mut rows = Vec::new();
     if args.golden.is_empty() {
-        let cases = cases();
-        let bar = ProgressBar::with_draw_target(Some(cases.len() as u64), ProgressDrawTarget::stderr());
+        let (cases, large) = (cases(), large_cases());
+        let bar = ProgressBar::with_draw_target(Some((cases.len() + large.len()) as u64), ProgressDrawTarget::stderr());
         bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}  {eta} left")?);
         for case in &cases {
             bar.set_message(case.name.clone());
             rows.extend(check_kernels(&gpu, case)?);
             rows.extend(check_gradients(case));
+            bar.inc(1);
+        }
+        for case in &large {
+            bar.set_message(case.name.clone());
+            rows.extend(check_kernels(&gpu, case)?);
             bar.inc(1);
         }
         bar.finish_and_clear();
