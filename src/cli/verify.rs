@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use t5_wgpu::gpu::Gpu;
-use t5_wgpu::verify::{Row, cases, check_golden, check_gradients, check_kernels};
+use t5_wgpu::verify::{Row, cases, check_golden, check_gradients, check_kernels, large_cases};
 
 use super::GpuArgs;
 
@@ -19,8 +19,8 @@ Examples:
 
 /// Prove every kernel and gradient on this adapter
 ///
-/// Runs each op at awkward sizes and compares it with a naive float64 computation, each gradient rule with finite
-/// differences, and two small models (a T5 v1.0 and a Flan-T5, built into this program) with results made by PyTorch:
+/// Runs each op at awkward and at large sizes and compares it with a naive float64 computation, each gradient rule with
+/// finite differences, and two small models (a T5 v1.0 and a Flan-T5, built into this program) with results made by PyTorch:
 /// hidden states, logits, loss, every gradient, ten optimiser steps, greedy decoding. Exits with 1 if anything is off.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -42,13 +42,18 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let gpu = args.gpu.open(args.json)?;
     let mut rows = Vec::new();
     if args.golden.is_empty() {
-        let cases = cases();
-        let bar = ProgressBar::with_draw_target(Some(cases.len() as u64), ProgressDrawTarget::stderr());
+        let (cases, large) = (cases(), large_cases());
+        let bar = ProgressBar::with_draw_target(Some((cases.len() + large.len()) as u64), ProgressDrawTarget::stderr());
         bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}  {eta} left")?);
         for case in &cases {
             bar.set_message(case.name.clone());
             rows.extend(check_kernels(&gpu, case)?);
             rows.extend(check_gradients(case));
+            bar.inc(1);
+        }
+        for case in &large {
+            bar.set_message(case.name.clone());
+            rows.extend(check_kernels(&gpu, case)?);
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -74,11 +79,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         print_table(&rows, args.all);
         println!("{} comparisons, {failed} failed", rows.len());
     }
-    Ok(if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn check_folder(gpu: &Gpu, name: &str, dir: &Path, rows: &mut Vec<Row>) -> anyhow::Result<()> {
@@ -94,10 +95,7 @@ type File = (&'static str, &'static [u8]);
 
 macro_rules! golden {
     ($folder:literal, $file:literal) => {
-        (
-            $file,
-            include_bytes!(concat!("../../tests/golden/", $folder, "/", $file)).as_slice(),
-        )
+        ($file, include_bytes!(concat!("../../tests/golden/", $folder, "/", $file)).as_slice())
     };
 }
 
@@ -142,10 +140,7 @@ fn print_table(rows: &[Row], all: bool) {
     println!("{:width$}  compared  worst error  allowed", "what");
     for (kind, count, worst) in kinds {
         let verdict = if worst.passed() { "" } else { "  FAILED" };
-        println!(
-            "{kind:width$}  {count:8}  {:11.1e}  {:7.1e}{verdict}",
-            worst.error, worst.tolerance
-        );
+        println!("{kind:width$}  {count:8}  {:11.1e}  {:7.1e}{verdict}", worst.error, worst.tolerance);
         if !worst.passed() {
             println!("{:width$}    worst: {}", "", worst.what);
         }

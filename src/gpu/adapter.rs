@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Error, Result};
 
 /// What the engine needs to know of an adapter, as plain data.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Caps {
     pub name: String,
     pub driver: String,
@@ -26,6 +26,8 @@ pub struct Caps {
     pub max_workgroup_bytes: u32,
     pub max_storage_bindings: u32,
     pub max_workgroups_per_dim: u32,
+    /// Iterations, of all its loops together, after which the driver silently ends an invocation's loops.
+    pub max_iterations: Option<u32>,
     /// Bytes to which the start of a storage or uniform window must be aligned.
     pub alignment: u64,
 }
@@ -40,9 +42,10 @@ impl Caps {
             wgpu::DeviceType::Cpu => "CPU",
             wgpu::DeviceType::Other => "other",
         };
-        let subgroup = features
-            .contains(wgpu::Features::SUBGROUP)
-            .then_some((info.subgroup_min_size, info.subgroup_max_size));
+        let subgroup =
+            features.contains(wgpu::Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size));
+        // LP_MAX_TGSI_LOOP_ITERATIONS of Mesa's gallivm: there in 22.3.6, gone in 25.0.7.
+        let max_iterations = old_lavapipe(&info.driver, &info.driver_info, 25).then_some(65_535);
         Caps {
             name: info.name,
             driver: info.driver,
@@ -59,10 +62,9 @@ impl Caps {
             max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
             max_storage_bindings: limits.max_storage_buffers_per_shader_stage,
             max_workgroups_per_dim: limits.max_compute_workgroups_per_dimension,
+            max_iterations,
             alignment: u64::from(
-                limits
-                    .min_storage_buffer_offset_alignment
-                    .max(limits.min_uniform_buffer_offset_alignment),
+                limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment),
             ),
         }
     }
@@ -74,15 +76,12 @@ impl Caps {
 
     /// The subgroup size where it is one fixed number, so that a shader may rely on it.
     pub fn fixed_subgroup(&self) -> Option<u32> {
-        self.subgroup
-            .and_then(|(min, max)| (min == max && min > 0).then_some(min))
+        self.subgroup.and_then(|(min, max)| (min == max && min > 0).then_some(min))
     }
 
     /// A warning worth printing about this driver, if there is one.
     pub fn warning(&self) -> Option<String> {
-        let version = self.driver_info.strip_prefix("Mesa ")?;
-        let major: u32 = version.split('.').next()?.parse().ok()?;
-        (self.driver == "llvmpipe" && major < 23).then(|| {
+        old_lavapipe(&self.driver, &self.driver_info, 23).then(|| {
             format!(
                 "{} is old: it runs shaders 4-6x slower than Mesa 25 (`make test` and `make demo` fetch a newer one \
                  where they can)",
@@ -95,16 +94,15 @@ impl Caps {
 /// Name, kind, backend and driver: what belongs beside every measurement.
 impl std::fmt::Display for Caps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Caps {
-            name,
-            kind,
-            backend,
-            driver,
-            driver_info,
-            ..
-        } = self;
+        let Caps { name, kind, backend, driver, driver_info, .. } = self;
         write!(f, "{name} ({kind}, {backend}, {driver} {driver_info})")
     }
+}
+
+/// Whether the driver is Mesa's software one, of a version before `major`.
+fn old_lavapipe(driver: &str, driver_info: &str, major: u32) -> bool {
+    let version = driver_info.strip_prefix("Mesa ").and_then(|v| v.split('.').next()?.parse().ok());
+    driver == "llvmpipe" && version.is_some_and(|version: u32| version < major)
 }
 
 /// One row of `t5 devices`.
@@ -124,21 +122,9 @@ const TIMESTAMPS: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY;
 /// Limits without which the base kernels cannot run: those of WebGPU, except where our kernels need less.
 fn lacking(limits: &wgpu::Limits) -> Option<String> {
     let needs = [
-        (
-            "storage buffers per shader",
-            limits.max_storage_buffers_per_shader_stage,
-            8,
-        ),
-        (
-            "invocations per workgroup",
-            limits.max_compute_invocations_per_workgroup,
-            256,
-        ),
-        (
-            "bytes of workgroup memory",
-            limits.max_compute_workgroup_storage_size,
-            16384,
-        ),
+        ("storage buffers per shader", limits.max_storage_buffers_per_shader_stage, 8),
+        ("invocations per workgroup", limits.max_compute_invocations_per_workgroup, 256),
+        ("bytes of workgroup memory", limits.max_compute_workgroup_storage_size, 16384),
     ];
     needs
         .into_iter()
@@ -148,15 +134,9 @@ fn lacking(limits: &wgpu::Limits) -> Option<String> {
 
 fn instance() -> wgpu::Instance {
     // Validation layers and debug labels cost time and, in release builds, tell users nothing.
-    let flags = if cfg!(debug_assertions) {
-        wgpu::InstanceFlags::from_build_config()
-    } else {
-        wgpu::InstanceFlags::empty()
-    };
-    wgpu::Instance::new(wgpu::InstanceDescriptor {
-        flags,
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    })
+    let flags =
+        if cfg!(debug_assertions) { wgpu::InstanceFlags::from_build_config() } else { wgpu::InstanceFlags::empty() };
+    wgpu::Instance::new(wgpu::InstanceDescriptor { flags, ..wgpu::InstanceDescriptor::new_without_display_handle() })
 }
 
 async fn enumerate() -> Vec<wgpu::Adapter> {
@@ -209,25 +189,16 @@ pub(super) async fn choose(wanted: Option<&str>) -> Result<wgpu::Adapter> {
             Ok(index) => (index < adapters.len()).then_some(index),
             Err(_) => {
                 let text = text.to_lowercase();
-                adapters
-                    .iter()
-                    .position(|a| a.get_info().name.to_lowercase().contains(&text))
+                adapters.iter().position(|a| a.get_info().name.to_lowercase().contains(&text))
             }
         },
     };
     let Some(index) = index else {
         let wanted = wanted.unwrap_or_default();
-        return Err(Error::Adapter(format!(
-            "no adapter `{wanted}`; there are:\n{}",
-            names()
-        )));
+        return Err(Error::Adapter(format!("no adapter `{wanted}`; there are:\n{}", names())));
     };
     if let Some(lack) = lacking(&adapters[index].limits()) {
-        return Err(Error::Adapter(format!(
-            "{} {lack}; there are:\n{}",
-            adapters[index].get_info().name,
-            names()
-        )));
+        return Err(Error::Adapter(format!("{} {lack}; there are:\n{}", adapters[index].get_info().name, names())));
     }
     Ok(adapters.swap_remove(index))
 }
@@ -248,10 +219,7 @@ pub(super) async fn request_device(adapter: &wgpu::Adapter) -> Result<(wgpu::Dev
 /// Keeps the first fault that the driver reports, for [`super::Gpu::check`].
 pub(super) fn watch(device: &wgpu::Device, fault: &Arc<Mutex<Option<Error>>>) {
     let keep = |fault: &Mutex<Option<Error>>, error: Error| {
-        fault
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .get_or_insert(error);
+        fault.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
     };
     let slot = fault.clone();
     device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::{Backward, Dtype, Graph, Node, Tensor64, ValueId};
+use crate::error::Error;
 use crate::gpu::{Caps, Header, Param, Shader};
 
 /// One kind of computation. Ops hold their sizes and settings as plain fields.
@@ -76,26 +77,19 @@ pub struct Launcher<'a> {
     pub caps: &'a Caps,
     graph: &'a Graph,
     node: &'a Node,
-    pub(crate) launches: Vec<Launch>,
+    pub launches: Vec<Launch>,
     pub(crate) scratch: Vec<usize>,
+    /// Why this adapter cannot run the node.
+    pub(crate) refusal: Option<Error>,
 }
 
 impl<'a> Launcher<'a> {
     pub fn new(caps: &'a Caps, graph: &'a Graph, node: &'a Node) -> Launcher<'a> {
-        Launcher {
-            caps,
-            graph,
-            node,
-            launches: Vec::new(),
-            scratch: Vec::new(),
-        }
+        Launcher { caps, graph, node, launches: Vec::new(), scratch: Vec::new(), refusal: None }
     }
 
     fn operand(&self, value: ValueId) -> Operand {
-        Operand {
-            place: Place::Value(value),
-            len: self.graph.len(value),
-        }
+        Operand { place: Place::Value(value), len: self.graph.len(value) }
     }
 
     pub fn input(&self, index: usize) -> Operand {
@@ -117,9 +111,21 @@ impl<'a> Launcher<'a> {
     /// Memory of `len` elements for this node alone.
     pub fn scratch(&mut self, len: usize) -> Operand {
         self.scratch.push(len);
-        Operand {
-            place: Place::Scratch(self.scratch.len() - 1),
-            len,
+        Operand { place: Place::Scratch(self.scratch.len() - 1), len }
+    }
+
+    /// Declares the iterations of all loops of one invocation, where they grow with something that a launch cannot split.
+    /// `what` names it and its size.
+    pub fn iterations(&mut self, count: usize, what: &str) {
+        // An eighth is left for loops that a compiler may or may not unroll.
+        if let Some(most) = self.caps.max_iterations
+            && count > most as usize / 8 * 7
+        {
+            self.refusal = Some(Error::Adapter(format!(
+                "{} ({}) cannot run {what}: it ends a shader's loops after {most} iterations; install Mesa 25 or newer, \
+                 or use shorter sequences",
+                self.caps.name, self.caps.driver_info
+            )));
         }
     }
 

@@ -1,5 +1,6 @@
 //! The embedding: rows of a table by id, and its gradient.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -23,12 +24,8 @@ struct GatherBackward {
     accumulate: bool,
 }
 
-static GATHER: Shader = Shader {
-    name: "gather",
-    source: include_str!("../../shaders/gather.wgsl"),
-    shared: &[],
-    defaults: &[],
-};
+static GATHER: Shader =
+    Shader { name: "gather", source: include_str!("../../shaders/gather.wgsl"), shared: &[], defaults: &[] };
 
 static GATHER_BACKWARD: Shader = Shader {
     name: "gather_backward",
@@ -40,24 +37,30 @@ static GATHER_BACKWARD: Shader = Shader {
 /// Marks an unused place in a [`gather_index`], and positions that have no gradient.
 pub const NO_ID: u32 = u32::MAX;
 
+/// Positions of one id that one dispatch adds up; further dispatches take the rest. Mesa 22 silently ends an invocation's
+/// loops after 65,535 iterations.
+const MOST_POSITIONS: usize = 1 << 14;
+
 /// Number of u32s in the index of `count` ids.
 pub const fn gather_index_len(count: usize) -> usize {
     3 * count + 1
 }
 
 /// Positions grouped by id, for the gradient of [`Gather`]: `order` (positions, id by id, ascending), `id` (the distinct
-/// ids, then [`NO_ID`]), `start` (where each distinct id begins in `order`). Positions for which `counts` is false are
-/// left out: padding has no gradient.
+/// ids, the most frequent first, then [`NO_ID`]), `start` (where each distinct id begins in `order`). Positions for which
+/// `counts` is false are left out: padding has no gradient.
 pub fn gather_index(ids: &[u32], counts: impl Fn(usize) -> bool) -> Vec<u32> {
     let n = ids.len();
     let mut positions: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for (i, &id) in ids.iter().enumerate().filter(|(i, _)| counts(*i)) {
         positions.entry(id).or_default().push(i as u32);
     }
+    let mut groups: Vec<_> = positions.into_iter().collect();
+    groups.sort_by_key(|(_, at)| Reverse(at.len()));
     let mut index = vec![0; gather_index_len(n)];
     index[n..2 * n].fill(NO_ID);
     let mut used = 0;
-    for (distinct, (id, at)) in positions.iter().enumerate() {
+    for (distinct, (id, at)) in groups.iter().enumerate() {
         index[used..used + at.len()].copy_from_slice(at);
         index[n + distinct] = *id;
         index[2 * n + distinct] = used as u32;
@@ -113,14 +116,7 @@ impl Op for Gather {
         for (shard, (first, rows)) in self.firsts().enumerate() {
             if b.needs(2 + shard) {
                 let inputs = [dy, b.input(0), b.input(1)];
-                let dtable = b.graph.push1(
-                    GatherBackward {
-                        first,
-                        rows,
-                        accumulate: false,
-                    },
-                    &inputs,
-                );
+                let dtable = b.graph.push1(GatherBackward { first, rows, accumulate: false }, &inputs);
                 b.give(2 + shard, dtable);
             }
         }
@@ -128,11 +124,7 @@ impl Op for Gather {
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
         let table: Vec<&[f64]> = inputs[2..].iter().flat_map(Tensor64::rows).collect();
-        let out = inputs[0]
-            .data
-            .iter()
-            .flat_map(|&id| table[id as usize].iter().copied())
-            .collect();
+        let out = inputs[0].data.iter().flat_map(|&id| table[id as usize].iter().copied()).collect();
         vec![Tensor64::new(&[inputs[0].data.len(), inputs[2].shape[1]], out)]
     }
 }
@@ -147,51 +139,46 @@ impl Op for GatherBackward {
     }
 
     fn launch(&self, l: &mut Launcher<'_>) {
-        assert!(
-            self.accumulate,
-            "a table's gradient is sparse: it is only ever added to memory"
-        );
+        assert!(self.accumulate, "a table's gradient is sparse: it is only ever added to memory");
         let (count, cols) = (l.shape(0)[0], l.shape(0)[1]);
         let (header, width) = elem(Header::new(), cols);
-        l.launch(Launch {
-            shader: &GATHER_BACKWARD,
-            header,
-            bindings: vec![("dy", l.input(0)), ("index", l.input(2)), ("dtable", l.output(0))],
-            params: vec![
-                ("count", count.into()),
-                ("width", width.into()),
-                ("first", self.first.into()),
-                ("rows", self.rows.into()),
-            ],
-            workgroups: (count * width).div_ceil(64) as u64,
-        });
+        for skip in (0..count).step_by(MOST_POSITIONS) {
+            // The most frequent ids come first: few are left for the later dispatches.
+            let ids = if skip == 0 { count } else { count / skip };
+            l.launch(Launch {
+                shader: &GATHER_BACKWARD,
+                header: header.clone(),
+                bindings: vec![("dy", l.input(0)), ("index", l.input(2)), ("dtable", l.output(0))],
+                params: vec![
+                    ("count", count.into()),
+                    ("width", width.into()),
+                    ("first", self.first.into()),
+                    ("rows", self.rows.into()),
+                    ("skip", skip.into()),
+                    ("most", MOST_POSITIONS.into()),
+                ],
+                workgroups: (ids * width).div_ceil(64) as u64,
+            });
+        }
     }
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
         let (dy, ids, index) = (&inputs[0], &inputs[1], &inputs[2]);
         let (count, cols) = (dy.shape[0], dy.shape[1]);
-        let mut dtable = inputs
-            .get(3)
-            .cloned()
-            .unwrap_or_else(|| Tensor64::zeros(&[self.rows, cols]));
+        let mut dtable = inputs.get(3).cloned().unwrap_or_else(|| Tensor64::zeros(&[self.rows, cols]));
         // Only which positions count is taken from the index; the grouping itself is what the kernel must get right.
         let used = index.data[2 * count..].iter().fold(0.0f64, |m, &x| m.max(x)) as usize;
         for &at in &index.data[..used] {
             let id = ids.data[at as usize] as usize;
             if (self.first..self.first + self.rows).contains(&id) {
                 let row = &mut dtable.data[(id - self.first) * cols..][..cols];
-                row.iter_mut()
-                    .zip(&dy.data[at as usize * cols..])
-                    .for_each(|(d, g)| *d += g);
+                row.iter_mut().zip(&dy.data[at as usize * cols..]).for_each(|(d, g)| *d += g);
             }
         }
         vec![dtable]
     }
 
     fn accumulating(&self, _: usize) -> Option<Arc<dyn Op>> {
-        Some(Arc::new(GatherBackward {
-            accumulate: true,
-            ..self.clone()
-        }))
+        Some(Arc::new(GatherBackward { accumulate: true, ..self.clone() }))
     }
 }

@@ -3,10 +3,7 @@
 use crate::gpu::{Caps, Header, Shader, Value};
 use crate::graph::{Launch, Launcher, Operand};
 
-const ELEM: [&str; 2] = [
-    include_str!("../../shaders/elem_f32.wgsl"),
-    include_str!("../../shaders/elem_vec4.wgsl"),
-];
+const ELEM: [&str; 2] = [include_str!("../../shaders/elem_f32.wgsl"), include_str!("../../shaders/elem_vec4.wgsl")];
 
 static COLUMN_SUM: Shader = Shader {
     name: "column_sum",
@@ -22,10 +19,17 @@ pub(super) fn elem(header: Header, cols: usize) -> (Header, usize) {
 }
 
 /// Invocations that share a row. A GPU wants neighbours to read neighbours; a software rasteriser loads lane by lane
-/// whatever the addresses, and saves the barrier.
-pub(super) fn lanes_per_row(caps: &Caps) -> u32 {
-    if caps.is_cpu() { 1 } else { 32 }
+/// whatever the addresses, and saves the barrier, unless a row of `cols` numbers is long.
+pub(super) fn lanes_per_row(caps: &Caps, cols: usize) -> u32 {
+    match (cols >= LONG_ROW, caps.is_cpu()) {
+        (true, _) => 64,
+        (false, true) => 1,
+        (false, false) => 32,
+    }
 }
+
+/// Rows at least this long are always shared by a whole workgroup.
+const LONG_ROW: usize = 4096;
 
 /// Rows that one invocation adds up.
 const PART_ROWS: usize = 256;

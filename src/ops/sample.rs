@@ -78,11 +78,7 @@ impl Op for Sample {
                 ("pos", l.output(3)),
                 ("tokens", l.output(1)),
             ],
-            params: vec![
-                ("batch", batch.into()),
-                ("vocab", vocab.into()),
-                ("len", self.len.into()),
-            ],
+            params: vec![("batch", batch.into()), ("vocab", vocab.into()), ("len", self.len.into())],
             workgroups: batch as u64,
         });
     }
@@ -117,11 +113,7 @@ fn choose(row: &[f64], s: &[u32], key: [u32; 4]) -> u32 {
     let mut order: Vec<usize> = (0..row.len()).filter(|&i| !row[i].is_nan()).collect();
     order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));
     let Some(&best) = order.first() else { return BAD_TOKEN };
-    let (temperature, top_k, top_p) = (
-        f64::from(f32::from_bits(s[0])),
-        s[1] as usize,
-        f64::from(f32::from_bits(s[2])),
-    );
+    let (temperature, top_k, top_p) = (f64::from(f32::from_bits(s[0])), s[1] as usize, f64::from(f32::from_bits(s[2])));
     if temperature == 0.0 || top_k == 1 {
         return best as u32;
     }

@@ -21,6 +21,10 @@ static GLOBAL_NORM_FINISH: Shader = Shader {
     defaults: &[],
 };
 
+pub(super) fn kernels() -> Vec<(&'static Shader, Header)> {
+    vec![(&GLOBAL_NORM, Header::new()), (&GLOBAL_NORM_FINISH, Header::new())]
+}
+
 /// Bytes of a window that one workgroup sums.
 const TILE_BYTES: u64 = 4096 * 4;
 
@@ -49,11 +53,7 @@ pub(super) fn record(builder: &mut ProgramBuilder, arenas: &Arenas<'_>, stats: &
         label: "gradient norm".into(),
         shader: &GLOBAL_NORM_FINISH,
         header: Header::new(),
-        bindings: vec![
-            ("stats", stats.all()),
-            ("parts", parts.all()),
-            ("control", arenas.control.all()),
-        ],
+        bindings: vec![("stats", stats.all()), ("parts", parts.all()), ("control", arenas.control.all())],
         params: vec![("len", (total as usize).into()), ("max_norm", max_norm.into())],
         workgroups: 1,
     })

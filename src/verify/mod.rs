@@ -4,6 +4,7 @@
 mod bench_cases;
 mod cases;
 mod golden;
+mod large;
 
 use std::collections::HashMap;
 
@@ -15,6 +16,7 @@ use crate::plan::{Plan, PlanOptions, SlotPool};
 pub use bench_cases::{Timed, bench_cases};
 pub use cases::{Builder, Case, cases};
 pub use golden::check_golden;
+pub use large::large_cases;
 
 /// The worst error of one comparison, and what it may be.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -91,10 +93,7 @@ fn compile(gpu: &Gpu, graph: &Graph, outputs: &[(&str, ValueId)], leaves: &HashM
         };
         buffers.insert(info.label.clone(), buffer.slice(0, bytes));
     }
-    let options = PlanOptions {
-        bind: &|name| buffers.get(name).cloned(),
-        pool: &SlotPool::new(),
-    };
+    let options = PlanOptions { bind: &|name| buffers.get(name).cloned(), pool: &SlotPool::new() };
     Plan::compile(gpu, graph, outputs, &options)
 }
 

@@ -1,0 +1,114 @@
+//! Cases at sizes where one invocation, left alone, would loop too long: some drivers silently end its loops after 65,535
+//! iterations, and all that shows is a wrong number.
+
+use super::cases::{Builder, Case};
+use crate::graph::Dtype;
+use crate::ops::{Attention, CrossEntropy, Gather, IGNORE, Layout, Matmul, RmsNorm, Variant, gather_index};
+
+/// Sums of f32 over k random terms err by about sqrt(k) units in the last place, here with k from 65,536 to 300,000.
+const LONG_SUM: f64 = 10.0;
+
+/// Every op whose work grows in one direction, far in that direction: checked like [`super::cases`], but without finite
+/// differences, which would take hours.
+pub fn large_cases() -> Vec<Case> {
+    let mut cases = vec![
+        gather(70_000),
+        rms_norm(100_000, 4),
+        rms_norm(2, 65_535),
+        cross_entropy(3, 250_112),
+        cross_entropy(100_000, 8),
+        attention(16, 9552),
+        attention(9552, 16),
+    ];
+    for (layout, variant, k) in [
+        (Layout::Nn, Variant::Tile, 70_003),
+        (Layout::Nt, Variant::Tile, 70_003),
+        (Layout::Tn, Variant::Tile, 70_003),
+        (Layout::Nt, Variant::Subgroup, 70_003),
+        (Layout::Tn, Variant::Subgroup, 70_004),
+        (Layout::Nt, Variant::Rows, 300_004),
+    ] {
+        cases.push(matmul(layout, variant, k));
+    }
+    cases
+}
+
+fn matmul(layout: Layout, variant: Variant, k: usize) -> Case {
+    let [m, n] = [4, 12];
+    let case = Case::new(format!("matmul {layout:?} {variant:?} [{m} {n} {k}]"), move |b| {
+        let a = b.constant("a", &if layout == Layout::Tn { [k, m] } else { [m, k] }, 1.0);
+        let w = b.constant("b", &if layout == Layout::Nt { [n, k] } else { [k, n] }, 1.0);
+        let residual = b.constant("residual", &[m, n], 100.0);
+        let op = Matmul { variant: Some(variant), ..Matmul::new(layout).scaled(0.5).with_residual() };
+        let c = b.graph.push1(op, &[a, w, residual]);
+        b.output_constant("c", c);
+    });
+    case.slack(LONG_SUM)
+}
+
+fn rms_norm(rows: usize, cols: usize) -> Case {
+    let case = Case::new(format!("rms_norm [{rows} {cols}]"), move |b| {
+        let (x, scale) = (b.input("x", &[rows, cols], 2.0), b.input("scale", &[cols], 1.0));
+        let y = b.graph.push1(RmsNorm { eps: 1e-6 }, &[x, scale]);
+        b.output("y", y);
+    });
+    case.slack(LONG_SUM)
+}
+
+/// An embedding of one id at nearly all positions: its gradient is one long sum.
+fn gather(count: usize) -> Case {
+    let case = Case::new(format!("gather {count} of one id"), move |b| {
+        let ids: Vec<u32> = (0..count as u32).map(|i| if i % 1000 == 7 { i % 5 } else { 3 }).collect();
+        let index = gather_index(&ids, |_| true);
+        let inputs = [b.ids("ids", &ids), b.ids("index", &index), b.parameter("table", &[5, 4], 1.0)];
+        let y = b.graph.push1(Gather { shards: vec![5] }, &inputs);
+        b.output("y", y);
+    });
+    case.slack(LONG_SUM)
+}
+
+fn cross_entropy(rows: usize, vocab: usize) -> Case {
+    let case = Case::new(format!("cross_entropy [{rows} 4] [{vocab}]"), move |b: &mut Builder| {
+        let label = |r: usize| {
+            if r % 3 == 2 { IGNORE } else { ((r + 1) * (vocab - 1) / 2 % vocab) as u32 }
+        };
+        let h = b.input("h", &[rows, 4], 3.0);
+        let labels = b.ids("labels", &(0..rows).map(label).collect::<Vec<_>>());
+        let seed = b.leaf("dstats", &[4], Dtype::F32, vec![0.5, 0.0, 0.0, 1.0]);
+        let head = b.input("head", &[vocab, 4], 1.0);
+        let op = CrossEntropy { z_loss: 1e-4, ..CrossEntropy::new(vec![vocab], 1.0) };
+        let stats = b.graph.push1(op, &[h, labels, seed, head]);
+        b.output_seeded("stats", stats, seed);
+    });
+    case.slack(LONG_SUM)
+}
+
+fn attention(q_len: usize, kv_len: usize) -> Case {
+    let case = Case::new(format!("attention {q_len} queries {kv_len} keys"), move |b| {
+        let [batch, heads, d_kv] = [1, 1, 64];
+        let reach = 128;
+        let op = Attention {
+            batch,
+            heads,
+            d_kv,
+            q_len,
+            kv_len,
+            causal: false,
+            fused: false,
+            reach: Some(reach),
+            dropout: 0.0,
+            site: 0,
+            side: None,
+        };
+        let inputs = [
+            b.input("q", &[q_len, d_kv], 0.5),
+            b.input("kv", &[kv_len, 2 * d_kv], 1.0),
+            b.input("bias", &[heads, 2 * reach + 1], 1.0),
+            b.ids("lens", &[kv_len as u32]),
+        ];
+        let outputs = b.graph.push(op, &inputs);
+        b.output("out", outputs[0]);
+        b.output_constant("lse", outputs[1]);
+    });
+    case.slack(LONG_SUM)
+}
