@@ -32,7 +32,6 @@ fn main() -> t5_wgpu::Result<()> {
             Event::Saved { .. } | Event::Warning { .. } => {}
         },
         should_stop: &|| false,
-        answerer: None,
     })?;
     Ok(())
 }

@@ -9,14 +9,9 @@ use super::examples::Examples;
 use super::settings::Settings;
 use crate::data::{BatchOptions, BatchOrder, BatchStream, Example, ExampleSource, ScoreReport, Scores};
 use crate::error::Result;
-use crate::model::{Model, T5Config};
+use crate::generate::{GenerateOptions, Generator};
+use crate::model::Model;
 use crate::tokenizer::Tokenizer;
-
-/// Decodes greedily; what the loop needs of a generator.
-pub trait Answerer {
-    /// For each source (ids with EOS) the answer's ids, with or without EOS, at most `max_tokens` each.
-    fn answer(&mut self, model: &Model, sources: &[Vec<u32>], max_tokens: usize) -> Result<Vec<Vec<u32>>>;
-}
 
 /// The result of one evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -63,6 +58,10 @@ impl Best {
 pub struct Evaluator {
     batches: BatchStream<Sample>,
     questions: Vec<Question>,
+    /// Shares the parameters with the engine.
+    generator: Generator,
+    /// Ids that the tokenizer knows.
+    vocab: usize,
 }
 
 /// A source and all texts that are right answers.
@@ -82,9 +81,13 @@ struct Sample {
 /// Tokens that an answer may be longer than the longest reference.
 const SLACK: usize = 16;
 
+/// Sources that are decoded side by side.
+const ANSWERED_AT_ONCE: usize = 64;
+
 impl Evaluator {
     /// Takes `eval_examples` of the examples, evenly spread.
-    pub fn new(examples: Examples, settings: &Settings, config: &T5Config) -> Result<Evaluator> {
+    pub fn new(examples: Examples, settings: &Settings, model: &Model, tokenizer: &Tokenizer) -> Result<Evaluator> {
+        let config = &model.config;
         let questions = questions(&examples, settings.eval_examples);
         let indices = spread(examples.len_per_epoch(), settings.eval_examples);
         let options = BatchOptions {
@@ -94,25 +97,19 @@ impl Evaluator {
             decoder_start: config.decoder_start_token_id,
             ..BatchOptions::default()
         };
-        Ok(Evaluator { batches: BatchStream::new(Sample { examples, indices }, options)?, questions })
+        let batches = BatchStream::new(Sample { examples, indices }, options)?;
+        let generator = Generator::new(model.clone());
+        Ok(Evaluator { batches, questions, generator, vocab: tokenizer.vocab_size().min(config.vocab_size) })
     }
 
     /// Evaluates the engine's parameters as they are.
-    pub fn evaluate(
-        &mut self,
-        engine: &mut Engine,
-        tokenizer: &Tokenizer,
-        answerer: Option<&mut dyn Answerer>,
-    ) -> Result<Evaluation> {
+    pub fn evaluate(&mut self, engine: &mut Engine, tokenizer: &Tokenizer) -> Result<Evaluation> {
         let start = Instant::now();
         let mut stats = LossStats::default();
         for index in 0..self.batches.batches_per_epoch() {
             stats.add(&pollster::block_on(engine.evaluate(&self.batches.get(index)?))?);
         }
-        let scores = match answerer {
-            Some(answerer) if !self.questions.is_empty() => Some(self.score(&engine.model, tokenizer, answerer)?),
-            _ => None,
-        };
+        let scores = if self.questions.is_empty() { None } else { Some(self.score(tokenizer)?) };
         Ok(Evaluation {
             examples: self.batches.source().indices.len(),
             tokens: stats.tokens as u64,
@@ -123,14 +120,16 @@ impl Evaluator {
         })
     }
 
-    fn score(&self, model: &Model, tokenizer: &Tokenizer, answerer: &mut dyn Answerer) -> Result<ScoreReport> {
+    fn score(&mut self, tokenizer: &Tokenizer) -> Result<ScoreReport> {
         let sources: Vec<Vec<u32>> = self.questions.iter().map(|q| q.source.clone()).collect();
         let longest = self.questions.iter().map(|q| q.tokens).max().unwrap_or(0);
-        let answers = answerer.answer(model, &sources, longest + SLACK)?;
+        let (max_new_tokens, limit) = (longest + SLACK, Some(self.vocab));
+        let options = GenerateOptions { max_new_tokens, max_batch: ANSWERED_AT_ONCE, limit, ..Default::default() };
+        let answers = pollster::block_on(self.generator.generate_all(&sources, &options))?;
         let mut scores = Scores::default();
         for (question, answer) in self.questions.iter().zip(&answers) {
             let references: Vec<&str> = question.references.iter().map(String::as_str).collect();
-            scores.add(&tokenizer.decode(answer), &references);
+            scores.add(&tokenizer.decode(&answer.ids), &references);
         }
         Ok(scores.report())
     }

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::evaluate::Answerer;
 use super::trainer::Trainer;
 use crate::error::Result;
 
@@ -17,7 +16,7 @@ impl Trainer {
     /// Fixes the number of steps so that the run takes about `time` from now on, by rehearsing for about a twentieth of
     /// it: the first steps are run and forgotten. From there on the run is one of that many steps, as reproducible as if
     /// the number had been given. Evaluations get at most a fifth of the time where their interval is left open.
-    pub fn fit_steps(&mut self, time: Duration, answerer: Option<&mut dyn Answerer>) -> Result<()> {
+    pub fn fit_steps(&mut self, time: Duration) -> Result<()> {
         let start = Instant::now();
         let gpu = self.engine.model.gpu.clone();
         let arenas = self.engine.model.params.clone();
@@ -33,7 +32,7 @@ impl Trainer {
         }
         (self.state.step, self.state.tokens) = (0, 0);
         let evaluation = match &mut self.evaluator {
-            Some(evaluator) => evaluator.evaluate(&mut self.engine, &self.tokenizer, answerer)?.seconds,
+            Some(evaluator) => evaluator.evaluate(&mut self.engine, &self.tokenizer)?.seconds,
             None => 0.0,
         };
         // A driver that compiles shaders for long must not leave a run of a single step.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, LossStats, PendingReport};
-use super::evaluate::{Answerer, Best, Evaluator};
+use super::evaluate::{Best, Evaluator};
 use super::examples::{Examples, Opened};
 use super::log::{Event, Log, StepLog};
 use super::optimizer::StepReport;
@@ -43,13 +43,11 @@ pub struct Trainer {
     remarks: Vec<String>,
 }
 
-/// Who watches a run, who may stop it, and who answers its questions.
+/// Who watches a run, and who may stop it.
 pub struct Hooks<'a> {
     pub observe: &'a mut dyn FnMut(&Event),
     /// Asked after each step.
     pub should_stop: &'a dyn Fn() -> bool,
-    /// Scores pairs by free answers in evaluations; without, only loss and accuracy are known.
-    pub answerer: Option<&'a mut dyn Answerer>,
 }
 
 /// How [`Trainer::run`] ended.
@@ -175,7 +173,8 @@ impl Trainer {
             ..BatchOptions::default()
         };
         let batches = BatchStream::new(opened.training, options)?;
-        let evaluator = opened.held_out.map(|held_out| Evaluator::new(held_out, settings, &config)).transpose()?;
+        let evaluator = opened.held_out.map(|held_out| Evaluator::new(held_out, settings, &model, &tokenizer));
+        let evaluator = evaluator.transpose()?;
         let mut engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
         // The largest first: later plans share its memory, and too little of it shows now.
         let (batch, src_len, tgt_len) = batches.largest_shape();
@@ -313,8 +312,7 @@ impl Trainer {
             return Ok(());
         };
         let step = self.state.step;
-        let answerer = hooks.answerer.as_mut().map(|answerer| &mut **answerer as &mut dyn Answerer);
-        let evaluation = evaluator.evaluate(&mut self.engine, &self.tokenizer, answerer)?;
+        let evaluation = evaluator.evaluate(&mut self.engine, &self.tokenizer)?;
         if !evaluation.loss.is_finite() {
             return Err(Error::Numeric(format!("step {step}: the loss of the evaluation is {}", evaluation.loss)));
         }

@@ -10,6 +10,7 @@ use super::Row;
 use crate::checkpoint::{Dtype, Weights};
 use crate::data::{Batch, IGNORE};
 use crate::error::{Error, Result};
+use crate::generate::greedy_ids;
 use crate::gpu::Gpu;
 use crate::model::{BatchShape, Builder, Model, read_span};
 use crate::plan::{Plan, PlanOptions, SlotPool};
@@ -27,6 +28,7 @@ pub async fn check_golden(gpu: &Gpu, dir: &Path) -> Result<Vec<Row>> {
     golden.check_forward(gpu, "long.", &mut rows).await?;
     golden.check_gradients(gpu, &mut rows).await?;
     golden.check_optimizers(gpu, &mut rows).await?;
+    golden.check_greedy(gpu, &mut rows).await?;
     Ok(rows)
 }
 
@@ -216,6 +218,25 @@ impl<'a> Golden<'a> {
                 rows.push(Row { what: format!("{name}.delta/{}", tensor.name), error, tolerance });
             }
         }
+        Ok(())
+    }
+
+    /// Greedy decoding: every id must be the same.
+    async fn check_greedy(&self, gpu: &Gpu, rows: &mut Vec<Row>) -> Result<()> {
+        let (ids, shape) = self.integers("generate.input_ids")?;
+        let (mask, _) = self.integers("generate.attention_mask")?;
+        let (expected, expected_shape) = self.integers("generate.greedy")?;
+        let max_new_tokens = self.scalar(&["greedy", "max_new_tokens"])?;
+        let lens = mask.chunks(shape[1]).map(|row| row.iter().sum::<i64>() as usize);
+        let sources: Vec<Vec<u32>> =
+            ids.chunks(shape[1]).zip(lens).map(|(row, len)| row[..len].iter().map(|&id| id as u32).collect()).collect();
+        let found = greedy_ids(gpu, self.dir, &sources, max_new_tokens as usize).await?;
+        let rows_of_ids = found.iter().zip(expected.chunks(expected_shape[1]));
+        let differs = |(found, expected): &(&Vec<u32>, &[i64])| {
+            found.len() != expected.len() || found.iter().zip(*expected).any(|(f, e)| i64::from(*f) != *e)
+        };
+        let wrong = rows_of_ids.filter(differs).count().max(found.len().abs_diff(expected_shape[0]));
+        rows.push(Row { what: "greedy: sources with a wrong id".into(), error: wrong as f64, tolerance: 0.0 });
         Ok(())
     }
 

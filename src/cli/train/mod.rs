@@ -32,7 +32,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let limit = limit.filter(|_| trainer.step() == 0);
     if let Some(time) = limit {
         renderer.remark("measuring the speed of training to fix the number of steps");
-        trainer.fit_steps(time.saturating_sub(begin.elapsed()), None)?;
+        trainer.fit_steps(time.saturating_sub(begin.elapsed()))?;
     }
     renderer.begin(&trainer);
     listen_for_interrupts()?;
@@ -41,7 +41,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let outcome = trainer.run(Hooks {
         observe: &mut |event: &Event| renderer.show(event),
         should_stop: &|| STOP.load(Ordering::Relaxed) || late(),
-        answerer: None,
     });
     renderer.end();
     let resume = format!("t5 train --resume --out {}", args.out.display());
