@@ -136,7 +136,7 @@ impl Model {
             .iter()
             .map(|t| (t.name.clone(), t.shape.clone()))
             .collect();
-        write_model(&dir.join("model.safetensors"), &tensors, |name| {
+        write_model(dir.join("model.safetensors"), &tensors, |name| {
             pollster::block_on(self.read_tensor(name))
         })
     }

@@ -36,8 +36,9 @@ pub fn large_cases() -> Vec<Case> {
 fn matmul(layout: Layout, variant: Variant, k: usize) -> Case {
     let [m, n] = [4, 12];
     let case = Case::new(format!("matmul {layout:?} {variant:?} [{m} {n} {k}]"), move |b| {
-        let a = b.constant("a", &if layout == Layout::Tn { [k, m] } else { [m, k] }, 1.0);
-        let w = b.constant("b", &if layout == Layout::Nt { [n, k] } else { [k, n] }, 1.0);
+        let a = if layout == Layout::Tn { [k, m] } else { [m, k] };
+        let w = if layout == Layout::Nt { [n, k] } else { [k, n] };
+        let (a, w) = (b.constant("a", &a, 1.0), b.constant("b", &w, 1.0));
         let residual = b.constant("residual", &[m, n], 100.0);
         let op = Matmul {
             variant: Some(variant),
