@@ -1,6 +1,7 @@
 // c[m, n] = alpha * sum over k of a[m, k] * b[n, k] (+ residual) (+ c) for few rows m: decoding.
 //
-// Each invocation makes 4 columns of up to ROWS rows, so that every weight is read once. k is a multiple of four.
+// Each invocation makes 4 columns of up to ROWS rows, so that every weight is read once for so many rows. k is a multiple
+// of four. A result depends on its own row alone, bit for bit, however many rows there are.
 
 struct Params {
     m: u32,
@@ -13,6 +14,7 @@ struct Params {
     ldc: u32,
     c_offset: u32,
     alpha: f32,
+    col_groups: u32, // workgroups that go over the columns for one block of rows
     grid_x: u32,
 }
 
@@ -22,8 +24,10 @@ struct Params {
 
 @compute @workgroup_size(32)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let col = ((group.y * p.grid_x + group.x) * 32u + lane) * 4u;
-    if col >= p.n { return; }
+    let index = group.y * p.grid_x + group.x;
+    let first = index / p.col_groups * ROWS;
+    let col = (index % p.col_groups * 32u + lane) * 4u;
+    if col >= p.n || first >= p.m { return; }
     let last = p.n - 1u;
     let b0 = p.b_offset4 + col * p.ldb4;
     let b1 = p.b_offset4 + min(col + 1u, last) * p.ldb4;
@@ -32,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var ia: array<u32, ROWS>;
     var acc: array<vec4<f32>, ROWS>;
     for (var r = 0u; r < ROWS; r++) {
-        ia[r] = p.a_offset4 + min(r, p.m - 1u) * p.lda4;
+        ia[r] = p.a_offset4 + min(first + r, p.m - 1u) * p.lda4;
     }
     var k = 0u;
     loop {
@@ -48,6 +52,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         k += 1u;
     }
     for (var r = 0u; r < ROWS; r++) {
-        emit4(r, col, acc[r]);
+        emit4(first + r, col, acc[r]);
     }
 }

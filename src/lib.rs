@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod data;
 pub mod error;
+pub mod generate;
 pub mod gpu;
 pub mod graph;
 pub mod model;

@@ -163,3 +163,70 @@ fn help_teaches() {
     assert_eq!(code, Some(2));
     assert!(stderr.contains("nosuch"), "{stderr}");
 }
+
+/// A golden model with the byte tokenizer beside it.
+fn byte_model() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/byt5");
+    for file in ["config.json", "model.safetensors"] {
+        fs::write(folder.path().join(file), fs::read(golden.join(file)).unwrap()).unwrap();
+    }
+    let tokenizer = r#"{"tokenizer_class": "ByT5Tokenizer"}"#;
+    fs::write(folder.path().join("tokenizer_config.json"), tokenizer).unwrap();
+    let path = folder.path().to_path_buf();
+    (folder, path)
+}
+
+#[test]
+fn generate_gives_a_line_for_each_source() {
+    let (folder, model) = byte_model();
+    let lines = folder.path().join("lines.txt");
+    fs::write(&lines, "abc\r\n\na longer line than the others\n").unwrap();
+    let [model, lines] = [&model, &lines].map(|p| p.to_str().unwrap());
+    let base = ["generate", "--model", model, "--quiet", "--max-new-tokens", "9"];
+    let (code, plain, stderr) = run(t5(&base).args(["--file", lines]));
+    assert_eq!((code, plain.lines().count(), stderr.as_str()), (Some(0), 3, ""));
+    let (_, json, _) = run(t5(&base).args(["--file", lines, "--json", "--batch", "1"]));
+    let objects: Vec<serde_json::Value> = json.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(objects[2]["source"], "a longer line than the others");
+    for (object, line) in objects.iter().zip(plain.lines()) {
+        assert_eq!(object["text"].as_str().unwrap().replace(['\n', '\r'], " "), line);
+    }
+    let (_, streamed, _) = run(t5(&base).arg("abc"));
+    assert_eq!(streamed.lines().next(), plain.lines().next());
+    let drawn = [
+        "--temperature",
+        "2",
+        "--top-k",
+        "50",
+        "--top-p",
+        "0.99",
+        "--seed",
+        "5",
+        "abc",
+    ];
+    let (_, first, _) = run(t5(&base).args(drawn));
+    assert_eq!(run(t5(&base).args(drawn)).1, first);
+}
+
+#[test]
+fn generate_refuses_what_it_cannot_use() {
+    let (folder, model) = byte_model();
+    let latin = folder.path().join("latin.txt");
+    fs::write(&latin, b"fine\ncaf\xe9\n").unwrap();
+    let [model, latin] = [&model, &latin].map(|p| p.to_str().unwrap());
+    refuses(
+        &mut t5(&["generate", "--model", "no/such/folder", "x"]),
+        &["no/such/folder", "--model"],
+    );
+    refuses(
+        &mut t5(&["generate", "--model", model, "--file", latin]),
+        &["latin.txt:2: not UTF-8"],
+    );
+    refuses(
+        &mut t5(&["generate", "--model", model, "--top-p", "3", "x"]),
+        &["top_p 3"],
+    );
+    let bare = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/flan");
+    refuses(&mut t5(&["generate", "--model", bare, "x"]), &["no tokenizer"]);
+}

@@ -6,7 +6,9 @@ use anyhow::Context;
 use clap::Subcommand;
 use t5_wgpu::data::cmudict::CmuDict;
 
+/// Turn published data sets into training files
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  t5 data cmudict --out runs/cmudict")]
 pub struct Args {
     #[command(subcommand)]
     set: Set,

@@ -2,6 +2,7 @@
 
 mod data;
 mod devices;
+mod generate;
 mod tokenize;
 mod train;
 mod verify;
@@ -27,6 +28,7 @@ enum Command {
     Devices(devices::Args),
     Verify(verify::Args),
     Train(Box<train::Args>),
+    Generate(generate::Args),
     Tokenize(tokenize::Args),
     Data(data::Args),
 }
@@ -49,10 +51,7 @@ impl GpuArgs {
         let gpu = pollster::block_on(Gpu::open(&options))?;
         let caps = gpu.caps();
         if !quiet {
-            eprintln!(
-                "adapter: {} ({}, {}, {})",
-                caps.name, caps.kind, caps.backend, caps.driver_info
-            );
+            eprintln!("adapter: {caps}");
             if let Some(warning) = caps.warning() {
                 eprintln!("warning: {warning}");
             }
@@ -67,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Devices(args) => devices::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),
         Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
     };

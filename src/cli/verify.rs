@@ -10,16 +10,20 @@ use t5_wgpu::verify::{Row, cases, check_golden, check_gradients, check_kernels, 
 
 use super::GpuArgs;
 
+const EXAMPLES: &str = "\
+Examples:
+  This adapter, once with and once without run-time checks in the shaders:
+    t5 verify && T5_CHECKED=1 t5 verify
+  A folder with reference results, laid out as tests/golden/README.md says:
+    t5 verify --golden tests/golden/byt5";
+
 /// Prove every kernel and gradient on this adapter
 ///
 /// Runs each op at awkward and at large sizes and compares it with a naive float64 computation, each gradient rule with
 /// finite differences, and two small models (a T5 v1.0 and a Flan-T5, built into this program) with results made by PyTorch:
 /// hidden states, logits, loss, every gradient, ten optimiser steps, greedy decoding. Exits with 1 if anything is off.
-///
-/// Any folder laid out as tests/golden/README.md says can take the place of all that:
-///   t5 verify --golden tests/golden/byt5
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Check this model folder with its reference results instead; may be given several times
     #[arg(long, value_name = "DIR")]

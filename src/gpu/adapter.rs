@@ -103,6 +103,21 @@ fn old_lavapipe(driver: &str, driver_info: &str, major: u32) -> bool {
     driver == "llvmpipe" && version.is_some_and(|version: u32| version < major)
 }
 
+/// Name, kind, backend and driver: what belongs beside every measurement.
+impl std::fmt::Display for Caps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Caps {
+            name,
+            kind,
+            backend,
+            driver,
+            driver_info,
+            ..
+        } = self;
+        write!(f, "{name} ({kind}, {backend}, {driver} {driver_info})")
+    }
+}
+
 /// One row of `t5 devices`.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct AdapterReport {

@@ -223,6 +223,7 @@ fn reflect(module: &naga::Module) -> Result<(Vec<Binding>, Params, u32), Invalid
         }
         let name = variable.name.clone().unwrap_or_default();
         if variable.space == naga::AddressSpace::Uniform
+            && name == "p"
             && let naga::TypeInner::Struct { members, span } = &module.types[variable.ty].inner
         {
             params_bytes = *span;

@@ -2,12 +2,16 @@
 //!
 //! Names in comments: B sequences, S source positions, T target positions, D = d_model, I = heads * d_kv.
 
+mod decoding;
+
+pub use decoding::DecodeShape;
+
 use super::config::{Activation as Act, T5Config};
 use super::layout::{Layout, shard_leaf};
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::ops::{
     Activation, Attention, CrossEntropy, Dropout, Function, Gather, Layout as MatmulLayout, Logits, Matmul,
-    PositionBias, RmsNorm, gather_index_len,
+    PositionBias, RmsNorm, Variant, gather_index_len,
 };
 
 /// Sizes of a batch: every sequence is padded to them.
@@ -29,6 +33,8 @@ pub struct Builder<'a> {
     dropout: f32,
     /// Numbers the dropout sites.
     sites: u32,
+    /// The kernel to prefer for matrix products.
+    variant: Option<Variant>,
 }
 
 /// One of the two stacks.
@@ -55,6 +61,7 @@ impl<'a> Builder<'a> {
             shape,
             dropout,
             sites: 0,
+            variant: None,
         }
     }
 
@@ -62,7 +69,7 @@ impl<'a> Builder<'a> {
         self.config
     }
 
-    /// Encoder: reads the leaves `src_ids`, `src_index` [B S] and `src_lens` [B] -> [B S, D].
+    /// Encoder: reads the leaves `src_ids`, `src_index` (`[B S]`) and `src_lens` (`[B]`); gives `[B S, D]`.
     pub fn encoder(&mut self) -> ValueId {
         let (batch, len) = (self.shape.batch, self.shape.src_len);
         let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
@@ -80,8 +87,8 @@ impl<'a> Builder<'a> {
         self.dropout(y, None)
     }
 
-    /// Decoder over whole targets: reads `tgt_ids`, `tgt_index` [B T] and `src_lens` [B], attends to the encoder's
-    /// output [B S, D] -> [B T, D].
+    /// Decoder over whole targets: reads `tgt_ids`, `tgt_index` (`[B T]`) and `src_lens` (`[B]`), attends to the
+    /// encoder's output `[B S, D]`; gives `[B T, D]`.
     pub fn decoder(&mut self, encoded: ValueId) -> ValueId {
         let BatchShape {
             batch,
@@ -114,18 +121,19 @@ impl<'a> Builder<'a> {
         self.dropout(y, None)
     }
 
-    /// Logits of decoder states [rows, D] -> [rows, vocab].
+    /// Logits of decoder states `[rows, D]`: `[rows, vocab]`.
     pub fn logits(&mut self, hidden: ValueId) -> ValueId {
         self.graph.scope("lm_head");
         let op = Logits {
             shards: self.layout.shards().to_vec(),
             scale: self.output_scale,
+            variant: self.variant,
         };
         let inputs: Vec<_> = [hidden].into_iter().chain(self.head()).collect();
         self.graph.push1(op, &inputs)
     }
 
-    /// Cross-entropy of decoder states [B T, D] against the leaf `labels` [B T]; `stats` [4] as [`CrossEntropy`] says.
+    /// Cross-entropy of decoder states `[B T, D]` against the leaf `labels` (`[B T]`): the stats that [`CrossEntropy`] gives.
     pub fn loss(&mut self, hidden: ValueId, z_loss: f32, smoothing: f32) -> ValueId {
         self.graph.scope("loss");
         let rows = self.graph.shape(hidden)[0];
@@ -289,7 +297,14 @@ impl<'a> Builder<'a> {
 
     pub fn linear(&mut self, weight: &str, x: ValueId) -> ValueId {
         let w = self.param(weight);
-        self.graph.push1(Matmul::new(MatmulLayout::Nt), &[x, w])
+        self.graph.push1(self.product(), &[x, w])
+    }
+
+    fn product(&self) -> Matmul {
+        Matmul {
+            variant: self.variant,
+            ..Matmul::new(MatmulLayout::Nt)
+        }
     }
 
     /// residual + dropout(linear(x)).
@@ -299,8 +314,7 @@ impl<'a> Builder<'a> {
             return self.dropout(y, Some(residual));
         }
         let w = self.param(weight);
-        self.graph
-            .push1(Matmul::new(MatmulLayout::Nt).with_residual(), &[x, w, residual])
+        self.graph.push1(self.product().with_residual(), &[x, w, residual])
     }
 
     fn key(&mut self) -> ValueId {

@@ -11,7 +11,7 @@ mod shapes;
 use std::collections::HashMap;
 use std::path::Path;
 
-pub use builder::{BatchShape, Builder};
+pub use builder::{BatchShape, Builder, DecodeShape};
 pub use config::T5Config;
 pub use layout::{Layout, Piece, TensorSpan};
 
@@ -20,7 +20,8 @@ use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Slice};
 use crate::ops::distance_buckets;
 
-/// A model's parameters on a device, in arenas.
+/// A model's parameters on a device, in arenas. Clones share them.
+#[derive(Clone)]
 pub struct Model {
     pub gpu: Gpu,
     pub config: T5Config,

@@ -37,7 +37,7 @@ pub(super) fn keep(i: u32, site: u32, key: &[f64], rate: f32) -> f64 {
     }
 }
 
-fn pcg4d(seed: [u32; 4]) -> [u32; 4] {
+pub(super) fn pcg4d(seed: [u32; 4]) -> [u32; 4] {
     let mut v = seed.map(|s| s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
     let round = |v: &mut [u32; 4]| {
         v[0] = v[0].wrapping_add(v[1].wrapping_mul(v[3]));

@@ -1,6 +1,6 @@
 //! The vocabulary projection by itself, for decoding: training uses [`super::CrossEntropy`], which never holds all of it.
 
-use super::matmul::{Gemm, Layout, Matrix};
+use super::matmul::{Gemm, Layout, Matrix, Variant};
 use crate::graph::{Dtype, Launcher, Op, Tensor64};
 
 /// `h [rows, d]`, then the head in shards of rows `[vocab, d]` -> `scale h head^T [rows, vocab]`.
@@ -9,6 +9,8 @@ pub struct Logits {
     /// Rows of each shard of the head.
     pub shards: Vec<usize>,
     pub scale: f32,
+    /// The kernel to prefer where several can do it.
+    pub variant: Option<Variant>,
 }
 
 impl Op for Logits {
@@ -42,7 +44,7 @@ impl Op for Logits {
                 alpha: self.scale,
                 accumulate: false,
                 residual: None,
-                variant: None,
+                variant: self.variant,
             };
             gemm.launch(l);
             offset += n;

@@ -35,7 +35,7 @@ pub enum Variant {
     Tile,
     /// Outer products across subgroups of a fixed size.
     Subgroup,
-    /// Few rows, layout NT, k a multiple of four.
+    /// Preferred for few rows; layout NT, k a multiple of four. A row's result does not depend on the other rows.
     Rows,
 }
 
@@ -109,12 +109,15 @@ const FEW_ROWS: usize = 8;
 /// loops after 65,535 iterations in all (LP_MAX_TGSI_LOOP_ITERATIONS in its gallivm).
 const MOST_STEPS: usize = 1 << 15;
 
-/// How a kernel walks along k: the parameter that counts its steps, their number, and the elements of a and of b from
-/// one step to the next.
-struct Depth {
-    name: &'static str,
-    steps: usize,
+/// How a kernel covers a product.
+struct Cover {
+    /// The parameter that counts the steps along k, and their number.
+    depth: (&'static str, usize),
+    /// Elements of a and of b from one step to the next.
     strides: [usize; 2],
+    /// Workgroups along n, for the kernel that asks.
+    col_groups: Option<usize>,
+    workgroups: usize,
 }
 
 impl Matrix {
@@ -132,8 +135,8 @@ impl Variant {
     /// The variants that this adapter can run for this product, best first.
     pub fn candidates(caps: &Caps, gemm: &Gemm) -> Vec<Variant> {
         let mut candidates = Vec::new();
-        let rows_fit = gemm.layout == Layout::Nt && gemm.m <= FEW_ROWS && gemm.k.is_multiple_of(4);
-        if rows_fit && gemm.a.is_vec4() && gemm.b.is_vec4() {
+        let rows_fit = gemm.layout == Layout::Nt && gemm.k.is_multiple_of(4) && gemm.a.is_vec4() && gemm.b.is_vec4();
+        if rows_fit && gemm.m <= FEW_ROWS {
             candidates.push(Variant::Rows);
         }
         // Where subgroups are wider, the tile's accumulators exceed what registers hold.
@@ -141,6 +144,9 @@ impl Variant {
             candidates.push(Variant::Subgroup);
         }
         candidates.push(Variant::Tile);
+        if rows_fit && gemm.m > FEW_ROWS {
+            candidates.push(Variant::Rows);
+        }
         candidates
     }
 }
@@ -165,23 +171,26 @@ impl Gemm {
         let a = k_major(l, self.a, self.layout != Layout::Tn, self.k, self.m, tile);
         let b = k_major(l, self.b, self.layout == Layout::Nt, self.k, self.n, tile);
         let tiles = self.m.div_ceil(tile) * self.n.div_ceil(tile);
-        let depth = Depth {
-            name: "k",
-            steps: self.k,
+        let cover = Cover {
+            depth: ("k", self.k),
             strides: [a.ld, b.ld],
+            col_groups: None,
+            workgroups: tiles.div_ceil(per_group),
         };
-        self.launch_kernel(l, shader, h, [a, b], depth, tiles.div_ceil(per_group));
+        self.launch_kernel(l, shader, h, [a, b], &cover);
     }
 
     fn launch_rows(&self, l: &mut Launcher<'_>) {
-        let header = Header::new().u32("ROWS", self.m.next_power_of_two() as u32);
+        let rows = self.m.next_power_of_two().min(FEW_ROWS);
+        let header = Header::new().u32("ROWS", rows as u32);
         let groups = self.n.div_ceil(4 * 32);
-        let depth = Depth {
-            name: "k4",
-            steps: self.k / 4,
+        let cover = Cover {
+            depth: ("k4", self.k / 4),
             strides: [4, 4],
+            col_groups: Some(groups),
+            workgroups: self.m.div_ceil(rows) * groups,
         };
-        self.launch_kernel(l, &MATMUL_ROWS, header, [self.a, self.b], depth, groups);
+        self.launch_kernel(l, &MATMUL_ROWS, header, [self.a, self.b], &cover);
     }
 
     fn launch_kernel(
@@ -190,14 +199,27 @@ impl Gemm {
         shader: &'static Shader,
         header: Header,
         [a, b]: [Matrix; 2],
-        depth: Depth,
-        workgroups: usize,
+        cover: &Cover,
     ) {
         let residual_fits = self.residual.is_none_or(|r| r.len.is_multiple_of(4));
         let vec4 = self.c.is_vec4() && self.n.is_multiple_of(4) && residual_fits;
         let header = header.part(EMIT[vec4 as usize]);
-        for first in (0..depth.steps).step_by(MOST_STEPS) {
+        let (depth, steps) = cover.depth;
+        for first in (0..steps).step_by(MOST_STEPS) {
             let at = |matrix: Matrix, stride: usize| (matrix.offset + first * stride) / 4;
+            let mut params = vec![
+                ("m", self.m.into()),
+                ("n", self.n.into()),
+                (depth, MOST_STEPS.min(steps - first).into()),
+                ("lda4", (a.ld / 4).into()),
+                ("ldb4", (b.ld / 4).into()),
+                ("a_offset4", at(a, cover.strides[0]).into()),
+                ("b_offset4", at(b, cover.strides[1]).into()),
+                ("ldc", self.c.ld.into()),
+                ("c_offset", self.c.offset.into()),
+                ("alpha", self.alpha.into()),
+            ];
+            params.extend(cover.col_groups.map(|groups| ("col_groups", groups.into())));
             l.launch(Launch {
                 shader,
                 header: header
@@ -210,19 +232,8 @@ impl Gemm {
                     ("residual", self.residual.unwrap_or(a.operand)),
                     ("c", self.c.operand),
                 ],
-                params: vec![
-                    ("m", self.m.into()),
-                    ("n", self.n.into()),
-                    (depth.name, MOST_STEPS.min(depth.steps - first).into()),
-                    ("lda4", (a.ld / 4).into()),
-                    ("ldb4", (b.ld / 4).into()),
-                    ("a_offset4", at(a, depth.strides[0]).into()),
-                    ("b_offset4", at(b, depth.strides[1]).into()),
-                    ("ldc", self.c.ld.into()),
-                    ("c_offset", self.c.offset.into()),
-                    ("alpha", self.alpha.into()),
-                ],
-                workgroups: workgroups as u64,
+                params,
+                workgroups: cover.workgroups as u64,
             });
         }
     }

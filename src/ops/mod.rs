@@ -2,7 +2,9 @@
 
 mod activation;
 mod attention;
+mod attention_decode;
 mod attention_oracle;
+mod cache_write;
 mod cross_entropy;
 mod dropout;
 mod gather;
@@ -11,9 +13,12 @@ mod matmul;
 mod position_bias;
 mod rms_norm;
 mod rows;
+mod sample;
 
 pub use activation::{Activation, Function};
 pub use attention::Attention;
+pub use attention_decode::AttentionDecode;
+pub use cache_write::CacheWrite;
 pub use cross_entropy::{CrossEntropy, IGNORE};
 pub use dropout::Dropout;
 pub use gather::{Gather, NO_ID, gather_index, gather_index_len};
@@ -21,6 +26,7 @@ pub use logits::Logits;
 pub use matmul::{Layout, Matmul, Variant};
 pub use position_bias::{PositionBias, distance_buckets, relative_bucket};
 pub use rms_norm::RmsNorm;
+pub use sample::{BAD_TOKEN, MAX_EOS, SETTINGS_LEN, Sample, SampleSettings};
 
 /// Every op by name. A test fails if one of them has no case in [`crate::verify`].
 pub const NAMES: &[&str] = &[
@@ -30,6 +36,8 @@ pub const NAMES: &[&str] = &[
     "add_into",
     "attention",
     "attention_backward",
+    "attention_decode",
+    "cache_write",
     "cross_entropy",
     "cross_entropy_backward",
     "dropout",
@@ -41,4 +49,5 @@ pub const NAMES: &[&str] = &[
     "position_bias_backward",
     "rms_norm",
     "rms_norm_backward",
+    "sample",
 ];

@@ -8,6 +8,7 @@ pub mod evaluate;
 pub mod examples;
 pub mod log;
 pub mod optimizer;
+mod rehearse;
 pub mod schedule;
 pub mod settings;
 pub mod state;

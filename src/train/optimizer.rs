@@ -313,7 +313,7 @@ impl Optimizer {
         Ok(StepReport::from_gpu(&self.start_report()?.finish().await?))
     }
 
-    /// Begins to read what [`StepReport::from_gpu`] takes; steps submitted afterwards do not delay it.
+    /// Begins to read what `StepReport::from_gpu` takes; steps submitted afterwards do not delay it.
     pub fn start_report(&self) -> Result<Readback<f32>> {
         self.gpu.start_read(&self.control, 0..RATES_AT)
     }

@@ -168,7 +168,7 @@ impl Settings {
         }
     }
 
-    /// Which settings of `other` differ, as "lr: 0.1 here, 0.2 there"; the number of steps may.
+    /// Which settings differ from those of the run `other`, as "lr is 0.2 in the run, not 0.1"; the number of steps may differ.
     pub fn differences(&self, other: &Settings) -> Vec<String> {
         let fields = |settings: &Settings| match serde_json::to_value(settings) {
             Ok(Value::Object(fields)) => fields,
@@ -177,7 +177,12 @@ impl Settings {
         let (own, others) = (fields(self), fields(other));
         own.iter()
             .filter(|(key, value)| *key != "steps" && others.get(*key) != Some(value))
-            .map(|(key, value)| format!("{key}: {value} here, {} there", others.get(key).unwrap_or(&Value::Null)))
+            .map(|(key, value)| {
+                format!(
+                    "{key} is {} in the run, not {value}",
+                    others.get(key).unwrap_or(&Value::Null)
+                )
+            })
             .collect()
     }
 }

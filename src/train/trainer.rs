@@ -30,11 +30,11 @@ const MOST_SKIPPED: u64 = 20;
 
 /// A run in its folder.
 pub struct Trainer {
-    engine: Engine,
-    tokenizer: Tokenizer,
+    pub(super) engine: Engine,
+    pub(super) tokenizer: Tokenizer,
     batches: BatchStream<Examples>,
-    evaluator: Option<Evaluator>,
-    state: State,
+    pub(super) evaluator: Option<Evaluator>,
+    pub(super) state: State,
     out: PathBuf,
     log: Log,
     /// The report of the last step submitted: read when the next one is on its way, so that the device never waits.
@@ -270,7 +270,7 @@ impl Trainer {
         self.account(before, hooks)
     }
 
-    fn submit_step(&mut self, lr: f64) -> Result<()> {
+    pub(super) fn submit_step(&mut self, lr: f64) -> Result<()> {
         let Settings { seed, accumulate, .. } = self.state.settings;
         self.engine.begin_step();
         for pass in 0..accumulate as u64 {
@@ -399,54 +399,6 @@ impl Trainer {
         self.log.append(event)?;
         (hooks.observe)(event);
         Ok(())
-    }
-
-    /// Fixes the number of steps so that the run takes about `time` from now on, by rehearsing for about a twentieth of
-    /// it: the first steps are run and forgotten. From there on the run is one of that many steps, as reproducible as if
-    /// the number had been given. Evaluations get at most a fifth of the time where their interval is left open.
-    pub fn fit_steps(&mut self, time: Duration, answerer: Option<&mut dyn Answerer>) -> Result<()> {
-        let start = Instant::now();
-        let gpu = self.engine.model.gpu.clone();
-        let arenas = self.engine.model.params.clone();
-        let read = |arena| pollster::block_on(gpu.read::<f32>(arena, 0..arena.bytes()));
-        let params = arenas.iter().map(read).collect::<Result<Vec<_>>>()?;
-        self.rehearse(time / 40)?;
-        let seconds_per_step = self.rehearse(time / 40)?;
-        for (arena, values) in arenas.iter().zip(&params) {
-            gpu.write(arena, 0, values);
-        }
-        for (_, moments, _) in self.engine.optimizer.state() {
-            gpu.clear(&moments.all());
-        }
-        (self.state.step, self.state.tokens) = (0, 0);
-        let evaluation = match &mut self.evaluator {
-            Some(evaluator) => evaluator.evaluate(&mut self.engine, &self.tokenizer, answerer)?.seconds,
-            None => 0.0,
-        };
-        let left = time.saturating_sub(start.elapsed()).as_secs_f64();
-        let settings = &mut self.state.settings;
-        let steps = |left: f64, seconds: f64| ((0.97 * left / seconds) as u64).max(1);
-        settings.steps = match settings.eval_every {
-            Some(every) => steps(left, seconds_per_step + evaluation / every as f64),
-            None => {
-                let evaluations = (0.2 * left / evaluation.max(1e-3)).clamp(1.0, 20.0).floor();
-                let n = steps((left - evaluations * evaluation).max(0.0), seconds_per_step);
-                settings.eval_every = Some(n.div_ceil(evaluations as u64));
-                n
-            }
-        };
-        settings.check()
-    }
-
-    /// Runs steps for about `time`, at least two of them; seconds per step.
-    fn rehearse(&mut self, time: Duration) -> Result<f64> {
-        let (start, first) = (Instant::now(), self.state.step);
-        while self.state.step < first + 2 || start.elapsed() < time {
-            self.submit_step(self.state.settings.lr)?;
-            self.state.step += 1;
-            self.engine.model.gpu.wait()?;
-        }
-        Ok(start.elapsed().as_secs_f64() / (self.state.step - first) as f64)
     }
 
     pub fn settings(&self) -> &Settings {

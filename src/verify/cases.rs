@@ -1,4 +1,7 @@
-//! The table of cases: each op at sizes that hurt. It drives correctness, gradients and, at T5's shapes, speed.
+//! The table of cases: each op at sizes that hurt. It drives correctness and gradients; `bench_cases.rs` has the same at
+//! T5's own shapes, for speed.
+
+mod decoding;
 
 use std::collections::HashMap;
 
@@ -131,7 +134,8 @@ impl Builder {
         (0..len).step_by(step).collect()
     }
 
-    /// d(sum of outputs times seeds) / d leaf[index], by central differences on the oracle.
+    /// The derivative of the sum of outputs times seeds by element `index` of a leaf, by central differences on the
+    /// oracle.
     pub fn finite_difference(&self, leaf: &str, index: usize) -> f64 {
         let step = 1e-5;
         let objective = |delta: f64| -> f64 {
@@ -218,6 +222,7 @@ pub fn cases() -> Vec<Case> {
     position_bias(&mut cases);
     attention(&mut cases);
     cross_entropy(&mut cases);
+    decoding::push(&mut cases);
     logits(&mut cases);
     cases
 }
@@ -480,6 +485,7 @@ fn logits(cases: &mut Vec<Case>) {
                 Logits {
                     shards: shards.clone(),
                     scale: 0.3,
+                    variant: None,
                 },
                 &inputs,
             );

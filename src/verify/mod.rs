@@ -1,6 +1,7 @@
 //! Proof that the kernels are right on the adapter at hand: every op against its f64 oracle, every gradient rule
 //! against finite differences.
 
+mod bench_cases;
 mod cases;
 mod golden;
 mod large;
@@ -12,6 +13,7 @@ use crate::gpu::Gpu;
 use crate::graph::{Dtype, Graph, Tensor64, ValueId, interpret};
 use crate::plan::{Plan, PlanOptions, SlotPool};
 
+pub use bench_cases::{Timed, bench_cases};
 pub use cases::{Builder, Case, cases};
 pub use golden::check_golden;
 pub use large::large_cases;
@@ -50,6 +52,12 @@ pub fn relative_error(found: &[f32], reference: &[f64]) -> f64 {
     worst
 }
 
+/// How many whole numbers differ, given their bits as they were read.
+fn mismatches(found: &[f32], reference: &[f64]) -> f64 {
+    let differ = |(f, r): (&f32, &f64)| f64::from(f.to_bits()) != *r;
+    found.iter().zip(reference).filter(|pair| differ(*pair)).count() as f64
+}
+
 /// How far kernels in f32 may lie from the f64 oracle. Sums over k terms err by about sqrt(k) units of 6e-8; software
 /// rasterisers and fast-math GPUs evaluate exp and tanh to some 4e-6.
 pub const KERNEL_TOLERANCE: f64 = 2e-5;
@@ -64,6 +72,15 @@ pub fn run_on_gpu(
     outputs: &[ValueId],
     leaves: &HashMap<String, Tensor64>,
 ) -> Result<Vec<Vec<f32>>> {
+    let names: Vec<String> = (0..outputs.len()).map(|i| i.to_string()).collect();
+    let named: Vec<_> = names.iter().map(String::as_str).zip(outputs.iter().copied()).collect();
+    let plan = compile(gpu, graph, &named, leaves)?;
+    plan.run()?;
+    names.iter().map(|name| pollster::block_on(plan.read(name))).collect()
+}
+
+/// A plan of its own memory, its leaves filled.
+fn compile(gpu: &Gpu, graph: &Graph, outputs: &[(&str, ValueId)], leaves: &HashMap<String, Tensor64>) -> Result<Plan> {
     let mut buffers = HashMap::new();
     for (value, info) in graph.leaves() {
         let Some(tensor) = leaves.get(&info.label) else {
@@ -76,15 +93,11 @@ pub fn run_on_gpu(
         };
         buffers.insert(info.label.clone(), buffer.slice(0, bytes));
     }
-    let names: Vec<String> = (0..outputs.len()).map(|i| i.to_string()).collect();
-    let named: Vec<_> = names.iter().map(String::as_str).zip(outputs.iter().copied()).collect();
     let options = PlanOptions {
         bind: &|name| buffers.get(name).cloned(),
         pool: &SlotPool::new(),
     };
-    let plan = Plan::compile(gpu, graph, &named, &options)?;
-    plan.run()?;
-    names.iter().map(|name| pollster::block_on(plan.read(name))).collect()
+    Plan::compile(gpu, graph, outputs, &options)
 }
 
 /// Compares every output and every gradient kernel of a case with the oracle.
@@ -94,10 +107,14 @@ pub fn check_kernels(gpu: &Gpu, case: &Case) -> Result<Vec<Row>> {
         let values: Vec<_> = outputs.iter().map(|(_, v)| *v).collect();
         let found = run_on_gpu(gpu, &built.graph, &values, &built.leaves)?;
         let reference = interpret(&built.graph, &values, &mut built.leaves.clone());
-        for (((name, _), found), reference) in outputs.iter().zip(&found).zip(&reference) {
+        for (((name, value), found), reference) in outputs.iter().zip(&found).zip(&reference) {
+            let error = match built.graph.value(*value).dtype {
+                Dtype::F32 => relative_error(found, &reference.data),
+                Dtype::U32 => mismatches(found, &reference.data),
+            };
             rows.push(Row {
                 what: format!("{} {part} {name}", case.name),
-                error: relative_error(found, &reference.data),
+                error,
                 tolerance: KERNEL_TOLERANCE * case.slack,
             });
         }

@@ -17,7 +17,7 @@ use render::Renderer;
 /// Exit code of a run that Ctrl-C stopped, as shells expect it.
 const INTERRUPTED: u8 = 130;
 
-/// A run of `--minutes` stops when it takes this much longer than was asked for.
+/// A run of `--minutes` stops when training takes this much longer than was asked for.
 const PATIENCE: f64 = 1.15;
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -36,7 +36,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     renderer.begin(&trainer);
     listen_for_interrupts()?;
-    let late = || limit.is_some_and(|time| begin.elapsed() > time.mul_f64(PATIENCE));
+    let training = Instant::now();
+    let late = || limit.is_some_and(|time| training.elapsed() > time.mul_f64(PATIENCE));
     let outcome = trainer.run(Hooks {
         observe: &mut |event: &Event| renderer.show(event),
         should_stop: &|| STOP.load(Ordering::Relaxed) || late(),

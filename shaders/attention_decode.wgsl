@@ -1,0 +1,121 @@
+// out = softmax(q k^T + bias) v for one query a sequence: a step of decoding, over a cache or over the encoder's keys.
+//
+// One workgroup per (sequence, head) walks over the keys 64 at a time with an online softmax. Each invocation scores one
+// key; then `groups` teams of d4 invocations, one for each vec4 of d_kv, add up every `groups`-th value, and meet in
+// workgroup memory at the end. A head wider than 64 vec4s takes DV passes of its sums in registers.
+// The order of every sum depends on the sequence's own length alone: padding and batch do not change a result.
+
+struct Params {
+    batch: u32,
+    heads: u32,
+    d_kv: u32,
+    d4: u32, // vec4s in a head's row, the last one perhaps in part
+    groups: u32, // max(1, 64 / d4)
+    kv_len: u32,
+    q_ld: u32, // elements from one row of q to the next
+    kv_ld: u32,
+    v_offset: u32,
+    lanes: u32, // 64; a run-time bound, since some compilers unroll every constant one
+    reach: u32, // largest distance that the bias tells apart
+    grid_x: u32,
+}
+
+const MASKED = -1e30;
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(5) var<storage, read> lens: array<u32>; // [batch]: the last key's position, or the number of keys
+
+var<workgroup> scores: array<f32, 64>;
+var<workgroup> tops: array<f32, 8>;
+var<workgroup> sums: array<vec4<f32>, 64>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let index = group.y * p.grid_x + group.x;
+    if index >= p.batch * p.heads { return; }
+    let sequence = index / p.heads;
+    let head = index % p.heads;
+    let q_at = sequence * p.q_ld + head * p.d_kv;
+    let kv_at = sequence * p.kv_len * p.kv_ld + head * p.d_kv;
+    let keys = min(lens[sequence] + select(0u, 1u, CAUSAL), p.kv_len);
+    let team = lane / p.d4;
+    let column = lane % p.d4;
+    var top = MASKED;
+    var total = 0.0; // of this lane's keys
+    var o: array<vec4<f32>, DV>;
+    var first = 0u;
+    loop {
+        if first >= keys { break; }
+        let here = min(64u, keys - first);
+        let j = first + lane;
+        var s = MASKED;
+        if lane < here {
+            s = 0.0;
+            let k_at = kv_at + j * p.kv_ld;
+            var d = 0u;
+            loop {
+                if d >= p.d4 { break; }
+                s += dot(load_q(q_at, d), load_kv(k_at, d));
+                d += 1u;
+            }
+            // The query is the newest key.
+            s += bias_at(head, i32(j) - i32(keys - 1u));
+        }
+        scores[lane] = s;
+        workgroupBarrier();
+        if lane < 8u {
+            var m = scores[lane * 8u];
+            for (var i = 1u; i < 8u; i++) { m = max(m, scores[lane * 8u + i]); }
+            tops[lane] = m;
+        }
+        workgroupBarrier();
+        var m = top;
+        for (var i = 0u; i < 8u; i++) { m = max(m, tops[i]); }
+        let shrink = exp(top - m);
+        top = m;
+        let e = select(0.0, exp(s - top), lane < here);
+        scores[lane] = e;
+        total = total * shrink + e;
+        workgroupBarrier();
+        for (var x = 0u; x < DV; x++) { o[x] *= shrink; }
+        var i = team;
+        loop {
+            if i >= here || team >= p.groups { break; }
+            let v_at = kv_at + p.v_offset + (first + i) * p.kv_ld;
+            for (var x = 0u; x < DV; x++) {
+                o[x] += scores[i] * load_kv(v_at, min(column + 64u * x, p.d4 - 1u));
+            }
+            i += p.groups;
+        }
+        workgroupBarrier();
+        first += 64u;
+    }
+    scores[lane] = total;
+    workgroupBarrier();
+    total = 0.0;
+    var i = 0u;
+    loop {
+        if i >= p.lanes { break; }
+        total += scores[i];
+        i += 1u;
+    }
+    // A sequence of no keys attends to nothing.
+    let scale = select(0.0, 1.0 / total, total > 0.0);
+    let o_at = (sequence * p.heads + head) * p.d_kv;
+    for (var x = 0u; x < DV; x++) {
+        sums[lane] = o[x];
+        workgroupBarrier();
+        let d = lane + 64u * x;
+        if lane < min(p.d4, 64u) && d < p.d4 {
+            var sum = vec4<f32>();
+            var t = 0u;
+            loop {
+                if t >= p.groups { break; }
+                sum += sums[t * p.d4 + lane];
+                t += 1u;
+            }
+            store_out(o_at, d, sum * scale);
+        }
+        workgroupBarrier();
+    }
+}

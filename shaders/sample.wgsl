@@ -1,0 +1,216 @@
+// The next token of each sequence from its logits, by the settings: the likeliest, or a draw among those that top-k and
+// top-p leave. Then the sequence's state moves on by one position.
+//
+// One workgroup of LANES per sequence; every invocation goes over every LANES-th class. Cut-offs are found without
+// sorting, by bisection on the bits of the logits (as integers in the order of the floats), three probes a round.
+// Sums add up invocation by invocation in a fixed order, so that equal seeds give equal tokens in any batch.
+
+struct Params {
+    batch: u32,
+    vocab: u32,
+    len: u32, // positions that a sequence can have
+    grid_x: u32,
+}
+
+struct Settings {
+    temperature: f32, // 0: take the likeliest
+    top_k: u32, // 0: all
+    top_p: f32, // 1: all
+    limit: u32, // classes from here on are never chosen
+    seed: vec2<u32>,
+    pad: u32, // what a finished sequence emits
+    n_eos: u32,
+    eos: array<vec4<u32>, 4>, // tokens that finish a sequence
+}
+
+const BAD = 0xffffffffu; // emitted where no logit is a number
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<uniform> settings: Settings;
+@group(0) @binding(2) var<storage, read> logits: array<f32>; // [batch, vocab]
+@group(0) @binding(3) var<storage, read> sequences: array<u32>; // [batch]: which draws a sequence gets
+@group(0) @binding(4) var<storage, read_write> ids: array<u32>; // [batch]: the newest token
+@group(0) @binding(5) var<storage, read_write> tokens: array<u32>; // [len, batch]
+@group(0) @binding(6) var<storage, read_write> finished: array<u32>; // [batch]
+@group(0) @binding(7) var<storage, read_write> pos: array<u32>; // [batch]: where the newest token stands
+
+var<workgroup> part_key: array<u32, LANES>;
+var<workgroup> part_id: array<u32, LANES>;
+var<workgroup> part_sum: array<vec4<f32>, LANES>;
+
+// Order of the floats as integers; 0 for NaN, which is never chosen.
+fn key(x: f32) -> u32 {
+    let b = bitcast<u32>(x);
+    if (b & 0x7fffffffu) > 0x7f800000u { return 0u; }
+    return select(b | 0x80000000u, ~b, b >= 0x80000000u);
+}
+
+fn is_better(key_a: u32, id_a: u32, key_b: u32, id_b: u32) -> bool {
+    return key_a > key_b || (key_a == key_b && id_a < id_b);
+}
+
+// The sum of v over the workgroup, in pairs of lanes.
+fn sum_up(v: vec4<f32>, lane: u32) -> vec4<f32> {
+    workgroupBarrier();
+    part_sum[lane] = v;
+    workgroupBarrier();
+    for (var half = LANES / 2u; half > 0u; half /= 2u) {
+        if lane < half { part_sum[lane] += part_sum[lane + half]; }
+        workgroupBarrier();
+    }
+    return workgroupUniformLoad(&part_sum[0]);
+}
+
+// The likeliest class below `limit`, the first of equals.
+fn likeliest(start: u32, limit: u32, lane: u32) -> u32 {
+    var best_key = 0u;
+    var best = BAD;
+    var i = lane;
+    loop {
+        if i >= limit { break; }
+        let k = key(logits[start + i]);
+        if k > best_key {
+            best_key = k;
+            best = i;
+        }
+        i += LANES;
+    }
+    part_key[lane] = best_key;
+    part_id[lane] = best;
+    workgroupBarrier();
+    for (var half = LANES / 2u; half > 0u; half /= 2u) {
+        if lane < half {
+            let other = lane + half;
+            if is_better(part_key[other], part_id[other], part_key[lane], part_id[lane]) {
+                part_key[lane] = part_key[other];
+                part_id[lane] = part_id[other];
+            }
+        }
+        workgroupBarrier();
+    }
+    return workgroupUniformLoad(&part_id[0]);
+}
+
+// Probability of a logit, up to a factor.
+fn weight(x: f32, top: f32) -> f32 {
+    return exp((x - top) / settings.temperature);
+}
+
+// The largest key t >= least such that the logits with keys of t or more reach `target`: in number, or in weight.
+fn cut_off(start: u32, limit: u32, top: f32, least: u32, by_weight: bool, target_sum: f32, lane: u32) -> u32 {
+    var low = least;
+    var high = key(top) + 1u;
+    loop {
+        if high <= low + 1u { break; }
+        let width = high - low;
+        let probes = low + max(vec3(1u), vec3(width / 4u, width / 2u, width - max(1u, width / 4u)));
+        var sum = vec3<f32>();
+        var i = lane;
+        loop {
+            if i >= limit { break; }
+            let x = logits[start + i];
+            var w = 1.0;
+            if by_weight { w = weight(x, top); }
+            sum += select(vec3<f32>(), vec3(w), vec3(key(x)) >= probes);
+            i += LANES;
+        }
+        let reached = sum_up(vec4(sum, 0.0), lane).xyz >= vec3(target_sum);
+        if reached.z { low = probes.z; }
+        else if reached.y { low = probes.y; high = probes.z; }
+        else if reached.x { low = probes.x; high = probes.y; }
+        else { high = probes.x; }
+    }
+    // A target of 0 is reached by nothing at all.
+    return min(low, key(top));
+}
+
+// Invocation 0 draws a class with a key of at least `cut`, from the lanes' sums of weights in part_sum.
+fn draw(start: u32, limit: u32, top: f32, cut: u32, uniform_below_1: f32, likeliest: u32) -> u32 {
+    var all = 0.0;
+    var l = 0u;
+    loop {
+        if l >= LANES { break; }
+        all += part_sum[l].x;
+        l += 1u;
+    }
+    var left = uniform_below_1 * all;
+    var chosen = likeliest;
+    l = 0u;
+    loop {
+        if l >= LANES { break; }
+        if left < part_sum[l].x { break; }
+        left -= part_sum[l].x;
+        l += 1u;
+    }
+    // Rounding may leave nothing: then the likeliest stands.
+    var i = l;
+    loop {
+        if i >= limit || l >= LANES { break; }
+        let x = logits[start + i];
+        if key(x) >= cut {
+            let w = weight(x, top);
+            if w > 0.0 { chosen = i; }
+            if left < w { break; }
+            left -= w;
+        }
+        i += LANES;
+    }
+    return chosen;
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let sequence = group.y * p.grid_x + group.x;
+    if sequence >= p.batch { return; }
+    let start = sequence * p.vocab;
+    let limit = min(settings.limit, p.vocab);
+    var token = likeliest(start, limit, lane);
+    let is_number = token != BAD;
+
+    if settings.temperature > 0.0 && settings.top_k != 1u {
+        let top = logits[start + select(0u, token, is_number)];
+        var cut = 1u;
+        if settings.top_k > 0u {
+            cut = cut_off(start, limit, top, cut, false, f32(settings.top_k), lane);
+        }
+        var sum = 0.0;
+        var i = lane;
+        loop {
+            if i >= limit { break; }
+            let x = logits[start + i];
+            if key(x) >= cut { sum += weight(x, top); }
+            i += LANES;
+        }
+        if settings.top_p < 1.0 {
+            let all = sum_up(vec4(sum), lane).x;
+            cut = cut_off(start, limit, top, cut, true, settings.top_p * all, lane);
+            sum = 0.0;
+            i = lane;
+            loop {
+                if i >= limit { break; }
+                let x = logits[start + i];
+                if key(x) >= cut { sum += weight(x, top); }
+                i += LANES;
+            }
+        }
+        workgroupBarrier();
+        part_sum[lane] = vec4(sum);
+        workgroupBarrier();
+        if lane == 0u && is_number {
+            let random = pcg4d(vec4(sequences[sequence], pos[sequence], settings.seed));
+            token = draw(start, limit, top, cut, (f32(random.x >> 8u) + 0.5) / 16777216.0, token);
+        }
+    }
+
+    if lane > 0u { return; }
+    if finished[sequence] != 0u { token = settings.pad; }
+    var ends = token == BAD;
+    for (var e = 0u; e < min(settings.n_eos, 16u); e++) { ends = ends || token == settings.eos[e / 4u][e % 4u]; }
+    if ends { finished[sequence] = 1u; }
+    let at = pos[sequence] + 1u;
+    if at >= p.len { return; }
+    tokens[at * p.batch + sequence] = token;
+    // The next step embeds it.
+    ids[sequence] = select(token, settings.pad, token == BAD);
+    pos[sequence] = at;
+}

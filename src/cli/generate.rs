@@ -1,0 +1,346 @@
+//! `t5 generate`: text to text, from arguments, a file or standard input.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use t5_wgpu::generate::{GenerateOptions, Generation, Generator, Strategy};
+use t5_wgpu::model::Model;
+use t5_wgpu::tokenizer::Tokenizer;
+
+use super::GpuArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  One text; its output appears as it is made:
+    t5 generate --model models/t5-small \"translate English to German: That is good.\"
+  A file, one text a line, with the task's prefix before each:
+    t5 generate --model models/t5-small --prefix \"summarize: \" --file articles.txt > summaries.txt
+  In a pipe, for programs:
+    cat questions.txt | t5 generate --model models/flan-t5-small --json --batch 32
+  Drawn instead of the likeliest; another seed gives another text:
+    t5 generate --model models/my-model --temperature 0.8 --top-p 0.95 --seed 1 \"Once upon a time\"";
+
+/// Generate text with a model
+///
+/// Each TEXT is a source; without TEXT, sources are the lines of a file or of standard input. Every source gives one line
+/// of output, in order. The likeliest token is taken at each step, unless --temperature, --top-k or --top-p ask for draws.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Model folder as HuggingFace and `t5 train` write it: config.json, model.safetensors, tokenizer
+    #[arg(long, short, value_name = "DIR")]
+    model: PathBuf,
+    /// Tokenizer to use instead of the model folder's
+    #[arg(long, value_name = "FILE|bytes|DIR")]
+    tokenizer: Option<String>,
+    /// Read sources from this file, one a line ("-": standard input)
+    #[arg(long, short, value_name = "FILE", conflicts_with = "text")]
+    file: Option<PathBuf>,
+    /// Put this before each source, e.g. "summarize: "
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    prefix: String,
+    /// End a text after this many tokens, if it does not end by itself
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
+    max_new_tokens: usize,
+    /// Draw tokens, with their scores divided by this: below 1 is closer to the likeliest [default with other drawing
+    /// options: 1]
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// Draw among the K likeliest tokens only
+    #[arg(long, value_name = "K", value_parser = positive)]
+    top_k: Option<usize>,
+    /// Draw among the fewest tokens whose probabilities add up to P
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Equal seeds give equal draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Sources that are worked on side by side
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
+    batch: usize,
+    /// Print one JSON object a line: source, text, ids, finished, tokens_per_second
+    #[arg(long)]
+    json: bool,
+    /// Say nothing on standard error
+    #[arg(long, short)]
+    quiet: bool,
+    #[command(flatten)]
+    gpu: GpuArgs,
+    /// Sources, each an argument
+    #[arg(value_name = "TEXT")]
+    text: Vec<String>,
+}
+
+/// Runs the command. A reader that stops early (`| head`) ends it without an error.
+pub fn run(args: &Args) -> Result<()> {
+    match generate(args) {
+        Err(e) if is_broken_pipe(&e) => Ok(()),
+        done => done,
+    }
+}
+
+fn generate(args: &Args) -> Result<()> {
+    let mut sources = open_sources(args)?;
+    if !args.model.is_dir() {
+        return Err(anyhow!(
+            "{} is not a folder; --model takes a folder with config.json, model.safetensors and a tokenizer",
+            args.model.display()
+        ));
+    }
+    let tokenizer = match &args.tokenizer {
+        Some(spec) => Tokenizer::open(spec)?,
+        None => Tokenizer::from_dir(&args.model)?,
+    };
+    let gpu = args.gpu.open(args.quiet)?;
+    let (model, remarks) = Model::load(&gpu, &args.model)?;
+    if !args.quiet {
+        remarks.iter().for_each(|remark| eprintln!("{remark}"));
+    }
+    let options = GenerateOptions {
+        max_new_tokens: args.max_new_tokens,
+        strategy: args.strategy(),
+        max_batch: args.batch,
+        limit: Some(tokenizer.vocab_size()),
+        first_source: 0,
+    };
+    let mut program = Program {
+        args,
+        tokenizer,
+        generator: Generator::new(model),
+        options,
+        totals: Totals::default(),
+    };
+    // At a terminal each line is answered at once; otherwise enough are taken to sort them by length.
+    let window = if sources.interactive { 1 } else { 16 * args.batch };
+    loop {
+        let texts = sources.take(window)?;
+        if texts.is_empty() {
+            break;
+        }
+        let alone = texts.len() == 1 && (sources.interactive || sources.is_single);
+        program.answer(&texts, alone && !args.json)?;
+    }
+    if !args.quiet {
+        program.totals.print();
+    }
+    Ok(())
+}
+
+impl Args {
+    fn strategy(&self) -> Strategy {
+        if self.temperature.is_none() && self.top_k.is_none() && self.top_p.is_none() {
+            return Strategy::Greedy;
+        }
+        Strategy::Sample {
+            temperature: self.temperature.unwrap_or(1.0),
+            top_k: self.top_k.unwrap_or(0),
+            top_p: self.top_p.unwrap_or(1.0),
+            seed: self.seed,
+        }
+    }
+}
+
+/// Everything that answering sources needs.
+struct Program<'a> {
+    args: &'a Args,
+    tokenizer: Tokenizer,
+    generator: Generator,
+    options: GenerateOptions,
+    totals: Totals,
+}
+
+impl Program<'_> {
+    /// Generates for these sources and prints their lines; `stream`: piece by piece, for a single one.
+    fn answer(&mut self, texts: &[Source], stream: bool) -> Result<()> {
+        let encode = |source: &Source| {
+            let text = format!("{}{}", self.args.prefix, source.text);
+            self.tokenizer
+                .encode_with_eos(&text)
+                .with_context(|| source.place.clone())
+        };
+        let ids: Vec<Vec<u32>> = texts.iter().map(encode).collect::<Result<_>>()?;
+        let mut out = io::stdout().lock();
+        self.options.first_source = self.totals.sources;
+        let mut shown = self.tokenizer.stream();
+        let mut written = Ok(());
+        let (began, mut first) = (Instant::now(), None);
+        let mut on_tokens = |_: usize, new: &[u32]| {
+            first.get_or_insert_with(|| (began.elapsed().as_secs_f64(), new.len()));
+            if stream {
+                let piece: String = new.iter().map(|&id| shown.push(id)).collect();
+                written = write!(out, "{}", one_line(&piece)).and_then(|()| out.flush());
+            }
+            if written.is_ok() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        };
+        let made = pollster::block_on(self.generator.generate(&ids, &self.options, &mut on_tokens))?;
+        written?;
+        let seconds = began.elapsed().as_secs_f64();
+        self.totals.add(&made, seconds, first);
+        if stream {
+            writeln!(out, "{}", one_line(&shown.finish()))?;
+        } else {
+            let tokens: usize = made.iter().map(|g| g.ids.len()).sum();
+            for (source, generation) in texts.iter().zip(&made) {
+                self.print(&mut out, source, generation, tokens as f64 / seconds)?;
+            }
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    fn print(&self, out: &mut impl Write, source: &Source, generation: &Generation, rate: f64) -> Result<()> {
+        let text = self.tokenizer.decode(&generation.ids);
+        if self.args.json {
+            let object = serde_json::json!({
+                "source": source.text,
+                "text": text,
+                "ids": generation.ids,
+                "finished": generation.stopped_at_eos(),
+                "tokens_per_second": rate,
+            });
+            writeln!(out, "{object}")?;
+        } else {
+            writeln!(out, "{}", one_line(&text))?;
+        }
+        Ok(())
+    }
+}
+
+/// What the run cost.
+#[derive(Default)]
+struct Totals {
+    sources: usize,
+    tokens: usize,
+    seconds: f64,
+    /// Seconds to the first tokens, and how many they were.
+    first: Option<(f64, usize)>,
+}
+
+impl Totals {
+    fn add(&mut self, made: &[Generation], seconds: f64, first: Option<(f64, usize)>) {
+        self.sources += made.len();
+        self.tokens += made.iter().map(|g| g.ids.len()).sum::<usize>();
+        self.seconds += seconds;
+        self.first = self.first.or(first);
+    }
+
+    fn print(&self) {
+        let (n, tokens, seconds) = (self.sources, self.tokens, self.seconds);
+        let rate = tokens as f64 / seconds.max(1e-9);
+        eprintln!("sources: {n}, tokens: {tokens}, {seconds:.2} s, {rate:.1} tokens/s");
+        if let Some((at_first, known)) = self.first
+            && n == 1
+            && tokens > known
+        {
+            let each = 1e3 * (seconds - at_first) / (tokens - known) as f64;
+            eprintln!(
+                "first after {:.0} ms (shaders compiled, source encoded), then {each:.1} ms/token",
+                1e3 * at_first
+            );
+        }
+    }
+}
+
+/// A source and where it came from, for messages.
+struct Source {
+    text: String,
+    place: String,
+}
+
+/// Sources from arguments or from lines.
+struct Sources<'a> {
+    arguments: std::slice::Iter<'a, String>,
+    lines: Option<Box<dyn BufRead>>,
+    name: String,
+    number: usize,
+    /// Someone types the lines.
+    interactive: bool,
+    is_single: bool,
+}
+
+fn open_sources(args: &Args) -> Result<Sources<'_>> {
+    let mut sources = Sources {
+        arguments: args.text.iter(),
+        lines: None,
+        name: "argument ".into(),
+        number: 0,
+        interactive: false,
+        is_single: args.text.len() == 1,
+    };
+    match &args.file {
+        Some(path) if path.as_os_str() != "-" => {
+            let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            sources.lines = Some(Box::new(BufReader::new(file)));
+            sources.name = format!("{}:", path.display());
+        }
+        None if !args.text.is_empty() => {}
+        _ => {
+            sources.interactive = io::stdin().is_terminal();
+            sources.lines = Some(Box::new(io::stdin().lock()));
+            sources.name = "stdin:".into();
+        }
+    }
+    Ok(sources)
+}
+
+impl Sources<'_> {
+    /// Up to `count` sources; none at the end.
+    fn take(&mut self, count: usize) -> Result<Vec<Source>> {
+        let mut taken = Vec::new();
+        while taken.len() < count {
+            self.number += 1;
+            let place = format!("{}{}", self.name, self.number);
+            let text = match &mut self.lines {
+                None => self.arguments.next().cloned(),
+                Some(lines) => read_line(lines.as_mut(), &place)?,
+            };
+            let Some(text) = text else { break };
+            taken.push(Source { text, place });
+        }
+        Ok(taken)
+    }
+}
+
+/// The next line without its end; `place` names it in messages.
+fn read_line(lines: &mut dyn BufRead, place: &str) -> Result<Option<String>> {
+    let mut bytes = Vec::new();
+    let read = lines
+        .read_until(b'\n', &mut bytes)
+        .with_context(|| format!("cannot read {place}"))?;
+    if read == 0 {
+        return Ok(None);
+    }
+    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let text = str::from_utf8(line).map_err(|e| {
+        let at = e.valid_up_to() + 1;
+        anyhow!("{place}: not UTF-8 at byte {at} of the line; convert the text first, e.g. `iconv -f latin1 -t utf-8`")
+    })?;
+    Ok(Some(text.to_owned()))
+}
+
+/// A source has one line of output, whatever the model writes.
+fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be 1 or more".into()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("not a whole number".into()),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,137 @@
+//! The two graphs of cached decoding: what a source is turned into once, and the step that makes one token per sequence.
+//!
+//! They meet in leaves, whose memory the caller provides (see [`DecodeShape::state`]).
+
+use super::{Builder, Stack};
+use crate::graph::{Dtype, ValueId};
+use crate::ops::{AttentionDecode, CacheWrite, SETTINGS_LEN, Sample, Variant};
+
+/// Sizes of a decoding session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DecodeShape {
+    pub batch: usize,
+    pub src_len: usize,
+    /// Positions of the target, the start token included.
+    pub max_len: usize,
+}
+
+impl DecodeShape {
+    /// The leaves that outlive a run, with their elements: per decoder block the keys and values of the source
+    /// (`cross.N`) and of the target so far (`cache.N`), the position biases (`bias.N`), and per sequence the newest
+    /// token (`tgt_ids`), all tokens (`tokens`, `[max_len, batch]`), `finished`, `pos`, `src_lens` and `sequences`; the
+    /// `settings` of [`Sample`].
+    pub fn state(&self, config: &super::T5Config) -> Vec<(String, usize)> {
+        let row = 2 * config.inner_dim();
+        let distances = 2 * config.relative_attention_max_distance + 1;
+        let mut leaves = Vec::new();
+        for block in 0..config.num_decoder_layers {
+            leaves.push((format!("cross.{block}"), self.batch * self.src_len * row));
+            leaves.push((format!("cache.{block}"), self.batch * self.max_len * row));
+            if config.has_relative_bias(block) {
+                leaves.push((format!("bias.{block}"), config.num_heads * distances));
+            }
+        }
+        for name in ["tgt_ids", "finished", "pos", "src_lens", "sequences"] {
+            leaves.push((name.to_owned(), self.batch));
+        }
+        leaves.push(("tokens".to_owned(), self.max_len * self.batch));
+        leaves.push(("settings".to_owned(), SETTINGS_LEN));
+        leaves
+    }
+}
+
+impl Builder<'_> {
+    /// The encoder, and everything in the decoder that depends on the source or the weights alone: stores `cross.N` and
+    /// `bias.N`. Reads `src_ids` (`[B S]`) and `src_lens` (`[B]`).
+    pub fn prepare_decoding(&mut self) {
+        let encoded = self.encoder();
+        for block in 0..self.config.num_decoder_layers {
+            if self.config.has_relative_bias(block)
+                && let Some(bias) = self.bias(Stack::Decoder, block, None)
+            {
+                let shape = self.graph.shape(bias).to_vec();
+                let leaf = self.graph.leaf(format!("bias.{block}"), &shape, Dtype::F32);
+                self.graph.store_in(bias, leaf);
+            }
+            let layer = format!("decoder.block.{block}.layer.1");
+            self.graph.scope(layer.clone());
+            let kv = self.linear(&format!("{layer}.EncDecAttention.kv.weight"), encoded);
+            let shape = self.graph.shape(kv).to_vec();
+            let leaf = self.graph.leaf(format!("cross.{block}"), &shape, Dtype::F32);
+            self.graph.store_in(kv, leaf);
+        }
+    }
+
+    /// One step of decoding for every sequence: embeds `tgt_ids` at `pos`, extends the caches, chooses the next tokens
+    /// and advances the state. Matrix products are of the kind that treats rows alike in any batch, so that a
+    /// sequence's tokens do not depend on its neighbours.
+    pub fn decode_step(&mut self) {
+        self.variant = Some(Variant::Rows);
+        let (batch, src_len, max_len) = (self.shape.batch, self.shape.src_len, self.shape.tgt_len);
+        let inner = self.config.inner_dim();
+        let distances = 2 * self.config.relative_attention_max_distance + 1;
+        let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
+        let pos = self.graph.leaf("pos", &[batch], Dtype::U32);
+        let attention = AttentionDecode {
+            batch,
+            heads: self.config.num_heads,
+            d_kv: self.config.d_kv,
+            kv_len: max_len,
+            causal: true,
+            reach: self.config.relative_attention_max_distance,
+        };
+        let mut x = self.embed("tgt", batch);
+        let mut bias_block = 0;
+        for block in 0..self.config.num_decoder_layers {
+            if self.config.has_relative_bias(block) {
+                bias_block = block;
+            }
+            let bias_shape = [self.config.num_heads, distances];
+            let bias = self.graph.leaf(format!("bias.{bias_block}"), &bias_shape, Dtype::F32);
+            let layer = format!("decoder.block.{block}.layer");
+            self.graph.scope(format!("{layer}.0"));
+            let n = self.norm(&format!("{layer}.0.layer_norm.weight"), x);
+            let qkv = self.linear(&format!("{layer}.0.SelfAttention.qkv.weight"), n);
+            let memory = self
+                .graph
+                .leaf(format!("cache.{block}"), &[batch * max_len, 2 * inner], Dtype::F32);
+            let cache = self.graph.push1(CacheWrite { max_len }, &[qkv, pos]);
+            self.graph.store_in(cache, memory);
+            let attended = self.graph.push1(attention.clone(), &[qkv, cache, pos, bias]);
+            x = self.project_back(&format!("{layer}.0.SelfAttention.o.weight"), attended, x);
+
+            self.graph.scope(format!("{layer}.1"));
+            let n = self.norm(&format!("{layer}.1.layer_norm.weight"), x);
+            let q = self.linear(&format!("{layer}.1.EncDecAttention.q.weight"), n);
+            let cross = self
+                .graph
+                .leaf(format!("cross.{block}"), &[batch * src_len, 2 * inner], Dtype::F32);
+            let op = AttentionDecode {
+                kv_len: src_len,
+                causal: false,
+                ..attention.clone()
+            };
+            let attended = self.graph.push1(op, &[q, cross, lens]);
+            x = self.project_back(&format!("{layer}.1.EncDecAttention.o.weight"), attended, x);
+            x = self.feed_forward(&format!("{layer}.2"), x);
+        }
+        self.graph.scope("decoder");
+        let y = self.norm("decoder.final_layer_norm.weight", x);
+        let logits = self.logits(y);
+        self.choose(logits);
+    }
+
+    /// Chooses the next tokens from logits [B, vocab].
+    fn choose(&mut self, logits: ValueId) {
+        let (batch, len) = (self.shape.batch, self.shape.tgt_len);
+        let settings = self.graph.leaf("settings", &[SETTINGS_LEN], Dtype::U32);
+        let sequences = self.graph.leaf("sequences", &[batch], Dtype::U32);
+        let chosen = self.graph.push(Sample { len }, &[logits, settings, sequences]);
+        let names = ["tgt_ids", "tokens", "finished", "pos"];
+        for (value, name) in chosen.into_iter().zip(names) {
+            let shape = self.graph.shape(value).to_vec();
+            let leaf = self.graph.leaf(name, &shape, Dtype::U32);
+            self.graph.store_in(value, leaf);
+        }
+    }
+}

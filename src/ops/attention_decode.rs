@@ -1,0 +1,154 @@
+//! Attention of one query per sequence: what a step of decoding needs, over a cache or over the encoder's output.
+
+use crate::gpu::{Header, Shader, Value};
+use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
+
+/// `softmax(q k^T + bias) v` with one query per sequence and head.
+///
+/// Inputs, in order:
+/// - causal: `qkv [batch, 3 heads d_kv]`, of which q is read; else `q [batch, heads d_kv]`
+/// - `kv [batch kv_len, 2 heads d_kv]`, rows of `[k | v]`
+/// - `lens [batch]` (u32): causal: the query's position, to which keys are visible; else the number of keys
+/// - causal: the bias `[heads, 2 reach + 1]`, by clamped distance
+///
+/// Output: `[batch, heads d_kv]`; zeros where there are no keys.
+#[derive(Clone, Debug)]
+pub struct AttentionDecode {
+    pub batch: usize,
+    pub heads: usize,
+    pub d_kv: usize,
+    pub kv_len: usize,
+    /// Self-attention over a cache, with T5's position bias.
+    pub causal: bool,
+    /// Largest distance that the bias tells apart.
+    pub reach: usize,
+}
+
+macro_rules! part {
+    ($name:literal) => {
+        include_str!(concat!("../../shaders/", $name, ".wgsl"))
+    };
+}
+
+static ATTENTION_DECODE: Shader = Shader {
+    name: "attention_decode",
+    source: part!("attention_decode"),
+    shared: &[],
+    defaults: &[("DV", Value::U32(1)), ("CAUSAL", Value::Bool(false))],
+};
+
+/// Invocations of a workgroup.
+const LANES: usize = 64;
+
+impl AttentionDecode {
+    fn inner(&self) -> usize {
+        self.heads * self.d_kv
+    }
+
+    fn q_ld(&self) -> usize {
+        if self.causal { 3 * self.inner() } else { self.inner() }
+    }
+}
+
+impl Op for AttentionDecode {
+    fn name(&self) -> &'static str {
+        "attention_decode"
+    }
+
+    fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
+        assert_eq!(inputs.len(), if self.causal { 4 } else { 3 }, "inputs of {self:?}");
+        assert_eq!(inputs[0], [self.batch, self.q_ld()], "q of {self:?}");
+        assert_eq!(
+            inputs[1],
+            [self.batch * self.kv_len, 2 * self.inner()],
+            "kv of {self:?}"
+        );
+        assert_eq!(inputs[2], [self.batch], "lens of {self:?}");
+        assert!(
+            !self.causal || inputs[3] == [self.heads, 2 * self.reach + 1],
+            "bias {:?} of {self:?}",
+            inputs[3]
+        );
+        vec![(vec![self.batch, self.inner()], Dtype::F32)]
+    }
+
+    fn launch(&self, l: &mut Launcher<'_>) {
+        let d4 = self.d_kv.div_ceil(4);
+        // Of 64 keys at a time: a dot product, and a team's share of the values.
+        let teams = (LANES / d4).max(1);
+        let per_read = if self.d_kv.is_multiple_of(4) { 1 } else { 9 };
+        let per_tile = (d4 + LANES / teams) * per_read + 1;
+        let tiles = self.kv_len.div_ceil(LANES);
+        l.iterations(tiles * per_tile, &format!("decoding over {} positions", self.kv_len));
+        let header = Header::new()
+            .u32("DV", d4.div_ceil(LANES) as u32)
+            .bool("CAUSAL", self.causal)
+            .part(if self.d_kv.is_multiple_of(4) {
+                part!("attention_vec4")
+            } else {
+                part!("attention_f32")
+            })
+            .part(if self.causal {
+                part!("attention_bias")
+            } else {
+                part!("attention_no_bias")
+            });
+        let mut bindings = vec![("q", l.input(0)), ("kv", l.input(1)), ("lens", l.input(2))];
+        if self.causal {
+            bindings.push(("bias", l.input(3)));
+        }
+        bindings.push(("out", l.output(0)));
+        l.launch(Launch {
+            shader: &ATTENTION_DECODE,
+            header,
+            bindings,
+            params: vec![
+                ("batch", self.batch.into()),
+                ("heads", self.heads.into()),
+                ("d_kv", self.d_kv.into()),
+                ("d4", d4.into()),
+                ("groups", teams.into()),
+                ("kv_len", self.kv_len.into()),
+                ("q_ld", self.q_ld().into()),
+                ("kv_ld", (2 * self.inner()).into()),
+                ("v_offset", self.inner().into()),
+                ("lanes", LANES.into()),
+                ("reach", self.reach.into()),
+            ],
+            workgroups: (self.batch * self.heads) as u64,
+        });
+    }
+
+    fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
+        let (q, kv, lens) = (&inputs[0], &inputs[1], &inputs[2]);
+        let (inner, d_kv) = (self.inner(), self.d_kv);
+        let mut out = Tensor64::zeros(&[self.batch, inner]);
+        for b in 0..self.batch {
+            let keys = (lens.data[b] as usize + usize::from(self.causal)).min(self.kv_len);
+            for h in 0..self.heads {
+                let q = &q.data[b * self.q_ld() + h * d_kv..][..d_kv];
+                let row =
+                    |j: usize, offset: usize| &kv.data[(b * self.kv_len + j) * 2 * inner + offset + h * d_kv..][..d_kv];
+                let score = |j: usize| -> f64 {
+                    let distance = (keys - 1 - j).min(self.reach);
+                    let bias = |t: &Tensor64| t.data[h * (2 * self.reach + 1) + self.reach - distance];
+                    let dot: f64 = q.iter().zip(row(j, 0)).map(|(q, k)| q * k).sum();
+                    dot + inputs.get(3).map_or(0.0, bias)
+                };
+                let scores: Vec<f64> = (0..keys).map(score).collect();
+                let top = scores.iter().fold(f64::MIN, |m, &s| m.max(s));
+                let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+                for (j, s) in scores.iter().enumerate() {
+                    let weight = (s - top).exp() / total;
+                    let out = &mut out.data[b * inner + h * d_kv..][..d_kv];
+                    out.iter_mut().zip(row(j, inner)).for_each(|(o, v)| *o += weight * v);
+                }
+            }
+        }
+        vec![out]
+    }
+
+    fn flops(&self) -> f64 {
+        4.0 * (self.batch * self.heads * self.kv_len * self.d_kv) as f64
+    }
+}

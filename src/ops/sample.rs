@@ -1,0 +1,161 @@
+//! The choice of the next token on the device: greedy, or drawn at a temperature with top-k and top-p cut-offs.
+
+use super::dropout::{RANDOM, pcg4d};
+use crate::gpu::{Header, Shader, Value};
+use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
+
+/// `logits [batch, vocab]`, `settings` (see [`SampleSettings`]), `sequences [batch]` (u32, which random draws a row gets)
+/// -> four values to be stored in leaves, all u32: `ids [batch]`, the newest tokens; `tokens [len, batch]`;
+/// `finished [batch]`, not 0 once an end token was emitted; `pos [batch]`, where the newest token stands.
+///
+/// Each run reads `pos`, writes the token for the position after it, and advances it. A finished sequence emits padding;
+/// one whose logits are all NaN emits [`BAD_TOKEN`] and is finished. At the last position nothing is written.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    pub len: usize,
+}
+
+/// The settings as they lie on the device: one plan serves all of them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct SampleSettings {
+    /// 0 takes the likeliest token, the first of equals.
+    pub temperature: f32,
+    /// Draw among the k likeliest; 0: among all. Ties with the last are kept.
+    pub top_k: u32,
+    /// Draw among the fewest tokens whose probabilities reach this sum; 1: among all.
+    pub top_p: f32,
+    /// Ids from here on are never chosen: rows that only fill up the table.
+    pub limit: u32,
+    pub seed: [u32; 2],
+    pub pad: u32,
+    pub n_eos: u32,
+    pub eos: [u32; MAX_EOS],
+}
+
+/// What a row emits whose logits are all NaN.
+pub const BAD_TOKEN: u32 = u32::MAX;
+
+/// Number of end tokens that [`SampleSettings`] holds.
+pub const MAX_EOS: usize = 16;
+
+/// Number of u32s in [`SampleSettings`].
+pub const SETTINGS_LEN: usize = size_of::<SampleSettings>() / 4;
+
+const LANES: usize = 256;
+
+static SAMPLE: Shader = Shader {
+    name: "sample",
+    source: include_str!("../../shaders/sample.wgsl"),
+    shared: &[RANDOM],
+    defaults: &[("LANES", Value::U32(LANES as u32))],
+};
+
+impl Op for Sample {
+    fn name(&self) -> &'static str {
+        "sample"
+    }
+
+    fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
+        let batch = inputs[0][0];
+        assert_eq!(inputs[1], [SETTINGS_LEN], "sample settings");
+        assert_eq!(inputs[2], [batch], "sample sequences");
+        let shapes = [vec![batch], vec![self.len, batch], vec![batch], vec![batch]];
+        shapes.into_iter().map(|shape| (shape, Dtype::U32)).collect()
+    }
+
+    fn launch(&self, l: &mut Launcher<'_>) {
+        let [batch, vocab] = [l.shape(0)[0], l.shape(0)[1]];
+        // Two bisections of 16 rounds, the likeliest, the sums before and after, the draw; the draw also walks the lanes.
+        let passes = 2 * 16 + 4;
+        l.iterations(
+            vocab.div_ceil(LANES) * passes + 2 * LANES,
+            &format!("the choice among {vocab} tokens"),
+        );
+        l.launch(Launch {
+            shader: &SAMPLE,
+            header: Header::new(),
+            bindings: vec![
+                ("logits", l.input(0)),
+                ("settings", l.input(1)),
+                ("sequences", l.input(2)),
+                ("ids", l.output(0)),
+                ("finished", l.output(2)),
+                ("pos", l.output(3)),
+                ("tokens", l.output(1)),
+            ],
+            params: vec![
+                ("batch", batch.into()),
+                ("vocab", vocab.into()),
+                ("len", self.len.into()),
+            ],
+            workgroups: batch as u64,
+        });
+    }
+
+    fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
+        let [logits, settings, sequences] = [&inputs[0], &inputs[1], &inputs[2]];
+        let [mut ids, mut tokens, mut finished, mut pos] = [3, 4, 5, 6].map(|i| inputs[i].clone());
+        let batch = ids.data.len();
+        let s: Vec<u32> = settings.data.iter().map(|&x| x as u32).collect();
+        for (b, row) in logits.rows().enumerate() {
+            let key = [sequences.data[b] as u32, pos.data[b] as u32, s[4], s[5]];
+            let mut token = choose(&row[..row.len().min(s[3] as usize)], &s, key);
+            if finished.data[b] != 0.0 {
+                token = s[6];
+            }
+            if token == BAD_TOKEN || s[8..].iter().take(s[7] as usize).any(|&e| e == token) {
+                finished.data[b] = 1.0;
+            }
+            let at = pos.data[b] as usize + 1;
+            if at < self.len {
+                tokens.data[at * batch + b] = f64::from(token);
+                ids.data[b] = f64::from(if token == BAD_TOKEN { s[6] } else { token });
+                pos.data[b] = at as f64;
+            }
+        }
+        vec![ids, tokens, finished, pos]
+    }
+}
+
+/// The choice for one row by full sorting; `s`: the settings' words, `key`: what the draw depends on.
+fn choose(row: &[f64], s: &[u32], key: [u32; 4]) -> u32 {
+    let mut order: Vec<usize> = (0..row.len()).filter(|&i| !row[i].is_nan()).collect();
+    order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));
+    let Some(&best) = order.first() else { return BAD_TOKEN };
+    let (temperature, top_k, top_p) = (
+        f64::from(f32::from_bits(s[0])),
+        s[1] as usize,
+        f64::from(f32::from_bits(s[2])),
+    );
+    if temperature == 0.0 || top_k == 1 {
+        return best as u32;
+    }
+    let keep_ties = |order: &mut Vec<usize>, count: usize| {
+        let last = row[order[count.clamp(1, order.len()) - 1]];
+        order.retain(|&i| row[i] >= last);
+    };
+    if top_k > 0 {
+        keep_ties(&mut order, top_k);
+    }
+    let weight = |i: usize| ((row[i] - row[best]) / temperature).exp();
+    if top_p < 1.0 {
+        let target = top_p * order.iter().map(|&i| weight(i)).sum::<f64>();
+        let mut sum = 0.0;
+        let short = order.iter().take_while(|&&i| {
+            sum += weight(i);
+            sum < target
+        });
+        let count = short.count() + 1;
+        keep_ties(&mut order, count);
+    }
+    // The kernel lines the classes up lane by lane.
+    order.sort_by_key(|i| (i % LANES, *i));
+    let uniform = (f64::from(pcg4d(key)[0] >> 8) + 0.5) / 16_777_216.0;
+    let mut left = uniform * order.iter().map(|&i| weight(i)).sum::<f64>();
+    let drawn = order.iter().find(|&&i| {
+        left -= weight(i);
+        left < 0.0
+    });
+    drawn.copied().unwrap_or(best) as u32
+}

@@ -1,0 +1,296 @@
+//! Each op at the shapes that T5 1.1 small gives it: what the benchmarks time.
+
+use super::cases::{Builder, Case};
+use super::compile;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::graph::{Add, AddInto, Dtype};
+use crate::ops::{
+    Activation, Attention, AttentionDecode, CacheWrite, CrossEntropy, Dropout, Function, Gather, Layout, Logits,
+    MAX_EOS, Matmul, PositionBias, RmsNorm, SETTINGS_LEN, Sample, SampleSettings, distance_buckets, gather_index,
+};
+use crate::plan::Plan;
+
+/// What of a case is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timed {
+    Forward,
+    /// The gradients of all inputs, with those forward kernels whose results they read.
+    Gradient,
+}
+
+const SEQUENCES: usize = 4;
+const LEN: usize = 128;
+const TOKENS: usize = SEQUENCES * LEN;
+const D_MODEL: usize = 512;
+const D_FF: usize = 1024;
+const HEADS: usize = 6;
+const D_KV: usize = 64;
+const INNER: usize = HEADS * D_KV;
+const VOCAB: usize = 32_128;
+const BUCKETS: usize = 32;
+const REACH: usize = 128;
+/// Rows of the output head's case: with all tokens a run would take seconds on a software adapter.
+const HEAD_ROWS: usize = 64;
+
+/// Every op at T5's shapes. The additions move 48 MiB each and compute next to nothing: they show the bandwidth.
+pub fn bench_cases() -> Vec<Case> {
+    let mut cases = vec![
+        Case::new("add 8192x512", |b| {
+            let (x, y) = (b.input("x", &[8192, D_MODEL], 1.0), b.input("y", &[8192, D_MODEL], 1.0));
+            let sum = b.graph.push1(Add, &[x, y]);
+            b.output("sum", sum);
+        }),
+        Case::new("add_into 8192x512", |b| {
+            let shape = vec![8192, D_MODEL];
+            let (x, memory) = (b.constant("x", &shape, 1.0), b.constant("memory", &shape, 1.0));
+            let sum = b.graph.push1(AddInto { shape }, &[x]);
+            b.graph.store_in(sum, memory);
+            b.output_constant("sum", memory);
+        }),
+        Case::new("rms_norm 512x512", |b| {
+            let (x, scale) = (
+                b.input("x", &[TOKENS, D_MODEL], 1.0),
+                b.parameter("scale", &[D_MODEL], 1.0),
+            );
+            let y = b.graph.push1(RmsNorm { eps: 1e-6 }, &[x, scale]);
+            b.output("y", y);
+        }),
+        Case::new("activation gated gelu 512x1024", |b| {
+            let h = b.input("h", &[TOKENS, 2 * D_FF], 1.0);
+            let op = Activation {
+                function: Function::GeluTanh,
+                gated: true,
+            };
+            let y = b.graph.push1(op, &[h]);
+            b.output("y", y);
+        }),
+        Case::new("dropout 512x512", |b| {
+            let x = b.input("x", &[TOKENS, D_MODEL], 1.0);
+            let key = b.ids("key", &[1, 2, 3, 4]);
+            let y = b.graph.push1(
+                Dropout {
+                    rate: 0.1,
+                    site: 1,
+                    add: false,
+                },
+                &[x, key],
+            );
+            b.output("y", y);
+        }),
+        Case::new("position_bias 32 buckets", |b| {
+            let table = b.input("table", &[BUCKETS, HEADS], 1.0);
+            let bucket = b.ids("bucket", &distance_buckets(true, BUCKETS, REACH));
+            let bias = b.graph.push1(PositionBias, &[table, bucket]);
+            b.output("bias", bias);
+        }),
+        Case::new("gather 512 of 32128x512", gather),
+        Case::new("attention encoder 4x128", |b| attention(b, true)),
+        Case::new("attention cross 4x128", |b| attention(b, false)),
+        Case::new("attention_decode 4 over 128", attention_decode),
+        Case::new("cache_write 4x768", |b| {
+            let (qkv, pos) = (
+                b.constant("qkv", &[SEQUENCES, 3 * INNER], 1.0),
+                b.ids("pos", &[0, 1, 2, 3]),
+            );
+            let memory = b.constant("cache", &[TOKENS, 2 * INNER], 1.0);
+            let cache = b.graph.push1(CacheWrite { max_len: LEN }, &[qkv, pos]);
+            b.graph.store_in(cache, memory);
+            b.output_constant("cache", memory);
+        }),
+        Case::new("sample greedy 4 of 32128", |b| sample(b, 0.0)),
+        Case::new("sample top_k top_p 4 of 32128", |b| sample(b, 1.0)),
+        Case::new("logits 4 of 32128x512", |b| {
+            let h = b.constant("h", &[SEQUENCES, D_MODEL], 1.0);
+            let head = b.constant("head", &[VOCAB, D_MODEL], 0.05);
+            let op = Logits {
+                shards: vec![VOCAB],
+                scale: 1.0,
+                variant: None,
+            };
+            let logits = b.graph.push1(op, &[h, head]);
+            b.output_constant("logits", logits);
+        }),
+        Case::new("cross_entropy 64 of 32128x512", cross_entropy),
+    ];
+    for (name, rows, out, width) in [
+        ("matmul qkv 512x1152x512", TOKENS, 3 * INNER, D_MODEL),
+        ("matmul wi 512x2048x512", TOKENS, 2 * D_FF, D_MODEL),
+        ("matmul wo 512x512x1024", TOKENS, D_MODEL, D_FF),
+        ("matmul wi 1x2048x512", 1, 2 * D_FF, D_MODEL),
+    ] {
+        cases.push(Case::new(name, move |b| {
+            let (x, w) = (b.input("x", &[rows, width], 1.0), b.parameter("w", &[out, width], 1.0));
+            let y = b.graph.push1(Matmul::new(Layout::Nt), &[x, w]);
+            b.output("y", y);
+        }));
+    }
+    cases
+}
+
+impl Case {
+    /// Whether there is such a part: not every op has a gradient.
+    pub fn has(&self, timed: Timed) -> bool {
+        !self.timed(timed).1.is_empty()
+    }
+
+    /// The plan of one part, with its inputs on the device.
+    pub fn plan(&self, gpu: &Gpu, timed: Timed) -> Result<Plan> {
+        let (built, outputs) = self.timed(timed);
+        let outputs: Vec<_> = outputs.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        compile(gpu, &built.graph, &outputs, &built.leaves)
+    }
+
+    fn timed(&self, timed: Timed) -> (Builder, Vec<(String, crate::graph::ValueId)>) {
+        match timed {
+            Timed::Forward => {
+                let built = self.build();
+                let outputs = built.outputs.clone();
+                (built, outputs)
+            }
+            Timed::Gradient => self.build_backward(true),
+        }
+    }
+}
+
+fn gather(b: &mut Builder) {
+    let ids: Vec<u32> = (0..TOKENS)
+        .map(|_| (b.uniform().powi(3) * VOCAB as f64) as u32)
+        .collect();
+    let index = gather_index(&ids, |_| true);
+    let (ids, index) = (b.ids("ids", &ids), b.ids("index", &index));
+    let table = b.parameter("table", &[VOCAB, D_MODEL], 1.0);
+    let y = b.graph.push1(Gather { shards: vec![VOCAB] }, &[ids, index, table]);
+    b.output("y", y);
+}
+
+fn attention(b: &mut Builder, encoder: bool) {
+    let op = Attention {
+        batch: SEQUENCES,
+        heads: HEADS,
+        d_kv: D_KV,
+        q_len: LEN,
+        kv_len: LEN,
+        causal: false,
+        fused: encoder,
+        reach: encoder.then_some(REACH),
+        dropout: 0.0,
+        site: 0,
+        side: None,
+    };
+    let mut inputs = if encoder {
+        vec![
+            b.input("qkv", &[TOKENS, 3 * INNER], 0.5),
+            b.input("bias", &[HEADS, 2 * REACH + 1], 1.0),
+        ]
+    } else {
+        vec![
+            b.input("q", &[TOKENS, INNER], 0.5),
+            b.input("kv", &[TOKENS, 2 * INNER], 0.5),
+        ]
+    };
+    inputs.push(b.ids("lens", &[LEN as u32; SEQUENCES]));
+    let outputs = b.graph.push(op, &inputs);
+    b.output("out", outputs[0]);
+}
+
+/// A step of self-attention over a full cache.
+fn attention_decode(b: &mut Builder) {
+    let op = AttentionDecode {
+        batch: SEQUENCES,
+        heads: HEADS,
+        d_kv: D_KV,
+        kv_len: LEN,
+        causal: true,
+        reach: REACH,
+    };
+    let inputs = [
+        b.constant("qkv", &[SEQUENCES, 3 * INNER], 0.5),
+        b.constant("kv", &[TOKENS, 2 * INNER], 0.5),
+        b.ids("lens", &[LEN as u32 - 1; SEQUENCES]),
+        b.constant("bias", &[HEADS, 2 * REACH + 1], 1.0),
+    ];
+    let out = b.graph.push1(op, &inputs);
+    b.output_constant("out", out);
+}
+
+/// Each replay advances a position: the sequences are longer than a benchmark has replays.
+fn sample(b: &mut Builder, temperature: f32) {
+    const MAX_LEN: usize = 1024;
+    let settings = SampleSettings {
+        temperature,
+        top_k: 40,
+        top_p: 0.9,
+        limit: VOCAB as u32,
+        seed: [0, 0],
+        pad: 0,
+        n_eos: 0,
+        eos: [0; MAX_EOS],
+    };
+    let words: [u32; SETTINGS_LEN] = bytemuck::cast(settings);
+    let inputs = [
+        b.constant("logits", &[SEQUENCES, VOCAB], 8.0),
+        b.ids("settings", &words),
+        b.ids("sequences", &[0, 1, 2, 3]),
+    ];
+    let state = [
+        b.ids("ids", &[0; SEQUENCES]),
+        b.leaf(
+            "tokens",
+            &[MAX_LEN, SEQUENCES],
+            Dtype::U32,
+            vec![0.0; MAX_LEN * SEQUENCES],
+        ),
+        b.ids("finished", &[0; SEQUENCES]),
+        b.ids("pos", &[0; SEQUENCES]),
+    ];
+    let made = b.graph.push(Sample { len: MAX_LEN }, &inputs);
+    for (value, leaf) in made.into_iter().zip(state) {
+        b.graph.store_in(value, leaf);
+        let name = b.graph.value(leaf).label.clone();
+        b.output_constant(&name, leaf);
+    }
+}
+
+fn cross_entropy(b: &mut Builder) {
+    let h = b.input("h", &[HEAD_ROWS, D_MODEL], 1.0);
+    let labels: Vec<u32> = (0..HEAD_ROWS).map(|_| (b.uniform() * VOCAB as f64) as u32).collect();
+    let labels = b.ids("labels", &labels);
+    let seed = b.leaf("dstats", &[4], Dtype::F32, vec![0.0, 0.0, 0.0, 1.0]);
+    let head = b.parameter("head", &[VOCAB, D_MODEL], 0.05);
+    let stats = b
+        .graph
+        .push1(CrossEntropy::new(vec![VOCAB], 1.0), &[h, labels, seed, head]);
+    b.output_seeded("stats", stats, seed);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::ops::NAMES;
+
+    #[test]
+    fn every_op_is_timed() {
+        let mut timed_ops = HashSet::new();
+        for case in bench_cases() {
+            for timed in [Timed::Forward, Timed::Gradient] {
+                let (built, outputs) = case.timed(timed);
+                let values: Vec<_> = outputs.iter().map(|(_, value)| *value).collect();
+                let live = built.graph.live_nodes(&values);
+                let nodes = built.graph.nodes().iter().zip(live);
+                timed_ops.extend(nodes.filter(|(_, live)| *live).map(|(node, _)| node.op.name()));
+            }
+        }
+        let missing: Vec<_> = NAMES.iter().filter(|name| !timed_ops.contains(**name)).collect();
+        assert!(missing.is_empty(), "no bench case times {missing:?}");
+    }
+
+    #[test]
+    fn names_are_distinct() {
+        let cases = bench_cases();
+        let names: HashSet<_> = cases.iter().map(|case| &case.name).collect();
+        assert_eq!(names.len(), cases.len());
+    }
+}
