@@ -27,10 +27,7 @@ fn gradient(bencher: Bencher, name: &str) {
 }
 
 fn replay(bencher: Bencher, name: &str, timed: Timed) {
-    let case = bench_cases()
-        .into_iter()
-        .find(|case| case.name == name)
-        .expect("a case of this name");
+    let case = bench_cases().into_iter().find(|case| case.name == name).expect("a case of this name");
     let plan = case.plan(gpu(), timed).expect("the case compiles");
     let run = || {
         plan.run().expect("the plan runs");
@@ -42,11 +39,7 @@ fn replay(bencher: Bencher, name: &str, timed: Timed) {
 }
 
 fn names(timed: Timed) -> Vec<String> {
-    bench_cases()
-        .into_iter()
-        .filter(|case| case.has(timed))
-        .map(|case| case.name)
-        .collect()
+    bench_cases().into_iter().filter(|case| case.has(timed)).map(|case| case.name).collect()
 }
 
 /// The adapter that T5_ADAPTER names, or the most capable one.

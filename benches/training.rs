@@ -67,25 +67,14 @@ fn step(bencher: Bencher, shape: &str, optimizer: &OptimizerConfig) {
 fn engine(optimizer: &OptimizerConfig) -> Engine {
     let config = T5Config::from_json(CONFIG, "benches/training.rs").expect("a sound configuration");
     let model = Model::init(gpu(), config, 0).expect("the model fits the device");
-    let objective = Objective {
-        dropout: 0.1,
-        ..Objective::default()
-    };
+    let objective = Objective { dropout: 0.1, ..Objective::default() };
     Engine::new(model, objective, optimizer, 1.0).expect("the engine fits the device")
 }
 
 /// A batch of made-up bytes.
 fn batch(shape: BatchShape) -> Batch {
-    let BatchShape {
-        batch,
-        src_len,
-        tgt_len,
-    } = shape;
-    let ids = |len: usize| {
-        (0..(batch * len) as u32)
-            .map(|i| 3 + i * 7919 % 256)
-            .collect::<Vec<_>>()
-    };
+    let BatchShape { batch, src_len, tgt_len } = shape;
+    let ids = |len: usize| (0..(batch * len) as u32).map(|i| 3 + i * 7919 % 256).collect::<Vec<_>>();
     Batch {
         batch,
         src_len,
@@ -104,15 +93,8 @@ fn positions(batch: &Batch) -> ItemsCount {
 }
 
 fn parse(shape: &str) -> BatchShape {
-    let sizes: Vec<usize> = shape
-        .split(['x', '>'])
-        .map(|size| size.trim().parse().expect("a number"))
-        .collect();
-    BatchShape {
-        batch: sizes[0],
-        src_len: sizes[1],
-        tgt_len: sizes[2],
-    }
+    let sizes: Vec<usize> = shape.split(['x', '>']).map(|size| size.trim().parse().expect("a number")).collect();
+    BatchShape { batch: sizes[0], src_len: sizes[1], tgt_len: sizes[2] }
 }
 
 /// The adapter that T5_ADAPTER names, or the most capable one.

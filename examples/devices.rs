@@ -19,10 +19,7 @@ fn main() -> t5_wgpu::Result<()> {
     let y = graph.push1(Matmul::new(Layout::Nt), &[x, w]);
 
     // No memory is bound from outside, so the plan owns the leaves and `write` fills them.
-    let options = PlanOptions {
-        bind: &|_| None,
-        pool: &SlotPool::new(),
-    };
+    let options = PlanOptions { bind: &|_| None, pool: &SlotPool::new() };
     let plan = Plan::compile(&gpu, &graph, &[("y", y)], &options)?;
     plan.write("x", &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]);
     plan.write("w", &[1.0f32, 0.0, 0.0, 1.0, 1.0, 1.0]);

@@ -14,19 +14,14 @@ use t5_wgpu::tokenizer::Tokenizer;
 fn main() -> t5_wgpu::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, folder, text] = arguments.as_slice() else {
-        return Err(t5_wgpu::Error::Input(
-            "two arguments are needed: MODEL_FOLDER TEXT".into(),
-        ));
+        return Err(t5_wgpu::Error::Input("two arguments are needed: MODEL_FOLDER TEXT".into()));
     };
     let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env()))?;
     let (model, _) = Model::load(&gpu, Path::new(folder))?;
     let tokenizer = Tokenizer::from_dir(Path::new(folder))?;
 
     let source = tokenizer.encode_with_eos(text)?;
-    let options = GenerateOptions {
-        limit: Some(tokenizer.vocab_size()),
-        ..GenerateOptions::default()
-    };
+    let options = GenerateOptions { limit: Some(tokenizer.vocab_size()), ..GenerateOptions::default() };
     let mut stream = tokenizer.stream();
     let mut generator = Generator::new(model);
     let show = &mut |_, ids: &[u32]| {

@@ -17,17 +17,10 @@ fn main() -> t5_wgpu::Result<()> {
         return Err(t5_wgpu::Error::Input("two arguments are needed: PAIRS.tsv OUT".into()));
     };
     let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env()))?;
-    let config = T5Config {
-        vocab_size: 384,
-        tie_word_embeddings: true,
-        ..T5Config::preset("tiny")?
-    };
+    let config = T5Config { vocab_size: 384, tie_word_embeddings: true, ..T5Config::preset("tiny")? };
     let model = Model::init(&gpu, config, 0)?;
 
-    let mut settings = Settings::new(Task::Pairs {
-        file: pairs.into(),
-        options: PairOptions::default(),
-    });
+    let mut settings = Settings::new(Task::Pairs { file: pairs.into(), options: PairOptions::default() });
     settings.held_out = HeldOut::Share(0.02);
     settings.steps = 200;
     settings.lr = 3e-3;

@@ -11,18 +11,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The operating system refused: no such file, no permission, disk full.
     #[error("cannot {action} {}: {cause}{}", path.display(), io_remedy(cause))]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        cause: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, cause: io::Error },
     /// A file was read but says something wrong; `line` is 1-based where it means anything.
     #[error("{}{}: {what}", path.display(), line.map(|l| format!(":{l}")).unwrap_or_default())]
-    File {
-        path: PathBuf,
-        line: Option<usize>,
-        what: String,
-    },
+    File { path: PathBuf, line: Option<usize>, what: String },
     /// The caller's values cannot be used: ids out of range, text too long, impossible settings.
     #[error("{0}")]
     Input(String),
@@ -52,20 +44,12 @@ impl Error {
 
     /// A file whose contents are wrong as a whole.
     pub fn file(path: impl AsRef<Path>, what: impl Into<String>) -> Error {
-        Error::File {
-            path: path.as_ref().to_path_buf(),
-            line: None,
-            what: what.into(),
-        }
+        Error::File { path: path.as_ref().to_path_buf(), line: None, what: what.into() }
     }
 
     /// A file with a wrong line (1-based).
     pub fn line(path: impl AsRef<Path>, line: usize, what: impl Into<String>) -> Error {
-        Error::File {
-            path: path.as_ref().to_path_buf(),
-            line: Some(line),
-            what: what.into(),
-        }
+        Error::File { path: path.as_ref().to_path_buf(), line: Some(line), what: what.into() }
     }
 }
 

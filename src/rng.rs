@@ -33,9 +33,7 @@ impl Rng {
         let start = mix(seed.wrapping_add(GAMMA));
         let key = std::iter::once(purpose as u64)
             .chain(tags.iter().copied())
-            .fold(start, |key, tag| {
-                mix(key.wrapping_mul(3).wrapping_add(mix(tag.wrapping_add(GAMMA))))
-            });
+            .fold(start, |key, tag| mix(key.wrapping_mul(3).wrapping_add(mix(tag.wrapping_add(GAMMA)))));
         Rng { state: key }
     }
 
@@ -97,10 +95,7 @@ mod tests {
     #[test]
     fn is_splitmix64() {
         let mut rng = Rng { state: 0 };
-        assert_eq!(
-            [rng.next_u64(), rng.next_u64()],
-            [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4]
-        );
+        assert_eq!([rng.next_u64(), rng.next_u64()], [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4]);
     }
 
     #[test]
@@ -108,12 +103,7 @@ mod tests {
         let first = |seed, purpose, tags: &[u64]| Rng::new(seed, purpose, tags).next_u64();
         let mut seen = std::collections::HashSet::new();
         for seed in 0..20 {
-            for purpose in [
-                Purpose::Documents,
-                Purpose::Corruption,
-                Purpose::Examples,
-                Purpose::Batches,
-            ] {
+            for purpose in [Purpose::Documents, Purpose::Corruption, Purpose::Examples, Purpose::Batches] {
                 assert!(seen.insert(first(seed, purpose, &[])));
                 for a in 0..20 {
                     assert!(seen.insert(first(seed, purpose, &[a])));
@@ -133,10 +123,7 @@ mod tests {
             counts[rng.below(6) as usize] += 1;
         }
         // Chi-squared with 5 degrees of freedom: 20.5 is passed once in a thousand.
-        let chi: f64 = counts
-            .iter()
-            .map(|&c| (f64::from(c) - 10_000.0).powi(2) / 10_000.0)
-            .sum();
+        let chi: f64 = counts.iter().map(|&c| (f64::from(c) - 10_000.0).powi(2) / 10_000.0).sum();
         assert!(chi < 20.5, "{counts:?}");
         assert_eq!(rng.below(1), 0);
         assert!(rng.below(u64::MAX) < u64::MAX);
@@ -158,27 +145,16 @@ mod tests {
             order.sort_unstable();
             assert_eq!(order, (0..n).collect::<Vec<_>>());
         }
-        assert_ne!(
-            permutation(3, Purpose::Documents, 5, 1000),
-            permutation(3, Purpose::Documents, 6, 1000)
-        );
-        assert_ne!(
-            permutation(3, Purpose::Documents, 5, 1000),
-            permutation(4, Purpose::Documents, 5, 1000)
-        );
-        assert_ne!(
-            permutation(3, Purpose::Documents, 5, 1000),
-            permutation(3, Purpose::Batches, 5, 1000)
-        );
+        assert_ne!(permutation(3, Purpose::Documents, 5, 1000), permutation(3, Purpose::Documents, 6, 1000));
+        assert_ne!(permutation(3, Purpose::Documents, 5, 1000), permutation(4, Purpose::Documents, 5, 1000));
+        assert_ne!(permutation(3, Purpose::Documents, 5, 1000), permutation(3, Purpose::Batches, 5, 1000));
     }
 
     #[test]
     fn every_order_is_as_likely() {
         let mut counts = std::collections::HashMap::new();
         for epoch in 0..24_000 {
-            *counts
-                .entry(permutation(1, Purpose::Documents, epoch, 4))
-                .or_insert(0u32) += 1;
+            *counts.entry(permutation(1, Purpose::Documents, epoch, 4)).or_insert(0u32) += 1;
         }
         assert_eq!(counts.len(), 24);
         // 23 degrees of freedom: 49.7 is passed once in a thousand.

@@ -19,10 +19,8 @@ impl Scratch {
     }
 
     fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(&self.0)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> =
+            fs::read_dir(&self.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -44,10 +42,7 @@ fn fill(dir: &Path, version: u32) {
 /// The version of a whole checkpoint.
 fn version(dir: &Path) -> u32 {
     let text = fs::read_to_string(dir.join("config.json")).unwrap();
-    assert_eq!(
-        fs::read_to_string(dir.join("training_state/step")).unwrap(),
-        text.repeat(50_000)
-    );
+    assert_eq!(fs::read_to_string(dir.join("training_state/step")).unwrap(), text.repeat(50_000));
     text.parse().unwrap()
 }
 
@@ -118,12 +113,7 @@ fn recovers_from_a_crash_after_every_step() {
                 Some(expected) => assert_eq!(version(&path), expected, "{folders:?}"),
                 None => assert!(!path.exists(), "{folders:?}"),
             }
-            assert_eq!(
-                scratch.names().len(),
-                expected.iter().len(),
-                "{folders:?} leaves {:?}",
-                scratch.names()
-            );
+            assert_eq!(scratch.names().len(), expected.iter().len(), "{folders:?} leaves {:?}", scratch.names());
             if save_next {
                 save(&path, 9);
                 assert_eq!((version(&path), scratch.names().len()), (9, 1));
@@ -162,11 +152,7 @@ fn survives_kill_9() {
             .spawn()
             .unwrap();
         // On a slow disk the first save takes longer.
-        let patience = if last == 0 {
-            20_000 * (round + 1)
-        } else {
-            20_000 + 1_373 * round
-        };
+        let patience = if last == 0 { 20_000 * (round + 1) } else { 20_000 + 1_373 * round };
         std::thread::sleep(Duration::from_micros(patience));
         // A reader beside the living writer must neither disturb it nor see a mixture.
         recover(&path).unwrap();
@@ -204,9 +190,7 @@ fn readers_and_a_writer_at_once() {
     let path = scratch.0.join("model");
     save(&path, 1);
     std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..2)
-            .map(|_| scope.spawn(|| (0..300).for_each(|_| recover(&path).unwrap())))
-            .collect();
+        let readers: Vec<_> = (0..2).map(|_| scope.spawn(|| (0..300).for_each(|_| recover(&path).unwrap()))).collect();
         (2..40).for_each(|version| save(&path, version));
         readers.into_iter().for_each(|reader| reader.join().unwrap());
     });
@@ -221,23 +205,12 @@ fn foreign_folders_and_nameless_paths_are_refused() {
     AtomicDir::begin(&path).unwrap();
     fs::write(path.join("cat.jpg"), "").unwrap();
     let error = AtomicDir::begin(&path).unwrap_err().to_string();
-    assert!(
-        error.contains("photos: the folder holds something else than a model"),
-        "{error}"
-    );
+    assert!(error.contains("photos: the folder holds something else than a model"), "{error}");
     let error = AtomicDir::begin(path.join("cat.jpg")).unwrap_err().to_string();
     assert!(error.starts_with("cannot list") && error.contains("cat.jpg"), "{error}");
     let error = AtomicDir::begin(path.join("cat.jpg/model")).unwrap_err().to_string();
-    assert!(
-        error.starts_with("cannot create") && error.contains("cat.jpg"),
-        "{error}"
-    );
-    assert!(
-        AtomicDir::begin(".")
-            .unwrap_err()
-            .to_string()
-            .contains("has no name of its own")
-    );
+    assert!(error.starts_with("cannot create") && error.contains("cat.jpg"), "{error}");
+    assert!(AtomicDir::begin(".").unwrap_err().to_string().contains("has no name of its own"));
     recover(".").unwrap();
     recover(scratch.0.join("nowhere/at/all")).unwrap();
     assert_eq!(scratch.names(), ["photos"]);
@@ -252,9 +225,7 @@ fn files_are_replaced_whole() {
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
     assert_eq!(scratch.names(), ["log.json"]);
-    let error = write_file_atomic(scratch.0.join("no/log.json"), b"x")
-        .unwrap_err()
-        .to_string();
+    let error = write_file_atomic(scratch.0.join("no/log.json"), b"x").unwrap_err().to_string();
     assert!(error.starts_with("cannot create"), "{error}");
 }
 
@@ -263,10 +234,7 @@ fn files_are_replaced_whole() {
 fn a_folder_that_may_not_be_written_is_reported_with_its_remedy() {
     // Even root may not create folders here.
     let error = AtomicDir::begin("/sys/kernel/t5-model").unwrap_err().to_string();
-    assert!(
-        error.starts_with("cannot create /sys/kernel/t5-model.partial:"),
-        "{error}"
-    );
+    assert!(error.starts_with("cannot create /sys/kernel/t5-model.partial:"), "{error}");
 }
 
 /// Needs the right to mount a file system of its own; says so where it has none.
@@ -285,13 +253,8 @@ fn a_full_disk_leaves_the_old_checkpoint() {
     let path = scratch.0.join("model");
     save(&path, 1);
     let dir = AtomicDir::begin(&path).unwrap();
-    let error = write_file_atomic(dir.path().join("big"), &vec![0; 2 << 20])
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("cannot write") && error.contains("No space left on device"),
-        "{error}"
-    );
+    let error = write_file_atomic(dir.path().join("big"), &vec![0; 2 << 20]).unwrap_err().to_string();
+    assert!(error.contains("cannot write") && error.contains("No space left on device"), "{error}");
     assert!(error.contains("free some space"), "{error}");
     drop(dir);
     assert_eq!((version(&path), scratch.names().len()), (1, 1));

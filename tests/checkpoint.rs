@@ -58,10 +58,8 @@ fn golden_models_hold_exactly_the_expected_tensors() {
         let config = T5Config::from_file(golden(name).join("config.json")).unwrap();
         let weights = Weights::open(golden(name)).unwrap();
         let expected: BTreeMap<String, Vec<usize>> = config.tensor_shapes(untied).into_iter().collect();
-        let found: BTreeMap<String, Vec<usize>> = weights
-            .names()
-            .map(|name| (name.to_owned(), weights.shape(name).unwrap().to_vec()))
-            .collect();
+        let found: BTreeMap<String, Vec<usize>> =
+            weights.names().map(|name| (name.to_owned(), weights.shape(name).unwrap().to_vec())).collect();
         assert_eq!(found, expected, "{name}");
         assert_eq!(weights.embedding_name().unwrap(), "shared.weight");
         assert_eq!(weights.contains("lm_head.weight"), untied);
@@ -80,14 +78,8 @@ fn golden_models_round_trip_byte_for_byte() {
         let weights = Weights::open(golden(name)).unwrap();
         let shapes = config.tensor_shapes(untied);
         let path = scratch.0.join("model.safetensors");
-        write_model(&path, &shapes, |name| {
-            weights.read_f32(name, weights.shape(name).unwrap())
-        })
-        .unwrap();
-        assert!(
-            fs::read(&path).unwrap() == fs::read(golden(name).join("model.safetensors")).unwrap(),
-            "{name}"
-        );
+        write_model(&path, &shapes, |name| weights.read_f32(name, weights.shape(name).unwrap())).unwrap();
+        assert!(fs::read(&path).unwrap() == fs::read(golden(name).join("model.safetensors")).unwrap(), "{name}");
 
         let saved = T5Config::from_json(&config.for_head(untied).to_json(), "saved").unwrap();
         assert_eq!(saved, config);
@@ -112,12 +104,7 @@ fn reads_every_float_type_and_refuses_others() {
     let f16s: Vec<u8> = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
     let bf16s: Vec<u8> = values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect();
     let ids: Vec<u8> = [7i64, -100].iter().flat_map(|v| v.to_le_bytes()).collect();
-    let raw = |name, dtype, shape, bytes| RawTensor {
-        name,
-        dtype,
-        shape,
-        bytes,
-    };
+    let raw = |name, dtype, shape, bytes| RawTensor { name, dtype, shape, bytes };
     let path = scratch.0.join("model.safetensors");
     let tensors = [
         raw("half", Dtype::F16, &[2, 2], &f16s),
@@ -139,31 +126,19 @@ fn reads_every_float_type_and_refuses_others() {
     assert_eq!(weights.read_f32("scalar", &[]).unwrap(), [-1.5]);
     assert_eq!(weights.read_bytes("ids", Dtype::I64, &[2]).unwrap(), ids);
     let refused = weights.read_f32("ids", &[2]).unwrap_err().to_string();
-    assert!(
-        refused.contains("model.safetensors: tensor ids is stored as I64; only F32"),
-        "{refused}"
-    );
+    assert!(refused.contains("model.safetensors: tensor ids is stored as I64; only F32"), "{refused}");
     let refused = weights.read_bytes("ids", Dtype::U64, &[2]).unwrap_err().to_string();
-    assert!(
-        refused.contains("tensor ids is stored as I64, expected U64"),
-        "{refused}"
-    );
+    assert!(refused.contains("tensor ids is stored as I64, expected U64"), "{refused}");
 }
 
 #[test]
 fn read_errors_name_tensor_and_shapes() {
     let weights = Weights::open(golden("flan")).unwrap();
     let error = weights.read_f32("shared.weight", &[48, 160]).unwrap_err().to_string();
-    assert!(
-        error.contains("model.safetensors: tensor shared.weight has shape [160, 48]"),
-        "{error}"
-    );
+    assert!(error.contains("model.safetensors: tensor shared.weight has shape [160, 48]"), "{error}");
     assert!(error.contains("asks for [48, 160]"), "{error}");
     let error = weights.read_f32("encoder.nothing", &[3]).unwrap_err().to_string();
-    assert!(
-        error.contains("flan: tensor encoder.nothing with shape [3] is missing"),
-        "{error}"
-    );
+    assert!(error.contains("flan: tensor encoder.nothing with shape [3] is missing"), "{error}");
 }
 
 #[test]
@@ -175,29 +150,11 @@ fn values_that_are_not_finite_are_refused_both_ways() {
             _ => [0.0, value as f32].iter().flat_map(|v| v.to_le_bytes()).collect(),
         };
         let path = scratch.0.join("model.safetensors");
-        write_tensors(
-            &path,
-            &[RawTensor {
-                name: "bad.weight",
-                dtype,
-                shape: &[2],
-                bytes: &bytes,
-            }],
-        )
-        .unwrap();
-        let error = Weights::open(&scratch.0)
-            .unwrap()
-            .read_f32("bad.weight", &[2])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("tensor bad.weight holds") && error.contains("at element 1"),
-            "{error}"
-        );
+        write_tensors(&path, &[RawTensor { name: "bad.weight", dtype, shape: &[2], bytes: &bytes }]).unwrap();
+        let error = Weights::open(&scratch.0).unwrap().read_f32("bad.weight", &[2]).unwrap_err().to_string();
+        assert!(error.contains("tensor bad.weight holds") && error.contains("at element 1"), "{error}");
         let shapes = [("bad.weight".to_owned(), vec![2])];
-        let error = write_model(&path, &shapes, |_| Ok(vec![0.0, value as f32]))
-            .unwrap_err()
-            .to_string();
+        let error = write_model(&path, &shapes, |_| Ok(vec![0.0, value as f32])).unwrap_err().to_string();
         assert!(error.contains("parameter bad.weight is"), "{error}");
     }
 }
@@ -224,37 +181,13 @@ fn damaged_and_hostile_files_are_refused() {
         ("header beyond the end", header_past_end),
         ("not UTF-8", [&4u64.to_le_bytes()[..], &[0xff; 4]].concat()),
         ("not JSON", [&4u64.to_le_bytes()[..], b"{a:1"].concat()),
-        (
-            "overlap",
-            safetensors(
-                &json!({"a": f32_at(json!([2]), [0, 8]), "b": f32_at(json!([2]), [4, 12])}),
-                12,
-            ),
-        ),
-        (
-            "gap",
-            safetensors(
-                &json!({"a": f32_at(json!([1]), [0, 4]), "b": f32_at(json!([1]), [8, 12])}),
-                12,
-            ),
-        ),
+        ("overlap", safetensors(&json!({"a": f32_at(json!([2]), [0, 8]), "b": f32_at(json!([2]), [4, 12])}), 12)),
+        ("gap", safetensors(&json!({"a": f32_at(json!([1]), [0, 4]), "b": f32_at(json!([1]), [8, 12])}), 12)),
         ("backwards", safetensors(&json!({"a": f32_at(json!([1]), [4, 0])}), 4)),
-        (
-            "beyond the end",
-            safetensors(&json!({"a": f32_at(json!([9]), [0, 36])}), 4),
-        ),
-        (
-            "shape against length",
-            safetensors(&json!({"a": f32_at(json!([3]), [0, 8])}), 8),
-        ),
-        (
-            "overflowing shape",
-            safetensors(&json!({"a": f32_at(json!([huge, huge]), [0, 8])}), 8),
-        ),
-        (
-            "negative shape",
-            safetensors(&json!({"a": f32_at(json!([-1]), [0, 4])}), 4),
-        ),
+        ("beyond the end", safetensors(&json!({"a": f32_at(json!([9]), [0, 36])}), 4)),
+        ("shape against length", safetensors(&json!({"a": f32_at(json!([3]), [0, 8])}), 8)),
+        ("overflowing shape", safetensors(&json!({"a": f32_at(json!([huge, huge]), [0, 8])}), 8)),
+        ("negative shape", safetensors(&json!({"a": f32_at(json!([-1]), [0, 4])}), 4)),
         ("deep nesting", {
             let deep = "[".repeat(100_000);
             [&(deep.len() as u64).to_le_bytes()[..], deep.as_bytes()].concat()
@@ -277,23 +210,13 @@ fn every_truncation_of_the_header_is_an_error() {
         let path = scratch.file("cut.safetensors", &bytes[..len]);
         assert!(Weights::open_file(path).is_err(), "{len} of {} bytes", bytes.len());
     }
-    assert_eq!(
-        Weights::open_file(scratch.file("whole", &bytes))
-            .unwrap()
-            .read_f32("a", &[2, 1])
-            .unwrap(),
-        [0.0; 2]
-    );
+    assert_eq!(Weights::open_file(scratch.file("whole", &bytes)).unwrap().read_f32("a", &[2, 1]).unwrap(), [0.0; 2]);
 }
 
 #[test]
 fn folders_without_safetensors() {
     let scratch = Scratch::new("folders");
-    assert!(
-        open_error(&scratch.0).contains("holds neither model.safetensors nor"),
-        "{}",
-        open_error(&scratch.0)
-    );
+    assert!(open_error(&scratch.0).contains("holds neither model.safetensors nor"), "{}", open_error(&scratch.0));
     scratch.file("pytorch_model.bin", b"x");
     let error = open_error(&scratch.0);
     assert!(
@@ -309,44 +232,22 @@ fn folders_without_safetensors() {
 fn shards() {
     let scratch = Scratch::new("shards");
     let bytes = [1.0f32, 9.0, 2.0, 8.0].map(f32::to_le_bytes);
-    let tensor = |name, at: usize| RawTensor {
-        name,
-        dtype: Dtype::F32,
-        shape: &[1],
-        bytes: &bytes[at],
-    };
+    let tensor = |name, at: usize| RawTensor { name, dtype: Dtype::F32, shape: &[1], bytes: &bytes[at] };
     write_tensors(scratch.0.join("m-1.safetensors"), &[tensor("a", 0), tensor("stray", 1)]).unwrap();
     write_tensors(scratch.0.join("m-2.safetensors"), &[tensor("b", 2), tensor("a", 3)]).unwrap();
     let index = |map: Value| {
-        scratch.file(
-            "model.safetensors.index.json",
-            json!({"metadata": {}, "weight_map": map}).to_string(),
-        );
+        scratch.file("model.safetensors.index.json", json!({"metadata": {}, "weight_map": map}).to_string());
     };
     index(json!({"a": "m-1.safetensors", "b": "m-2.safetensors"}));
     let weights = Weights::open(&scratch.0).unwrap();
     assert_eq!(weights.names().collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(
-        weights.read_f32("a", &[1]).unwrap(),
-        [1.0],
-        "the index decides between two shards"
-    );
+    assert_eq!(weights.read_f32("a", &[1]).unwrap(), [1.0], "the index decides between two shards");
     assert_eq!(weights.read_f32("b", &[1]).unwrap(), [2.0]);
 
-    for outside in [
-        "../m-1.safetensors",
-        "/etc/passwd",
-        "sub/m-1.safetensors",
-        "..",
-        ".",
-        "",
-    ] {
+    for outside in ["../m-1.safetensors", "/etc/passwd", "sub/m-1.safetensors", "..", ".", ""] {
         index(json!({"a": outside}));
         let error = open_error(&scratch.0);
-        assert!(
-            error.contains("index.json: shard") && error.contains("outside of this folder"),
-            "{outside}: {error}"
-        );
+        assert!(error.contains("index.json: shard") && error.contains("outside of this folder"), "{outside}: {error}");
     }
     index(json!({"a": "m-3.safetensors"}));
     assert!(open_error(&scratch.0).contains("shard m-3.safetensors is missing"));
@@ -376,22 +277,14 @@ fn embedding_names_and_unused_tensors() {
     let madlad = write(&["decoder.embed_tokens.weight", "lm_head.weight"]);
     assert_eq!(madlad.embedding_name().unwrap(), "decoder.embed_tokens.weight");
     let error = write(&["lm_head.weight"]).embedding_name().unwrap_err().to_string();
-    assert!(
-        error.contains("no embedding among the tensors (looked for shared.weight,"),
-        "{error}"
-    );
+    assert!(error.contains("no embedding among the tensors (looked for shared.weight,"), "{error}");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_reported_with_its_remedy() {
     let shapes = [("a".to_owned(), vec![1 << 20])];
-    let error = write_model("/dev/full", &shapes, |_| Ok(vec![1.0; 1 << 20]))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.starts_with("cannot write /dev/full: No space left on device"),
-        "{error}"
-    );
+    let error = write_model("/dev/full", &shapes, |_| Ok(vec![1.0; 1 << 20])).unwrap_err().to_string();
+    assert!(error.starts_with("cannot write /dev/full: No space left on device"), "{error}");
     assert!(error.contains("free some space"), "{error}");
 }

@@ -59,10 +59,7 @@ fn edit_config(path: &Path, from: &str, to: &str) {
 fn devices_lists_the_adapter_in_use() {
     let (code, stdout, _) = run(&mut t5(&["devices"]));
     assert_eq!(code, Some(0));
-    assert!(
-        stdout.contains("* ") && stdout.contains("driver") && stdout.contains("Next:"),
-        "{stdout}"
-    );
+    assert!(stdout.contains("* ") && stdout.contains("driver") && stdout.contains("Next:"), "{stdout}");
     let (_, stdout, _) = run(&mut t5(&["devices", "--json"]));
     let list: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert!(list[0]["name"].is_string() && list[0]["max_binding"].is_u64(), "{list}");
@@ -104,19 +101,13 @@ fn without_an_adapter_it_says_what_to_install() {
 
 #[test]
 fn an_unknown_adapter_is_answered_with_the_list() {
-    refuses(
-        &mut t5(&["verify", "--adapter", "nosuch"]),
-        &["no adapter `nosuch`", "  0: "],
-    );
+    refuses(&mut t5(&["verify", "--adapter", "nosuch"]), &["no adapter `nosuch`", "  0: "]);
     refuses(&mut t5(&["verify", "--adapter", "99"]), &["no adapter `99`"]);
 }
 
 #[test]
 fn spoilt_model_folders_are_refused() {
-    refuses(
-        &mut t5(&["verify", "--golden", "/nonexistent/model"]),
-        &["/nonexistent/model", "No such file"],
-    );
+    refuses(&mut t5(&["verify", "--golden", "/nonexistent/model"]), &["/nonexistent/model", "No such file"]);
     let model = |path: &Path| path.join("model.safetensors");
     verify_refuses(|p| fs::remove_file(model(p)).unwrap(), &["model.safetensors"]);
     let truncate = |p: &Path| {
@@ -137,13 +128,7 @@ fn spoilt_model_folders_are_refused() {
 fn impossible_configurations_are_refused() {
     let absurd = |p: &Path| edit_config(p, "\"d_model\": 32", "\"d_model\": 1000000000");
     verify_refuses(absurd, &["config.json", "d_model"]);
-    let activation = |p: &Path| {
-        edit_config(
-            p,
-            "\"feed_forward_proj\": \"relu\"",
-            "\"feed_forward_proj\": \"swoosh\"",
-        )
-    };
+    let activation = |p: &Path| edit_config(p, "\"feed_forward_proj\": \"relu\"", "\"feed_forward_proj\": \"swoosh\"");
     verify_refuses(activation, &["config.json", "swoosh"]);
     let missing = |p: &Path| edit_config(p, "\"num_layers\": 2", "\"num_layers\": 3");
     verify_refuses(missing, &["encoder.block.2"]);
@@ -194,17 +179,7 @@ fn generate_gives_a_line_for_each_source() {
     }
     let (_, streamed, _) = run(t5(&base).arg("abc"));
     assert_eq!(streamed.lines().next(), plain.lines().next());
-    let drawn = [
-        "--temperature",
-        "2",
-        "--top-k",
-        "50",
-        "--top-p",
-        "0.99",
-        "--seed",
-        "5",
-        "abc",
-    ];
+    let drawn = ["--temperature", "2", "--top-k", "50", "--top-p", "0.99", "--seed", "5", "abc"];
     let (_, first, _) = run(t5(&base).args(drawn));
     assert_eq!(run(t5(&base).args(drawn)).1, first);
 }
@@ -215,18 +190,9 @@ fn generate_refuses_what_it_cannot_use() {
     let latin = folder.path().join("latin.txt");
     fs::write(&latin, b"fine\ncaf\xe9\n").unwrap();
     let [model, latin] = [&model, &latin].map(|p| p.to_str().unwrap());
-    refuses(
-        &mut t5(&["generate", "--model", "no/such/folder", "x"]),
-        &["no/such/folder", "--model"],
-    );
-    refuses(
-        &mut t5(&["generate", "--model", model, "--file", latin]),
-        &["latin.txt:2: not UTF-8"],
-    );
-    refuses(
-        &mut t5(&["generate", "--model", model, "--top-p", "3", "x"]),
-        &["top_p 3"],
-    );
+    refuses(&mut t5(&["generate", "--model", "no/such/folder", "x"]), &["no/such/folder", "--model"]);
+    refuses(&mut t5(&["generate", "--model", model, "--file", latin]), &["latin.txt:2: not UTF-8"]);
+    refuses(&mut t5(&["generate", "--model", model, "--top-p", "3", "x"]), &["top_p 3"]);
     let bare = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/flan");
     refuses(&mut t5(&["generate", "--model", bare, "x"]), &["no tokenizer"]);
 }

@@ -14,13 +14,7 @@ use common::{Scratch, TINY, outcome, train, weights_and_moments};
 /// Runs a short training on `pairs` with further flags.
 fn run(pairs: &Path, out: &Path, more: &[&str]) -> (Option<i32>, String) {
     let mut command = train(&TINY);
-    command
-        .arg("--pairs")
-        .arg(pairs)
-        .arg("--out")
-        .arg(out)
-        .args(["--steps", "4", "--batch-size", "2"])
-        .args(more);
+    command.arg("--pairs").arg(pairs).arg("--out").arg(out).args(["--steps", "4", "--batch-size", "2"]).args(more);
     outcome(&command.output().unwrap())
 }
 
@@ -41,11 +35,7 @@ fn bad_files_are_named_with_their_lines() {
     let cases: [(&str, &[u8], &[&str]); 6] = [
         ("empty.tsv", b"", &["empty.tsv", "holds no text"]),
         ("blank.tsv", b"\n\n", &["blank.tsv", "holds no text"]),
-        (
-            "tab.tsv",
-            b"a\tb\nno tab here\n",
-            &["tab.tsv:2", "1 column(s)", "one tab"],
-        ),
+        ("tab.tsv", b"a\tb\nno tab here\n", &["tab.tsv:2", "1 column(s)", "one tab"]),
         ("utf8.tsv", b"a\tb\nc\td\n\xff\xfe\tx\n", &["utf8.tsv:3", "UTF-8"]),
         ("json.jsonl", b"{\"source\": \"a\"}\n", &["json.jsonl:1", "target"]),
         ("pairs.csv", b"a,b\n", &["pairs.csv", ".tsv or .jsonl"]),
@@ -53,15 +43,9 @@ fn bad_files_are_named_with_their_lines() {
     for (name, contents, expected) in cases {
         assert_fails(run(&scratch.file(name, contents), &out, &[]), expected);
     }
-    assert_fails(
-        run(&scratch.path("missing.tsv"), &out, &[]),
-        &["missing.tsv", "No such file"],
-    );
+    assert_fails(run(&scratch.path("missing.tsv"), &out, &[]), &["missing.tsv", "No such file"]);
     let good = scratch.pairs(8);
-    assert_fails(
-        run(&good, &out, &["--eval", "nowhere.tsv"]),
-        &["nowhere.tsv", "No such file"],
-    );
+    assert_fails(run(&good, &out, &["--eval", "nowhere.tsv"]), &["nowhere.tsv", "No such file"]);
     assert!(!out.exists(), "a folder was made for a run that never began");
 }
 
@@ -72,24 +56,12 @@ fn too_long_is_skipped_cut_or_refused() {
     let limit = ["--max-source", "20", "--too-long"];
     let with = |how| [&limit[..], &[how]].concat();
     let (code, text) = run(&file, &scratch.path("skip"), &limit[..2]);
-    assert!(
-        code == Some(0) && text.contains("1 pairs longer than 20 source") && text.contains("left out"),
-        "{text}"
-    );
+    assert!(code == Some(0) && text.contains("1 pairs longer than 20 source") && text.contains("left out"), "{text}");
     let (code, text) = run(&file, &scratch.path("cut"), &with("truncate"));
-    assert!(
-        code == Some(0) && text.contains("1 pairs longer") && text.contains("are cut"),
-        "{text}"
-    );
-    assert_fails(
-        run(&file, &scratch.path("error"), &with("error")),
-        &["long.tsv:1", "101 source", "20"],
-    );
+    assert!(code == Some(0) && text.contains("1 pairs longer") && text.contains("are cut"), "{text}");
+    assert_fails(run(&file, &scratch.path("error"), &with("error")), &["long.tsv:1", "101 source", "20"]);
     let all = scratch.file("all.tsv", format!("{}\tb\n", "a".repeat(100)));
-    assert_fails(
-        run(&all, &scratch.path("none"), &limit[..2]),
-        &["all 1 pairs are longer", "raise the limits"],
-    );
+    assert_fails(run(&all, &scratch.path("none"), &limit[..2]), &["all 1 pairs are longer", "raise the limits"]);
 }
 
 #[test]
@@ -102,10 +74,7 @@ fn folders_are_not_overwritten_unasked() {
     let before = weights_and_moments(&out);
     assert_fails(run(&pairs, &out, &[]), &["--resume", "--overwrite"]);
     // What is wrong with a new run shows before the old one goes.
-    assert_fails(
-        run(&scratch.path("missing.tsv"), &out, &["--overwrite"]),
-        &["missing.tsv"],
-    );
+    assert_fails(run(&scratch.path("missing.tsv"), &out, &["--overwrite"]), &["missing.tsv"]);
     assert!(before == weights_and_moments(&out));
     assert_eq!(run(&pairs, &out, &["--overwrite", "--seed", "7"]).0, Some(0));
     assert!(before != weights_and_moments(&out));
@@ -127,11 +96,7 @@ fn resuming_keeps_to_the_run() {
     assert_eq!(resume(&["--steps", "6"]).0, Some(0));
     let state = fs::read_to_string(out.join("last/training_state/state.json")).unwrap();
     assert!(state.contains("\"step\": 6,"), "{state}");
-    fs::write(
-        out.join("last/training_state/state.json"),
-        state.replace("\"format\": 1", "\"format\": 9"),
-    )
-    .unwrap();
+    fs::write(out.join("last/training_state/state.json"), state.replace("\"format\": 1", "\"format\": 9")).unwrap();
     assert_fails(resume(&[]), &["state.json", "format is 9"]);
 }
 
@@ -144,10 +109,7 @@ fn impossible_settings_are_refused() {
         (&["--optimizer", "sgd"], &["sgd", "adamw"]),
         (&["--schedule", "cosin"], &["cosin", "cosine"]),
         (&["--activation", "tanh"], &["tanh", "gated-"]),
-        (
-            &["--vocab", "100"],
-            &["outside of the model's vocabulary of 100", "--tokenizer"],
-        ),
+        (&["--vocab", "100"], &["outside of the model's vocabulary of 100", "--tokenizer"]),
         (&["--lr", "0"], &["learning rate"]),
         (&["--dropout", "1"], &["dropout"]),
         (&["--tokenizer", "nowhere.model"], &["nowhere.model"]),
@@ -155,16 +117,8 @@ fn impossible_settings_are_refused() {
     for (flags, expected) in cases {
         assert_fails(run(&pairs, &out, flags), expected);
     }
-    assert_fails(
-        outcome(&train(&["--out"]).arg(&out).output().unwrap()),
-        &["--text", "--pairs"],
-    );
-    let output = train(&["--model", "nowhere", "--pairs"])
-        .arg(&pairs)
-        .arg("--out")
-        .arg(&out)
-        .output()
-        .unwrap();
+    assert_fails(outcome(&train(&["--out"]).arg(&out).output().unwrap()), &["--text", "--pairs"]);
+    let output = train(&["--model", "nowhere", "--pairs"]).arg(&pairs).arg("--out").arg(&out).output().unwrap();
     assert_fails(outcome(&output), &["nowhere", "model folder"]);
     assert!(!out.exists());
 }
@@ -176,12 +130,7 @@ fn a_saved_folder_can_be_fine_tuned() {
     assert_eq!(run(&pairs, &out, &["--eval", pairs.to_str().unwrap()]).0, Some(0));
     for start in ["best", "last"] {
         let mut command = train(&["--steps", "2", "--batch-size", "2", "--model"]);
-        command
-            .arg(out.join(start))
-            .arg("--pairs")
-            .arg(&pairs)
-            .arg("--out")
-            .arg(scratch.path(start));
+        command.arg(out.join(start)).arg("--pairs").arg(&pairs).arg("--out").arg(scratch.path(start));
         let (code, text) = outcome(&command.output().unwrap());
         assert_eq!(code, Some(0), "{text}");
     }
@@ -193,12 +142,7 @@ fn minutes_fix_the_steps() {
     let (pairs, out) = (scratch.pairs(64), scratch.path("run"));
     let start = Instant::now();
     let mut command = train(&TINY);
-    command
-        .arg("--pairs")
-        .arg(&pairs)
-        .arg("--out")
-        .arg(&out)
-        .args(["--minutes", "0.08", "--batch-size", "4"]);
+    command.arg("--pairs").arg(&pairs).arg("--out").arg(&out).args(["--minutes", "0.08", "--batch-size", "4"]);
     let (code, text) = outcome(&command.output().unwrap());
     assert_eq!(code, Some(0), "{text}");
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
@@ -222,10 +166,7 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     while fs::metadata(&log).map_or(0, |m| m.len()) == 0 && start.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(20));
     }
-    let sent = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
     let (code, text) = outcome(&child.wait_with_output().unwrap());
     assert_eq!(code, Some(130), "{text}");
@@ -241,10 +182,7 @@ fn a_full_disk_leaves_the_last_checkpoint_alone() {
     let pairs = scratch.pairs(8);
     let disk = scratch.path("disk");
     fs::create_dir(&disk).unwrap();
-    let mount = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=1m", "t5-test"])
-        .arg(&disk)
-        .output();
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "t5-test"]).arg(&disk).output();
     if !mount.as_ref().is_ok_and(|output| output.status.success()) {
         eprintln!("not tested: no file system can be mounted here ({mount:?})");
         return;
@@ -264,20 +202,10 @@ fn a_full_disk_leaves_the_last_checkpoint_alone() {
     let used: usize = before.iter().map(Vec::len).sum();
     // Leaves room for less than another checkpoint.
     fs::write(disk.join("filler"), vec![0; free - used - used / 2 - 16384]).unwrap();
-    let (code, text) = outcome(
-        &train(&["--resume", "--steps", "8", "--out"])
-            .arg(&out)
-            .output()
-            .unwrap(),
-    );
+    let (code, text) = outcome(&train(&["--resume", "--steps", "8", "--out"]).arg(&out).output().unwrap());
     assert_fails((code, text), &["No space left", "free some space", "--resume"]);
     assert!(before == weights_and_moments(&out), "the checkpoint was touched");
     fs::remove_file(disk.join("filler")).unwrap();
-    let (code, text) = outcome(
-        &train(&["--resume", "--steps", "8", "--out"])
-            .arg(&out)
-            .output()
-            .unwrap(),
-    );
+    let (code, text) = outcome(&train(&["--resume", "--steps", "8", "--out"]).arg(&out).output().unwrap());
     assert_eq!(code, Some(0), "{text}");
 }

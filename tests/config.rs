@@ -12,56 +12,25 @@ fn parse(text: &str) -> Result<T5Config, Error> {
 
 /// The error of a configuration with these keys besides `model_type`.
 fn refusal(keys: &str) -> String {
-    parse(&format!("{{\n\"model_type\": \"t5\",\n{keys}\n}}"))
-        .unwrap_err()
-        .to_string()
+    parse(&format!("{{\n\"model_type\": \"t5\",\n{keys}\n}}")).unwrap_err().to_string()
 }
 
 #[test]
 fn defaults_are_those_of_transformers() {
     let t5 = parse(r#"{"model_type": "t5"}"#).unwrap();
-    let sizes = (
-        t5.vocab_size,
-        t5.d_model,
-        t5.d_kv,
-        t5.d_ff,
-        t5.num_layers,
-        t5.num_decoder_layers,
-        t5.num_heads,
-    );
+    let sizes = (t5.vocab_size, t5.d_model, t5.d_kv, t5.d_ff, t5.num_layers, t5.num_decoder_layers, t5.num_heads);
     assert_eq!(sizes, (32_128, 512, 64, 2048, 6, 6, 8));
-    assert_eq!(
-        (t5.relative_attention_num_buckets, t5.relative_attention_max_distance),
-        (32, 128)
-    );
-    assert_eq!(
-        (t5.dropout_rate, t5.layer_norm_epsilon, t5.initializer_factor),
-        (0.1, 1e-6, 1.0)
-    );
-    assert_eq!(
-        t5.feed_forward_proj,
-        FeedForward {
-            gated: false,
-            activation: Activation::Relu
-        }
-    );
-    assert_eq!(
-        (t5.pad_token_id, t5.eos_token_id.as_slice(), t5.decoder_start_token_id),
-        (0, [1].as_slice(), 0)
-    );
+    assert_eq!((t5.relative_attention_num_buckets, t5.relative_attention_max_distance), (32, 128));
+    assert_eq!((t5.dropout_rate, t5.layer_norm_epsilon, t5.initializer_factor), (0.1, 1e-6, 1.0));
+    assert_eq!(t5.feed_forward_proj, FeedForward { gated: false, activation: Activation::Relu });
+    assert_eq!((t5.pad_token_id, t5.eos_token_id.as_slice(), t5.decoder_start_token_id), (0, [1].as_slice(), 0));
     assert!(t5.tie_word_embeddings && t5.scale_decoder_outputs.is_none());
 
     for (name, family, tied) in [("mt5", Family::Mt5, false), ("umt5", Family::Umt5, true)] {
         let config = parse(&format!(r#"{{"model_type": "{name}", "num_layers": 3}}"#)).unwrap();
         assert_eq!((config.vocab_size, config.d_ff, config.num_heads), (250_112, 1024, 6));
         assert_eq!((config.num_layers, config.num_decoder_layers), (3, 3));
-        assert_eq!(
-            config.feed_forward_proj,
-            FeedForward {
-                gated: true,
-                activation: Activation::GeluTanh
-            }
-        );
+        assert_eq!(config.feed_forward_proj, FeedForward { gated: true, activation: Activation::GeluTanh });
         assert_eq!((config.model_type, config.tie_word_embeddings), (family, tied));
     }
 }
@@ -73,10 +42,7 @@ fn null_counts_as_absent_and_lists_of_eos_are_kept() {
             "decoder_start_token_id": null, "eos_token_id": [1, 7], "hidden_size": 48}"#,
     )
     .unwrap();
-    assert_eq!(
-        (config.num_decoder_layers, config.decoder_start_token_id, config.d_model),
-        (4, 3, 48)
-    );
+    assert_eq!((config.num_decoder_layers, config.decoder_start_token_id, config.d_model), (4, 3, 48));
     assert_eq!(config.eos_token_id, [1, 7]);
     assert_eq!(parse(&config.to_json()).unwrap(), config);
 }
@@ -92,12 +58,7 @@ fn family_comes_from_the_architecture_if_model_type_is_absent() {
         assert_eq!(config.model_type, family, "{name}");
     }
     assert!(parse("{}").unwrap_err().to_string().contains("model_type is missing"));
-    assert!(
-        parse(r#"{"architectures": ["LongT5Model"]}"#)
-            .unwrap_err()
-            .to_string()
-            .contains("\"longt5\"")
-    );
+    assert!(parse(r#"{"architectures": ["LongT5Model"]}"#).unwrap_err().to_string().contains("\"longt5\""));
 }
 
 #[test]
@@ -149,28 +110,16 @@ fn refusals_name_file_line_key_and_value() {
     assert!(refusal("\"d_ff\": 1,").starts_with("dir/config.json:4: not a JSON object of settings:"));
     assert!(parse("[1]").unwrap_err().to_string().contains("not a JSON object"));
     let long = parse(r#"{"model_type": "longt5"}"#).unwrap_err().to_string();
-    assert!(
-        long.contains("model_type is \"longt5\"; only t5, mt5 and umt5 models are supported"),
-        "{long}"
-    );
+    assert!(long.contains("model_type is \"longt5\"; only t5, mt5 and umt5 models are supported"), "{long}");
     let missing = T5Config::from_file("no/such/config.json").unwrap_err().to_string();
     assert!(missing.starts_with("cannot read no/such/config.json:"), "{missing}");
 }
 
 #[test]
 fn validate_survives_sizes_that_overflow() {
-    let huge = T5Config {
-        d_model: usize::MAX,
-        num_heads: usize::MAX,
-        ..T5Config::preset("tiny").unwrap()
-    };
+    let huge = T5Config { d_model: usize::MAX, num_heads: usize::MAX, ..T5Config::preset("tiny").unwrap() };
     assert_eq!(huge.param_count(), u64::MAX);
-    assert!(
-        huge.validate()
-            .unwrap_err()
-            .to_string()
-            .starts_with("model configuration: d_model is")
-    );
+    assert!(huge.validate().unwrap_err().to_string().starts_with("model configuration: d_model is"));
 }
 
 /// Every combination of the tie flag, transformers 5's key and a head in the file.
@@ -207,11 +156,7 @@ fn head_rule() {
         }
     }
     let t5 = parse(r#"{"model_type": "t5"}"#).unwrap();
-    assert!(
-        t5.output_scale(true)
-            .1
-            .contains("transformers before version 5 would use the embedding")
-    );
+    assert!(t5.output_scale(true).1.contains("transformers before version 5 would use the embedding"));
     assert_eq!(t5.for_head(false), t5, "no key is added where none is needed");
     assert_eq!(
         T5Config::preset("flan-t5-base").unwrap().output_scale(true).1,
@@ -282,10 +227,7 @@ fn presets_have_the_published_sizes() {
     ];
     for (name, millions) in rounded {
         let count = T5Config::preset(name).unwrap().param_count() as f64 / 1e6;
-        assert!(
-            (count / millions - 1.0).abs() < 0.006,
-            "{name}: {count} million, published {millions}"
-        );
+        assert!((count / millions - 1.0).abs() < 0.006, "{name}: {count} million, published {millions}");
     }
 }
 
@@ -296,33 +238,21 @@ fn presets_are_valid_and_count_what_they_list() {
         let config = T5Config::preset(&name).unwrap();
         config.validate().unwrap();
         for tied in [false, true] {
-            let config = T5Config {
-                tie_word_embeddings: tied,
-                ..config.clone()
-            };
+            let config = T5Config { tie_word_embeddings: tied, ..config.clone() };
             let shapes = config.tensor_shapes(!tied);
-            let count: u64 = shapes
-                .iter()
-                .map(|(_, shape)| shape.iter().product::<usize>() as u64)
-                .sum();
+            let count: u64 = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
             assert_eq!(count, config.param_count(), "{name} tied {tied}");
         }
     }
     let error = T5Config::preset("t5-huge").unwrap_err().to_string();
-    assert!(
-        error.contains("\"t5-huge\"") && error.contains("t5-v1_1-xxl") && error.contains("tiny"),
-        "{error}"
-    );
+    assert!(error.contains("\"t5-huge\"") && error.contains("t5-v1_1-xxl") && error.contains("tiny"), "{error}");
 }
 
 #[test]
 fn umt5_has_a_bias_table_in_every_block() {
     let tables = |name: &str| {
         let shapes = T5Config::preset(name).unwrap().tensor_shapes(true);
-        shapes
-            .iter()
-            .filter(|(name, _)| name.ends_with("SelfAttention.relative_attention_bias.weight"))
-            .count()
+        shapes.iter().filter(|(name, _)| name.ends_with("SelfAttention.relative_attention_bias.weight")).count()
     };
     assert_eq!((tables("mt5-small"), tables("umt5-small")), (2, 16));
 }

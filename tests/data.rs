@@ -55,9 +55,7 @@ fn data_file(name: &str) -> PathBuf {
 /// FNV-1a over the ids: pins a stream without listing it.
 fn fingerprint(ids: impl IntoIterator<Item = u32>) -> u64 {
     let bytes = ids.into_iter().flat_map(u32::to_le_bytes);
-    bytes.fold(0xCBF2_9CE4_8422_2325, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3)
-    })
+    bytes.fold(0xCBF2_9CE4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3))
 }
 
 /// Puts the masked spans of the target back where the source has their sentinels.
@@ -80,43 +78,19 @@ fn reassemble(example: &Example, markers: &Markers) -> Vec<u32> {
 
 #[test]
 fn corrupted_texts_reassemble_at_every_length() {
-    let markers = Markers {
-        sentinels: (0..1500).map(|k| 100_000 - k).collect(),
-        eos: 99,
-    };
-    for (noise_density, mean_span) in [
-        (0.15, 3.0),
-        (0.5, 3.0),
-        (0.15, 1.0),
-        (0.5, 1.0),
-        (0.9, 2.0),
-        (0.15, 64.0),
-    ] {
-        let objective = SpanCorruption {
-            noise_density,
-            mean_span,
-        };
+    let markers = Markers { sentinels: (0..1500).map(|k| 100_000 - k).collect(), eos: 99 };
+    for (noise_density, mean_span) in [(0.15, 3.0), (0.5, 3.0), (0.15, 1.0), (0.5, 1.0), (0.9, 2.0), (0.15, 64.0)] {
+        let objective = SpanCorruption { noise_density, mean_span };
         for len in (2..300).chain((300..2000).step_by(7)) {
             let tokens: Vec<u32> = (1000..1000 + len as u32).collect();
             let mut rng = Rng::new(3, Purpose::Corruption, &[len as u64]);
             let example = objective.corrupt(&tokens, &markers, &mut rng).unwrap();
-            assert_eq!(
-                example.lengths(),
-                objective.corrupted_lengths(len),
-                "{objective:?} {len}"
-            );
+            assert_eq!(example.lengths(), objective.corrupted_lengths(len), "{objective:?} {len}");
             assert_eq!(reassemble(&example, &markers), tokens, "{objective:?} {len}");
             // Clean start, masked end: the target begins with sentinel 0 and has no final sentinel.
-            assert_eq!(
-                (example.source[0], example.target[0]),
-                (tokens[0], markers.sentinels[0])
-            );
+            assert_eq!((example.source[0], example.target[0]), (tokens[0], markers.sentinels[0]));
             assert_eq!(example.target[example.target.len() - 2], tokens[len - 1]);
-            let used = example
-                .source
-                .iter()
-                .filter(|id| markers.sentinels.contains(id))
-                .copied();
+            let used = example.source.iter().filter(|id| markers.sentinels.contains(id)).copied();
             assert_eq!(used.collect::<Vec<_>>(), markers.sentinels[..objective.n_spans(len)]);
         }
     }
@@ -127,16 +101,10 @@ fn segments_hold_every_document_once_an_epoch() {
     let folder = Folder::new("segments");
     let documents: Vec<String> = (0..100).map(|i| format!("<{i}{}>", "x".repeat(i * 7 % 23))).collect();
     let text = documents.join("\n\n");
-    let paths = [
-        folder.write("a.txt", &text[..text.len() / 2]),
-        folder.write("b.txt.gz", &text[text.len() / 2..]),
-    ];
+    let paths = [folder.write("a.txt", &text[..text.len() / 2]), folder.write("b.txt.gz", &text[text.len() / 2..])];
     let corpus = TextCorpus::open(&paths, &bytes(), 37, 5).unwrap();
     let total: usize = documents.iter().map(String::len).sum();
-    assert_eq!(
-        (corpus.n_tokens(), corpus.n_segments(), corpus.segment_len()),
-        (total, total / 37, 37)
-    );
+    assert_eq!((corpus.n_tokens(), corpus.n_segments(), corpus.segment_len()), (total, total / 37, 37));
 
     let epoch = |e: u64| -> String {
         let ids = (0..corpus.n_segments()).flat_map(|i| corpus.segment(e, i));
@@ -146,11 +114,7 @@ fn segments_hold_every_document_once_an_epoch() {
     assert_eq!(first.len(), total / 37 * 37);
     assert_ne!(first, epoch(1));
     // The cut halves a document between the files; all others are whole, in a shuffled order, and at most once there.
-    let whole: HashSet<&str> = documents
-        .iter()
-        .map(String::as_str)
-        .filter(|d| first.contains(*d))
-        .collect();
+    let whole: HashSet<&str> = documents.iter().map(String::as_str).filter(|d| first.contains(*d)).collect();
     assert!(whole.len() >= 95, "{} of 100 documents", whole.len());
     assert!(whole.iter().all(|d| first.matches(*d).count() == 1));
     // Access in any order, across epochs, by another reader.
@@ -165,10 +129,7 @@ fn a_text_shorter_than_a_segment_is_one_segment() {
     let folder = Folder::new("short");
     let path = folder.write("a.txt", "hello\r\n");
     let corpus = TextCorpus::open(&[&path], &bytes(), 568, 0).unwrap();
-    assert_eq!(
-        (corpus.n_segments(), corpus.segment(4, 0)),
-        (1, bytes().encode("hello").unwrap())
-    );
+    assert_eq!((corpus.n_segments(), corpus.segment(4, 0)), (1, bytes().encode("hello").unwrap()));
     let source = Denoising::open(&[&path], &bytes(), SpanCorruption::default(), 512, 0).unwrap();
     assert_eq!(source.lengths(0), [source.example(0, 0).unwrap().lengths()]);
     let single = folder.write("b.txt", "h");
@@ -193,20 +154,10 @@ fn bad_texts_name_file_and_line() {
 fn byte_models_get_a_clear_error_for_long_texts() {
     let folder = Folder::new("sentinels");
     let path = folder.write("a.txt", "x".repeat(10_000));
-    let error = Denoising::open(&[&path], &bytes(), SpanCorruption::default(), 4096, 0)
-        .err()
-        .unwrap();
+    let error = Denoising::open(&[&path], &bytes(), SpanCorruption::default(), 4096, 0).err().unwrap();
     assert!(matches!(error, Error::Input(_)));
-    assert!(
-        error
-            .to_string()
-            .contains("125 sentinels: use a shorter sequence length"),
-        "{error}"
-    );
-    let longer_spans = SpanCorruption {
-        mean_span: 20.0,
-        ..SpanCorruption::default()
-    };
+    assert!(error.to_string().contains("125 sentinels: use a shorter sequence length"), "{error}");
+    let longer_spans = SpanCorruption { mean_span: 20.0, ..SpanCorruption::default() };
     assert!(Denoising::open(&[&path], &bytes(), longer_spans, 4096, 0).is_ok());
 }
 
@@ -215,27 +166,13 @@ fn denoising_streams_are_pinned() {
     let path = data_file("books_heldout_sample.txt.gz");
     let open = |seed| {
         let source = Denoising::open(&[&path], &bytes(), SpanCorruption::default(), 512, seed).unwrap();
-        BatchStream::new(
-            source,
-            BatchOptions {
-                batch_size: 8,
-                seed,
-                ..BatchOptions::default()
-            },
-        )
-        .unwrap()
+        BatchStream::new(source, BatchOptions { batch_size: 8, seed, ..BatchOptions::default() }).unwrap()
     };
     let mut stream = open(1);
     let segments = stream.source().len_per_epoch();
     assert_eq!(segments, stream.source().corpus().n_tokens() / 568);
     assert_eq!(stream.batches_per_epoch(), segments as u64 / 8);
-    let numbers = [
-        0,
-        1,
-        stream.batches_per_epoch() - 1,
-        stream.batches_per_epoch(),
-        1_000_000,
-    ];
+    let numbers = [0, 1, stream.batches_per_epoch() - 1, stream.batches_per_epoch(), 1_000_000];
     let print = |stream: &mut BatchStream<Denoising>| {
         numbers.map(|i| {
             let batch = stream.get(i).unwrap();
@@ -251,13 +188,8 @@ fn denoising_streams_are_pinned() {
     assert_eq!(prints, PINNED);
 }
 
-const PINNED: [u64; 5] = [
-    8313251926627784144,
-    6688006277923536028,
-    2167969751134593937,
-    17021859280370755794,
-    16386710714580218007,
-];
+const PINNED: [u64; 5] =
+    [8313251926627784144, 6688006277923536028, 2167969751134593937, 17021859280370755794, 16386710714580218007];
 
 fn pairs(path: &Path, options: &PairOptions) -> Result<PairSet, Error> {
     PairSet::open(path, None, options, &bytes())
@@ -266,10 +198,7 @@ fn pairs(path: &Path, options: &PairOptions) -> Result<PairSet, Error> {
 #[test]
 fn pairs_from_both_formats_are_the_same() {
     let folder = Folder::new("pairs");
-    let options = PairOptions {
-        prefix: "say: ".into(),
-        ..PairOptions::default()
-    };
+    let options = PairOptions { prefix: "say: ".into(), ..PairOptions::default() };
     let tsv = "\u{feff}cat\tK AE1 T\r\n\nżółw\tzuw\ncat\tK AA1 T";
     let json = "{\"source\": \"cat\", \"target\": \"K AE1 T\", \"id\": 3}\n \n{\"source\":\"żółw\",\"target\":\"zuw\"}\n\
                 {\"target\":\"K AA1 T\",\"source\":\"cat\"}\n";
@@ -283,19 +212,12 @@ fn pairs_from_both_formats_are_the_same() {
         assert_eq!(set.n_examples(), 3);
         assert_eq!(set.examples()[0].source, bytes().encode_with_eos("say: cat").unwrap());
         assert_eq!(set.examples()[1].target, bytes().encode_with_eos("zuw").unwrap());
-        assert_eq!(
-            (set.texts()[1].source.as_str(), set.texts()[2].target.as_str()),
-            ("żółw", "K AA1 T")
-        );
+        assert_eq!((set.texts()[1].source.as_str(), set.texts()[2].target.as_str()), ("żółw", "K AA1 T"));
         assert_eq!(set.groups(), [vec![0, 2], vec![1]]);
         assert_eq!(set.example(9, 1).unwrap(), set.examples()[1]);
         assert_eq!(set.lengths(0)[0], (9, 8));
     }
-    let keys = PairOptions {
-        source_key: "en".into(),
-        target_key: "de".into(),
-        ..PairOptions::default()
-    };
+    let keys = PairOptions { source_key: "en".into(), target_key: "de".into(), ..PairOptions::default() };
     let other = folder.write("b.txt", "{\"en\": \"cat\", \"de\": \"Katze\"}");
     assert!(pairs(&other, &keys).unwrap_err().to_string().contains(".tsv or .jsonl"));
     let set = PairSet::open(&other, Some(PairFormat::Jsonl), &keys, &bytes()).unwrap();
@@ -311,83 +233,36 @@ fn bad_pairs_name_file_and_line() {
         ("c.tsv", "\tb\n", "c.tsv:1: the source is empty"),
         ("d.tsv", "a\t \n", "d.tsv:1: the target is empty"),
         ("e.jsonl", "{\"source\": \"a\"\n", "e.jsonl:1: not valid JSON"),
-        (
-            "f.jsonl",
-            "{\"source\": \"a\"}\n",
-            "f.jsonl:1: there is no key \"target\"",
-        ),
+        ("f.jsonl", "{\"source\": \"a\"}\n", "f.jsonl:1: there is no key \"target\""),
         ("g.jsonl", "[1]\n", "g.jsonl:1: there is no key \"source\""),
-        (
-            "h.jsonl",
-            "{\"source\": 3, \"target\": \"b\"}\n",
-            "h.jsonl:1: the value of \"source\" is not a string",
-        ),
-        (
-            "i.jsonl",
-            "{\"source\": \"\", \"target\": \"b\"}\n",
-            "i.jsonl:1: the source is empty",
-        ),
+        ("h.jsonl", "{\"source\": 3, \"target\": \"b\"}\n", "h.jsonl:1: the value of \"source\" is not a string"),
+        ("i.jsonl", "{\"source\": \"\", \"target\": \"b\"}\n", "i.jsonl:1: the source is empty"),
         ("j.tsv.gz", "", "j.tsv.gz: the file holds no text"),
     ] {
-        let error = pairs(&folder.write(name, contents), &PairOptions::default())
-            .unwrap_err()
-            .to_string();
+        let error = pairs(&folder.write(name, contents), &PairOptions::default()).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
     let not_utf8 = folder.write("k.tsv", b"a\tb\nc\t\xFF\n");
-    assert!(
-        pairs(&not_utf8, &PairOptions::default())
-            .unwrap_err()
-            .to_string()
-            .contains("k.tsv:2: ")
-    );
+    assert!(pairs(&not_utf8, &PairOptions::default()).unwrap_err().to_string().contains("k.tsv:2: "));
 }
 
 #[test]
 fn long_pairs_are_skipped_truncated_or_refused() {
     let folder = Folder::new("long-pairs");
     let path = folder.write("a.tsv", "abc\tx\nabcd\tx\nab\txyzw\n");
-    let options = |too_long| PairOptions {
-        max_source: 4,
-        max_target: 4,
-        too_long,
-        ..PairOptions::default()
-    };
+    let options = |too_long| PairOptions { max_source: 4, max_target: 4, too_long, ..PairOptions::default() };
     let skipped = pairs(&path, &options(TooLong::Skip)).unwrap();
-    assert_eq!(
-        (skipped.n_examples(), skipped.skipped_too_long(), skipped.truncated()),
-        (1, 2, 0)
-    );
+    assert_eq!((skipped.n_examples(), skipped.skipped_too_long(), skipped.truncated()), (1, 2, 0));
     let cut = pairs(&path, &options(TooLong::Truncate)).unwrap();
     assert_eq!((cut.n_examples(), cut.skipped_too_long(), cut.truncated()), (3, 0, 2));
     assert_eq!(cut.examples()[1].source, bytes().encode_with_eos("abc").unwrap());
     assert_eq!(cut.examples()[2].target, bytes().encode_with_eos("xyz").unwrap());
-    assert_eq!(
-        (cut.texts()[1].source.as_str(), cut.texts()[2].target.as_str()),
-        ("abcd", "xyzw")
-    );
+    assert_eq!((cut.texts()[1].source.as_str(), cut.texts()[2].target.as_str()), ("abcd", "xyzw"));
     let refused = pairs(&path, &options(TooLong::Error)).unwrap_err().to_string();
     assert!(refused.contains("a.tsv:2: 5 source and 2 target tokens"), "{refused}");
-    let none = pairs(
-        &path,
-        &PairOptions {
-            max_source: 2,
-            ..options(TooLong::Skip)
-        },
-    )
-    .unwrap_err()
-    .to_string();
+    let none = pairs(&path, &PairOptions { max_source: 2, ..options(TooLong::Skip) }).unwrap_err().to_string();
     assert!(none.contains("all 3 pairs"), "{none}");
-    assert!(
-        pairs(
-            &path,
-            &PairOptions {
-                max_source: 1,
-                ..options(TooLong::Truncate)
-            }
-        )
-        .is_err()
-    );
+    assert!(pairs(&path, &PairOptions { max_source: 1, ..options(TooLong::Truncate) }).is_err());
 }
 
 #[test]
@@ -395,10 +270,7 @@ fn cmudict_splits_by_word() {
     let dict = CmuDict::open(&data_file("cmudict.dict.gz")).unwrap();
     let find = |word: &str| dict.entries.iter().find(|e| e.word == word).unwrap();
     assert_eq!(find("cat").pronunciations, ["K AE1 T"]);
-    assert_eq!(
-        find("tomato").pronunciations,
-        ["T AH0 M EY1 T OW2", "T AH0 M AA1 T OW2"]
-    );
+    assert_eq!(find("tomato").pronunciations, ["T AH0 M EY1 T OW2", "T AH0 M AA1 T OW2"]);
     assert_eq!(find("aalborg").pronunciations, ["AO1 L B AO0 R G", "AA1 L B AO0 R G"]);
     assert_eq!((dict.entries.len(), dict.skipped), (126_052, 0));
 
@@ -406,21 +278,11 @@ fn cmudict_splits_by_word() {
     let written = dict.write_tsv(&folder.0.join("g2p")).unwrap();
     let words = dict.entries.len();
     assert_eq!(written.train_words + written.dev_words, words);
-    assert!(
-        (words / 22..words / 18).contains(&written.dev_words),
-        "{} of {words}",
-        written.dev_words
-    );
+    assert!((words / 22..words / 18).contains(&written.dev_words), "{} of {words}", written.dev_words);
     let train = pairs(&written.train, &PairOptions::default()).unwrap();
     let dev = pairs(&written.dev, &PairOptions::default()).unwrap();
-    assert_eq!(
-        (train.n_examples(), train.groups().len()),
-        (written.train_words, written.train_words)
-    );
-    assert_eq!(
-        (dev.n_examples(), dev.groups().len()),
-        (written.dev_lines, written.dev_words)
-    );
+    assert_eq!((train.n_examples(), train.groups().len()), (written.train_words, written.train_words));
+    assert_eq!((dev.n_examples(), dev.groups().len()), (written.dev_lines, written.dev_words));
     assert!(train.texts().iter().all(|pair| !is_dev(&pair.source)));
     assert!(dev.texts().iter().all(|pair| is_dev(&pair.source)));
 }
@@ -429,12 +291,7 @@ fn cmudict_splits_by_word() {
 fn bad_dictionaries_name_file_and_line() {
     let folder = Folder::new("bad-dict");
     let path = folder.write("a.dict", ";;; comment\ncat K AE1 T\ndog\n");
-    assert!(
-        CmuDict::open(&path)
-            .unwrap_err()
-            .to_string()
-            .contains("a.dict:3: the word \"dog\" has no phonemes")
-    );
+    assert!(CmuDict::open(&path).unwrap_err().to_string().contains("a.dict:3: the word \"dog\" has no phonemes"));
     let odd = CmuDict::open(&folder.write("b.dict", "3d TH R IY1\ncat K\ncat(2) K\ncat(3) T\n")).unwrap();
     assert_eq!((odd.skipped, odd.entries.len()), (1, 1));
     assert_eq!(odd.entries[0].pronunciations, ["K", "T"]);

@@ -19,12 +19,7 @@ fn folder(name: &str) -> PathBuf {
 fn integers(tensors: &Weights, name: &str) -> Vec<Vec<u32>> {
     let shape = tensors.shape(name).expect("the tensor is there").to_vec();
     let bytes = tensors.read_bytes(name, Dtype::I64, &shape).expect("it is I64");
-    let numbers: Vec<u32> = bytes
-        .as_chunks()
-        .0
-        .iter()
-        .map(|c| i64::from_le_bytes(*c) as u32)
-        .collect();
+    let numbers: Vec<u32> = bytes.as_chunks().0.iter().map(|c| i64::from_le_bytes(*c) as u32).collect();
     numbers.chunks(shape[1]).map(<[u32]>::to_vec).collect()
 }
 
@@ -47,22 +42,11 @@ fn run(generator: &mut Generator, sources: &[Vec<u32>], options: &GenerateOption
 }
 
 fn greedy(max_new_tokens: usize) -> GenerateOptions {
-    GenerateOptions {
-        max_new_tokens,
-        ..GenerateOptions::default()
-    }
+    GenerateOptions { max_new_tokens, ..GenerateOptions::default() }
 }
 
 fn sampled(temperature: f32, top_k: usize, top_p: f32, seed: u64) -> GenerateOptions {
-    GenerateOptions {
-        strategy: Strategy::Sample {
-            temperature,
-            top_k,
-            top_p,
-            seed,
-        },
-        ..greedy(12)
-    }
+    GenerateOptions { strategy: Strategy::Sample { temperature, top_k, top_p, seed }, ..greedy(12) }
 }
 
 #[test]
@@ -84,10 +68,7 @@ fn neighbours_and_padding_change_nothing() {
     for options in [greedy(20), sampled(1.5, 0, 0.95, 7)] {
         let together = run(&mut generator, &many, &options);
         for max_batch in [1, 5] {
-            let options = GenerateOptions {
-                max_batch,
-                ..options.clone()
-            };
+            let options = GenerateOptions { max_batch, ..options.clone() };
             assert_eq!(run(&mut generator, &many, &options), together, "{options:?}");
         }
     }
@@ -118,11 +99,7 @@ fn draws_follow_the_softmax() {
     let top = logits.iter().copied().fold(f64::MIN, f64::max);
     let weights: Vec<f64> = logits.iter().map(|l| ((l - top) / temperature).exp()).collect();
     let total: f64 = weights.iter().sum();
-    let options = GenerateOptions {
-        max_new_tokens: 1,
-        max_batch: 512,
-        ..sampled(temperature as f32, 0, 1.0, 11)
-    };
+    let options = GenerateOptions { max_new_tokens: 1, max_batch: 512, ..sampled(temperature as f32, 0, 1.0, 11) };
     let made = run(&mut generator, &vec![sources[0].clone(); draws], &options);
     let mut counts = vec![0.0; vocab];
     for generation in &made {
@@ -144,10 +121,7 @@ fn draws_follow_the_softmax() {
         chi += (rare.0 - rare.1).powi(2) / rare.1;
         classes += 1;
     }
-    assert!(
-        classes > 5,
-        "only {classes} classes: the temperature is too low for this test"
-    );
+    assert!(classes > 5, "only {classes} classes: the temperature is too low for this test");
     let freedom = f64::from(classes - 1);
     assert!(
         (chi - freedom).abs() < 5.0 * (2.0 * freedom).sqrt(),
@@ -159,19 +133,12 @@ fn draws_follow_the_softmax() {
 fn first_logits(model: &Model, source: &[u32]) -> Vec<f64> {
     use t5_wgpu::model::{BatchShape, Builder};
     use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
-    let shape = BatchShape {
-        batch: 1,
-        src_len: source.len(),
-        tgt_len: 1,
-    };
+    let shape = BatchShape { batch: 1, src_len: source.len(), tgt_len: 1 };
     let mut b = Builder::new(model, shape, 0.0);
     let encoded = b.encoder();
     let hidden = b.decoder(encoded);
     let logits = b.logits(hidden);
-    let options = PlanOptions {
-        bind: &|name| model.bind(name),
-        pool: &SlotPool::new(),
-    };
+    let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };
     let plan = Plan::compile(&model.gpu, &b.graph, &[("logits", logits)], &options).expect("the plan compiles");
     plan.write("src_ids", source);
     plan.write("src_lens", &[source.len() as u32]);
@@ -226,10 +193,7 @@ fn tokens_arrive_in_pieces_and_can_be_cut_short() {
 fn limits_are_kept() {
     let (sources, _) = golden("t5v10");
     let mut generator = generator("t5v10");
-    let options = GenerateOptions {
-        limit: Some(5),
-        ..greedy(3)
-    };
+    let options = GenerateOptions { limit: Some(5), ..greedy(3) };
     let made = run(&mut generator, &sources, &options);
     assert!(made.iter().all(|g| g.ids.len() <= 3 && g.ids.iter().all(|&id| id < 5)));
 }
@@ -248,9 +212,7 @@ fn long_sources_and_targets_work() {
 fn what_cannot_be_generated_is_refused() {
     let mut generator = generator("t5v10");
     let mut refusal = |sources: &[Vec<u32>], options: &GenerateOptions| {
-        pollster::block_on(generator.generate_all(sources, options))
-            .expect_err("refused")
-            .to_string()
+        pollster::block_on(generator.generate_all(sources, options)).expect_err("refused").to_string()
     };
     assert!(refusal(&[vec![5, 1], vec![]], &greedy(4)).contains("source 1 has no token"));
     assert!(refusal(&[vec![5, 128, 1]], &greedy(4)).contains("token id 128 is outside"));

@@ -17,13 +17,7 @@ fn check(folder: &str) {
         .filter(|r| !r.passed())
         .map(|r| format!("{}: {:.2e} > {:.2e}", r.what, r.error, r.tolerance))
         .collect();
-    assert!(
-        failed.is_empty(),
-        "{} of {} failed:\n{}",
-        failed.len(),
-        rows.len(),
-        failed.join("\n")
-    );
+    assert!(failed.is_empty(), "{} of {} failed:\n{}", failed.len(), rows.len(), failed.join("\n"));
 }
 
 #[test]
@@ -54,11 +48,7 @@ fn buckets_match_transformers() {
         for (kind, bidirectional) in [("bidirectional", true), ("causal", false)] {
             let expected = read(&format!("{kind}.buckets{n}.max_distance{max}"));
             for (&d, &bucket) in distances.iter().zip(&expected) {
-                assert_eq!(
-                    relative_bucket(d, bidirectional, n, max) as i64,
-                    bucket,
-                    "{kind} {n} {max} distance {d}"
-                );
+                assert_eq!(relative_bucket(d, bidirectional, n, max) as i64, bucket, "{kind} {n} {max} distance {d}");
                 // The table of the kernels clamps distances at max: nothing may change beyond.
                 let clamped = d.clamp(-(max as i64), max as i64);
                 assert_eq!(relative_bucket(clamped, bidirectional, n, max) as i64, bucket);

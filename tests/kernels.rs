@@ -17,24 +17,13 @@ fn assert_all(rows: Vec<Row>) {
         .filter(|r| !r.passed())
         .map(|r| format!("{}: {:.2e} > {:.0e}", r.what, r.error, r.tolerance))
         .collect();
-    assert!(
-        failed.is_empty(),
-        "{} of {} comparisons failed:\n{}",
-        failed.len(),
-        rows.len(),
-        failed.join("\n")
-    );
+    assert!(failed.is_empty(), "{} of {} comparisons failed:\n{}", failed.len(), rows.len(), failed.join("\n"));
 }
 
 #[test]
 fn kernels_match_the_oracle() {
     let gpu = gpu();
-    assert_all(
-        cases()
-            .iter()
-            .flat_map(|case| check_kernels(&gpu, case).expect("a case runs"))
-            .collect(),
-    );
+    assert_all(cases().iter().flat_map(|case| check_kernels(&gpu, case).expect("a case runs")).collect());
 }
 
 #[test]

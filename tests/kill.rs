@@ -19,40 +19,14 @@ const STEPS: u64 = 60;
 
 #[test]
 fn a_killed_run_ends_like_an_undisturbed_one() {
-    let kills: u64 = std::env::var("T5_KILLS")
-        .ok()
-        .map_or(5, |n| n.parse().expect("T5_KILLS is a number"));
+    let kills: u64 = std::env::var("T5_KILLS").ok().map_or(5, |n| n.parse().expect("T5_KILLS is a number"));
     let scratch = Scratch::new("kill");
     let pairs = scratch.pairs(64);
     let command = |out: &Path| {
         let mut command = train(&TINY);
-        command
-            .arg("--pairs")
-            .arg(&pairs)
-            .arg("--eval")
-            .arg(&pairs)
-            .arg("--out")
-            .arg(out);
-        command.args([
-            "--steps",
-            &STEPS.to_string(),
-            "--batch-size",
-            "4",
-            "--accumulate",
-            "2",
-            "--dropout",
-            "0.1",
-        ]);
-        command.args([
-            "--save-every",
-            "3",
-            "--eval-every",
-            "10",
-            "--eval-examples",
-            "8",
-            "--log-every",
-            "1",
-        ]);
+        command.arg("--pairs").arg(&pairs).arg("--eval").arg(&pairs).arg("--out").arg(out);
+        command.args(["--steps", &STEPS.to_string(), "--batch-size", "4", "--accumulate", "2", "--dropout", "0.1"]);
+        command.args(["--save-every", "3", "--eval-every", "10", "--eval-examples", "8", "--log-every", "1"]);
         command.args(["--resume", "--quiet"]);
         command
     };
@@ -87,23 +61,12 @@ fn a_killed_run_ends_like_an_undisturbed_one() {
     }
     assert!(command(&out).status().unwrap().success(), "the last run");
     eprintln!("undisturbed {time:.1?}; {kills} kills, checkpoints found afterwards: {steps:?}");
-    assert!(
-        weights_and_moments(&whole) == weights_and_moments(&out),
-        "another end than the undisturbed run's"
-    );
+    assert!(weights_and_moments(&whole) == weights_and_moments(&out), "another end than the undisturbed run's");
     let best = |out: &Path| fs::read(out.join("best/model.safetensors")).unwrap();
     assert!(best(&whole) == best(&out), "another best model");
     for out in [&whole, &out] {
-        assert_eq!(
-            logged_steps(out, "step"),
-            (1..=STEPS).collect::<Vec<_>>(),
-            "{}",
-            out.display()
-        );
-        assert_eq!(
-            logged_steps(out, "evaluation"),
-            (1..=STEPS / 10).map(|i| 10 * i).collect::<Vec<_>>()
-        );
+        assert_eq!(logged_steps(out, "step"), (1..=STEPS).collect::<Vec<_>>(), "{}", out.display());
+        assert_eq!(logged_steps(out, "evaluation"), (1..=STEPS / 10).map(|i| 10 * i).collect::<Vec<_>>());
         let mut names: Vec<_> = fs::read_dir(out).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["best", "last", "log.jsonl"]);

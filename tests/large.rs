@@ -39,18 +39,9 @@ fn optimizers_reach_every_element_of_a_large_arena() {
     let spans = [TensorSpan {
         name: "table".into(),
         shape: vec![ROWS, 4],
-        pieces: vec![Piece {
-            window: 0,
-            offset: 0,
-            rows: ROWS,
-            len: 4 * ROWS,
-        }],
+        pieces: vec![Piece { window: 0, offset: 0, rows: ROWS, len: 4 * ROWS }],
     }];
-    let adamw = OptimizerConfig::AdamW {
-        betas: [0.9, 0.999],
-        eps: 1e-8,
-        weight_decay: 0.0,
-    };
+    let adamw = OptimizerConfig::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 };
     let adafactor = OptimizerConfig::Adafactor {
         eps1: 1e-30,
         eps2: 1e-3,

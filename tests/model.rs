@@ -7,10 +7,7 @@ use t5_wgpu::model::{BatchShape, Builder, Model, T5Config};
 use t5_wgpu::verify::check_golden;
 
 fn gpu(table_bytes: Option<u64>) -> Gpu {
-    let options = GpuOptions {
-        table_bytes,
-        ..GpuOptions::from_env()
-    };
+    let options = GpuOptions { table_bytes, ..GpuOptions::from_env() };
     pollster::block_on(Gpu::open(&options)).expect("an adapter")
 }
 
@@ -22,11 +19,7 @@ fn golden(name: &str) -> PathBuf {
 #[test]
 fn training_graph_is_as_recorded() {
     let (model, _) = Model::load(&gpu(None), &golden("t5v10")).unwrap();
-    let shape = BatchShape {
-        batch: 2,
-        src_len: 5,
-        tgt_len: 3,
-    };
+    let shape = BatchShape { batch: 2, src_len: 5, tgt_len: 3 };
     let mut b = Builder::new(&model, shape, 0.1);
     let encoded = b.encoder();
     let hidden = b.decoder(encoded);
@@ -88,9 +81,6 @@ fn first_loss_is_that_of_guessing() {
         };
         let loss = pollster::block_on(engine.evaluate(&batch)).unwrap().mean_loss();
         let expected = 500f64.ln() + 0.5;
-        assert!(
-            (loss - expected).abs() < 0.6,
-            "{preset}: first loss {loss}, expected about {expected}"
-        );
+        assert!((loss - expected).abs() < 0.6, "{preset}: first loss {loss}, expected about {expected}");
     }
 }

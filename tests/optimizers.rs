@@ -12,12 +12,7 @@ fn spans() -> Vec<TensorSpan> {
     let whole = |name: &str, shape: &[usize], window, offset| TensorSpan {
         name: name.into(),
         shape: shape.to_vec(),
-        pieces: vec![Piece {
-            window,
-            offset,
-            rows: shape[0],
-            len: shape.iter().product(),
-        }],
+        pieces: vec![Piece { window, offset, rows: shape[0], len: shape.iter().product() }],
     };
     let mut spans = vec![
         whole("one", &[1], 0, 3),
@@ -29,27 +24,10 @@ fn spans() -> Vec<TensorSpan> {
         whole("long", &[9001], 1, 30_001),
     ];
     let pieces = vec![
-        Piece {
-            window: 0,
-            offset: 40_000,
-            rows: 70,
-            len: 70 * 131,
-        },
-        Piece {
-            window: 1,
-            offset: 20_000,
-            rows: 75,
-            len: 75 * 131,
-        },
+        Piece { window: 0, offset: 40_000, rows: 70, len: 70 * 131 },
+        Piece { window: 1, offset: 20_000, rows: 75, len: 75 * 131 },
     ];
-    spans.insert(
-        4,
-        TensorSpan {
-            name: "split".into(),
-            shape: vec![145, 131],
-            pieces,
-        },
-    );
+    spans.insert(4, TensorSpan { name: "split".into(), shape: vec![145, 131], pieces });
     spans
 }
 
@@ -58,10 +36,7 @@ struct Noise(u64);
 
 impl Noise {
     fn next(&mut self) -> f32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 }
@@ -100,41 +75,18 @@ impl Fixture {
         let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
         let spans = spans();
         let start = arena(&spans, 1, 0.2);
-        let upload = |a: &Arena| {
-            a.iter()
-                .map(|w| gpu.buffer_of("window", w).unwrap())
-                .collect::<Vec<_>>()
-        };
+        let upload = |a: &Arena| a.iter().map(|w| gpu.buffer_of("window", w).unwrap()).collect::<Vec<_>>();
         let (params, grads) = (upload(&start), upload(&start));
         let stats = gpu.buffer_of("stats", &[0.0, TOKENS, 0.0, 0.0]).unwrap();
-        Fixture {
-            gpu,
-            spans,
-            params,
-            grads,
-            stats,
-            start,
-        }
+        Fixture { gpu, spans, params, grads, stats, start }
     }
 
     fn optimizer(&self, config: &OptimizerConfig, max_norm: f32) -> Optimizer {
-        Optimizer::new(
-            &self.gpu,
-            config,
-            &self.spans,
-            &self.params,
-            &self.grads,
-            &self.stats,
-            max_norm,
-        )
-        .unwrap()
+        Optimizer::new(&self.gpu, config, &self.spans, &self.params, &self.grads, &self.stats, max_norm).unwrap()
     }
 
     fn write(&self, buffers: &[Buffer], arena: &Arena) {
-        buffers
-            .iter()
-            .zip(arena)
-            .for_each(|(buffer, window)| self.gpu.write(buffer, 0, window));
+        buffers.iter().zip(arena).for_each(|(buffer, window)| self.gpu.write(buffer, 0, window));
     }
 
     fn step(&self, optimizer: &Optimizer, grads: &Arena, lr: f64, step: u64) -> StepReport {
@@ -162,9 +114,7 @@ impl Fixture {
     /// Every bit that a step may change.
     fn bits(&self, optimizer: &Optimizer) -> Vec<Vec<u8>> {
         let params = self.params.iter().map(|b| self.read(b, b.bytes()));
-        params
-            .chain(optimizer.state().iter().map(|(_, b, bytes)| self.read(b, *bytes)))
-            .collect()
+        params.chain(optimizer.state().iter().map(|(_, b, bytes)| self.read(b, *bytes))).collect()
     }
 }
 
@@ -184,20 +134,13 @@ fn rms(x: &[f64]) -> f64 {
 fn decay_into(moments: &mut Vec<f64>, decay: f64, fresh: impl Iterator<Item = f64>) {
     let fresh: Vec<f64> = fresh.collect();
     moments.resize(fresh.len(), 0.0);
-    moments
-        .iter_mut()
-        .zip(fresh)
-        .for_each(|(m, x)| *m = decay * *m + (1.0 - decay) * x);
+    moments.iter_mut().zip(fresh).for_each(|(m, x)| *m = decay * *m + (1.0 - decay) * x);
 }
 
 impl Oracle {
     fn step(&mut self, config: &OptimizerConfig, p: &mut [f64], g: &[f64], shape: &[usize], lr: f64, t: f64) {
         match *config {
-            OptimizerConfig::AdamW {
-                betas,
-                eps,
-                weight_decay,
-            } => {
+            OptimizerConfig::AdamW { betas, eps, weight_decay } => {
                 decay_into(&mut self.first, betas[0], g.iter().copied());
                 decay_into(&mut self.second, betas[1], g.iter().map(|x| x * x));
                 for ((p, m), v) in p.iter_mut().zip(&self.first).zip(&self.second) {
@@ -225,9 +168,7 @@ impl Oracle {
                     decay_into(&mut self.rows, decay, (0..m).map(row));
                     decay_into(&mut self.cols, decay, (0..n).map(col));
                     let mean = self.rows.iter().sum::<f64>() / m as f64;
-                    (0..m * n)
-                        .map(|k| g[k] / (self.rows[k / n] / mean * self.cols[k % n]).sqrt())
-                        .collect()
+                    (0..m * n).map(|k| g[k] / (self.rows[k / n] / mean * self.cols[k % n]).sqrt()).collect()
                 } else {
                     decay_into(&mut self.second, decay, squares.into_iter());
                     g.iter().zip(&self.second).map(|(g, v)| g / v.sqrt()).collect()
@@ -237,9 +178,7 @@ impl Oracle {
                 let least = if warmup_init { 1e-6 * t } else { 1e-2 };
                 let lr = if relative_step { least.min(1.0 / t.sqrt()) } else { lr };
                 let lr = lr * if scale_parameter { rms(p).max(eps2) } else { 1.0 };
-                p.iter_mut()
-                    .zip(update)
-                    .for_each(|(p, u)| *p = *p * (1.0 - lr * weight_decay) - lr * u);
+                p.iter_mut().zip(update).for_each(|(p, u)| *p = *p * (1.0 - lr * weight_decay) - lr * u);
             }
         }
     }
@@ -250,39 +189,19 @@ impl Oracle {
 fn check(config: &OptimizerConfig, max_norm: f32, lr: f64) {
     let fixture = Fixture::new();
     let optimizer = fixture.optimizer(config, max_norm);
-    let mut oracles: Vec<(Oracle, Vec<f64>)> = fixture
-        .spans
-        .iter()
-        .map(|s| (Oracle::default(), tensor(&fixture.start, s)))
-        .collect();
+    let mut oracles: Vec<(Oracle, Vec<f64>)> =
+        fixture.spans.iter().map(|s| (Oracle::default(), tensor(&fixture.start, s))).collect();
     for step in 0..5 {
         // Steps of very different size make the moments' decay and the update clipping matter.
         let grads = arena(&fixture.spans, 100 + step, [1.0, 30.0, 0.1, 200.0, 2.0][step as usize]);
         let report = fixture.step(&optimizer, &grads, lr, step);
-        let mean = |s: &TensorSpan| {
-            tensor(&grads, s)
-                .iter()
-                .map(|g| g / f64::from(TOKENS))
-                .collect::<Vec<_>>()
-        };
+        let mean = |s: &TensorSpan| tensor(&grads, s).iter().map(|g| g / f64::from(TOKENS)).collect::<Vec<_>>();
         let means: Vec<Vec<f64>> = fixture.spans.iter().map(mean).collect();
         let norm = means.iter().flatten().map(|g| g * g).sum::<f64>().sqrt();
-        let clip = if max_norm > 0.0 {
-            (f64::from(max_norm) / (norm + 1e-6)).min(1.0)
-        } else {
-            1.0
-        };
+        let clip = if max_norm > 0.0 { (f64::from(max_norm) / (norm + 1e-6)).min(1.0) } else { 1.0 };
         assert!(!report.skipped);
-        assert!(
-            (f64::from(report.grad_norm) / norm - 1.0).abs() < 1e-6,
-            "norm {} for {norm}",
-            report.grad_norm
-        );
-        assert!(
-            (f64::from(report.clip) / clip - 1.0).abs() < 1e-6,
-            "clip {} for {clip}",
-            report.clip
-        );
+        assert!((f64::from(report.grad_norm) / norm - 1.0).abs() < 1e-6, "norm {} for {norm}", report.grad_norm);
+        assert!((f64::from(report.clip) / clip - 1.0).abs() < 1e-6, "clip {} for {clip}", report.clip);
         for ((span, mean), (oracle, p)) in fixture.spans.iter().zip(&means).zip(&mut oracles) {
             let g: Vec<f64> = mean.iter().map(|g| g * clip).collect();
             oracle.step(config, p, &g, &span.shape, lr, (step + 1) as f64);
@@ -291,25 +210,11 @@ fn check(config: &OptimizerConfig, max_norm: f32, lr: f64) {
     let end = fixture.parameters();
     for (span, (_, expected)) in fixture.spans.iter().zip(&oracles) {
         let (start, end) = (tensor(&fixture.start, span), tensor(&end, span));
-        let error: f64 = end
-            .iter()
-            .zip(expected)
-            .map(|(a, b)| (a - b).powi(2))
-            .sum::<f64>()
-            .sqrt();
-        let moved: f64 = start
-            .iter()
-            .zip(expected)
-            .map(|(a, b)| (a - b).powi(2))
-            .sum::<f64>()
-            .sqrt();
+        let error: f64 = end.iter().zip(expected).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+        let moved: f64 = start.iter().zip(expected).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
         // No f32 parameter can be nearer than its own rounding, whatever the step.
         let floor = f64::from(f32::EPSILON) * expected.iter().map(|p| p * p).sum::<f64>().sqrt();
-        assert!(
-            error <= 1e-5 * moved + floor,
-            "{}: off by {error:.2e} of {moved:.2e}",
-            span.name
-        );
+        assert!(error <= 1e-5 * moved + floor, "{}: off by {error:.2e} of {moved:.2e}", span.name);
     }
 }
 
@@ -329,12 +234,7 @@ fn adafactor_follows_the_paper() {
 fn adafactor_follows_transformers() {
     check(&OptimizerConfig::adafactor_hf(), 0.0, f64::NAN);
     let mut config = OptimizerConfig::adafactor_hf();
-    if let OptimizerConfig::Adafactor {
-        warmup_init,
-        weight_decay,
-        ..
-    } = &mut config
-    {
+    if let OptimizerConfig::Adafactor { warmup_init, weight_decay, .. } = &mut config {
         (*warmup_init, *weight_decay) = (true, 0.1);
     }
     check(&config, 0.0, f64::NAN);
@@ -357,11 +257,7 @@ fn adafactor_follows_its_other_settings() {
 }
 
 fn configs() -> [OptimizerConfig; 3] {
-    [
-        OptimizerConfig::adamw(),
-        OptimizerConfig::adafactor_paper(),
-        OptimizerConfig::adafactor_hf(),
-    ]
+    [OptimizerConfig::adamw(), OptimizerConfig::adafactor_paper(), OptimizerConfig::adafactor_hf()]
 }
 
 #[test]
@@ -412,15 +308,8 @@ fn saved_moments_continue_bit_for_bit() {
         let optimizer = fixture.optimizer(&config, 1.0);
         fixture.run(&optimizer, 0..3);
         let params = fixture.parameters();
-        let saved: Vec<Vec<u8>> = optimizer
-            .state()
-            .iter()
-            .map(|(_, b, bytes)| fixture.read(b, *bytes))
-            .collect();
-        assert_eq!(
-            saved.iter().map(|s| s.len() as u64).sum::<u64>(),
-            optimizer.state_bytes()
-        );
+        let saved: Vec<Vec<u8>> = optimizer.state().iter().map(|(_, b, bytes)| fixture.read(b, *bytes)).collect();
+        assert_eq!(saved.iter().map(|s| s.len() as u64).sum::<u64>(), optimizer.state_bytes());
         fixture.run(&optimizer, 3..6);
         let expected = fixture.bits(&optimizer);
 
@@ -438,37 +327,13 @@ fn saved_moments_continue_bit_for_bit() {
 fn impossible_settings_are_refused() {
     let fixture = Fixture::new();
     let refuse = |config: &OptimizerConfig, spans: &[TensorSpan], what: &str| {
-        let made = Optimizer::new(
-            &fixture.gpu,
-            config,
-            spans,
-            &fixture.params,
-            &fixture.grads,
-            &fixture.stats,
-            0.0,
-        );
+        let made = Optimizer::new(&fixture.gpu, config, spans, &fixture.params, &fixture.grads, &fixture.stats, 0.0);
         let error = made.err().expect("an error").to_string();
         assert!(error.contains(what), "{error}");
     };
     let adamw = OptimizerConfig::adamw();
-    refuse(
-        &OptimizerConfig::AdamW {
-            betas: [0.9, 1.0],
-            eps: 1e-8,
-            weight_decay: 0.0,
-        },
-        &fixture.spans,
-        "betas",
-    );
-    refuse(
-        &OptimizerConfig::AdamW {
-            betas: [0.9, 0.999],
-            eps: 0.0,
-            weight_decay: 0.0,
-        },
-        &fixture.spans,
-        "eps",
-    );
+    refuse(&OptimizerConfig::AdamW { betas: [0.9, 1.0], eps: 1e-8, weight_decay: 0.0 }, &fixture.spans, "betas");
+    refuse(&OptimizerConfig::AdamW { betas: [0.9, 0.999], eps: 0.0, weight_decay: 0.0 }, &fixture.spans, "eps");
     let mut outside = spans();
     outside[0].pieces[0].offset = WINDOWS[0];
     refuse(&adamw, &outside, "outside window 0");
@@ -482,25 +347,10 @@ fn names_and_json_give_the_settings() {
     for config in configs() {
         let json = serde_json::to_string(&config).unwrap();
         let back: OptimizerConfig = serde_json::from_str(&json).unwrap();
-        assert_eq!(
-            back, config,
-            "serde_json needs its feature `float_roundtrip` to read {json} exactly"
-        );
+        assert_eq!(back, config, "serde_json needs its feature `float_roundtrip` to read {json} exactly");
     }
     assert_eq!("adamw".parse::<OptimizerConfig>().unwrap(), OptimizerConfig::adamw());
-    assert_eq!(
-        "adafactor".parse::<OptimizerConfig>().unwrap(),
-        OptimizerConfig::adafactor_paper()
-    );
-    assert_eq!(
-        "adafactor-hf".parse::<OptimizerConfig>().unwrap(),
-        OptimizerConfig::adafactor_hf()
-    );
-    assert!(
-        "sgd"
-            .parse::<OptimizerConfig>()
-            .unwrap_err()
-            .to_string()
-            .contains("adafactor-hf")
-    );
+    assert_eq!("adafactor".parse::<OptimizerConfig>().unwrap(), OptimizerConfig::adafactor_paper());
+    assert_eq!("adafactor-hf".parse::<OptimizerConfig>().unwrap(), OptimizerConfig::adafactor_hf());
+    assert!("sgd".parse::<OptimizerConfig>().unwrap_err().to_string().contains("adafactor-hf"));
 }

@@ -16,17 +16,8 @@ use t5_wgpu::verify::{cases, large_cases};
 
 /// Adapters that make the ops choose differently: software ones with fixed subgroups, a GPU without any.
 fn adapters() -> Vec<Caps> {
-    let caps = |kind, subgroup| Caps {
-        kind,
-        subgroup,
-        max_binding: 128 << 20,
-        ..Caps::default()
-    };
-    vec![
-        caps("CPU", Some((8, 8))),
-        caps("CPU", Some((4, 4))),
-        caps("discrete GPU", None),
-    ]
+    let caps = |kind, subgroup| Caps { kind, subgroup, max_binding: 128 << 20, ..Caps::default() };
+    vec![caps("CPU", Some((8, 8))), caps("CPU", Some((4, 4))), caps("discrete GPU", None)]
 }
 
 /// Expanded sources, with their shader's name.
@@ -37,10 +28,7 @@ impl Sources {
     fn add(&mut self, shader: &'static Shader, header: &Header) {
         self.0.insert(shader.expand(header), shader.name);
         // The constants' defaults must do as well.
-        let defaults = Header {
-            constants: Vec::new(),
-            ..header.clone()
-        };
+        let defaults = Header { constants: Vec::new(), ..header.clone() };
         self.0.insert(shader.expand(&defaults), shader.name);
     }
 
@@ -107,11 +95,7 @@ fn attention(d_kv: usize, reach: usize) -> Graph {
 fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(source)
         .unwrap_or_else(|e| panic!("{name}: {}\n{source}", e.emit_to_string(source)));
-    let capabilities = if uses_subgroups(source) {
-        Capabilities::SUBGROUP
-    } else {
-        Capabilities::empty()
-    };
+    let capabilities = if uses_subgroups(source) { Capabilities::SUBGROUP } else { Capabilities::empty() };
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(SubgroupOperationSet::all())
@@ -149,10 +133,7 @@ fn sources_keep_to_the_limits_of_webgpu() {
         }
         assert!(storage <= 8, "{name} binds {storage} storage buffers");
         assert!(uniform <= 12, "{name} binds {uniform} uniform buffers");
-        assert!(
-            shared <= 16 << 10,
-            "{name} uses {shared} bytes of workgroup memory\n{source}"
-        );
+        assert!(shared <= 16 << 10, "{name} uses {shared} bytes of workgroup memory\n{source}");
     }
 }
 
@@ -180,11 +161,7 @@ fn browsers_accept_the_sources() {
     let mut files = Vec::new();
     for (index, (source, name)) in Sources::all().0.iter().enumerate() {
         // naga knows no `enable subgroups`, browsers demand it.
-        let enable = if uses_subgroups(source) {
-            "enable subgroups;\n"
-        } else {
-            ""
-        };
+        let enable = if uses_subgroups(source) { "enable subgroups;\n" } else { "" };
         let file = folder.path().join(format!("{name}.{index}.wgsl"));
         std::fs::write(&file, format!("{enable}{source}")).expect("space");
         files.push(file);
@@ -207,18 +184,12 @@ fn check_files(program: &str, whose: &str, options: &[&str], files: &[PathBuf]) 
 }
 
 fn to_spirv(module: &Module, info: &ModuleInfo) -> Result<Vec<u32>, naga::back::spv::Error> {
-    let options = naga::back::spv::Options {
-        lang_version: (1, 3),
-        ..Default::default()
-    };
+    let options = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
     naga::back::spv::write_vec(module, info, &options, None)
 }
 
 fn to_hlsl(module: &Module, info: &ModuleInfo) -> Result<String, naga::back::hlsl::Error> {
-    let options = naga::back::hlsl::Options {
-        shader_model: naga::back::hlsl::ShaderModel::V6_0,
-        ..Default::default()
-    };
+    let options = naga::back::hlsl::Options { shader_model: naga::back::hlsl::ShaderModel::V6_0, ..Default::default() };
     let (mut text, pipeline) = (String::new(), Default::default());
     let written = naga::back::hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None)?;
     for name in written.entry_point_names {
@@ -228,10 +199,7 @@ fn to_hlsl(module: &Module, info: &ModuleInfo) -> Result<String, naga::back::hls
 }
 
 fn to_msl(module: &Module, info: &ModuleInfo) -> Result<String, naga::back::msl::Error> {
-    let options = naga::back::msl::Options {
-        lang_version: (2, 4),
-        ..Default::default()
-    };
+    let options = naga::back::msl::Options { lang_version: (2, 4), ..Default::default() };
     let (text, written) = naga::back::msl::write_string(module, info, &options, &Default::default())?;
     for name in written.entry_point_names {
         name.expect("bindings are made up");
@@ -243,9 +211,7 @@ fn to_msl(module: &Module, info: &ModuleInfo) -> Result<String, naga::back::msl:
 fn every_file_is_used() {
     let sources = Sources::all();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
-    let files = std::fs::read_dir(folder)
-        .expect("shaders/")
-        .map(|f| f.expect("an entry").path());
+    let files = std::fs::read_dir(folder).expect("shaders/").map(|f| f.expect("an entry").path());
     let unused: BTreeSet<_> = files
         .filter(|file| {
             let text = std::fs::read_to_string(file).expect("a shader is readable");

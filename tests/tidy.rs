@@ -17,12 +17,8 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// (user, used): the arrows allowed within a line.
-const PEERS: &[(&str, &str)] = &[
-    ("model", "checkpoint"),
-    ("data", "tokenizer"),
-    ("train", "generate"),
-    ("plan", "graph"),
-];
+const PEERS: &[(&str, &str)] =
+    &[("model", "checkpoint"), ("data", "tokenizer"), ("train", "generate"), ("plan", "graph")];
 
 /// What every module may use, and itself uses nothing else. `Error` and `Result` are `error`'s, named at the root.
 const BASE: &[&str] = &["error", "rng", "Error", "Result"];
@@ -41,10 +37,7 @@ const UNFINISHED: &[(&str, &str)] = &[
     (concat!("unimpl", "emented!("), "unfinished code"),
     (concat!("db", "g!("), "left over from debugging"),
     (concat!("#[ign", "ore"), "a test that does not run proves nothing"),
-    (
-        concat!("should_", "panic"),
-        "catch the panic and compare its message, or return an error",
-    ),
+    (concat!("should_", "panic"), "catch the panic and compare its message, or return an error"),
     (concat!("FIX", "ME"), "finish it or write it up in docs/"),
     (concat!("TO", "DO"), "finish it or write it up in docs/"),
     (concat!("XX", "X"), "finish it or write it up in docs/"),
@@ -56,11 +49,7 @@ fn arrows_between_layers_point_down() {
     for file in rust_files(&["src"]) {
         let Some(own) = file.top_module() else { continue };
         if !BASE.contains(&own) && rank(own).is_none() {
-            found.push(format!(
-                "{}:1: module `{own}` has no layer: give it one in {}",
-                file.path,
-                file!()
-            ));
+            found.push(format!("{}:1: module `{own}` has no layer: give it one in {}", file.path, file!()));
             continue;
         }
         for (line, used) in root_paths(&lex(&file.text), file.module_depth()) {
@@ -76,41 +65,24 @@ fn arrows_between_layers_point_down() {
 fn only_the_gpu_layer_names_wgpu() {
     let stray = words_outside(&["wgpu"], |path| path.starts_with("src/gpu/") || path == "src/gpu.rs");
     assert_none(
-        stray
-            .into_iter()
-            .map(|at| format!("{at}: only src/gpu/ talks to wgpu; the rest goes through it"))
-            .collect(),
+        stray.into_iter().map(|at| format!("{at}: only src/gpu/ talks to wgpu; the rest goes through it")).collect(),
     );
 }
 
 #[test]
 fn only_the_program_names_its_crates() {
     let stray = words_outside(CLI_CRATES, |path| path.starts_with("src/cli/") || path == "src/main.rs");
-    assert_none(
-        stray
-            .into_iter()
-            .map(|at| format!("{at}: the library builds without it; use crate::Error"))
-            .collect(),
-    );
+    assert_none(stray.into_iter().map(|at| format!("{at}: the library builds without it; use crate::Error")).collect());
 }
 
 #[test]
 fn every_file_says_what_it_is() {
     let mut found = Vec::new();
     for file in rust_files(&["src"]).iter().filter(|f| !f.text.starts_with("//! ")) {
-        found.push(format!(
-            "{}:1: must open with a `//!` docstring: what the module is for",
-            file.path
-        ));
+        found.push(format!("{}:1: must open with a `//!` docstring: what the module is for", file.path));
     }
-    for file in files(&["shaders"], "wgsl")
-        .iter()
-        .filter(|f| !f.text.starts_with("// "))
-    {
-        found.push(format!(
-            "{}:1: must open with a comment: what it computes, how it is parallelised",
-            file.path
-        ));
+    for file in files(&["shaders"], "wgsl").iter().filter(|f| !f.text.starts_with("// ")) {
+        found.push(format!("{}:1: must open with a comment: what it computes, how it is parallelised", file.path));
     }
     assert_none(found);
 }
@@ -118,10 +90,7 @@ fn every_file_says_what_it_is() {
 #[test]
 fn files_stay_short() {
     let mut found = Vec::new();
-    for (files, max) in [
-        (rust_files(&["src"]), MAX_RUST_LINES),
-        (files(&["shaders"], "wgsl"), MAX_SHADER_LINES),
-    ] {
+    for (files, max) in [(rust_files(&["src"]), MAX_RUST_LINES), (files(&["shaders"], "wgsl"), MAX_SHADER_LINES)] {
         for file in files {
             let lines = file.text.lines().count();
             if lines > max {
@@ -154,16 +123,11 @@ fn shaders_are_files_and_every_file_is_used() {
     for file in rust_files(&["src"]) {
         let tokens = lex(&file.text);
         // A macro that joins "shaders/", a name and ".wgsl" makes every literal of that file a possible shader's name.
-        let joins_names = tokens
-            .windows(3)
-            .any(|t| [t[0].text, t[1].text, t[2].text] == ["concat", "!", "("])
+        let joins_names = tokens.windows(3).any(|t| [t[0].text, t[1].text, t[2].text] == ["concat", "!", "("])
             && tokens.iter().any(|t| t.is_string && t.text == ".wgsl");
         for token in tokens.iter().filter(|t| t.is_string) {
             if token.text.contains("@compute") {
-                found.push(format!(
-                    "{}:{}: WGSL in a Rust string: put it in shaders/",
-                    file.path, token.line
-                ));
+                found.push(format!("{}:{}: WGSL in a Rust string: put it in shaders/", file.path, token.line));
             }
             let name = token.text.rsplit('/').next().unwrap_or_default();
             match name.strip_suffix(".wgsl") {
@@ -175,10 +139,7 @@ fn shaders_are_files_and_every_file_is_used() {
     for file in files(&["shaders"], "wgsl") {
         let stem = file.path.trim_start_matches("shaders/").trim_end_matches(".wgsl");
         if !used.contains(stem) {
-            found.push(format!(
-                "{}:1: no Rust file includes it: use it or delete it",
-                file.path
-            ));
+            found.push(format!("{}:1: no Rust file includes it: use it or delete it", file.path));
         }
     }
     assert_none(found);
@@ -199,32 +160,19 @@ use super::super::graph::{Graph};
     let seen: Vec<(usize, String)> = root_paths(&lex(text), 2);
     let names: Vec<&str> = seen.iter().map(|(_, name)| name.as_str()).collect();
     assert_eq!(names, ["error", "plan", "Result", "ops", "model", "graph"]);
-    assert_eq!(
-        seen.iter().map(|(line, _)| *line).collect::<Vec<_>>(),
-        [4, 4, 4, 5, 7, 8]
-    );
+    assert_eq!(seen.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [4, 4, 4, 5, 7, 8]);
 }
 
 #[test]
 fn the_layer_rule_knows_up_from_down() {
-    for (user, used) in [
-        ("cli", "gpu"),
-        ("ops", "graph"),
-        ("model", "rng"),
-        ("plan", "graph"),
-        ("gpu", "error"),
-        ("gpu", "gpu"),
-    ] {
+    for (user, used) in
+        [("cli", "gpu"), ("ops", "graph"), ("model", "rng"), ("plan", "graph"), ("gpu", "error"), ("gpu", "gpu")]
+    {
         assert_eq!(may_use(user, used), Ok(()), "{user} -> {used}");
     }
-    for (user, used) in [
-        ("graph", "plan"),
-        ("graph", "ops"),
-        ("gpu", "rng"),
-        ("data", "model"),
-        ("error", "gpu"),
-        ("ops", "x"),
-    ] {
+    for (user, used) in
+        [("graph", "plan"), ("graph", "ops"), ("gpu", "rng"), ("data", "model"), ("error", "gpu"), ("ops", "x")]
+    {
         assert!(may_use(user, used).is_err(), "{user} -> {used}");
     }
 }
@@ -244,10 +192,7 @@ fn may_use(user: &str, used: &str) -> Result<(), String> {
         return Ok(());
     }
     match (rank(user), rank(used)) {
-        (_, None) => Err(format!(
-            "not a layer: name it by its module's path, or give it a line in {}",
-            file!()
-        )),
+        (_, None) => Err(format!("not a layer: name it by its module's path, or give it a line in {}", file!())),
         (None, _) => Err("a module that everyone uses may use no layer".to_owned()),
         (Some(above), Some(below)) if above < below => Ok(()),
         (Some(above), Some(below)) if above == below => {
@@ -261,10 +206,7 @@ fn may_use(user: &str, used: &str) -> Result<(), String> {
 fn words_outside(words: &[&str], exempt: impl Fn(&str) -> bool) -> Vec<String> {
     let mut found = Vec::new();
     for file in rust_files(&["src"]).iter().filter(|file| !exempt(&file.path)) {
-        for token in lex(&file.text)
-            .iter()
-            .filter(|t| !t.is_string && words.contains(&t.text))
-        {
+        for token in lex(&file.text).iter().filter(|t| !t.is_string && words.contains(&t.text)) {
             found.push(format!("{}:{}: `{}`", file.path, token.line, token.text));
         }
     }
@@ -302,11 +244,7 @@ impl SourceFile {
 
     /// How many times `super` leads from the file's module to the crate's root.
     fn module_depth(&self) -> usize {
-        let inside = self
-            .path
-            .trim_start_matches("src/")
-            .trim_end_matches(".rs")
-            .trim_end_matches("/mod");
+        let inside = self.path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
         inside.split('/').count()
     }
 }
@@ -318,11 +256,7 @@ fn rust_files(folders: &[&str]) -> Vec<SourceFile> {
 /// All files with this extension under these folders of the repository, sorted; a folder may be absent.
 fn files(folders: &[&str], extension: &str) -> Vec<SourceFile> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut waiting: Vec<_> = folders
-        .iter()
-        .map(|folder| root.join(folder))
-        .filter(|folder| folder.exists())
-        .collect();
+    let mut waiting: Vec<_> = folders.iter().map(|folder| root.join(folder)).filter(|folder| folder.exists()).collect();
     let mut found = Vec::new();
     while let Some(folder) = waiting.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
@@ -353,9 +287,7 @@ fn lex(text: &str) -> Vec<Token<'_>> {
     let (mut at, mut line) = (0, 1);
     while let Some(c) = text[at..].chars().next() {
         let rest = &text[at..];
-        let word = rest
-            .find(|c: char| !c.is_alphanumeric() && c != '_')
-            .unwrap_or(rest.len());
+        let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
         let (length, token) = if rest.starts_with("//") {
             (rest.find('\n').unwrap_or(rest.len()), None)
         } else if rest.starts_with("/*") {
@@ -425,9 +357,9 @@ fn string(text: &str) -> Option<(usize, usize, usize)> {
 fn character(text: &str) -> usize {
     let mut chars = text.char_indices().skip(1);
     match (chars.next(), chars.next()) {
-        (Some((_, '\\')), Some((escaped, _))) => text[escaped + 1..]
-            .find('\'')
-            .map_or(text.len(), |close| escaped + close + 2),
+        (Some((_, '\\')), Some((escaped, _))) => {
+            text[escaped + 1..].find('\'').map_or(text.len(), |close| escaped + close + 2)
+        }
         (_, Some((close, '\''))) => close + 1,
         _ => 1,
     }

@@ -24,9 +24,7 @@ struct SentencePieceGolden {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/data/tokenizers")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizers").join(name)
 }
 
 fn open(name: &str) -> Tokenizer {
@@ -35,10 +33,7 @@ fn open(name: &str) -> Tokenizer {
 
 fn golden<T: for<'de> Deserialize<'de>>(name: &str) -> Vec<T> {
     let lines = fs::read_to_string(fixture(name)).unwrap();
-    let rows: Vec<T> = lines
-        .split_terminator('\n')
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let rows: Vec<T> = lines.split_terminator('\n').map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(rows.len() > 50, "{name} has only {} rows", rows.len());
     rows
 }
@@ -74,12 +69,7 @@ fn made_up_ids(count: usize, below: u32) -> Vec<u32> {
 fn t5_json_gives_the_ids_of_hf_tokenizers() {
     let tokenizer = open(T5_JSON);
     for row in golden::<T5Golden>("t5-small.golden_encodings.jsonl") {
-        assert_eq!(
-            tokenizer.encode_with_eos(&row.text).unwrap(),
-            row.hf_tokenizers,
-            "{:?}",
-            row.text
-        );
+        assert_eq!(tokenizer.encode_with_eos(&row.text).unwrap(), row.hf_tokenizers, "{:?}", row.text);
     }
 }
 
@@ -89,23 +79,14 @@ fn t5_spiece_gives_the_ids_of_sentencepiece() {
     for row in golden::<T5Golden>("t5-small.golden_encodings.jsonl") {
         // SentencePiece knows no sentinels; around them both formats agree.
         let expected = row.sentencepiece.unwrap_or(row.hf_tokenizers);
-        assert_eq!(
-            tokenizer.encode_with_eos(&row.text).unwrap(),
-            expected,
-            "{:?}",
-            row.text
-        );
+        assert_eq!(tokenizer.encode_with_eos(&row.text).unwrap(), expected, "{:?}", row.text);
     }
 }
 
 #[test]
 fn other_sentencepiece_models_give_their_ids_and_texts() {
     for name in ["sp_test_model", "byte_fallback"] {
-        let model = if name == "byte_fallback" {
-            "byte_fallback.spiece.model"
-        } else {
-            "sp_test_model.model"
-        };
+        let model = if name == "byte_fallback" { "byte_fallback.spiece.model" } else { "sp_test_model.model" };
         let tokenizer = open(model);
         for row in golden::<SentencePieceGolden>(&format!("{name}.golden_encodings.jsonl")) {
             assert_eq!(tokenizer.encode(&row.text).unwrap(), row.ids, "{name}: {:?}", row.text);
@@ -127,31 +108,13 @@ fn a_long_text_falls_apart_as_in_sentencepiece() {
 fn bytes_are_bytes_plus_three() {
     let tokenizer = Tokenizer::bytes();
     assert_eq!(tokenizer.encode("aé\n").unwrap(), [100, 198, 172, 13]);
-    assert_eq!(
-        tokenizer.encode_with_eos("<extra_id_0>x <extra_id_124>").unwrap(),
-        [259, 123, 35, 383, 1]
-    );
+    assert_eq!(tokenizer.encode_with_eos("<extra_id_0>x <extra_id_124>").unwrap(), [259, 123, 35, 383, 1]);
     // Only sentinels are tokens: a literal end-of-sequence in the data must stay text.
     let literal = "a </s> <pad> <extra_id_125>";
     assert_eq!(tokenizer.encode(literal).unwrap().len(), literal.len());
     assert_eq!(tokenizer.decode(&tokenizer.encode(literal).unwrap()), literal);
-    assert_eq!(
-        (
-            tokenizer.pad(),
-            tokenizer.eos(),
-            tokenizer.unk(),
-            tokenizer.vocab_size()
-        ),
-        (0, 1, 2, 384)
-    );
-    assert_eq!(
-        (
-            tokenizer.n_sentinels(),
-            tokenizer.sentinel(124),
-            tokenizer.sentinel(125)
-        ),
-        (125, Some(383), None)
-    );
+    assert_eq!((tokenizer.pad(), tokenizer.eos(), tokenizer.unk(), tokenizer.vocab_size()), (0, 1, 2, 384));
+    assert_eq!((tokenizer.n_sentinels(), tokenizer.sentinel(124), tokenizer.sentinel(125)), (125, Some(383), None));
     assert!(tokenizer.is_bytes());
 }
 
@@ -160,26 +123,15 @@ fn t5_specials_are_where_t5_has_them() {
     for name in [T5_JSON, T5_SPIECE] {
         let tokenizer = open(name);
         assert_eq!((tokenizer.pad(), tokenizer.eos(), tokenizer.unk()), (0, 1, 2), "{name}");
-        assert_eq!(
-            (tokenizer.vocab_size(), tokenizer.n_sentinels()),
-            (32_100, 100),
-            "{name}"
-        );
-        assert_eq!(
-            (tokenizer.sentinel(0), tokenizer.sentinel(99)),
-            (Some(32_099), Some(32_000)),
-            "{name}"
-        );
+        assert_eq!((tokenizer.vocab_size(), tokenizer.n_sentinels()), (32_100, 100), "{name}");
+        assert_eq!((tokenizer.sentinel(0), tokenizer.sentinel(99)), (Some(32_099), Some(32_000)), "{name}");
         assert_eq!(tokenizer.sentinel(100), None, "{name}");
         assert_eq!(tokenizer.piece(32_099).as_deref(), Some("<extra_id_0>"), "{name}");
         assert_eq!(tokenizer.piece(32_100), None, "{name}");
         assert!(!tokenizer.is_bytes(), "{name}");
     }
     let own = open("byte_fallback.spiece.model");
-    assert_eq!(
-        (own.n_sentinels(), own.sentinel(0)),
-        (3, Some(own.vocab_size() as u32 - 1))
-    );
+    assert_eq!((own.n_sentinels(), own.sentinel(0)), (3, Some(own.vocab_size() as u32 - 1)));
 }
 
 #[test]
@@ -197,35 +149,17 @@ fn decoding_leaves_out_padding_and_shows_what_is_no_text() {
         let mut ids = tokenizer.encode_with_eos("That is good. <extra_id_7> fine").unwrap();
         ids.extend([0, 0]);
         assert_eq!(tokenizer.decode(&ids), "That is good.<extra_id_7> fine", "{name}");
-        assert!(
-            tokenizer
-                .decode(&[2018, 32_100, u32::MAX])
-                .ends_with("\u{fffd}\u{fffd}"),
-            "{name}"
-        );
+        assert!(tokenizer.decode(&[2018, 32_100, u32::MAX]).ends_with("\u{fffd}\u{fffd}"), "{name}");
         assert_eq!(tokenizer.decode(&[]), "", "{name}");
     }
     let bytes = Tokenizer::bytes();
-    assert_eq!(
-        bytes.decode(&[0, 100, 198, 1, 100, 384, u32::MAX]),
-        "a\u{fffd}a\u{fffd}\u{fffd}"
-    );
+    assert_eq!(bytes.decode(&[0, 100, 198, 1, 100, 384, u32::MAX]), "a\u{fffd}a\u{fffd}\u{fffd}");
 }
 
 #[test]
 fn a_stream_says_what_decode_says() {
-    for name in [
-        T5_JSON,
-        T5_SPIECE,
-        "sp_test_model.model",
-        "byte_fallback.spiece.model",
-        "bytes",
-    ] {
-        let tokenizer = if name == "bytes" {
-            Tokenizer::bytes()
-        } else {
-            open(name)
-        };
+    for name in [T5_JSON, T5_SPIECE, "sp_test_model.model", "byte_fallback.spiece.model", "bytes"] {
+        let tokenizer = if name == "bytes" { Tokenizer::bytes() } else { open(name) };
         let text = "  Größe: 😀 naïve <extra_id_3>, 日本語 -- done!  ";
         let ids = tokenizer.encode_with_eos(text).unwrap();
         assert_eq!(streamed(&tokenizer, &ids), tokenizer.decode(&ids), "{name}");
@@ -239,12 +173,7 @@ fn a_stream_says_what_decode_says() {
 fn a_stream_holds_back_half_a_character() {
     let tokenizer = Tokenizer::bytes();
     let mut stream = tokenizer.stream();
-    let pushed: Vec<String> = tokenizer
-        .encode("a😀b")
-        .unwrap()
-        .into_iter()
-        .map(|id| stream.push(id))
-        .collect();
+    let pushed: Vec<String> = tokenizer.encode("a😀b").unwrap().into_iter().map(|id| stream.push(id)).collect();
     assert_eq!(pushed, ["a", "", "", "", "😀", "b"]);
     assert_eq!(stream.push(0xf0 + 3), "");
     assert_eq!(stream.finish(), "\u{fffd}");
@@ -263,11 +192,7 @@ fn a_batch_is_its_texts() {
 fn saved_folders_open_as_the_same_tokenizer() {
     let text = "Ein <extra_id_0> Größe!!!!!!";
     for spec in ["bytes", T5_JSON, T5_SPIECE] {
-        let tokenizer = if spec == "bytes" {
-            Tokenizer::bytes()
-        } else {
-            open(spec)
-        };
+        let tokenizer = if spec == "bytes" { Tokenizer::bytes() } else { open(spec) };
         let dir = scratch(&format!("save-{spec}"));
         tokenizer.save(&dir.join("first")).unwrap();
         let again = Tokenizer::from_dir(&dir.join("first")).unwrap();
@@ -287,15 +212,9 @@ fn saved_folders_open_as_the_same_tokenizer() {
 fn files_are_saved_verbatim() {
     let dir = scratch("verbatim");
     open(T5_JSON).save(&dir).unwrap();
-    assert_eq!(
-        fs::read(dir.join("tokenizer.json")).unwrap(),
-        fs::read(fixture(T5_JSON)).unwrap()
-    );
+    assert_eq!(fs::read(dir.join("tokenizer.json")).unwrap(), fs::read(fixture(T5_JSON)).unwrap());
     open(T5_SPIECE).save(&dir).unwrap();
-    assert_eq!(
-        fs::read(dir.join("spiece.model")).unwrap(),
-        fs::read(fixture(T5_SPIECE)).unwrap()
-    );
+    assert_eq!(fs::read(dir.join("spiece.model")).unwrap(), fs::read(fixture(T5_SPIECE)).unwrap());
     fs::remove_dir_all(dir).unwrap();
 }
 
@@ -308,10 +227,7 @@ fn a_folder_sets_the_number_of_sentinels() {
     };
     let byt5 = r#""tokenizer_class": "ByT5Tokenizer""#;
     assert_eq!(n_sentinels(&format!("{{{byt5}}}")), 125);
-    assert_eq!(
-        n_sentinels(&format!("{{{byt5}, \"extra_ids\": 7, \"pad_token\": null}}")),
-        7
-    );
+    assert_eq!(n_sentinels(&format!("{{{byt5}, \"extra_ids\": 7, \"pad_token\": null}}")), 7);
     // As transformers 5 saves it.
     let listed = r#""extra_ids": 0, "extra_special_tokens": ["<extra_id_0>", {"content": "<extra_id_1>"}, "<other>"]"#;
     assert_eq!(n_sentinels(&format!("{{{byt5}, {listed}}}")), 2);
@@ -319,11 +235,7 @@ fn a_folder_sets_the_number_of_sentinels() {
     assert_eq!(n_sentinels("{\"extra_ids\": 5}"), 5);
     assert_eq!(Tokenizer::from_dir(&dir).unwrap().sentinel(0), Some(32_004));
     assert_eq!(n_sentinels("{}"), 100);
-    fs::copy(
-        fixture("t5-small.tokenizer_config.json"),
-        dir.join("tokenizer_config.json"),
-    )
-    .unwrap();
+    fs::copy(fixture("t5-small.tokenizer_config.json"), dir.join("tokenizer_config.json")).unwrap();
     assert_eq!(Tokenizer::from_dir(&dir).unwrap().n_sentinels(), 100);
     fs::remove_dir_all(dir).unwrap();
 }
@@ -354,10 +266,7 @@ fn damaged_and_missing_files_are_named() {
     for at in [1, 2, 1000, spiece.len() / 2, spiece.len() - 1] {
         // A cut between two messages is seen by what is missing, any other by the decoder.
         let text = message(&write("cut.model", &spiece[..at]));
-        assert!(
-            text.contains("cut.model") && text.contains("not a usable"),
-            "{at}: {text}"
-        );
+        assert!(text.contains("cut.model") && text.contains("not a usable"), "{at}: {text}");
     }
     write("tokenizer_config.json", b"{\n\"extra_ids\": -1}");
     assert!(message(&dir).contains("tokenizer_config.json:2"));
@@ -373,10 +282,7 @@ fn a_damaged_model_that_still_opens_does_not_panic() {
     let at = made_up_ids(200, spiece.len() as u32);
     for (round, at) in at.into_iter().enumerate() {
         let mut bytes = spiece.clone();
-        bytes[at as usize..]
-            .iter_mut()
-            .take(64)
-            .for_each(|byte| *byte ^= 0x55 ^ round as u8);
+        bytes[at as usize..].iter_mut().take(64).for_each(|byte| *byte ^= 0x55 ^ round as u8);
         fs::write(dir.join("spiece.model"), bytes).unwrap();
         if let Ok(tokenizer) = Tokenizer::from_dir(&dir) {
             let ids = tokenizer.encode("Das is\u{300} a ﬁne <extra_id_3> 日本語 ½!").unwrap();

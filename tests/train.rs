@@ -28,10 +28,7 @@ fn config(tied: bool) -> T5Config {
 }
 
 fn pairs(file: &Path) -> Settings {
-    let mut settings = Settings::new(Task::Pairs {
-        file: file.to_owned(),
-        options: PairOptions::default(),
-    });
+    let mut settings = Settings::new(Task::Pairs { file: file.to_owned(), options: PairOptions::default() });
     settings.log_every = 1;
     settings
 }
@@ -63,37 +60,17 @@ fn run(trainer: &mut Trainer, stop_after: u64) -> t5_wgpu::Result<(Outcome, Vec<
 #[test]
 fn a_resumed_run_equals_an_undisturbed_one() {
     let (gpu, scratch) = (gpu(), Scratch::new("train-resume"));
-    let text = scratch.file(
-        "text.txt",
-        "The quick brown fox jumps over the lazy dog. "
-            .repeat(60)
-            .replace(". ", ".\n"),
-    );
+    let text =
+        scratch.file("text.txt", "The quick brown fox jumps over the lazy dog. ".repeat(60).replace(". ", ".\n"));
     let mut by_pairs = pairs(&scratch.pairs(50));
     by_pairs.held_out = HeldOut::Share(0.2);
     let objective = SpanCorruption::default();
-    let mut by_text = Settings {
-        task: Task::Text {
-            files: vec![text],
-            seq_len: 32,
-            objective,
-        },
-        ..by_pairs.clone()
-    };
+    let mut by_text = Settings { task: Task::Text { files: vec![text], seq_len: 32, objective }, ..by_pairs.clone() };
     by_text.optimizer = "adafactor".parse().unwrap();
     for (name, settings) in [("pairs", by_pairs), ("text", by_text)] {
-        let settings = Settings {
-            steps: 12,
-            batch_size: 4,
-            accumulate: 2,
-            dropout: 0.1,
-            eval_every: Some(3),
-            ..settings
-        };
-        let (whole, parts) = (
-            scratch.path(&format!("{name}-whole")),
-            scratch.path(&format!("{name}-parts")),
-        );
+        let settings =
+            Settings { steps: 12, batch_size: 4, accumulate: 2, dropout: 0.1, eval_every: Some(3), ..settings };
+        let (whole, parts) = (scratch.path(&format!("{name}-whole")), scratch.path(&format!("{name}-parts")));
         let (outcome, _) = run(&mut trainer(&gpu, settings.clone(), true, &whole).unwrap(), 100).unwrap();
         assert_eq!(outcome, Outcome::Finished);
         let (outcome, _) = run(&mut trainer(&gpu, settings, true, &parts).unwrap(), 7).unwrap();
@@ -102,10 +79,7 @@ fn a_resumed_run_equals_an_undisturbed_one() {
         assert_eq!(state.step, 7);
         let mut resumed = Trainer::resume(&gpu, state, &parts).unwrap();
         assert_eq!(run(&mut resumed, 100).unwrap().0, Outcome::Finished);
-        assert!(
-            weights_and_moments(&whole) == weights_and_moments(&parts),
-            "{name}: not bit for bit"
-        );
+        assert!(weights_and_moments(&whole) == weights_and_moments(&parts), "{name}: not bit for bit");
         let best = |out: &Path| fs::read(out.join("best/model.safetensors")).unwrap();
         assert!(best(&whole) == best(&parts), "{name}: another best");
         for out in [whole, parts] {
@@ -118,11 +92,7 @@ fn a_resumed_run_equals_an_undisturbed_one() {
 #[test]
 fn changed_data_do_not_resume() {
     let (gpu, scratch) = (gpu(), Scratch::new("train-changed"));
-    let settings = Settings {
-        steps: 4,
-        batch_size: 4,
-        ..pairs(&scratch.pairs(20))
-    };
+    let settings = Settings { steps: 4, batch_size: 4, ..pairs(&scratch.pairs(20)) };
     let out = scratch.path("run");
     run(&mut trainer(&gpu, settings, true, &out).unwrap(), 2).unwrap();
     scratch.pairs(21);
@@ -155,21 +125,13 @@ fn a_small_set_is_learnt_by_heart() {
 fn the_first_loss_is_that_of_random_logits() {
     let (gpu, scratch) = (gpu(), Scratch::new("train-first"));
     let mut rng = Rng::new(0, Purpose::Examples, &[]);
-    let mut word = || {
-        (0..20)
-            .map(|_| char::from(33 + rng.below(90) as u8))
-            .collect::<String>()
-    };
+    let mut word = || (0..20).map(|_| char::from(33 + rng.below(90) as u8)).collect::<String>();
     let random: String = (0..64).map(|_| format!("{}\t{}\n", word(), word())).collect();
     let random = scratch.file("random.tsv", random);
     // Logits of variance 1.
     let expected = 384f64.ln() + 0.5;
     for tied in [false, true] {
-        let settings = Settings {
-            steps: 1,
-            batch_size: 64,
-            ..pairs(&random)
-        };
+        let settings = Settings { steps: 1, batch_size: 64, ..pairs(&random) };
         let out = scratch.path(&format!("run-{tied}"));
         let loss = run(&mut trainer(&gpu, settings, tied, &out).unwrap(), 9).unwrap().1[0].loss;
         eprintln!("tied {tied}: first loss {loss:.3}, ln V + 1/2 = {expected:.3}");
@@ -183,12 +145,7 @@ fn accumulated_gradients_equal_those_of_one_batch() {
     let file = scratch.pairs(8);
     // With 8 examples, both see all of them in the first step.
     let gradients = |batch_size, accumulate| {
-        let settings = Settings {
-            steps: 1,
-            batch_size,
-            accumulate,
-            ..pairs(&file)
-        };
+        let settings = Settings { steps: 1, batch_size, accumulate, ..pairs(&file) };
         let out = scratch.path(&format!("run-{batch_size}"));
         let mut trainer = trainer(&gpu, settings, true, &out).unwrap();
         let line = run(&mut trainer, 9).unwrap().1[0];
@@ -202,26 +159,14 @@ fn accumulated_gradients_equal_those_of_one_batch() {
     let off = norm(&mut whole.iter().zip(&parts).map(|(a, b)| f64::from(a - b)));
     let size = norm(&mut whole.iter().map(|&a| f64::from(a)));
     assert!(size > 0.0 && off < 1e-5 * size, "{off} of {size}");
-    assert!(
-        (one.loss - two.loss).abs() < 1e-5 * one.loss,
-        "{} {}",
-        one.loss,
-        two.loss
-    );
+    assert!((one.loss - two.loss).abs() < 1e-5 * one.loss, "{} {}", one.loss, two.loss);
 }
 
 #[test]
 fn span_corruption_learns() {
     let (gpu, scratch) = (gpu(), Scratch::new("train-text"));
-    let text = scratch.file(
-        "text.txt",
-        "the cat sat on the mat and the dog sat on the log\n".repeat(100),
-    );
-    let task = Task::Text {
-        files: vec![text],
-        seq_len: 48,
-        objective: SpanCorruption::default(),
-    };
+    let text = scratch.file("text.txt", "the cat sat on the mat and the dog sat on the log\n".repeat(100));
+    let task = Task::Text { files: vec![text], seq_len: 48, objective: SpanCorruption::default() };
     let settings = Settings {
         steps: 120,
         batch_size: 8,
@@ -251,12 +196,7 @@ fn answers_are_scored_against_all_references() {
     let (gpu, scratch) = (gpu(), Scratch::new("train-answers"));
     // Two words, one of them with two pronunciations: a right answer and a wrong one of two units.
     let file = scratch.file("p.tsv", "read\tR EH D\nlive\tL IH V\nread\tR IY D\nlive\tL AY V\n");
-    let settings = Settings {
-        steps: 2,
-        batch_size: 2,
-        held_out: HeldOut::File(file.clone()),
-        ..pairs(&file)
-    };
+    let settings = Settings { steps: 2, batch_size: 2, held_out: HeldOut::File(file.clone()), ..pairs(&file) };
     let mut parrot = Parrot(Tokenizer::bytes().encode_with_eos("R IY D").unwrap());
     let mut scores = Vec::new();
     let mut trainer = trainer(&gpu, settings, true, &scratch.path("run")).unwrap();
@@ -279,24 +219,12 @@ fn answers_are_scored_against_all_references() {
 #[test]
 fn numbers_that_are_none_end_the_run() {
     let (gpu, scratch) = (gpu(), Scratch::new("train-nan"));
-    let settings = Settings {
-        steps: 50,
-        batch_size: 4,
-        ..pairs(&scratch.pairs(8))
-    };
+    let settings = Settings { steps: 50, batch_size: 4, ..pairs(&scratch.pairs(8)) };
     // The z-loss overflows in the gradient, not in the loss that is reported.
-    let skipping = Settings {
-        z_loss: 3e38,
-        ..settings.clone()
-    };
+    let skipping = Settings { z_loss: 3e38, ..settings.clone() };
     let out = scratch.path("skipping");
-    let error = run(&mut trainer(&gpu, skipping, true, &out).unwrap(), 100)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("step 20: the gradient was not finite for 20 steps"),
-        "{error}"
-    );
+    let error = run(&mut trainer(&gpu, skipping, true, &out).unwrap(), 100).unwrap_err().to_string();
+    assert!(error.contains("step 20: the gradient was not finite for 20 steps"), "{error}");
     assert_eq!(logged_steps(&out, "warning"), (1..20).collect::<Vec<_>>());
     let broken = Model::init(&gpu, config(true), 0).unwrap();
     for arena in &broken.params {
@@ -305,10 +233,7 @@ fn numbers_that_are_none_end_the_run() {
     let out = scratch.path("broken");
     let mut trainer = Trainer::create(broken, Tokenizer::bytes(), settings, &out, false).unwrap();
     let error = run(&mut trainer, 100).unwrap_err().to_string();
-    assert!(
-        error.starts_with("step 1: the loss is NaN") && error.contains("--lr"),
-        "{error}"
-    );
+    assert!(error.starts_with("step 1: the loss is NaN") && error.contains("--lr"), "{error}");
     assert!(!out.join("last").exists());
 }
 
@@ -316,15 +241,11 @@ fn numbers_that_are_none_end_the_run() {
 fn held_out_sources_are_not_trained_on() {
     let scratch = Scratch::new("train-split");
     let text: String = (0..60).map(|i| format!("word {}\tanswer {i}\n", i % 20)).collect();
-    let settings = Settings {
-        held_out: HeldOut::Share(0.25),
-        ..pairs(&scratch.file("p.tsv", text))
-    };
+    let settings = Settings { held_out: HeldOut::Share(0.25), ..pairs(&scratch.file("p.tsv", text)) };
     let opened = Examples::open(&settings, &Tokenizer::bytes()).unwrap();
     let sources = |examples: &Examples| {
         let all = 0..examples.len_per_epoch();
-        all.map(|i| examples.example(0, i).unwrap().source)
-            .collect::<std::collections::BTreeSet<_>>()
+        all.map(|i| examples.example(0, i).unwrap().source).collect::<std::collections::BTreeSet<_>>()
     };
     let (training, held_out) = (sources(&opened.training), sources(&opened.held_out.unwrap()));
     assert_eq!((training.len(), held_out.len()), (15, 5));

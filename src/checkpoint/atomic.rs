@@ -33,10 +33,7 @@ impl AtomicDir {
     pub fn begin(final_path: impl AsRef<Path>) -> Result<AtomicDir> {
         let final_path = final_path.as_ref();
         let Some(places) = Places::beside(final_path) else {
-            let what = format!(
-                "\"{}\" has no name of its own; name a folder inside of it",
-                final_path.display()
-            );
+            let what = format!("\"{}\" has no name of its own; name a folder inside of it", final_path.display());
             return Err(Error::Input(what));
         };
         fs::create_dir_all(&places.parent).map_err(Error::io("create", &places.parent))?;
@@ -45,19 +42,12 @@ impl AtomicDir {
         places.recover()?;
         places.refuse_foreign_folder()?;
         if try_lock_folder(&places.partial).is_err() {
-            return Err(Error::file(
-                &places.partial,
-                "another process is writing here; choose another folder",
-            ));
+            return Err(Error::file(&places.partial, "another process is writing here; choose another folder"));
         }
         remove_tree(&places.partial)?;
         fs::create_dir(&places.partial).map_err(Error::io("create", &places.partial))?;
         let lock = try_lock_folder(&places.partial).ok().flatten();
-        Ok(AtomicDir {
-            places,
-            committed: false,
-            _lock: lock,
-        })
+        Ok(AtomicDir { places, committed: false, _lock: lock })
     }
 
     /// Where to write the new folder's files.
@@ -133,13 +123,7 @@ impl Places {
         };
         let (partial, new, old) = (sibling(".partial"), sibling(".new"), sibling(".old"));
         let last = parent.join(name);
-        Some(Places {
-            parent,
-            partial,
-            new,
-            old,
-            last,
-        })
+        Some(Places { parent, partial, new, old, last })
     }
 
     fn refuse_foreign_folder(&self) -> Result<()> {
@@ -242,9 +226,7 @@ fn remove_tree(path: &Path) -> Result<()> {
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create(path).map_err(Error::io("create", path))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(Error::io("write", path))
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io("write", path))
 }
 
 fn sync_tree(folder: &Path) -> Result<()> {
@@ -256,10 +238,7 @@ fn sync_tree(folder: &Path) -> Result<()> {
             sync_tree(&path)?;
         } else if kind.is_file() {
             // Windows syncs only what is open for writing.
-            let file = File::options()
-                .append(true)
-                .open(&path)
-                .map_err(Error::io("write", &path))?;
+            let file = File::options().append(true).open(&path).map_err(Error::io("write", &path))?;
             file.sync_all().map_err(Error::io("write", &path))?;
         }
     }

@@ -29,10 +29,7 @@ impl Weights {
         let single = dir.join("model.safetensors");
         let index = dir.join("model.safetensors.index.json");
         if single.exists() {
-            Ok(Weights {
-                path: dir.to_path_buf(),
-                ..Weights::open_file(&single)?
-            })
+            Ok(Weights { path: dir.to_path_buf(), ..Weights::open_file(&single)? })
         } else if index.exists() {
             Weights::open_shards(dir, &index)
         } else {
@@ -45,11 +42,7 @@ impl Weights {
         let path = path.as_ref();
         let file = MappedFile::open(path)?;
         let tensors = file.tensors(0)?;
-        Ok(Weights {
-            files: vec![file],
-            tensors,
-            path: path.to_path_buf(),
-        })
+        Ok(Weights { files: vec![file], tensors, path: path.to_path_buf() })
     }
 
     /// All names, sorted.
@@ -78,10 +71,7 @@ impl Weights {
             other => {
                 let what = "only F32, F16, BF16 and F64 can be read; convert the checkpoint (quantized weights must be \
                             dequantized first)";
-                return Err(Error::file(
-                    &file.path,
-                    format!("tensor {name} is stored as {other}; {what}"),
-                ));
+                return Err(Error::file(&file.path, format!("tensor {name} is stored as {other}; {what}")));
             }
         };
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
@@ -115,11 +105,7 @@ impl Weights {
     /// Tensors of the file that are not `expected`, sorted. Leaves out what old T5 files are known to carry in vain:
     /// copies of the embedding and a bias table for cross-attention, which has no position bias.
     pub fn unused<'a>(&self, expected: impl IntoIterator<Item = &'a str>) -> Vec<&str> {
-        let expected: BTreeSet<&str> = expected
-            .into_iter()
-            .chain(EMBEDDINGS)
-            .chain([CROSS_ATTENTION_BIAS])
-            .collect();
+        let expected: BTreeSet<&str> = expected.into_iter().chain(EMBEDDINGS).chain([CROSS_ATTENTION_BIAS]).collect();
         self.names().filter(|name| !expected.contains(name)).collect()
     }
 
@@ -128,36 +114,22 @@ impl Weights {
         let index: ShardIndex = serde_json::from_str(&text)
             .map_err(|e| Error::line(index_path, e.line(), format!("not an index of safetensors shards: {e}")))?;
         let shards: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
-        let mut weights = Weights {
-            files: Vec::new(),
-            tensors: BTreeMap::new(),
-            path: dir.to_path_buf(),
-        };
+        let mut weights = Weights { files: Vec::new(), tensors: BTreeMap::new(), path: dir.to_path_buf() };
         for shard in shards {
             // A hostile index must not make us open files elsewhere.
             let mut components = Path::new(shard).components();
-            if !matches!(
-                (components.next(), components.next()),
-                (Some(Component::Normal(_)), None)
-            ) {
+            if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
                 let what = format!("shard \"{shard}\" lies outside of this folder; refusing to read it");
                 return Err(Error::file(index_path, what));
             }
             let path = dir.join(shard);
             if !path.exists() {
-                let what = format!(
-                    "shard {shard} is missing from {}; download the model again",
-                    dir.display()
-                );
+                let what = format!("shard {shard} is missing from {}; download the model again", dir.display());
                 return Err(Error::file(index_path, what));
             }
             let file = MappedFile::open(&path)?;
             let wanted = |name: &String| index.weight_map.get(name).is_some_and(|home| home == shard);
-            weights.tensors.extend(
-                file.tensors(weights.files.len())?
-                    .into_iter()
-                    .filter(|(name, _)| wanted(name)),
-            );
+            weights.tensors.extend(file.tensors(weights.files.len())?.into_iter().filter(|(name, _)| wanted(name)));
             weights.files.push(file);
         }
         match index.weight_map.iter().find(|(name, _)| !weights.contains(name)) {
@@ -189,11 +161,7 @@ impl Weights {
     }
 }
 
-const EMBEDDINGS: [&str; 3] = [
-    "shared.weight",
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-];
+const EMBEDDINGS: [&str; 3] = ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
 const CROSS_ATTENTION_BIAS: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
 
 #[derive(Debug)]
@@ -221,19 +189,13 @@ impl MappedFile {
         // SAFETY: the mapping is read-only. A file that another program changes meanwhile would yield changed numbers, or
         // a signal if it shrinks; this program never writes into an existing weights file, it replaces it by a rename.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        Ok(MappedFile {
-            path: path.to_path_buf(),
-            map,
-        })
+        Ok(MappedFile { path: path.to_path_buf(), map })
     }
 
     fn tensors(&self, file: usize) -> Result<BTreeMap<String, Tensor>> {
         let (header_len, metadata) = SafeTensors::read_metadata(&self.map).map_err(|e| {
             let what = "not a complete safetensors file";
-            Error::file(
-                &self.path,
-                format!("{what}: {e} (an interrupted download? fetch or copy it again)"),
-            )
+            Error::file(&self.path, format!("{what}: {e} (an interrupted download? fetch or copy it again)"))
         })?;
         let data_start = size_of::<u64>() + header_len;
         let tensor = |info: &safetensors::tensor::TensorInfo| Tensor {
@@ -242,11 +204,7 @@ impl MappedFile {
             shape: info.shape.clone(),
             range: data_start + info.data_offsets.0..data_start + info.data_offsets.1,
         };
-        Ok(metadata
-            .tensors()
-            .into_iter()
-            .map(|(name, info)| (name, tensor(info)))
-            .collect())
+        Ok(metadata.tensors().into_iter().map(|(name, info)| (name, tensor(info))).collect())
     }
 
     fn data(&self, tensor: &Tensor) -> &[u8] {
@@ -271,28 +229,17 @@ fn no_weights(dir: &Path) -> Error {
     match fs::metadata(dir) {
         Err(source) => return Error::io("open", dir)(source),
         Ok(metadata) if !metadata.is_dir() => {
-            return Error::file(
-                dir,
-                "not a folder; name the folder that holds config.json and model.safetensors",
-            );
+            return Error::file(dir, "not a folder; name the folder that holds config.json and model.safetensors");
         }
         Ok(_) => {}
     }
-    let others = [
-        "pytorch_model.bin",
-        "pytorch_model.bin.index.json",
-        "tf_model.h5",
-        "flax_model.msgpack",
-        "model.ckpt.index",
-    ];
+    let others =
+        ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack", "model.ckpt.index"];
     match others.into_iter().find(|name| dir.join(name).exists()) {
         Some(name) => {
             let convert = "python -c \"from transformers import AutoModelForSeq2SeqLM as M; \
                            M.from_pretrained('IN').save_pretrained('OUT', safe_serialization=True)\"";
-            Error::file(
-                dir,
-                format!("has {name}, but only safetensors can be read; convert it once with: {convert}"),
-            )
+            Error::file(dir, format!("has {name}, but only safetensors can be read; convert it once with: {convert}"))
         }
         None => Error::file(dir, "holds neither model.safetensors nor model.safetensors.index.json"),
     }

@@ -30,17 +30,12 @@ pub fn write_model(
     shapes: &[(String, Vec<usize>)],
     mut values: impl FnMut(&str) -> Result<Vec<f32>>,
 ) -> Result<()> {
-    let entries = shapes
-        .iter()
-        .map(|(name, shape)| (name.as_str(), Dtype::F32, shape.as_slice()))
-        .collect();
+    let entries = shapes.iter().map(|(name, shape)| (name.as_str(), Dtype::F32, shape.as_slice())).collect();
     write_file(path.as_ref(), entries, |name, file| {
         let values = values(name)?;
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             let what = format!("parameter {name} is {} at element {at}; not saving it", values[at]);
-            return Err(Error::Numeric(format!(
-                "{what} (training diverged: lower the learning rate)"
-            )));
+            return Err(Error::Numeric(format!("{what} (training diverged: lower the learning rate)")));
         }
         for chunk in values.chunks(CHUNK) {
             let bytes: Vec<u8> = chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -56,10 +51,7 @@ pub fn write_model(
 /// If a name comes twice, or a tensor's bytes do not fit its type and shape.
 pub fn write_tensors(path: impl AsRef<Path>, tensors: &[RawTensor]) -> Result<()> {
     let by_name: HashMap<&str, &[u8]> = tensors.iter().map(|tensor| (tensor.name, tensor.bytes)).collect();
-    let entries = tensors
-        .iter()
-        .map(|tensor| (tensor.name, tensor.dtype, tensor.shape))
-        .collect();
+    let entries = tensors.iter().map(|tensor| (tensor.name, tensor.dtype, tensor.shape)).collect();
     write_file(path.as_ref(), entries, |name, file| file.write(by_name[name]))
 }
 
@@ -89,20 +81,13 @@ fn write_file(
     entries.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
     let header = header(&entries);
     let file = File::create(path).map_err(Error::io("create", path))?;
-    let mut output = Output {
-        path,
-        file: BufWriter::with_capacity(1 << 20, file),
-        written: 0,
-    };
+    let mut output = Output { path, file: BufWriter::with_capacity(1 << 20, file), written: 0 };
     output.write(&(header.len() as u64).to_le_bytes())?;
     output.write(&header)?;
     for &(name, dtype, shape) in &entries {
         let end = output.written + byte_len(dtype, shape);
         write_data(name, &mut output)?;
-        assert_eq!(
-            output.written, end,
-            "tensor {name} {dtype} {shape:?}: data of another length"
-        );
+        assert_eq!(output.written, end, "tensor {name} {dtype} {shape:?}: data of another length");
     }
     output.file.flush().map_err(Error::io("write", path))?;
     output.file.get_ref().sync_all().map_err(Error::io("write", path))
@@ -115,21 +100,12 @@ fn header(entries: &[(&str, Dtype, &[usize])]) -> Vec<u8> {
         assert!(names.insert(name), "tensor {name} comes twice");
         let start = offset;
         offset += byte_len(dtype, shape);
-        (
-            name.to_owned(),
-            TensorInfo {
-                dtype,
-                shape: shape.to_vec(),
-                data_offsets: (start, offset),
-            },
-        )
+        (name.to_owned(), TensorInfo { dtype, shape: shape.to_vec(), data_offsets: (start, offset) })
     });
     // transformers refuses files whose metadata lacks the format.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let header = Metadata::new(Some(format), infos.collect()).map(|metadata| serde_json::to_vec(&metadata));
-    let Ok(Ok(mut header)) = header else {
-        panic!("offsets computed here are contiguous")
-    };
+    let Ok(Ok(mut header)) = header else { panic!("offsets computed here are contiguous") };
     header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
     header
 }

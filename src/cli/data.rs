@@ -32,21 +32,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Set::Cmudict { dict, out } => {
             let words = CmuDict::open(&dict).context("reading the pronouncing dictionary")?;
             let written = words.write_tsv(&out)?;
-            println!(
-                "{}: {} words, one line each",
-                written.train.display(),
-                written.train_words
-            );
+            println!("{}: {} words, one line each", written.train.display(), written.train_words);
             println!(
                 "{}: {} words, {} lines (a line for each pronunciation)",
                 written.dev.display(),
                 written.dev_words,
                 written.dev_lines
             );
-            println!(
-                "{} lines with words of other characters than a-z ' . - were left out",
-                words.skipped
-            );
+            println!("{} lines with words of other characters than a-z ' . - were left out", words.skipped);
             Ok(())
         }
     }

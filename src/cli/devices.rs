@@ -38,10 +38,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn print(report: &AdapterReport) {
     let caps = &report.caps;
     let mark = if report.default { "*" } else { " " };
-    println!(
-        "{mark} {}: {} ({}, {})",
-        report.index, caps.name, caps.kind, caps.backend
-    );
+    println!("{mark} {}: {} ({}, {})", report.index, caps.name, caps.kind, caps.backend);
     println!("     driver        {} {}", caps.driver, caps.driver_info);
     let subgroup = match caps.subgroup {
         Some((min, max)) if min == max => format!("subgroups of {min}"),
@@ -49,11 +46,7 @@ fn print(report: &AdapterReport) {
         None => "no subgroups".into(),
     };
     let has = |yes: bool, what: &str| format!("{}{what}", if yes { "" } else { "no " });
-    println!(
-        "     features      {subgroup}, {}, {}",
-        has(caps.timestamps, "timestamps"),
-        has(caps.f16, "shader f16")
-    );
+    println!("     features      {subgroup}, {}, {}", has(caps.timestamps, "timestamps"), has(caps.f16, "shader f16"));
     println!(
         "     limits        {} MiB a binding, {} MiB a buffer, {} storage buffers a shader",
         caps.max_binding >> 20,
@@ -66,11 +59,7 @@ fn print(report: &AdapterReport) {
         caps.max_workgroup_bytes >> 10
     );
     let subgroup_matmul = caps.is_cpu() && matches!(caps.fixed_subgroup(), Some(4 | 8));
-    let matmul = if subgroup_matmul {
-        "subgroup outer products"
-    } else {
-        "register tiles"
-    };
+    let matmul = if subgroup_matmul { "subgroup outer products" } else { "register tiles" };
     println!("     engine uses   matmul by {matmul}");
     if let Some(lack) = &report.unusable {
         println!("     NOT USABLE    {lack}");

@@ -107,13 +107,7 @@ fn generate(args: &Args) -> Result<()> {
         limit: Some(tokenizer.vocab_size()),
         first_source: 0,
     };
-    let mut program = Program {
-        args,
-        tokenizer,
-        generator: Generator::new(model),
-        options,
-        totals: Totals::default(),
-    };
+    let mut program = Program { args, tokenizer, generator: Generator::new(model), options, totals: Totals::default() };
     // At a terminal each line is answered at once; otherwise enough are taken to sort them by length.
     let window = if sources.interactive { 1 } else { 16 * args.batch };
     loop {
@@ -158,9 +152,7 @@ impl Program<'_> {
     fn answer(&mut self, texts: &[Source], stream: bool) -> Result<()> {
         let encode = |source: &Source| {
             let text = format!("{}{}", self.args.prefix, source.text);
-            self.tokenizer
-                .encode_with_eos(&text)
-                .with_context(|| source.place.clone())
+            self.tokenizer.encode_with_eos(&text).with_context(|| source.place.clone())
         };
         let ids: Vec<Vec<u32>> = texts.iter().map(encode).collect::<Result<_>>()?;
         let mut out = io::stdout().lock();
@@ -174,11 +166,7 @@ impl Program<'_> {
                 let piece: String = new.iter().map(|&id| shown.push(id)).collect();
                 written = write!(out, "{}", one_line(&piece)).and_then(|()| out.flush());
             }
-            if written.is_ok() {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            }
+            if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
         let made = pollster::block_on(self.generator.generate(&ids, &self.options, &mut on_tokens))?;
         written?;
@@ -312,9 +300,7 @@ impl Sources<'_> {
 /// The next line without its end; `place` names it in messages.
 fn read_line(lines: &mut dyn BufRead, place: &str) -> Result<Option<String>> {
     let mut bytes = Vec::new();
-    let read = lines
-        .read_until(b'\n', &mut bytes)
-        .with_context(|| format!("cannot read {place}"))?;
+    let read = lines.read_until(b'\n', &mut bytes).with_context(|| format!("cannot read {place}"))?;
     if read == 0 {
         return Ok(None);
     }

@@ -44,10 +44,7 @@ pub struct GpuArgs {
 impl GpuArgs {
     /// Opens the adapter and says on standard error which it is.
     pub fn open(&self, quiet: bool) -> t5_wgpu::Result<Gpu> {
-        let options = GpuOptions {
-            adapter: self.adapter.clone(),
-            ..GpuOptions::from_env()
-        };
+        let options = GpuOptions { adapter: self.adapter.clone(), ..GpuOptions::from_env() };
         let gpu = pollster::block_on(Gpu::open(&options))?;
         let caps = gpu.caps();
         if !quiet {

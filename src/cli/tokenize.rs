@@ -53,13 +53,7 @@ pub fn run(args: Args) -> Result<()> {
         convert(&args, &tokenizer, "argument", lines.as_bytes(), &mut out)
     } else if let Some(path) = &args.file {
         let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        convert(
-            &args,
-            &tokenizer,
-            &path.display().to_string(),
-            BufReader::new(file),
-            &mut out,
-        )
+        convert(&args, &tokenizer, &path.display().to_string(), BufReader::new(file), &mut out)
     } else {
         convert(&args, &tokenizer, "stdin", io::stdin().lock(), &mut out)
     };
@@ -80,20 +74,13 @@ fn convert(
     let mut bytes = Vec::new();
     for number in 1.. {
         bytes.clear();
-        if input
-            .read_until(b'\n', &mut bytes)
-            .with_context(|| format!("cannot read {source}:{number}"))?
-            == 0
-        {
+        if input.read_until(b'\n', &mut bytes).with_context(|| format!("cannot read {source}:{number}"))? == 0 {
             break;
         }
         let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let line = str::from_utf8(line).map_err(|e| {
-            let place = format!(
-                "{source}:{number}: not UTF-8 at byte {} of the line",
-                e.valid_up_to() + 1
-            );
+            let place = format!("{source}:{number}: not UTF-8 at byte {} of the line", e.valid_up_to() + 1);
             anyhow::anyhow!("{place}; convert the text first, e.g. `iconv -f latin1 -t utf-8`")
         })?;
         let output = convert_line(args, tokenizer, line).with_context(|| format!("{source}:{number}"))?;
@@ -110,22 +97,15 @@ fn convert_line(args: &Args, tokenizer: &Tokenizer, line: &str) -> Result<String
     if args.json {
         return Ok(serde_json::to_string(&ids)?);
     }
-    let shown = ids
-        .iter()
-        .map(|&id| format!("{}:{id}", tokenizer.piece(id).unwrap_or_default()));
+    let shown = ids.iter().map(|&id| format!("{}:{id}", tokenizer.piece(id).unwrap_or_default()));
     Ok(shown.collect::<Vec<_>>().join(" "))
 }
 
 /// `[1, 2, 3]`, `1 2 3` or `1,2,3`.
 fn parse_ids(line: &str) -> Result<Vec<u32>> {
     let line = line.trim();
-    let list = line
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(line);
-    let words = list
-        .split(|c: char| c.is_whitespace() || c == ',')
-        .filter(|word| !word.is_empty());
+    let list = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(line);
+    let words = list.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
     words
         .map(|word| match word.parse() {
             Ok(id) => Ok(id),
@@ -135,9 +115,7 @@ fn parse_ids(line: &str) -> Result<Vec<u32>> {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
@@ -160,14 +138,8 @@ mod tests {
 
     #[test]
     fn shows_pieces_or_json_a_line() {
-        assert_eq!(
-            output(&[], b"a b\r\n\n").unwrap(),
-            "a:100 <0x20>:35 b:101 </s>:1\n</s>:1\n"
-        );
-        assert_eq!(
-            output(&["--json"], "é\nx".as_bytes()).unwrap(),
-            "[198,172,1]\n[123,1]\n"
-        );
+        assert_eq!(output(&[], b"a b\r\n\n").unwrap(), "a:100 <0x20>:35 b:101 </s>:1\n</s>:1\n");
+        assert_eq!(output(&["--json"], "é\nx".as_bytes()).unwrap(), "[198,172,1]\n[123,1]\n");
     }
 
     #[test]

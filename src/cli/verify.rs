@@ -79,11 +79,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         print_table(&rows, args.all);
         println!("{} comparisons, {failed} failed", rows.len());
     }
-    Ok(if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn check_folder(gpu: &Gpu, name: &str, dir: &Path, rows: &mut Vec<Row>) -> anyhow::Result<()> {
@@ -99,10 +95,7 @@ type File = (&'static str, &'static [u8]);
 
 macro_rules! golden {
     ($folder:literal, $file:literal) => {
-        (
-            $file,
-            include_bytes!(concat!("../../tests/golden/", $folder, "/", $file)).as_slice(),
-        )
+        ($file, include_bytes!(concat!("../../tests/golden/", $folder, "/", $file)).as_slice())
     };
 }
 
@@ -147,10 +140,7 @@ fn print_table(rows: &[Row], all: bool) {
     println!("{:width$}  compared  worst error  allowed", "what");
     for (kind, count, worst) in kinds {
         let verdict = if worst.passed() { "" } else { "  FAILED" };
-        println!(
-            "{kind:width$}  {count:8}  {:11.1e}  {:7.1e}{verdict}",
-            worst.error, worst.tolerance
-        );
+        println!("{kind:width$}  {count:8}  {:11.1e}  {:7.1e}{verdict}", worst.error, worst.tolerance);
         if !worst.passed() {
             println!("{:width$}    worst: {}", "", worst.what);
         }

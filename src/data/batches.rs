@@ -113,11 +113,7 @@ impl Batch {
         decoder_start: u32,
     ) -> Batch {
         let (batch, src_len, tgt_len) = shape;
-        assert!(
-            examples.len() <= batch,
-            "{} examples in a batch of {batch}",
-            examples.len()
-        );
+        assert!(examples.len() <= batch, "{} examples in a batch of {batch}", examples.len());
         assert_eq!(examples.len(), indices.len(), "every example has an index");
         let mut out = Batch {
             batch,
@@ -131,16 +127,8 @@ impl Batch {
             examples: indices.to_vec(),
         };
         for (row, Example { source, target }) in examples.iter().enumerate() {
-            assert!(
-                source.len() <= src_len,
-                "a source of {} tokens in a row of {src_len}",
-                source.len()
-            );
-            assert!(
-                target.len() <= tgt_len,
-                "a target of {} tokens in a row of {tgt_len}",
-                target.len()
-            );
+            assert!(source.len() <= src_len, "a source of {} tokens in a row of {src_len}", source.len());
+            assert!(target.len() <= tgt_len, "a target of {} tokens in a row of {tgt_len}", target.len());
             let (src, tgt) = (row * src_len, row * tgt_len);
             out.src_ids[src..src + source.len()].copy_from_slice(source);
             out.labels[tgt..tgt + target.len()].copy_from_slice(target);
@@ -181,9 +169,7 @@ impl EpochBatches {
             BatchOrder::ByLength => {
                 let mut order: Vec<usize> = (0..lengths.len()).collect();
                 order.sort_by_key(sort_key);
-                EpochBatches {
-                    batches: order.chunks(options.batch_size).map(<[usize]>::to_vec).collect(),
-                }
+                EpochBatches { batches: order.chunks(options.batch_size).map(<[usize]>::to_vec).collect() }
             }
             BatchOrder::Shuffled => {
                 let shuffled = permutation(options.seed, Purpose::Examples, epoch, lengths.len() as u32);
@@ -220,20 +206,13 @@ impl<S: ExampleSource> BatchStream<S> {
     pub fn new(source: S, options: BatchOptions) -> Result<BatchStream<S>> {
         let n = source.len_per_epoch();
         if options.batch_size == 0 || options.window_batches == 0 {
-            return Err(Error::Input(
-                "the batch size and the sorting window must be at least 1".into(),
-            ));
+            return Err(Error::Input("the batch size and the sorting window must be at least 1".into()));
         }
         if n == 0 || u32::try_from(n).is_err() {
             return Err(Error::Input(format!("{n} examples: there must be between 1 and 2^32")));
         }
         let batches_per_epoch = batch_count(n, &options) as u64;
-        Ok(BatchStream {
-            source,
-            options,
-            batches_per_epoch,
-            current: None,
-        })
+        Ok(BatchStream { source, options, batches_per_epoch, current: None })
     }
 
     pub fn source(&self) -> &S {
@@ -254,10 +233,7 @@ impl<S: ExampleSource> BatchStream<S> {
 
     /// (epoch, batch in the epoch) of a micro-batch counted from the start of the run.
     pub fn position(&self, micro_batch: u64) -> (u64, usize) {
-        (
-            micro_batch / self.batches_per_epoch,
-            (micro_batch % self.batches_per_epoch) as usize,
-        )
+        (micro_batch / self.batches_per_epoch, (micro_batch % self.batches_per_epoch) as usize)
     }
 
     /// Micro-batch number `micro_batch` of the run. It always has `batch_size` rows; its lengths are those of its longest
@@ -270,24 +246,11 @@ impl<S: ExampleSource> BatchStream<S> {
         let (source, options) = (&self.source, &self.options);
         let epoch = self.current.get_or_insert_with(|| Epoch::new(source, options, number));
         let indices = epoch.batches.batch(index);
-        let examples: Vec<Example> = indices
-            .iter()
-            .map(|&i| source.example(number, i))
-            .collect::<Result<_>>()?;
+        let examples: Vec<Example> = indices.iter().map(|&i| source.example(number, i)).collect::<Result<_>>()?;
         let examples: Vec<&Example> = examples.iter().collect();
         let (src, tgt) = longest(examples.iter().map(|example| example.lengths()));
-        let shape = (
-            options.batch_size,
-            bucket_len(src).min(epoch.longest.0),
-            bucket_len(tgt).min(epoch.longest.1),
-        );
-        Ok(Batch::collate(
-            &examples,
-            indices,
-            shape,
-            options.pad,
-            options.decoder_start,
-        ))
+        let shape = (options.batch_size, bucket_len(src).min(epoch.longest.0), bucket_len(tgt).min(epoch.longest.1));
+        Ok(Batch::collate(&examples, indices, shape, options.pad, options.decoder_start))
     }
 }
 
@@ -296,11 +259,7 @@ impl Epoch {
         let lengths = source.lengths(number);
         let (src, tgt) = longest(lengths.iter().copied());
         let longest = (src.next_multiple_of(FINEST), tgt.next_multiple_of(FINEST));
-        Epoch {
-            number,
-            batches: EpochBatches::new(&lengths, options, number),
-            longest,
-        }
+        Epoch { number, batches: EpochBatches::new(&lengths, options, number), longest }
     }
 }
 
@@ -333,54 +292,30 @@ mod tests {
 
         fn example(&self, _epoch: u64, index: usize) -> Result<Example> {
             let n = 2 + index % 50;
-            Ok(Example {
-                source: vec![7; n],
-                target: vec![8; n / 2],
-            })
+            Ok(Example { source: vec![7; n], target: vec![8; n / 2] })
         }
     }
 
     fn options(batch_size: usize, order: BatchOrder) -> BatchOptions {
-        BatchOptions {
-            batch_size,
-            order,
-            seed: 5,
-            window_batches: 4,
-            ..BatchOptions::default()
-        }
+        BatchOptions { batch_size, order, seed: 5, window_batches: 4, ..BatchOptions::default() }
     }
 
     #[test]
     fn collate_shifts_right_and_pads() {
-        let a = Example {
-            source: vec![5, 6, 1],
-            target: vec![7, 8, 1],
-        };
-        let b = Example {
-            source: vec![9, 1],
-            target: vec![1],
-        };
+        let a = Example { source: vec![5, 6, 1], target: vec![7, 8, 1] };
+        let b = Example { source: vec![9, 1], target: vec![1] };
         let batch = Batch::collate(&[&a, &b], &[4, 2], (3, 4, 3), 0, 50);
         assert_eq!(batch.src_ids, [5, 6, 1, 0, 9, 1, 0, 0, 0, 0, 0, 0]);
         assert_eq!(batch.src_lens, [3, 2, 0]);
         assert_eq!(batch.tgt_in, [50, 7, 8, 50, 0, 0, 50, 0, 0]);
         assert_eq!(batch.labels, [7, 8, 1, 1, IGNORE, IGNORE, IGNORE, IGNORE, IGNORE]);
-        assert_eq!(
-            (batch.tgt_lens.as_slice(), batch.n_target_tokens()),
-            ([3, 1, 0].as_slice(), 4)
-        );
-        assert_eq!(
-            (batch.examples.as_slice(), batch.shape()),
-            ([4, 2].as_slice(), (3, 4, 3))
-        );
+        assert_eq!((batch.tgt_lens.as_slice(), batch.n_target_tokens()), ([3, 1, 0].as_slice(), 4));
+        assert_eq!((batch.examples.as_slice(), batch.shape()), ([4, 2].as_slice(), (3, 4, 3)));
     }
 
     #[test]
     fn collate_refuses_long_examples() {
-        let long = Example {
-            source: vec![1; 3],
-            target: vec![1],
-        };
+        let long = Example { source: vec![1; 3], target: vec![1] };
         let panic = std::panic::catch_unwind(|| Batch::collate(&[&long], &[0], (1, 2, 1), 0, 0)).unwrap_err();
         let message = panic.downcast_ref::<String>().unwrap();
         assert!(message.contains("a source of 3 tokens in a row of 2"), "{message}");
@@ -414,11 +349,7 @@ mod tests {
     fn every_example_has_its_turn() {
         let options = options(4, BatchOrder::Shuffled);
         let mut seen: Vec<usize> = (0..40)
-            .flat_map(|epoch| {
-                EpochBatches::new(&Ramp(7).lengths(epoch), &options, epoch)
-                    .batch(0)
-                    .to_vec()
-            })
+            .flat_map(|epoch| EpochBatches::new(&Ramp(7).lengths(epoch), &options, epoch).batch(0).to_vec())
             .collect();
         seen.sort_unstable();
         seen.dedup();
@@ -429,15 +360,9 @@ mod tests {
     fn sorting_saves_padding() {
         let lengths = Ramp(1000).lengths(0);
         let padded = |window_batches| {
-            let options = BatchOptions {
-                window_batches,
-                ..options(8, BatchOrder::Shuffled)
-            };
+            let options = BatchOptions { window_batches, ..options(8, BatchOrder::Shuffled) };
             let batches = EpochBatches::new(&lengths, &options, 0);
-            batches
-                .iter()
-                .map(|b| b.len() * b.iter().map(|&i| lengths[i].0).max().unwrap())
-                .sum::<usize>()
+            batches.iter().map(|b| b.len() * b.iter().map(|&i| lengths[i].0).max().unwrap()).sum::<usize>()
         };
         let real: usize = lengths.iter().map(|l| l.0).sum();
         assert!(padded(64) * 100 < real * 112, "{} of {real}", padded(64));
@@ -456,10 +381,7 @@ mod tests {
             assert_eq!(stream.get(i).unwrap(), run[i as usize]);
         }
         assert_ne!(run[0].examples, run[25].examples);
-        let other = BatchOptions {
-            seed: 6,
-            ..options(4, BatchOrder::Shuffled)
-        };
+        let other = BatchOptions { seed: 6, ..options(4, BatchOrder::Shuffled) };
         assert_ne!(BatchStream::new(Ramp(103), other).unwrap().get(0).unwrap(), run[0]);
     }
 
@@ -482,10 +404,7 @@ mod tests {
     fn impossible_settings_are_errors() {
         assert!(BatchStream::new(Ramp(0), options(4, BatchOrder::Shuffled)).is_err());
         assert!(BatchStream::new(Ramp(5), options(0, BatchOrder::Shuffled)).is_err());
-        let no_window = BatchOptions {
-            window_batches: 0,
-            ..options(4, BatchOrder::Shuffled)
-        };
+        let no_window = BatchOptions { window_batches: 0, ..options(4, BatchOrder::Shuffled) };
         assert!(BatchStream::new(Ramp(5), no_window).is_err());
     }
 }

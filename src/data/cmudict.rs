@@ -43,10 +43,7 @@ impl CmuDict {
     /// Reads `cmudict.dict`, plain or gzipped: lines `word phonemes # comment`, with alternatives as `word(2)`.
     /// Errors name the file and the line.
     pub fn open(path: &Path) -> Result<CmuDict> {
-        let mut dict = CmuDict {
-            entries: Vec::new(),
-            skipped: 0,
-        };
+        let mut dict = CmuDict { entries: Vec::new(), skipped: 0 };
         let mut index_of: HashMap<String, usize> = HashMap::new();
         for_each_line(path, |number, line| {
             if line.starts_with(";;;") {
@@ -63,10 +60,7 @@ impl CmuDict {
                     entry.pronunciations.push(pronunciation);
                 }
                 Some(_) => {}
-                None => dict.entries.push(Entry {
-                    word: word.to_owned(),
-                    pronunciations: vec![pronunciation],
-                }),
+                None => dict.entries.push(Entry { word: word.to_owned(), pronunciations: vec![pronunciation] }),
             }
             Ok(())
         })?;
@@ -83,11 +77,7 @@ impl CmuDict {
         let (dev, train): (Vec<&Entry>, Vec<&Entry>) = self.entries.iter().partition(|entry| is_dev(&entry.word));
         let first = |entry: &&Entry| entry.pronunciations.first().map(|p| format!("{}\t{p}\n", entry.word));
         let all = |entry: &&Entry| -> Vec<String> {
-            entry
-                .pronunciations
-                .iter()
-                .map(|p| format!("{}\t{p}\n", entry.word))
-                .collect()
+            entry.pronunciations.iter().map(|p| format!("{}\t{p}\n", entry.word)).collect()
         };
         let train_lines: Vec<String> = train.iter().filter_map(first).collect();
         let dev_lines: Vec<String> = dev.iter().flat_map(all).collect();
@@ -107,9 +97,7 @@ impl CmuDict {
 /// Whether a word belongs to the development set; a function of the word alone.
 pub fn is_dev(word: &str) -> bool {
     // FNV-1a, with its high bits folded in because the low ones alone mix poorly on short words.
-    let hash = word.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3)
-    });
+    let hash = word.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
     (hash ^ (hash >> 32)) % SPLIT_OUT_OF < DEV_SHARE
 }
 
@@ -119,9 +107,7 @@ fn parse(line: &str) -> Result<(&str, String), String> {
     let head = fields.next().ok_or("there is no word before the comment")?;
     let phonemes: Vec<&str> = fields.collect();
     if phonemes.is_empty() {
-        return Err(format!(
-            "the word {head:?} has no phonemes; expected lines like `cat K AE1 T`"
-        ));
+        return Err(format!("the word {head:?} has no phonemes; expected lines like `cat K AE1 T`"));
     }
     Ok((without_alternative(head), phonemes.join(" ")))
 }
@@ -136,8 +122,7 @@ fn without_alternative(head: &str) -> &str {
 
 fn write(path: &Path, lines: &[String]) -> Result<()> {
     let mut file = fs::File::create(path).map_err(Error::io("create", path))?;
-    file.write_all(lines.concat().as_bytes())
-        .map_err(Error::io("write", path))
+    file.write_all(lines.concat().as_bytes()).map_err(Error::io("write", path))
 }
 
 #[cfg(test)]
@@ -147,10 +132,7 @@ mod tests {
     #[test]
     fn lines() {
         assert_eq!(parse("cat K AE1 T").unwrap(), ("cat", "K AE1 T".to_owned()));
-        assert_eq!(
-            parse("aalborg(2) AA1 L  # place, danish").unwrap(),
-            ("aalborg", "AA1 L".to_owned())
-        );
+        assert_eq!(parse("aalborg(2) AA1 L  # place, danish").unwrap(), ("aalborg", "AA1 L".to_owned()));
         assert_eq!(parse("a.d. EY2 D").unwrap().0, "a.d.");
         assert!(parse("cat").is_err());
         assert!(parse("# only a comment").is_err());
@@ -160,9 +142,7 @@ mod tests {
 
     #[test]
     fn the_split_is_pinned() {
-        let words = [
-            "cat", "dog", "house", "tomato", "zebra", "abandon", "abbey", "abbot", "aardvark", "zygote",
-        ];
+        let words = ["cat", "dog", "house", "tomato", "zebra", "abandon", "abbey", "abbot", "aardvark", "zygote"];
         let dev: Vec<&str> = words.into_iter().filter(|word| is_dev(word)).collect();
         assert_eq!(dev, ["abbey"]);
     }

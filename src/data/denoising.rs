@@ -34,16 +34,9 @@ impl Denoising {
         objective.check_sentinels(raw_tokens, &markers)?;
         let corpus = TextCorpus::open(paths, tokenizer, raw_tokens, seed)?;
         if corpus.segment_len() < 2 {
-            return Err(Error::Input(
-                "the text has a single token: nothing can be masked and the rest kept".into(),
-            ));
+            return Err(Error::Input("the text has a single token: nothing can be masked and the rest kept".into()));
         }
-        Ok(Denoising {
-            corpus,
-            objective,
-            markers,
-            seed,
-        })
+        Ok(Denoising { corpus, objective, markers, seed })
     }
 
     /// Splits by documents: those that are not `held_out` and those that are ([`TextCorpus::split`]).
@@ -51,16 +44,9 @@ impl Denoising {
         let (rest, held_out) = self.corpus.split(held_out)?;
         let part = |corpus: TextCorpus| {
             if corpus.segment_len() < 2 {
-                return Err(Error::Input(
-                    "the held-out text has a single token: hold more out".into(),
-                ));
+                return Err(Error::Input("the held-out text has a single token: hold more out".into()));
             }
-            Ok(Denoising {
-                corpus,
-                objective: self.objective,
-                markers: self.markers.clone(),
-                seed: self.seed,
-            })
+            Ok(Denoising { corpus, objective: self.objective, markers: self.markers.clone(), seed: self.seed })
         };
         Ok((part(rest)?, part(held_out)?))
     }
@@ -88,7 +74,6 @@ impl ExampleSource for Denoising {
 
     fn example(&self, epoch: u64, index: usize) -> Result<Example> {
         let mut rng = Rng::new(self.seed, Purpose::Corruption, &[epoch, index as u64]);
-        self.objective
-            .corrupt(&self.corpus.segment(epoch, index), &self.markers, &mut rng)
+        self.objective.corrupt(&self.corpus.segment(epoch, index), &self.markers, &mut rng)
     }
 }

@@ -23,18 +23,9 @@ pub(super) fn for_each_line(path: &Path, mut visit: impl FnMut(usize, &str) -> R
         if reader.read_until(b'\n', &mut bytes).map_err(Error::io("read", path))? == 0 {
             break;
         }
-        let line = std::str::from_utf8(&bytes).map_err(|e| {
-            Error::line(
-                path,
-                number,
-                format!("{e}; the text must be UTF-8 (convert it with iconv)"),
-            )
-        })?;
-        let line = if number == 1 {
-            line.strip_prefix('\u{feff}').unwrap_or(line)
-        } else {
-            line
-        };
+        let line = std::str::from_utf8(&bytes)
+            .map_err(|e| Error::line(path, number, format!("{e}; the text must be UTF-8 (convert it with iconv)")))?;
+        let line = if number == 1 { line.strip_prefix('\u{feff}').unwrap_or(line) } else { line };
         let line = line.strip_suffix('\n').unwrap_or(line);
         let line = line.strip_suffix('\r').unwrap_or(line);
         if !line.trim().is_empty() {
@@ -42,11 +33,7 @@ pub(super) fn for_each_line(path: &Path, mut visit: impl FnMut(usize, &str) -> R
             visit(number, line)?;
         }
     }
-    if visited {
-        Ok(())
-    } else {
-        Err(Error::file(path, "the file holds no text"))
-    }
+    if visited { Ok(()) } else { Err(Error::file(path, "the file holds no text")) }
 }
 
 fn open(path: &Path) -> Result<Box<dyn BufRead>> {

@@ -149,12 +149,7 @@ impl Comparison {
         Comparison {
             unit_edits: edit_distance(&predicted.units, &reference.units),
             reference_units: reference.units.len(),
-            matching_units: predicted
-                .units
-                .iter()
-                .zip(&reference.units)
-                .filter(|(p, r)| p == r)
-                .count(),
+            matching_units: predicted.units.iter().zip(&reference.units).filter(|(p, r)| p == r).count(),
             compared_units: predicted.units.len().max(reference.units.len()),
             char_edits: edit_distance(&predicted.chars, &reference.chars),
             reference_chars: reference.chars.len(),
@@ -214,10 +209,7 @@ mod tests {
         scores.add("K AE1 T", &["K AE1 T"]);
         scores.add(" K  AA1 T S ", &["K AE1 T"]);
         let report = scores.report();
-        assert_eq!(
-            (report.predictions, report.exact, report.exact_match, report.inexact),
-            (2, 1, 0.5, 0.5)
-        );
+        assert_eq!((report.predictions, report.exact, report.exact_match, report.inexact), (2, 1, 0.5, 0.5));
         assert_eq!((report.unit_edits, report.reference_units), (2, 6));
         assert_eq!((report.matching_units, report.compared_units), (5, 7));
         // "K AA1 T S" from "K AE1 T": one substitution, two insertions; 7 characters each.
@@ -239,10 +231,7 @@ mod tests {
         let mut scores = Scores::default();
         scores.add("", &["a b"]);
         let report = scores.report();
-        assert_eq!(
-            (report.exact_match, report.unit_error_rate, report.char_error_rate),
-            (0.0, 1.0, 1.0)
-        );
+        assert_eq!((report.exact_match, report.unit_error_rate, report.char_error_rate), (0.0, 1.0, 1.0));
         assert_eq!(report.unit_accuracy, 0.0);
     }
 
@@ -251,10 +240,7 @@ mod tests {
         let mut scores = Scores::default();
         scores.add("a", &["a"]);
         let json = serde_json::to_value(scores.report()).unwrap();
-        assert_eq!(
-            (json["exact"].as_u64(), json["exact_match"].as_f64()),
-            (Some(1), Some(1.0))
-        );
+        assert_eq!((json["exact"].as_u64(), json["exact_match"].as_f64()), (Some(1), Some(1.0)));
         assert!(serde_json::to_value(Scores::default().report()).unwrap()["exact_match"].is_null());
         assert!(scores.report().to_string().starts_with("exact 100.00 % (1 of 1)"));
     }

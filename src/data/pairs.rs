@@ -74,10 +74,7 @@ impl PairFormat {
         } else if name.ends_with(".jsonl") {
             Ok(PairFormat::Jsonl)
         } else {
-            Err(Error::file(
-                path,
-                "pairs are read from .tsv or .jsonl files, gzipped (.gz) or not: rename the file",
-            ))
+            Err(Error::file(path, "pairs are read from .tsv or .jsonl files, gzipped (.gz) or not: rename the file"))
         }
     }
 }
@@ -107,24 +104,16 @@ impl PairSet {
         tokenizer: &Tokenizer,
     ) -> Result<PairSet> {
         if options.max_source < 2 || options.max_target < 2 {
-            return Err(Error::Input(
-                "sources and targets need room for 2 tokens: raise the limit".into(),
-            ));
+            return Err(Error::Input("sources and targets need room for 2 tokens: raise the limit".into()));
         }
         let format = format.map_or_else(|| PairFormat::from_path(path), Ok)?;
-        let mut set = PairSet {
-            examples: Vec::new(),
-            texts: Vec::new(),
-            skipped_too_long: 0,
-            truncated: 0,
-        };
+        let mut set = PairSet { examples: Vec::new(), texts: Vec::new(), skipped_too_long: 0, truncated: 0 };
         for_each_line(path, |number, line| {
             let pair = match format {
                 PairFormat::Tsv => parse_tsv(line),
                 PairFormat::Jsonl => parse_json(line, &options.source_key, &options.target_key),
             };
-            pair.and_then(|pair| set.add(pair, options, tokenizer))
-                .map_err(|what| Error::line(path, number, what))
+            pair.and_then(|pair| set.add(pair, options, tokenizer)).map_err(|what| Error::line(path, number, what))
         })?;
         if set.examples.is_empty() {
             return Err(Error::file(
@@ -232,10 +221,7 @@ fn parse_tsv(line: &str) -> Result<Pair, String> {
     let columns: Vec<&str> = line.split('\t').collect();
     match columns[..] {
         [source, target] => checked(source, target),
-        _ => Err(format!(
-            "{} column(s), expected 2: source, one tab, target",
-            columns.len()
-        )),
+        _ => Err(format!("{} column(s), expected 2: source, one tab, target", columns.len())),
     }
 }
 
@@ -244,9 +230,9 @@ fn parse_json(line: &str, source_key: &str, target_key: &str) -> Result<Pair, St
     let text = |key: &str| match value.get(key) {
         Some(Value::String(text)) => Ok(text.as_str()),
         Some(_) => Err(format!("the value of {key:?} is not a string")),
-        None => Err(format!(
-            "there is no key {key:?}; every line must be an object with {source_key:?}, {target_key:?}"
-        )),
+        None => {
+            Err(format!("there is no key {key:?}; every line must be an object with {source_key:?}, {target_key:?}"))
+        }
     };
     checked(text(source_key)?, text(target_key)?)
 }
@@ -257,8 +243,5 @@ fn checked(source: &str, target: &str) -> Result<Pair, String> {
             return Err(format!("the {side} is empty"));
         }
     }
-    Ok(Pair {
-        source: source.to_owned(),
-        target: target.to_owned(),
-    })
+    Ok(Pair { source: source.to_owned(), target: target.to_owned() })
 }

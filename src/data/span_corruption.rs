@@ -28,22 +28,14 @@ pub struct Markers {
 
 impl Markers {
     pub fn of(tokenizer: &Tokenizer) -> Markers {
-        let sentinels = (0..tokenizer.n_sentinels())
-            .map_while(|k| tokenizer.sentinel(k))
-            .collect();
-        Markers {
-            sentinels,
-            eos: tokenizer.eos(),
-        }
+        let sentinels = (0..tokenizer.n_sentinels()).map_while(|k| tokenizer.sentinel(k)).collect();
+        Markers { sentinels, eos: tokenizer.eos() }
     }
 }
 
 impl Default for SpanCorruption {
     fn default() -> Self {
-        SpanCorruption {
-            noise_density: 0.15,
-            mean_span: 3.0,
-        }
+        SpanCorruption { noise_density: 0.15, mean_span: 3.0 }
     }
 }
 
@@ -51,16 +43,10 @@ impl SpanCorruption {
     /// Errors with `Input` if the settings are outside their ranges.
     pub fn check(&self) -> Result<()> {
         if !(self.noise_density > 0.0 && self.noise_density < 1.0) {
-            return Err(Error::Input(format!(
-                "noise density {} is not between 0 and 1",
-                self.noise_density
-            )));
+            return Err(Error::Input(format!("noise density {} is not between 0 and 1", self.noise_density)));
         }
         if !(self.mean_span >= 1.0 && self.mean_span.is_finite()) {
-            return Err(Error::Input(format!(
-                "mean span length {} is less than one token",
-                self.mean_span
-            )));
+            return Err(Error::Input(format!("mean span length {} is less than one token", self.mean_span)));
         }
         Ok(())
     }
@@ -125,10 +111,7 @@ impl SpanCorruption {
     pub fn corrupt(&self, tokens: &[u32], markers: &Markers, rng: &mut Rng) -> Result<Example> {
         self.check()?;
         if tokens.len() < 2 {
-            return Err(Error::Input(format!(
-                "a text of {} token(s) is too short to mask a part of it",
-                tokens.len()
-            )));
+            return Err(Error::Input(format!("a text of {} token(s) is too short to mask a part of it", tokens.len())));
         }
         self.check_sentinels(tokens.len(), markers)?;
         let mask = self.noise_mask(tokens.len(), rng);
@@ -206,10 +189,7 @@ mod tests {
     use crate::rng::Purpose;
 
     fn objective(noise_density: f64, mean_span: f64) -> SpanCorruption {
-        SpanCorruption {
-            noise_density,
-            mean_span,
-        }
+        SpanCorruption { noise_density, mean_span }
     }
 
     fn rng(index: u64) -> Rng {
@@ -232,11 +212,7 @@ mod tests {
             (0.15, 3.0, 128, (141, 29)),
         ] {
             let objective = objective(density, mean_span);
-            assert_eq!(
-                objective.lengths(inputs_len).unwrap(),
-                expected,
-                "{objective:?} {inputs_len}"
-            );
+            assert_eq!(objective.lengths(inputs_len).unwrap(), expected, "{objective:?} {inputs_len}");
         }
         assert_eq!(SpanCorruption::default().counts(568), (85, 28));
         assert_eq!(SpanCorruption::default().corrupted_lengths(568), (512, 114));
@@ -263,14 +239,8 @@ mod tests {
         let mask = [true, true, false, false, true, false];
         let inverted = mask.map(|m| !m);
         let sentinels = [999, 998, 997];
-        assert_eq!(
-            noise_span_to_unique_sentinel(&tokens, &mask, &sentinels).unwrap(),
-            [999, 12, 13, 998, 15]
-        );
-        assert_eq!(
-            noise_span_to_unique_sentinel(&tokens, &inverted, &sentinels).unwrap(),
-            [10, 11, 999, 14, 998]
-        );
+        assert_eq!(noise_span_to_unique_sentinel(&tokens, &mask, &sentinels).unwrap(), [999, 12, 13, 998, 15]);
+        assert_eq!(noise_span_to_unique_sentinel(&tokens, &inverted, &sentinels).unwrap(), [10, 11, 999, 14, 998]);
         assert!(noise_span_to_unique_sentinel(&tokens, &mask, &[999]).is_err());
         assert_eq!(noise_span_to_unique_sentinel(&[], &[], &[]).unwrap(), [0u32; 0]);
     }
@@ -316,47 +286,22 @@ mod tests {
 
     #[test]
     fn too_few_sentinels_is_an_error_with_a_remedy() {
-        let markers = Markers {
-            sentinels: (0..5).map(|k| 1000 + k).collect(),
-            eos: 1,
-        };
+        let markers = Markers { sentinels: (0..5).map(|k| 1000 + k).collect(), eos: 1 };
         let tokens: Vec<u32> = (0..200).collect();
-        let error = SpanCorruption::default()
-            .corrupt(&tokens, &markers, &mut rng(0))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("10 spans") && error.contains("5 sentinels") && error.contains("shorter"),
-            "{error}"
-        );
+        let error = SpanCorruption::default().corrupt(&tokens, &markers, &mut rng(0)).unwrap_err().to_string();
+        assert!(error.contains("10 spans") && error.contains("5 sentinels") && error.contains("shorter"), "{error}");
     }
 
     #[test]
     fn bad_settings_are_errors() {
-        let markers = Markers {
-            sentinels: vec![9],
-            eos: 1,
-        };
-        for bad in [
-            objective(0.0, 3.0),
-            objective(1.0, 3.0),
-            objective(f64::NAN, 3.0),
-            objective(0.15, 0.5),
-        ] {
+        let markers = Markers { sentinels: vec![9], eos: 1 };
+        for bad in [objective(0.0, 3.0), objective(1.0, 3.0), objective(f64::NAN, 3.0), objective(0.15, 0.5)] {
             assert!(bad.lengths(512).is_err(), "{bad:?}");
             assert!(bad.corrupt(&[1, 2, 3], &markers, &mut rng(0)).is_err(), "{bad:?}");
         }
         assert!(SpanCorruption::default().lengths(2).is_err());
         assert!(SpanCorruption::default().corrupt(&[5], &markers, &mut rng(0)).is_err());
-        let shortest = SpanCorruption::default()
-            .corrupt(&[5, 6], &markers, &mut rng(0))
-            .unwrap();
-        assert_eq!(
-            shortest,
-            Example {
-                source: vec![5, 9, 1],
-                target: vec![9, 6, 1]
-            }
-        );
+        let shortest = SpanCorruption::default().corrupt(&[5, 6], &markers, &mut rng(0)).unwrap();
+        assert_eq!(shortest, Example { source: vec![5, 9, 1], target: vec![9, 6, 1] });
     }
 }

@@ -47,14 +47,9 @@ impl TextCorpus {
         seed: u64,
     ) -> Result<TextCorpus> {
         if raw_tokens == 0 {
-            return Err(Error::Input(
-                "segments of 0 tokens: use a longer sequence length".into(),
-            ));
+            return Err(Error::Input("segments of 0 tokens: use a longer sequence length".into()));
         }
-        let mut documents = Documents {
-            tokens: Vec::new(),
-            offsets: vec![0],
-        };
+        let mut documents = Documents { tokens: Vec::new(), offsets: vec![0] };
         for path in paths {
             documents.append_file(path.as_ref(), tokenizer)?;
         }
@@ -64,18 +59,9 @@ impl TextCorpus {
         }
         let Documents { tokens, offsets } = documents;
         if u32::try_from(offsets.len()).is_err() {
-            return Err(Error::Input(format!(
-                "{} documents are too many: at most 2^32",
-                offsets.len() - 1
-            )));
+            return Err(Error::Input(format!("{} documents are too many: at most 2^32", offsets.len() - 1)));
         }
-        Ok(TextCorpus {
-            tokens,
-            offsets,
-            raw_tokens,
-            seed,
-            order: Mutex::new(None),
-        })
+        Ok(TextCorpus { tokens, offsets, raw_tokens, seed, order: Mutex::new(None) })
     }
 
     /// All tokens, document after document in the files' order.
@@ -89,10 +75,7 @@ impl TextCorpus {
     /// Errors with `Input` if one of the two would be empty.
     pub fn split(&self, held_out: &[bool]) -> Result<(TextCorpus, TextCorpus)> {
         let part = |wanted: bool| {
-            let mut documents = Documents {
-                tokens: Vec::new(),
-                offsets: vec![0],
-            };
+            let mut documents = Documents { tokens: Vec::new(), offsets: vec![0] };
             for (index, _) in held_out.iter().enumerate().filter(|(_, held)| **held == wanted) {
                 documents.tokens.extend_from_slice(self.document(index as u32));
                 documents.offsets.push(documents.tokens.len());
@@ -175,11 +158,7 @@ impl TextCorpus {
                 Some(start)
             })
             .collect();
-        EpochOrder {
-            epoch,
-            documents,
-            starts,
-        }
+        EpochOrder { epoch, documents, starts }
     }
 }
 
@@ -205,11 +184,7 @@ impl Documents {
     fn append_lines(&mut self, path: &Path, lines: &[(usize, String)], tokenizer: &Tokenizer) -> Result<()> {
         let encoded: Vec<Vec<u32>> = lines
             .par_iter()
-            .map(|(number, line)| {
-                tokenizer
-                    .encode(line)
-                    .map_err(|e| Error::line(path, *number, e.to_string()))
-            })
+            .map(|(number, line)| tokenizer.encode(line).map_err(|e| Error::line(path, *number, e.to_string())))
             .collect::<Result<_>>()?;
         for tokens in encoded.iter().filter(|tokens| !tokens.is_empty()) {
             self.tokens.extend_from_slice(tokens);

@@ -47,11 +47,7 @@ const STEPS_ON_CPU: usize = 2;
 
 impl Generator {
     pub fn new(model: Model) -> Generator {
-        Generator {
-            model,
-            pool: SlotPool::new(),
-            sessions: Vec::new(),
-        }
+        Generator { model, pool: SlotPool::new(), sessions: Vec::new() }
     }
 
     /// Generates a target for every source (token ids that end with the end token, as the tokenizer gives them), in
@@ -79,11 +75,7 @@ impl Generator {
                 left: vec![options.max_new_tokens; rows.len()],
                 generations: &mut generations,
             };
-            if self
-                .run_batch(sources, &settings, &mut batch, options, on_tokens)
-                .await?
-                .is_break()
-            {
+            if self.run_batch(sources, &settings, &mut batch, options, on_tokens).await?.is_break() {
                 break;
             }
         }
@@ -92,8 +84,7 @@ impl Generator {
 
     /// [`Generator::generate`] without looking on.
     pub async fn generate_all(&mut self, sources: &[Vec<u32>], options: &GenerateOptions) -> Result<Vec<Generation>> {
-        self.generate(sources, options, &mut |_, _| ControlFlow::Continue(()))
-            .await
+        self.generate(sources, options, &mut |_, _| ControlFlow::Continue(())).await
     }
 
     /// The plan of a decoding step, for profiles and printing.
@@ -105,9 +96,7 @@ impl Generator {
         let vocab = self.model.config.vocab_size;
         for (i, source) in sources.iter().enumerate() {
             if source.is_empty() {
-                return Err(Error::Input(format!(
-                    "source {i} has no token: even an empty text has an end token"
-                )));
+                return Err(Error::Input(format!("source {i} has no token: even an empty text has an end token")));
             }
             if let Some(id) = source.iter().find(|&&id| id as usize >= vocab) {
                 return Err(Error::Input(format!(

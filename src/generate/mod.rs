@@ -46,13 +46,7 @@ pub enum Strategy {
 
 impl Default for GenerateOptions {
     fn default() -> GenerateOptions {
-        GenerateOptions {
-            max_new_tokens: 128,
-            strategy: Strategy::Greedy,
-            max_batch: 16,
-            limit: None,
-            first_source: 0,
-        }
+        GenerateOptions { max_new_tokens: 128, strategy: Strategy::Greedy, max_batch: 16, limit: None, first_source: 0 }
     }
 }
 
@@ -63,9 +57,7 @@ impl GenerateOptions {
     /// `Input` where a setting makes no sense.
     fn settings(&self, config: &T5Config) -> Result<SampleSettings> {
         if self.max_new_tokens == 0 || self.max_batch == 0 {
-            return Err(Error::Input(
-                "nothing to generate: max_new_tokens and max_batch start at 1".into(),
-            ));
+            return Err(Error::Input("nothing to generate: max_new_tokens and max_batch start at 1".into()));
         }
         let n_eos = config.eos_token_id.len();
         if n_eos > MAX_EOS {
@@ -75,17 +67,10 @@ impl GenerateOptions {
         }
         let (temperature, top_k, top_p, seed) = match self.strategy {
             Strategy::Greedy => (0.0, 0, 1.0, 0),
-            Strategy::Sample {
-                temperature,
-                top_k,
-                top_p,
-                seed,
-            } => (temperature, top_k, top_p, seed),
+            Strategy::Sample { temperature, top_k, top_p, seed } => (temperature, top_k, top_p, seed),
         };
         if !(temperature.is_finite() && temperature >= 0.0) {
-            return Err(Error::Input(format!(
-                "temperature {temperature} is not a number of 0 or more"
-            )));
+            return Err(Error::Input(format!("temperature {temperature} is not a number of 0 or more")));
         }
         if !(top_p > 0.0 && top_p <= 1.0) {
             return Err(Error::Input(format!("top_p {top_p} does not lie above 0 and up to 1")));
@@ -114,10 +99,7 @@ impl GenerateOptions {
 pub async fn greedy_ids(gpu: &Gpu, dir: &Path, sources: &[Vec<u32>], max_new_tokens: usize) -> Result<Vec<Vec<u32>>> {
     let (model, _) = Model::load(gpu, dir)?;
     let (start, pad) = (model.config.decoder_start_token_id, model.config.pad_token_id);
-    let options = GenerateOptions {
-        max_new_tokens,
-        ..GenerateOptions::default()
-    };
+    let options = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
     let generations = Generator::new(model).generate_all(sources, &options).await?;
     let row = |g: Generation| [start].into_iter().chain(g.ids).chain(g.stopped_at).collect();
     let mut rows: Vec<Vec<u32>> = generations.into_iter().map(row).collect();

@@ -29,24 +29,14 @@ impl Session {
             None => model.bind(name),
         };
         let options = PlanOptions { bind: &bind, pool };
-        let sizes = BatchShape {
-            batch: shape.batch,
-            src_len: shape.src_len,
-            tgt_len: shape.max_len,
-        };
+        let sizes = BatchShape { batch: shape.batch, src_len: shape.src_len, tgt_len: shape.max_len };
         let mut b = Builder::new(model, sizes, 0.0);
         b.prepare_decoding();
         let prepare = Plan::compile(gpu, &b.graph, &[], &options)?;
         let mut b = Builder::new(model, sizes, 0.0);
         b.decode_step();
         let step = Plan::compile(gpu, &b.graph, &[], &options)?;
-        Ok(Session {
-            gpu: gpu.clone(),
-            shape,
-            state,
-            prepare,
-            step,
-        })
+        Ok(Session { gpu: gpu.clone(), shape, state, prepare, step })
     }
 
     fn write<T: bytemuck::NoUninit>(&self, name: &str, data: &[T]) {
@@ -87,7 +77,6 @@ impl Session {
         self.step.run_times(count)?;
         let row = 4 * self.shape.batch as u64;
         let first = row * (1 + made as u64);
-        self.gpu
-            .start_read(&self.state["tokens"].0, first..first + row * count as u64)
+        self.gpu.start_read(&self.state["tokens"].0, first..first + row * count as u64)
     }
 }

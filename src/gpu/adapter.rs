@@ -42,9 +42,8 @@ impl Caps {
             wgpu::DeviceType::Cpu => "CPU",
             wgpu::DeviceType::Other => "other",
         };
-        let subgroup = features
-            .contains(wgpu::Features::SUBGROUP)
-            .then_some((info.subgroup_min_size, info.subgroup_max_size));
+        let subgroup =
+            features.contains(wgpu::Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size));
         // LP_MAX_TGSI_LOOP_ITERATIONS of Mesa's gallivm: there in 22.3.6, gone in 25.0.7.
         let max_iterations = old_lavapipe(&info.driver, &info.driver_info, 25).then_some(65_535);
         Caps {
@@ -65,9 +64,7 @@ impl Caps {
             max_workgroups_per_dim: limits.max_compute_workgroups_per_dimension,
             max_iterations,
             alignment: u64::from(
-                limits
-                    .min_storage_buffer_offset_alignment
-                    .max(limits.min_uniform_buffer_offset_alignment),
+                limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment),
             ),
         }
     }
@@ -79,8 +76,7 @@ impl Caps {
 
     /// The subgroup size where it is one fixed number, so that a shader may rely on it.
     pub fn fixed_subgroup(&self) -> Option<u32> {
-        self.subgroup
-            .and_then(|(min, max)| (min == max && min > 0).then_some(min))
+        self.subgroup.and_then(|(min, max)| (min == max && min > 0).then_some(min))
     }
 
     /// A warning worth printing about this driver, if there is one.
@@ -95,27 +91,18 @@ impl Caps {
     }
 }
 
-/// Whether the driver is Mesa's software one, of a version before `major`.
-fn old_lavapipe(driver: &str, driver_info: &str, major: u32) -> bool {
-    let version = driver_info
-        .strip_prefix("Mesa ")
-        .and_then(|v| v.split('.').next()?.parse().ok());
-    driver == "llvmpipe" && version.is_some_and(|version: u32| version < major)
-}
-
 /// Name, kind, backend and driver: what belongs beside every measurement.
 impl std::fmt::Display for Caps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Caps {
-            name,
-            kind,
-            backend,
-            driver,
-            driver_info,
-            ..
-        } = self;
+        let Caps { name, kind, backend, driver, driver_info, .. } = self;
         write!(f, "{name} ({kind}, {backend}, {driver} {driver_info})")
     }
+}
+
+/// Whether the driver is Mesa's software one, of a version before `major`.
+fn old_lavapipe(driver: &str, driver_info: &str, major: u32) -> bool {
+    let version = driver_info.strip_prefix("Mesa ").and_then(|v| v.split('.').next()?.parse().ok());
+    driver == "llvmpipe" && version.is_some_and(|version: u32| version < major)
 }
 
 /// One row of `t5 devices`.
@@ -135,21 +122,9 @@ const TIMESTAMPS: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY;
 /// Limits without which the base kernels cannot run: those of WebGPU, except where our kernels need less.
 fn lacking(limits: &wgpu::Limits) -> Option<String> {
     let needs = [
-        (
-            "storage buffers per shader",
-            limits.max_storage_buffers_per_shader_stage,
-            8,
-        ),
-        (
-            "invocations per workgroup",
-            limits.max_compute_invocations_per_workgroup,
-            256,
-        ),
-        (
-            "bytes of workgroup memory",
-            limits.max_compute_workgroup_storage_size,
-            16384,
-        ),
+        ("storage buffers per shader", limits.max_storage_buffers_per_shader_stage, 8),
+        ("invocations per workgroup", limits.max_compute_invocations_per_workgroup, 256),
+        ("bytes of workgroup memory", limits.max_compute_workgroup_storage_size, 16384),
     ];
     needs
         .into_iter()
@@ -159,15 +134,9 @@ fn lacking(limits: &wgpu::Limits) -> Option<String> {
 
 fn instance() -> wgpu::Instance {
     // Validation layers and debug labels cost time and, in release builds, tell users nothing.
-    let flags = if cfg!(debug_assertions) {
-        wgpu::InstanceFlags::from_build_config()
-    } else {
-        wgpu::InstanceFlags::empty()
-    };
-    wgpu::Instance::new(wgpu::InstanceDescriptor {
-        flags,
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    })
+    let flags =
+        if cfg!(debug_assertions) { wgpu::InstanceFlags::from_build_config() } else { wgpu::InstanceFlags::empty() };
+    wgpu::Instance::new(wgpu::InstanceDescriptor { flags, ..wgpu::InstanceDescriptor::new_without_display_handle() })
 }
 
 async fn enumerate() -> Vec<wgpu::Adapter> {
@@ -220,25 +189,16 @@ pub(super) async fn choose(wanted: Option<&str>) -> Result<wgpu::Adapter> {
             Ok(index) => (index < adapters.len()).then_some(index),
             Err(_) => {
                 let text = text.to_lowercase();
-                adapters
-                    .iter()
-                    .position(|a| a.get_info().name.to_lowercase().contains(&text))
+                adapters.iter().position(|a| a.get_info().name.to_lowercase().contains(&text))
             }
         },
     };
     let Some(index) = index else {
         let wanted = wanted.unwrap_or_default();
-        return Err(Error::Adapter(format!(
-            "no adapter `{wanted}`; there are:\n{}",
-            names()
-        )));
+        return Err(Error::Adapter(format!("no adapter `{wanted}`; there are:\n{}", names())));
     };
     if let Some(lack) = lacking(&adapters[index].limits()) {
-        return Err(Error::Adapter(format!(
-            "{} {lack}; there are:\n{}",
-            adapters[index].get_info().name,
-            names()
-        )));
+        return Err(Error::Adapter(format!("{} {lack}; there are:\n{}", adapters[index].get_info().name, names())));
     }
     Ok(adapters.swap_remove(index))
 }
@@ -259,10 +219,7 @@ pub(super) async fn request_device(adapter: &wgpu::Adapter) -> Result<(wgpu::Dev
 /// Keeps the first fault that the driver reports, for [`super::Gpu::check`].
 pub(super) fn watch(device: &wgpu::Device, fault: &Arc<Mutex<Option<Error>>>) {
     let keep = |fault: &Mutex<Option<Error>>, error: Error| {
-        fault
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .get_or_insert(error);
+        fault.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
     };
     let slot = fault.clone();
     device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {

@@ -37,11 +37,7 @@ impl Buffer {
 
     /// A window of it, in bytes.
     pub fn slice(&self, offset: u64, bytes: u64) -> Slice {
-        Slice {
-            buffer: self.clone(),
-            offset,
-            bytes,
-        }
+        Slice { buffer: self.clone(), offset, bytes }
     }
 }
 
@@ -85,9 +81,7 @@ impl Gpu {
         const PIECE: usize = 64 << 20;
         let bytes: &[u8] = bytemuck::cast_slice(data);
         for (i, piece) in bytes.chunks(PIECE).enumerate() {
-            self.inner
-                .queue
-                .write_buffer(&buffer.raw, offset + (i * PIECE) as u64, piece);
+            self.inner.queue.write_buffer(&buffer.raw, offset + (i * PIECE) as u64, piece);
             if bytes.len() > PIECE {
                 self.inner.queue.submit([]);
             }
@@ -135,13 +129,7 @@ impl Gpu {
                 waker.wake();
             }
         });
-        Ok(Readback {
-            gpu: self.clone(),
-            staging,
-            submission,
-            done,
-            marker: std::marker::PhantomData,
-        })
+        Ok(Readback { gpu: self.clone(), staging, submission, done, marker: std::marker::PhantomData })
     }
 }
 
@@ -159,17 +147,12 @@ impl<T: bytemuck::Pod> Readback<T> {
     pub async fn finish(self) -> Result<Vec<T>> {
         // A browser runs its own event loop; natively someone must drive the callbacks.
         if cfg!(not(target_arch = "wasm32")) {
-            let wait = wgpu::PollType::Wait {
-                submission_index: Some(self.submission.clone()),
-                timeout: None,
-            };
+            let wait = wgpu::PollType::Wait { submission_index: Some(self.submission.clone()), timeout: None };
             let polled = self.gpu.inner.device.poll(wait);
             self.gpu.check()?;
             polled.map_err(|e| Error::DeviceLost(e.to_string()))?;
         }
-        Mapped(self.done.clone())
-            .await
-            .map_err(|e| Error::DeviceLost(e.to_string()))?;
+        Mapped(self.done.clone()).await.map_err(|e| Error::DeviceLost(e.to_string()))?;
         let lost = |e: wgpu::MapRangeError| Error::DeviceLost(e.to_string());
         let view = self.staging.slice(..).get_mapped_range().map_err(lost)?;
         Ok(bytemuck::pod_collect_to_vec::<u8, T>(&view))

@@ -35,10 +35,7 @@ impl GpuOptions {
     /// The options that the environment asks for.
     pub fn from_env() -> GpuOptions {
         let checked = std::env::var("T5_CHECKED").is_ok_and(|v| !v.is_empty() && v != "0");
-        GpuOptions {
-            checked,
-            ..GpuOptions::default()
-        }
+        GpuOptions { checked, ..GpuOptions::default() }
     }
 }
 
@@ -67,14 +64,7 @@ impl Gpu {
         let (device, queue) = adapter::request_device(&adapter).await?;
         let fault = Arc::new(Mutex::new(None));
         adapter::watch(&device, &fault);
-        let inner = Inner {
-            device,
-            queue,
-            caps,
-            checked: options.checked,
-            kernels: Mutex::new(HashMap::new()),
-            fault,
-        };
+        let inner = Inner { device, queue, caps, checked: options.checked, kernels: Mutex::new(HashMap::new()), fault };
         Ok(Gpu { inner: Arc::new(inner) })
     }
 
@@ -104,22 +94,12 @@ impl Gpu {
     /// The compiled kernel for this shader under this header; compiled once per distinct expanded source.
     fn kernel(&self, shader: &Shader, header: &Header) -> Result<Arc<Kernel>> {
         let source = shader.expand(header);
-        let mut kernels = self
-            .inner
-            .kernels
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut kernels = self.inner.kernels.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(kernel) = kernels.get(&source) {
             return Ok(kernel.clone());
         }
-        let kernel = Arc::new(Kernel::compile(
-            &self.inner.device,
-            shader.name,
-            &source,
-            self.inner.checked,
-        )?);
-        self.check()
-            .map_err(|e| Error::Shader(format!("{e}\n{}", shader::numbered(&source))))?;
+        let kernel = Arc::new(Kernel::compile(&self.inner.device, shader.name, &source, self.inner.checked)?);
+        self.check().map_err(|e| Error::Shader(format!("{e}\n{}", shader::numbered(&source))))?;
         kernels.insert(source, kernel.clone());
         Ok(kernel)
     }

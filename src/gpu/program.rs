@@ -59,11 +59,7 @@ struct Pending {
 
 impl ProgramBuilder {
     pub fn new(gpu: &Gpu) -> ProgramBuilder {
-        ProgramBuilder {
-            gpu: gpu.clone(),
-            pending: Vec::new(),
-            params: Vec::new(),
-        }
+        ProgramBuilder { gpu: gpu.clone(), pending: Vec::new(), params: Vec::new() }
     }
 
     /// Compiles the kernel if it is new and records the launch. Launches of no workgroups are dropped.
@@ -94,13 +90,7 @@ impl ProgramBuilder {
         self.params.resize(offset as usize, 0);
         self.params.extend_from_slice(&packed);
         let params = (offset, packed.len() as u64);
-        self.pending.push(Pending {
-            label: dispatch.label,
-            kernel,
-            bindings: dispatch.bindings,
-            params,
-            grid,
-        });
+        self.pending.push(Pending { label: dispatch.label, kernel, bindings: dispatch.bindings, params, grid });
         Ok(())
     }
 
@@ -118,27 +108,14 @@ impl Pending {
         let window = params.slice(self.params.0, self.params.1);
         let find = |name: &str| {
             let given = self.bindings.iter().find(|(n, _)| *n == name).map(|(_, slice)| slice);
-            given.unwrap_or_else(|| {
-                panic!(
-                    "{}: nothing is bound to `{name}` of {}.wgsl",
-                    self.label, self.kernel.name
-                )
-            })
+            given.unwrap_or_else(|| panic!("{}: nothing is bound to `{name}` of {}.wgsl", self.label, self.kernel.name))
         };
         for (name, _) in &self.bindings {
             let known = self.kernel.bindings.iter().any(|b| b.name == *name);
-            assert!(
-                known,
-                "{}: {}.wgsl has no binding `{name}`",
-                self.label, self.kernel.name
-            );
+            assert!(known, "{}: {}.wgsl has no binding `{name}`", self.label, self.kernel.name);
         }
         let entry = |binding: &super::shader::Binding| {
-            let slice = if binding.name == "p" {
-                &window
-            } else {
-                find(&binding.name)
-            };
+            let slice = if binding.name == "p" { &window } else { find(&binding.name) };
             wgpu::BindGroupEntry {
                 binding: binding.index,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
@@ -154,12 +131,7 @@ impl Pending {
             layout: &self.kernel.layout,
             entries: &entries,
         });
-        Step {
-            label: self.label.clone(),
-            kernel: self.kernel.clone(),
-            bind_group,
-            grid: self.grid,
-        }
+        Step { label: self.label.clone(), kernel: self.kernel.clone(), bind_group, grid: self.grid }
     }
 }
 
@@ -206,10 +178,7 @@ impl Program {
     /// `Adapter` where the device has no timestamps.
     pub async fn profile(&self) -> Result<Vec<StepTime>> {
         if !self.gpu.caps().timestamps {
-            return Err(Error::Adapter(format!(
-                "{} offers no timestamp queries",
-                self.gpu.caps().name
-            )));
+            return Err(Error::Adapter(format!("{} offers no timestamp queries", self.gpu.caps().name)));
         }
         let device = &self.gpu.inner.device;
         let period = f64::from(self.gpu.inner.queue.get_timestamp_period()) * 1e-9;
@@ -228,10 +197,7 @@ impl Program {
                 usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
                 mapped_at_creation: false,
             });
-            let ticks = Buffer {
-                bytes: resolved.size(),
-                raw: resolved,
-            };
+            let ticks = Buffer { bytes: resolved.size(), raw: resolved };
             let mut encoder = device.create_command_encoder(&Default::default());
             for (i, step) in steps.iter().enumerate() {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {

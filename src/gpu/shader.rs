@@ -67,11 +67,7 @@ impl Shader {
         }
         let mut out = String::new();
         for (name, default) in self.defaults {
-            let value = header
-                .constants
-                .iter()
-                .find(|(n, _)| n == name)
-                .map_or(default, |(_, v)| v);
+            let value = header.constants.iter().find(|(n, _)| n == name).map_or(default, |(_, v)| v);
             let _ = match value {
                 Value::U32(v) => writeln!(out, "const {name} = {v}u;"),
                 Value::Bool(v) => writeln!(out, "const {name} = {v};"),
@@ -131,28 +127,15 @@ pub(super) struct Kernel {
 impl Kernel {
     pub fn compile(device: &wgpu::Device, name: &'static str, source: &str, checked: bool) -> Result<Kernel> {
         let module = naga::front::wgsl::parse_str(source).map_err(|e| {
-            Error::Shader(format!(
-                "{name}.wgsl does not parse:\n{}\n{}",
-                e.emit_to_string(source),
-                numbered(source)
-            ))
+            Error::Shader(format!("{name}.wgsl does not parse:\n{}\n{}", e.emit_to_string(source), numbered(source)))
         })?;
         let (bindings, params, params_bytes) = reflect(&module).map_err(|e| {
-            Error::Shader(format!(
-                "{name}.wgsl is invalid: {}\n{}",
-                e.emit_to_string(source),
-                numbered(source)
-            ))
+            Error::Shader(format!("{name}.wgsl is invalid: {}\n{}", e.emit_to_string(source), numbered(source)))
         })?;
-        let descriptor = wgpu::ShaderModuleDescriptor {
-            label: Some(name),
-            source: wgpu::ShaderSource::Wgsl(source.into()),
-        };
-        let checks = if checked {
-            wgpu::ShaderRuntimeChecks::checked()
-        } else {
-            wgpu::ShaderRuntimeChecks::unchecked()
-        };
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(source.into()) };
+        let checks =
+            if checked { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
         // SAFETY: every kernel guards its own loads and stores against the sizes in its parameters; the tests run
         // each of them on each size class with the checks on as well, and compare the results.
         let shader = unsafe { device.create_shader_module_trusted(descriptor, checks) };
@@ -168,14 +151,7 @@ impl Kernel {
             cache: None,
         });
         let layout = pipeline.get_bind_group_layout(0);
-        Ok(Kernel {
-            pipeline,
-            layout,
-            name,
-            bindings,
-            params,
-            params_bytes,
-        })
+        Ok(Kernel { pipeline, layout, name, bindings, params, params_bytes })
     }
 
     /// The bytes of `Params` for these values.
@@ -185,11 +161,7 @@ impl Kernel {
     pub fn pack_params(&self, values: &[(&'static str, Param)]) -> Vec<u8> {
         let mut bytes = vec![0; self.params_bytes as usize];
         for (name, _) in values {
-            assert!(
-                self.params.iter().any(|(n, ..)| n == name),
-                "{}.wgsl has no parameter {name}",
-                self.name
-            );
+            assert!(self.params.iter().any(|(n, ..)| n == name), "{}.wgsl has no parameter {name}", self.name);
         }
         for (name, offset, is_float) in &self.params {
             let value = values.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
@@ -211,9 +183,8 @@ type Invalid = Box<naga::WithSpan<naga::valid::ValidationError>>;
 /// The bindings that `main` uses, and the layout of its uniform `p`.
 fn reflect(module: &naga::Module) -> Result<(Vec<Binding>, Params, u32), Invalid> {
     let flags = naga::valid::ValidationFlags::all();
-    let info = naga::valid::Validator::new(flags, naga::valid::Capabilities::all())
-        .validate(module)
-        .map_err(Box::new)?;
+    let info =
+        naga::valid::Validator::new(flags, naga::valid::Capabilities::all()).validate(module).map_err(Box::new)?;
     let entry = info.get_entry_point(0);
     let (mut bindings, mut params, mut params_bytes) = (Vec::new(), Vec::new(), 0);
     for (handle, variable) in module.global_variables.iter() {
@@ -230,27 +201,17 @@ fn reflect(module: &naga::Module) -> Result<(Vec<Binding>, Params, u32), Invalid
             for member in members {
                 let is_float = matches!(
                     module.types[member.ty].inner,
-                    naga::TypeInner::Scalar(naga::Scalar {
-                        kind: naga::ScalarKind::Float,
-                        ..
-                    })
+                    naga::TypeInner::Scalar(naga::Scalar { kind: naga::ScalarKind::Float, .. })
                 );
                 params.push((member.name.clone().unwrap_or_default(), member.offset, is_float));
             }
         }
-        bindings.push(Binding {
-            name,
-            index: binding.binding,
-        });
+        bindings.push(Binding { name, index: binding.binding });
     }
     Ok((bindings, params, params_bytes))
 }
 
 /// Source with line numbers, for error messages.
 pub(super) fn numbered(source: &str) -> String {
-    source
-        .lines()
-        .enumerate()
-        .map(|(i, line)| format!("{:4} {line}\n", i + 1))
-        .collect()
+    source.lines().enumerate().map(|(i, line)| format!("{:4} {line}\n", i + 1)).collect()
 }

@@ -13,19 +13,10 @@ pub struct AddInto {
     pub shape: Vec<usize>,
 }
 
-static ADD: Shader = Shader {
-    name: "add",
-    source: include_str!("../../shaders/add.wgsl"),
-    shared: &[],
-    defaults: &[],
-};
+static ADD: Shader = Shader { name: "add", source: include_str!("../../shaders/add.wgsl"), shared: &[], defaults: &[] };
 
-static ADD_INTO: Shader = Shader {
-    name: "add_into",
-    source: include_str!("../../shaders/add_into.wgsl"),
-    shared: &[],
-    defaults: &[],
-};
+static ADD_INTO: Shader =
+    Shader { name: "add_into", source: include_str!("../../shaders/add_into.wgsl"), shared: &[], defaults: &[] };
 
 impl Op for Add {
     fn name(&self) -> &'static str {

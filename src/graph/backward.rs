@@ -46,12 +46,7 @@ impl Backward<'_> {
         if !self.needed[value.0] {
             return;
         }
-        assert_eq!(
-            self.graph.shape(value),
-            self.graph.shape(gradient),
-            "{}: gradient {input}",
-            self.node.op.name()
-        );
+        assert_eq!(self.graph.shape(value), self.graph.shape(gradient), "{}: gradient {input}", self.node.op.name());
         let fresh = self.fresh(gradient);
         self.given.push(gradient);
         if let Some(&leaf) = self.targets.get(&value) {
@@ -109,22 +104,12 @@ impl Graph {
                 let op = node.op.clone();
                 let (start, given) = (self.nodes.len(), Vec::new());
                 let (grads, targets, needed) = (&mut grads, &leaves, needed.as_slice());
-                op.backward(&mut Backward {
-                    graph: self,
-                    node,
-                    grads,
-                    targets,
-                    needed,
-                    start,
-                    given,
-                });
+                op.backward(&mut Backward { graph: self, node, grads, targets, needed, start, given });
             }
         }
         self.scope = scope;
         let plain = targets.iter().filter(|(_, leaf)| leaf.is_none());
-        plain
-            .map(|(target, _)| *grads.get(target).expect("a target that does not influence the seeds"))
-            .collect()
+        plain.map(|(target, _)| *grads.get(target).expect("a target that does not influence the seeds")).collect()
     }
 
     /// `gradient + before`, inside the kernel that makes `gradient` where it is fresh and its op can.

@@ -17,10 +17,7 @@ impl Tensor64 {
     #[track_caller]
     pub fn new(shape: &[usize], data: Vec<f64>) -> Tensor64 {
         assert_eq!(shape.iter().product::<usize>(), data.len());
-        Tensor64 {
-            shape: shape.to_vec(),
-            data,
-        }
+        Tensor64 { shape: shape.to_vec(), data }
     }
 
     pub fn zeros(shape: &[usize]) -> Tensor64 {
@@ -42,23 +39,11 @@ pub fn interpret(graph: &Graph, outputs: &[ValueId], leaves: &mut HashMap<String
     let mut values: HashMap<ValueId, Tensor64> = HashMap::new();
     let read = |values: &HashMap<ValueId, Tensor64>, leaves: &HashMap<String, Tensor64>, v: ValueId| {
         let info = graph.value(graph.home(v));
-        let found = if info.is_leaf {
-            leaves.get(&info.label)
-        } else {
-            values.get(&v)
-        };
-        found
-            .unwrap_or_else(|| panic!("nothing is known of `{}`", info.label))
-            .clone()
+        let found = if info.is_leaf { leaves.get(&info.label) } else { values.get(&v) };
+        found.unwrap_or_else(|| panic!("nothing is known of `{}`", info.label)).clone()
     };
     let live = graph.live_nodes(outputs);
-    for node in graph
-        .nodes()
-        .iter()
-        .enumerate()
-        .filter(|(n, _)| live[*n])
-        .map(|(_, node)| node)
-    {
+    for node in graph.nodes().iter().enumerate().filter(|(n, _)| live[*n]).map(|(_, node)| node) {
         let mut inputs: Vec<Tensor64> = node.inputs.iter().map(|&v| read(&values, leaves, v)).collect();
         for &output in &node.outputs {
             if graph.value(output).stored_in.is_some() {

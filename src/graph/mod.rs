@@ -79,13 +79,7 @@ impl Graph {
             assert_eq!(self.values[i].shape, shape, "leaf `{name}` is used with two shapes");
             return ValueId(i);
         }
-        self.values.push(ValueInfo {
-            shape: shape.to_vec(),
-            dtype,
-            label: name,
-            is_leaf: true,
-            stored_in: None,
-        });
+        self.values.push(ValueInfo { shape: shape.to_vec(), dtype, label: name, is_leaf: true, stored_in: None });
         ValueId(self.values.len() - 1)
     }
 
@@ -114,20 +108,9 @@ impl Graph {
         let outputs: Vec<ValueId> = (first..first + made.len()).map(ValueId).collect();
         for (shape, dtype) in made {
             let label = self.scope.clone();
-            self.values.push(ValueInfo {
-                shape,
-                dtype,
-                label,
-                is_leaf: false,
-                stored_in: None,
-            });
+            self.values.push(ValueInfo { shape, dtype, label, is_leaf: false, stored_in: None });
         }
-        let node = Node {
-            op,
-            inputs: inputs.to_vec(),
-            outputs: outputs.clone(),
-            label: self.scope.clone(),
-        };
+        let node = Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), label: self.scope.clone() };
         self.nodes.push(node);
         outputs
     }
@@ -182,11 +165,7 @@ impl Graph {
 
     /// Every leaf with its value, in order of first use.
     pub fn leaves(&self) -> impl Iterator<Item = (ValueId, &ValueInfo)> {
-        self.values
-            .iter()
-            .enumerate()
-            .filter(|(_, v)| v.is_leaf)
-            .map(|(i, v)| (ValueId(i), v))
+        self.values.iter().enumerate().filter(|(_, v)| v.is_leaf).map(|(i, v)| (ValueId(i), v))
     }
 
     /// The memory in which a value lives: itself, or the leaf that it is stored in.
@@ -197,10 +176,7 @@ impl Graph {
     /// The value to read instead of `value` where a backward node computes it again (cross-entropy makes its loss and
     /// its gradient in one go, so that a training plan runs the vocabulary projection once).
     pub fn replayed(&self, value: ValueId) -> ValueId {
-        self.replays
-            .iter()
-            .find(|(from, _)| *from == value)
-            .map_or(value, |(_, to)| *to)
+        self.replays.iter().find(|(from, _)| *from == value).map_or(value, |(_, to)| *to)
     }
 
     /// Which nodes are needed for these outputs: those that lead to them or write into leaves that are not among `dead`.
@@ -228,11 +204,7 @@ impl std::fmt::Display for Graph {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let show = |v: &ValueId| {
             let home = self.value(self.home(*v));
-            let name = if home.is_leaf {
-                home.label.clone()
-            } else {
-                format!("v{}", v.0)
-            };
+            let name = if home.is_leaf { home.label.clone() } else { format!("v{}", v.0) };
             let shape: Vec<String> = self.shape(*v).iter().map(usize::to_string).collect();
             format!("{name}[{}]", shape.join("x"))
         };

@@ -85,21 +85,11 @@ pub struct Launcher<'a> {
 
 impl<'a> Launcher<'a> {
     pub fn new(caps: &'a Caps, graph: &'a Graph, node: &'a Node) -> Launcher<'a> {
-        Launcher {
-            caps,
-            graph,
-            node,
-            launches: Vec::new(),
-            scratch: Vec::new(),
-            refusal: None,
-        }
+        Launcher { caps, graph, node, launches: Vec::new(), scratch: Vec::new(), refusal: None }
     }
 
     fn operand(&self, value: ValueId) -> Operand {
-        Operand {
-            place: Place::Value(value),
-            len: self.graph.len(value),
-        }
+        Operand { place: Place::Value(value), len: self.graph.len(value) }
     }
 
     pub fn input(&self, index: usize) -> Operand {
@@ -121,10 +111,7 @@ impl<'a> Launcher<'a> {
     /// Memory of `len` elements for this node alone.
     pub fn scratch(&mut self, len: usize) -> Operand {
         self.scratch.push(len);
-        Operand {
-            place: Place::Scratch(self.scratch.len() - 1),
-            len,
-        }
+        Operand { place: Place::Scratch(self.scratch.len() - 1), len }
     }
 
     /// Declares the iterations of all loops of one invocation, where they grow with something that a launch cannot split.

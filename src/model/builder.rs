@@ -90,11 +90,7 @@ impl<'a> Builder<'a> {
     /// Decoder over whole targets: reads `tgt_ids`, `tgt_index` (`[B T]`) and `src_lens` (`[B]`), attends to the
     /// encoder's output `[B S, D]`; gives `[B T, D]`.
     pub fn decoder(&mut self, encoded: ValueId) -> ValueId {
-        let BatchShape {
-            batch,
-            src_len,
-            tgt_len,
-        } = self.shape;
+        let BatchShape { batch, src_len, tgt_len } = self.shape;
         let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
         let mut x = self.embed("tgt", batch * tgt_len);
         x = self.dropout(x, None);
@@ -107,11 +103,7 @@ impl<'a> Builder<'a> {
             let n = self.norm(&format!("{layer}.1.layer_norm.weight"), x);
             let q = self.linear(&format!("{layer}.1.EncDecAttention.q.weight"), n);
             let kv = self.linear(&format!("{layer}.1.EncDecAttention.kv.weight"), encoded);
-            let op = Attention {
-                causal: false,
-                fused: false,
-                ..self.attention(tgt_len, src_len, None)
-            };
+            let op = Attention { causal: false, fused: false, ..self.attention(tgt_len, src_len, None) };
             let attended = self.attend(op, &[q, kv, lens]);
             x = self.project_back(&format!("{layer}.1.EncDecAttention.o.weight"), attended, x);
             x = self.feed_forward(&format!("{layer}.2"), x);
@@ -124,11 +116,7 @@ impl<'a> Builder<'a> {
     /// Logits of decoder states `[rows, D]`: `[rows, vocab]`.
     pub fn logits(&mut self, hidden: ValueId) -> ValueId {
         self.graph.scope("lm_head");
-        let op = Logits {
-            shards: self.layout.shards().to_vec(),
-            scale: self.output_scale,
-            variant: self.variant,
-        };
+        let op = Logits { shards: self.layout.shards().to_vec(), scale: self.output_scale, variant: self.variant };
         let inputs: Vec<_> = [hidden].into_iter().chain(self.head()).collect();
         self.graph.push1(op, &inputs)
     }
@@ -139,11 +127,8 @@ impl<'a> Builder<'a> {
         let rows = self.graph.shape(hidden)[0];
         let labels = self.graph.leaf("labels", &[rows], Dtype::U32);
         let dstats = self.graph.leaf("dstats", &[4], Dtype::F32);
-        let op = CrossEntropy {
-            z_loss,
-            smoothing,
-            ..CrossEntropy::new(self.layout.shards().to_vec(), self.output_scale)
-        };
+        let op =
+            CrossEntropy { z_loss, smoothing, ..CrossEntropy::new(self.layout.shards().to_vec(), self.output_scale) };
         let inputs: Vec<_> = [hidden, labels, dstats].into_iter().chain(self.head()).collect();
         self.graph.push1(op, &inputs)
     }
@@ -175,49 +160,31 @@ impl<'a> Builder<'a> {
     }
 
     fn table(&mut self, name: &str) -> Vec<ValueId> {
-        (0..self.layout.shards().len())
-            .map(|s| self.param(&shard_leaf(name, s)))
-            .collect()
+        (0..self.layout.shards().len()).map(|s| self.param(&shard_leaf(name, s))).collect()
     }
 
     fn head(&mut self) -> Vec<ValueId> {
-        self.table(if self.layout.untied {
-            "lm_head.weight"
-        } else {
-            "shared.weight"
-        })
+        self.table(if self.layout.untied { "lm_head.weight" } else { "shared.weight" })
     }
 
     /// Embeds the ids of `{side}_ids`.
     pub fn embed(&mut self, side: &str, count: usize) -> ValueId {
         self.graph.scope("shared");
         let ids = self.graph.leaf(format!("{side}_ids"), &[count], Dtype::U32);
-        let index = self
-            .graph
-            .leaf(format!("{side}_index"), &[gather_index_len(count)], Dtype::U32);
+        let index = self.graph.leaf(format!("{side}_index"), &[gather_index_len(count)], Dtype::U32);
         let inputs: Vec<_> = [ids, index].into_iter().chain(self.table("shared.weight")).collect();
-        self.graph.push1(
-            Gather {
-                shards: self.layout.shards().to_vec(),
-            },
-            &inputs,
-        )
+        self.graph.push1(Gather { shards: self.layout.shards().to_vec() }, &inputs)
     }
 
     fn bias(&mut self, stack: Stack, block: usize, before: Option<ValueId>) -> Option<ValueId> {
         if !self.config.has_relative_bias(block) {
             return before;
         }
-        let scope = format!(
-            "{}.block.{block}.layer.0.SelfAttention.relative_attention_bias",
-            stack.name()
-        );
+        let scope = format!("{}.block.{block}.layer.0.SelfAttention.relative_attention_bias", stack.name());
         self.graph.scope(scope.clone());
         let table = self.param(&format!("{scope}.weight"));
         let entries = 2 * self.config.relative_attention_max_distance + 1;
-        let bucket = self
-            .graph
-            .leaf(format!("{}.buckets", stack.name()), &[entries], Dtype::U32);
+        let bucket = self.graph.leaf(format!("{}.buckets", stack.name()), &[entries], Dtype::U32);
         Some(self.graph.push1(PositionBias, &[table, bucket]))
     }
 
@@ -259,10 +226,7 @@ impl<'a> Builder<'a> {
         let n = self.norm(&format!("{layer}.0.layer_norm.weight"), x);
         let qkv = self.linear(&format!("{layer}.0.SelfAttention.qkv.weight"), n);
         let reach = bias.map(|_| self.config.relative_attention_max_distance);
-        let op = Attention {
-            causal: lens.is_none(),
-            ..self.attention(len, len, reach)
-        };
+        let op = Attention { causal: lens.is_none(), ..self.attention(len, len, reach) };
         let inputs: Vec<_> = [Some(qkv), bias, lens].into_iter().flatten().collect();
         let attended = self.attend(op, &inputs);
         self.project_back(&format!("{layer}.0.SelfAttention.o.weight"), attended, x)
@@ -287,12 +251,7 @@ impl<'a> Builder<'a> {
 
     pub fn norm(&mut self, weight: &str, x: ValueId) -> ValueId {
         let scale = self.param(weight);
-        self.graph.push1(
-            RmsNorm {
-                eps: self.config.layer_norm_epsilon as f32,
-            },
-            &[x, scale],
-        )
+        self.graph.push1(RmsNorm { eps: self.config.layer_norm_epsilon as f32 }, &[x, scale])
     }
 
     pub fn linear(&mut self, weight: &str, x: ValueId) -> ValueId {
@@ -301,10 +260,7 @@ impl<'a> Builder<'a> {
     }
 
     fn product(&self) -> Matmul {
-        Matmul {
-            variant: self.variant,
-            ..Matmul::new(MatmulLayout::Nt)
-        }
+        Matmul { variant: self.variant, ..Matmul::new(MatmulLayout::Nt) }
     }
 
     /// residual + dropout(linear(x)).
@@ -327,11 +283,7 @@ impl<'a> Builder<'a> {
             return x;
         }
         self.sites += 1;
-        let op = Dropout {
-            rate: self.dropout,
-            site: self.sites,
-            add: residual.is_some(),
-        };
+        let op = Dropout { rate: self.dropout, site: self.sites, add: residual.is_some() };
         let inputs: Vec<_> = [x, self.key()].into_iter().chain(residual).collect();
         self.graph.push1(op, &inputs)
     }

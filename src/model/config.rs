@@ -93,10 +93,7 @@ impl T5Config {
     /// transformers 4.57 ignores that key. A model with a tied but unscaled head (any mT5 or UMT5 without `lm_head`)
     /// therefore means the same to every version only if saved untied, with a copy of the embedding as its head.
     pub fn for_head(&self, untied: bool) -> T5Config {
-        let mut saved = T5Config {
-            tie_word_embeddings: !untied,
-            ..self.clone()
-        };
+        let mut saved = T5Config { tie_word_embeddings: !untied, ..self.clone() };
         if saved.scales_output() != self.scales_output() {
             saved.scale_decoder_outputs = Some(self.scales_output());
         }
@@ -108,11 +105,7 @@ impl T5Config {
     /// The head is `lm_head.weight` whenever the file has it, otherwise the embedding. The scale does not change which
     /// token is likeliest, so only losses, samples and beams show a wrong one.
     pub fn output_scale(&self, file_has_lm_head: bool) -> (f32, String) {
-        let scale = if self.scales_output() {
-            (self.d_model as f64).powf(-0.5) as f32
-        } else {
-            1.0
-        };
+        let scale = if self.scales_output() { (self.d_model as f64).powf(-0.5) as f32 } else { 1.0 };
         let reason = match (self.scale_decoder_outputs, self.model_type) {
             (Some(flag), _) => format!("scale_decoder_outputs is {flag}"),
             (None, Family::Mt5 | Family::Umt5) => format!("model_type is {}", self.model_type.name()),
@@ -131,8 +124,7 @@ impl T5Config {
     }
 
     fn scales_output(&self) -> bool {
-        self.scale_decoder_outputs
-            .unwrap_or(self.model_type == Family::T5 && self.tie_word_embeddings)
+        self.scale_decoder_outputs.unwrap_or(self.model_type == Family::T5 && self.tie_word_embeddings)
     }
 }
 
@@ -194,11 +186,7 @@ impl TryFrom<Map<String, Value>> for T5Config {
     type Error = Error;
 
     fn try_from(map: Map<String, Value>) -> Result<T5Config> {
-        from_map(Keys {
-            map,
-            text: "",
-            path: Path::new("config.json"),
-        })
+        from_map(Keys { map, text: "", path: Path::new("config.json") })
     }
 }
 
@@ -217,14 +205,8 @@ impl From<T5Config> for Map<String, Value> {
         set("num_layers", json!(config.num_layers));
         set("num_decoder_layers", json!(config.num_decoder_layers));
         set("num_heads", json!(config.num_heads));
-        set(
-            "relative_attention_num_buckets",
-            json!(config.relative_attention_num_buckets),
-        );
-        set(
-            "relative_attention_max_distance",
-            json!(config.relative_attention_max_distance),
-        );
+        set("relative_attention_num_buckets", json!(config.relative_attention_num_buckets));
+        set("relative_attention_max_distance", json!(config.relative_attention_max_distance));
         set("dropout_rate", json!(config.dropout_rate));
         set("layer_norm_epsilon", json!(config.layer_norm_epsilon));
         set("initializer_factor", json!(config.initializer_factor));
@@ -303,12 +285,7 @@ impl Keys<'_> {
             Some(Value::String(name)) => name,
             Some(other) => return Err(self.error("model_type", &format!("is {other}, not a name"))),
             // The first architecture tells as much: "T5ForConditionalGeneration", "MT5EncoderModel".
-            None => match self
-                .map
-                .get("architectures")
-                .and_then(|list| list.get(0))
-                .and_then(Value::as_str)
-            {
+            None => match self.map.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str) {
                 Some(name) => {
                     let stem = |name, suffix| str::split_once(name, suffix).map_or(name, |(stem, _)| stem);
                     ["For", "Encoder", "Model"].into_iter().fold(name, stem).to_lowercase()
@@ -320,19 +297,13 @@ impl Keys<'_> {
             "t5" => Ok(Family::T5),
             "mt5" => Ok(Family::Mt5),
             "umt5" => Ok(Family::Umt5),
-            _ => Err(self.error(
-                "model_type",
-                &format!("is \"{name}\"; only t5, mt5 and umt5 models are supported"),
-            )),
+            _ => Err(self.error("model_type", &format!("is \"{name}\"; only t5, mt5 and umt5 models are supported"))),
         }
     }
 
     /// `names` are the key and its alias in transformers' generic vocabulary, if any.
     fn size(&mut self, names: &[&'static str], default: usize) -> Result<usize> {
-        let found: Vec<_> = names
-            .iter()
-            .filter_map(|&name| Some((name, self.take(name)?)))
-            .collect();
+        let found: Vec<_> = names.iter().filter_map(|&name| Some((name, self.take(name)?))).collect();
         let Some((name, value)) = found.first() else {
             return Ok(default);
         };
@@ -345,9 +316,7 @@ impl Keys<'_> {
     fn number(&mut self, key: &str, default: f64) -> Result<f64> {
         match self.take(key) {
             None => Ok(default),
-            Some(value) => value
-                .as_f64()
-                .ok_or_else(|| self.error(key, &format!("is {value}, not a number"))),
+            Some(value) => value.as_f64().ok_or_else(|| self.error(key, &format!("is {value}, not a number"))),
         }
     }
 
@@ -395,15 +364,7 @@ impl Keys<'_> {
 
     fn error(&self, key: &str, what: &str) -> Error {
         let quoted = format!("\"{key}\"");
-        let line = self
-            .text
-            .lines()
-            .position(|line| line.contains(&quoted))
-            .map(|index| index + 1);
-        Error::File {
-            path: self.path.to_path_buf(),
-            line,
-            what: format!("{key} {what}"),
-        }
+        let line = self.text.lines().position(|line| line.contains(&quoted)).map(|index| index + 1);
+        Error::File { path: self.path.to_path_buf(), line, what: format!("{key} {what}") }
     }
 }

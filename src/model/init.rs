@@ -14,9 +14,8 @@ pub fn weights(config: &T5Config, tensor: &TensorSpan, seed: u64) -> Vec<f32> {
     let Some(deviation) = deviation(config, &tensor.name) else {
         return vec![1.0; len];
     };
-    let tag = tensor.name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
-    });
+    let tag =
+        tensor.name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let mut rng = Rng::new(seed, Purpose::Weights, &[tag]);
     let scale = deviation * config.initializer_factor;
     (0..len).map(|_| (rng.normal() * scale) as f32).collect()

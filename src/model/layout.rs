@@ -74,17 +74,8 @@ impl Layout {
         let shard_len = ((table_bytes / 4) as usize).min(window_len);
         let n_shards = config.vocab_size.div_ceil((shard_len / config.d_model).max(1));
         let even = config.vocab_size.div_ceil(n_shards);
-        let shards = (0..config.vocab_size)
-            .step_by(even)
-            .map(|first| even.min(config.vocab_size - first))
-            .collect();
-        let mut layout = Layout {
-            untied,
-            tensors: vec![],
-            leaves: HashMap::new(),
-            windows: vec![0],
-            shards,
-        };
+        let shards = (0..config.vocab_size).step_by(even).map(|first| even.min(config.vocab_size - first)).collect();
+        let mut layout = Layout { untied, tensors: vec![], leaves: HashMap::new(), windows: vec![0], shards };
         let tensors = config.tensor_shapes(untied);
         // The rows of each leaf: those of all its members.
         let mut rows: HashMap<String, usize> = HashMap::new();
@@ -98,12 +89,7 @@ impl Layout {
             if matches!(name.as_str(), "shared.weight" | "lm_head.weight") {
                 for (s, rows) in layout.shards.clone().into_iter().enumerate() {
                     let leaf = layout.place(shard_leaf(&name, s), vec![rows, cols], window_len)?;
-                    pieces.push(Piece {
-                        window: leaf.window,
-                        offset: leaf.offset,
-                        rows,
-                        len: rows * cols,
-                    });
+                    pieces.push(Piece { window: leaf.window, offset: leaf.offset, rows, len: rows * cols });
                 }
             } else {
                 let leaf_name = leaf_of(&name);
@@ -118,12 +104,7 @@ impl Layout {
                 // Members follow one another in the order of the checkpoint: q, k, v; wi_0, wi_1.
                 let before = filled.entry(leaf_name).or_default();
                 let (rows, len) = (shape[0], shape[0] * cols);
-                pieces.push(Piece {
-                    window: leaf.window,
-                    offset: leaf.offset + *before,
-                    rows,
-                    len,
-                });
+                pieces.push(Piece { window: leaf.window, offset: leaf.offset + *before, rows, len });
                 *before += len;
             }
             layout.tensors.push(TensorSpan { name, shape, pieces });
@@ -173,11 +154,7 @@ impl Layout {
     /// If there is no such leaf.
     #[track_caller]
     pub fn shape(&self, leaf: &str) -> &[usize] {
-        &self
-            .leaves
-            .get(leaf)
-            .unwrap_or_else(|| panic!("no parameter leaf `{leaf}`"))
-            .shape
+        &self.leaves.get(leaf).unwrap_or_else(|| panic!("no parameter leaf `{leaf}`")).shape
     }
 
     /// A leaf's window of arenas with this layout.
@@ -189,10 +166,7 @@ impl Layout {
 
     /// Zeroed arenas of this layout.
     pub fn allocate(&self, gpu: &Gpu, label: &str) -> Result<Vec<Buffer>> {
-        self.windows
-            .iter()
-            .map(|&len| gpu.buffer(label, 4 * len as u64))
-            .collect()
+        self.windows.iter().map(|&len| gpu.buffer(label, 4 * len as u64)).collect()
     }
 
     /// Number of parameters.

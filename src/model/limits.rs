@@ -10,8 +10,7 @@ impl T5Config {
 
     /// Refuses sizes that are zero, absurd (they would exhaust the memory) or that contradict one another.
     pub fn validate(&self) -> Result<()> {
-        self.check()
-            .map_err(|(key, what)| Error::Input(format!("model configuration: {key} {what}")))
+        self.check().map_err(|(key, what)| Error::Input(format!("model configuration: {key} {what}")))
     }
 
     /// The offending key and a sentence that follows it.
@@ -24,16 +23,8 @@ impl T5Config {
             ("num_layers", self.num_layers, 1 << 10),
             ("num_decoder_layers", self.num_decoder_layers, 1 << 10),
             ("num_heads", self.num_heads, 1 << 12),
-            (
-                "relative_attention_num_buckets",
-                self.relative_attention_num_buckets,
-                1 << 12,
-            ),
-            (
-                "relative_attention_max_distance",
-                self.relative_attention_max_distance,
-                Self::MAX_DISTANCE,
-            ),
+            ("relative_attention_num_buckets", self.relative_attention_num_buckets, 1 << 12),
+            ("relative_attention_max_distance", self.relative_attention_max_distance, Self::MAX_DISTANCE),
         ];
         for (key, value, most) in limits {
             if value == 0 || value > most {
@@ -42,17 +33,11 @@ impl T5Config {
         }
         if self.inner_dim() > MAX_INNER_DIM {
             let inner = self.inner_dim();
-            return Err((
-                "num_heads",
-                format!("* d_kv is {inner}; at most {MAX_INNER_DIM} is supported"),
-            ));
+            return Err(("num_heads", format!("* d_kv is {inner}; at most {MAX_INNER_DIM} is supported")));
         }
         let buckets = self.relative_attention_num_buckets;
         if buckets < 4 || !buckets.is_multiple_of(2) {
-            return Err((
-                "relative_attention_num_buckets",
-                format!("is {buckets}; it must be even and at least 4"),
-            ));
+            return Err(("relative_attention_num_buckets", format!("is {buckets}; it must be even and at least 4")));
         }
         // The causal buckets are exact up to buckets/2 and logarithmic from there to the largest distance.
         if self.relative_attention_max_distance <= buckets / 2 {
@@ -61,15 +46,11 @@ impl T5Config {
             return Err(("relative_attention_max_distance", what));
         }
         if !(0.0..1.0).contains(&self.dropout_rate) {
-            return Err((
-                "dropout_rate",
-                format!("is {}; it must be at least 0 and less than 1", self.dropout_rate),
-            ));
+            return Err(("dropout_rate", format!("is {}; it must be at least 0 and less than 1", self.dropout_rate)));
         }
-        for (key, value) in [
-            ("layer_norm_epsilon", self.layer_norm_epsilon),
-            ("initializer_factor", self.initializer_factor),
-        ] {
+        for (key, value) in
+            [("layer_norm_epsilon", self.layer_norm_epsilon), ("initializer_factor", self.initializer_factor)]
+        {
             // As f32, since that is what the computation uses: 1e-60 would be an epsilon of 0.
             if !(value as f32 > 0.0 && (value as f32).is_finite()) {
                 return Err((key, format!("is {value}; it must be a positive 32-bit float")));
@@ -78,26 +59,15 @@ impl T5Config {
         if self.eos_token_id.is_empty() {
             return Err(("eos_token_id", "is empty; generation could never stop".to_owned()));
         }
-        let ids = [
-            ("pad_token_id", self.pad_token_id),
-            ("decoder_start_token_id", self.decoder_start_token_id),
-        ];
-        for (key, id) in ids
-            .into_iter()
-            .chain(self.eos_token_id.iter().map(|&id| ("eos_token_id", id)))
-        {
+        let ids = [("pad_token_id", self.pad_token_id), ("decoder_start_token_id", self.decoder_start_token_id)];
+        for (key, id) in ids.into_iter().chain(self.eos_token_id.iter().map(|&id| ("eos_token_id", id))) {
             if id as usize >= self.vocab_size {
-                return Err((
-                    key,
-                    format!("is {id}, outside of the vocabulary of {}", self.vocab_size),
-                ));
+                return Err((key, format!("is {id}, outside of the vocabulary of {}", self.vocab_size)));
             }
         }
         if self.param_count() > MAX_PARAMETERS {
-            let what = format!(
-                "and the other sizes make {} parameters; more than {MAX_PARAMETERS}",
-                self.param_count()
-            );
+            let what =
+                format!("and the other sizes make {} parameters; more than {MAX_PARAMETERS}", self.param_count());
             return Err(("d_model", what));
         }
         Ok(())

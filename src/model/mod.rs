@@ -58,20 +58,12 @@ impl Model {
         let model = Model::allocate(gpu, config, untied, scale)?;
         let embedding = weights.embedding_name()?;
         for tensor in model.layout.tensors() {
-            let name = if tensor.name == "shared.weight" {
-                embedding
-            } else {
-                tensor.name.as_str()
-            };
+            let name = if tensor.name == "shared.weight" { embedding } else { tensor.name.as_str() };
             model.write_tensor(tensor, &weights.read_f32(name, &tensor.shape)?);
         }
         let unused = weights.unused(model.layout.tensors().iter().map(|t| t.name.as_str()));
         if !unused.is_empty() {
-            remarks.push(format!(
-                "ignored {} tensors of the file: {}",
-                unused.len(),
-                unused.join(", ")
-            ));
+            remarks.push(format!("ignored {} tensors of the file: {}", unused.len(), unused.join(", ")));
         }
         Ok((model, remarks))
     }
@@ -80,24 +72,11 @@ impl Model {
         let layout = Layout::new(&config, untied, gpu.caps().max_binding, gpu.caps().table_bytes)?;
         let params = layout.allocate(gpu, "parameters")?;
         let buckets = |bidirectional| {
-            let (n, max) = (
-                config.relative_attention_num_buckets,
-                config.relative_attention_max_distance,
-            );
+            let (n, max) = (config.relative_attention_num_buckets, config.relative_attention_max_distance);
             gpu.buffer_of("buckets", &distance_buckets(bidirectional, n, max))
         };
-        let constants = HashMap::from([
-            ("encoder.buckets", buckets(true)?),
-            ("decoder.buckets", buckets(false)?),
-        ]);
-        Ok(Model {
-            gpu: gpu.clone(),
-            config,
-            layout,
-            params,
-            output_scale,
-            constants,
-        })
+        let constants = HashMap::from([("encoder.buckets", buckets(true)?), ("decoder.buckets", buckets(false)?)]);
+        Ok(Model { gpu: gpu.clone(), config, layout, params, output_scale, constants })
     }
 
     /// Whether the head is a matrix of its own.
@@ -120,10 +99,7 @@ impl Model {
 
     /// Reads one parameter back by its HuggingFace name.
     pub async fn read_tensor(&self, name: &str) -> Result<Vec<f32>> {
-        let tensor = self
-            .layout
-            .tensor(name)
-            .ok_or_else(|| Error::Input(format!("no parameter `{name}`")))?;
+        let tensor = self.layout.tensor(name).ok_or_else(|| Error::Input(format!("no parameter `{name}`")))?;
         read_span(&self.gpu, tensor, &self.params).await
     }
 
@@ -131,15 +107,8 @@ impl Model {
     pub fn save(&self, dir: &Path) -> Result<()> {
         let config = self.config.for_head(self.untied()).to_json();
         std::fs::write(dir.join("config.json"), config).map_err(Error::io("write", dir.join("config.json")))?;
-        let tensors: Vec<_> = self
-            .layout
-            .tensors()
-            .iter()
-            .map(|t| (t.name.clone(), t.shape.clone()))
-            .collect();
-        write_model(dir.join("model.safetensors"), &tensors, |name| {
-            pollster::block_on(self.read_tensor(name))
-        })
+        let tensors: Vec<_> = self.layout.tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
+        write_model(dir.join("model.safetensors"), &tensors, |name| pollster::block_on(self.read_tensor(name)))
     }
 }
 
@@ -158,10 +127,7 @@ pub async fn read_span(gpu: &Gpu, tensor: &TensorSpan, arenas: &[Buffer]) -> Res
     let mut data = Vec::with_capacity(tensor.shape.iter().product());
     for piece in &tensor.pieces {
         let start = 4 * piece.offset as u64;
-        data.extend(
-            gpu.read::<f32>(&arenas[piece.window], start..start + 4 * piece.len as u64)
-                .await?,
-        );
+        data.extend(gpu.read::<f32>(&arenas[piece.window], start..start + 4 * piece.len as u64).await?);
     }
     Ok(data)
 }

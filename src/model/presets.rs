@@ -11,17 +11,10 @@ impl T5Config {
     pub fn preset(name: &str) -> Result<T5Config> {
         let found = RELEASES.iter().find_map(|release| {
             let suffix = name.strip_prefix(release.prefix)?;
-            release
-                .sizes
-                .iter()
-                .find(|size| size.name == suffix)
-                .map(|size| release.config(size))
+            release.sizes.iter().find(|size| size.name == suffix).map(|size| release.config(size))
         });
         found.ok_or_else(|| {
-            Error::Input(format!(
-                "no model preset is named \"{name}\"; known are {}",
-                preset_names().join(", ")
-            ))
+            Error::Input(format!("no model preset is named \"{name}\"; known are {}", preset_names().join(", ")))
         })
     }
 }
@@ -29,11 +22,7 @@ impl T5Config {
 /// Every name that [`T5Config::preset`] knows.
 pub fn preset_names() -> Vec<String> {
     let names = |release: &Release| -> Vec<_> {
-        release
-            .sizes
-            .iter()
-            .map(|size| format!("{}{}", release.prefix, size.name))
-            .collect()
+        release.sizes.iter().map(|size| format!("{}{}", release.prefix, size.name)).collect()
     };
     RELEASES.iter().flat_map(names).collect()
 }
@@ -74,14 +63,8 @@ impl Release {
             layer_norm_epsilon: 1e-6,
             initializer_factor: 1.0,
             feed_forward_proj: match self.first_version {
-                true => FeedForward {
-                    gated: false,
-                    activation: Activation::Relu,
-                },
-                false => FeedForward {
-                    gated: true,
-                    activation: Activation::GeluTanh,
-                },
+                true => FeedForward { gated: false, activation: Activation::Relu },
+                false => FeedForward { gated: true, activation: Activation::GeluTanh },
             },
             tie_word_embeddings: self.first_version,
             scale_decoder_outputs: None,
@@ -101,14 +84,7 @@ const fn size(
     layers: [usize; 2],
     num_heads: usize,
 ) -> Size {
-    Size {
-        name,
-        d_model,
-        d_kv,
-        d_ff,
-        layers,
-        num_heads,
-    }
+    Size { name, d_model, d_kv, d_ff, layers, num_heads }
 }
 
 /// Raffel et al. 2020, section 3.7.
@@ -149,13 +125,7 @@ const fn release(
     first_version: bool,
     sizes: &'static [Size],
 ) -> Release {
-    Release {
-        prefix,
-        family,
-        vocab_size,
-        first_version,
-        sizes,
-    }
+    Release { prefix, family, vocab_size, first_version, sizes }
 }
 
 const RELEASES: &[Release] = &[

@@ -21,10 +21,7 @@ impl T5Config {
             Family::T5 | Family::Mt5 => 2,
         };
         let blocks = |layers: usize, parts: &[u64]| {
-            parts
-                .iter()
-                .fold(0u64, |acc, &part| acc.saturating_add(part))
-                .saturating_mul(layers as u64)
+            parts.iter().fold(0u64, |acc, &part| acc.saturating_add(part)).saturating_mul(layers as u64)
         };
         [
             product(&[if self.tie_word_embeddings { 1 } else { 2 }, self.vocab_size, d]),
@@ -60,10 +57,7 @@ impl T5Config {
     fn block_shapes(&self, stack: &str, block: usize, shapes: &mut Vec<(String, Vec<usize>)>) {
         let (d, inner) = (self.d_model, self.inner_dim());
         let mut add = |layer: usize, name: &str, shape: &[usize]| {
-            shapes.push((
-                format!("{stack}.block.{block}.layer.{layer}.{name}.weight"),
-                shape.to_vec(),
-            ));
+            shapes.push((format!("{stack}.block.{block}.layer.{layer}.{name}.weight"), shape.to_vec()));
         };
         let attentions: &[&str] = match stack {
             "encoder" => &["SelfAttention"],
@@ -81,11 +75,7 @@ impl T5Config {
             add(layer, "layer_norm", &[d]);
         }
         let layer = attentions.len();
-        let inputs: &[&str] = if self.feed_forward_proj.gated {
-            &["wi_0", "wi_1"]
-        } else {
-            &["wi"]
-        };
+        let inputs: &[&str] = if self.feed_forward_proj.gated { &["wi_0", "wi_1"] } else { &["wi"] };
         for input in inputs {
             add(layer, &format!("DenseReluDense.{input}"), &[self.d_ff, d]);
         }

@@ -44,16 +44,11 @@ static ACTIVATION_BACKWARD: Shader = Shader {
 
 impl Activation {
     fn header(&self) -> Header {
-        Header::new()
-            .u32("KIND", self.function as u32)
-            .bool("GATED", self.gated)
+        Header::new().u32("KIND", self.function as u32).bool("GATED", self.gated)
     }
 
     fn n_out(&self, n_in: usize) -> usize {
-        assert!(
-            !self.gated || n_in.is_multiple_of(2),
-            "gated activation of {n_in} columns"
-        );
+        assert!(!self.gated || n_in.is_multiple_of(2), "gated activation of {n_in} columns");
         if self.gated { n_in / 2 } else { n_in }
     }
 }
@@ -128,10 +123,7 @@ impl Op for Activation {
             let gate = if self.gated { row[n + i] } else { 1.0 };
             self.function.at(row[i]).0 * gate
         };
-        let y = h
-            .rows()
-            .flat_map(|row| (0..n).map(move |i| value(row, i)).collect::<Vec<_>>())
-            .collect();
+        let y = h.rows().flat_map(|row| (0..n).map(move |i| value(row, i)).collect::<Vec<_>>()).collect();
         vec![Tensor64::new(&[h.shape[0], n], y)]
     }
 }

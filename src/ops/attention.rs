@@ -45,19 +45,11 @@ const TILE: &str = part!("attention_tile");
 const DV: (&str, Value) = ("DV", Value::U32(1));
 const SIDE: (&str, Value) = ("SIDE", Value::U32(8));
 
-static ATTENTION: Shader = Shader {
-    name: "attention",
-    source: part!("attention"),
-    shared: &[RANDOM, TILE],
-    defaults: &[DV, SIDE],
-};
+static ATTENTION: Shader =
+    Shader { name: "attention", source: part!("attention"), shared: &[RANDOM, TILE], defaults: &[DV, SIDE] };
 
-static ATTENTION_DELTA: Shader = Shader {
-    name: "attention_delta",
-    source: part!("attention_delta"),
-    shared: &[],
-    defaults: &[],
-};
+static ATTENTION_DELTA: Shader =
+    Shader { name: "attention_delta", source: part!("attention_delta"), shared: &[], defaults: &[] };
 
 static ATTENTION_BACKWARD_KV: Shader = Shader {
     name: "attention_backward_kv",
@@ -95,23 +87,13 @@ impl Attention {
             slot
         };
         let (bias, lens, key) = (take(self.reach.is_some()), take(!self.causal), take(self.dropout > 0.0));
-        Slots {
-            kv: usize::from(!self.fused),
-            bias,
-            lens,
-            key,
-            count,
-        }
+        Slots { kv: usize::from(!self.fused), bias, lens, key, count }
     }
 
     /// Elements from one row of k and v to the next, and to the first of k and of v.
     pub(super) fn kv_layout(&self) -> [usize; 3] {
         let inner = self.inner();
-        if self.fused {
-            [3 * inner, inner, 2 * inner]
-        } else {
-            [2 * inner, 0, inner]
-        }
+        if self.fused { [3 * inner, inner, 2 * inner] } else { [2 * inner, 0, inner] }
     }
 
     fn q_ld(&self) -> usize {
@@ -133,37 +115,17 @@ impl Attention {
         Header::new()
             .u32("DV", self.d_kv.div_ceil(4).div_ceil(side) as u32)
             .u32("SIDE", side as u32)
-            .part(if vec4 {
-                part!("attention_vec4")
-            } else {
-                part!("attention_f32")
-            })
-            .part(if self.causal {
-                part!("attention_causal")
-            } else {
-                part!("attention_padded")
-            })
-            .part(if self.reach.is_some() {
-                part!("attention_bias")
-            } else {
-                part!("attention_no_bias")
-            })
-            .part(if self.dropout > 0.0 {
-                part!("attention_dropout")
-            } else {
-                part!("attention_no_dropout")
-            })
+            .part(if vec4 { part!("attention_vec4") } else { part!("attention_f32") })
+            .part(if self.causal { part!("attention_causal") } else { part!("attention_padded") })
+            .part(if self.reach.is_some() { part!("attention_bias") } else { part!("attention_no_bias") })
+            .part(if self.dropout > 0.0 { part!("attention_dropout") } else { part!("attention_no_dropout") })
     }
 
     fn bindings(&self, l: &Launcher<'_>) -> Vec<(&'static str, Operand)> {
         let slots = self.slots();
         let mut bindings = vec![("q", l.input(0)), ("kv", l.input(slots.kv))];
         let optional = [("bias", slots.bias), ("lens", slots.lens), ("key", slots.key)];
-        bindings.extend(
-            optional
-                .into_iter()
-                .filter_map(|(name, slot)| Some((name, l.input(slot?)))),
-        );
+        bindings.extend(optional.into_iter().filter_map(|(name, slot)| Some((name, l.input(slot?)))));
         bindings
     }
 
@@ -199,10 +161,7 @@ impl Attention {
         // attention_f32.wgsl reads each of eight vec4s in a loop.
         let (per_dot, per_row) = if self.d_kv.is_multiple_of(4) { (1, 1) } else { (33, 9) };
         let per_tile = 2 * d4 * per_dot + tile * per_row + 3 * tile;
-        l.iterations(
-            len.div_ceil(tile) * per_tile,
-            &format!("attention over {len} positions"),
-        );
+        l.iterations(len.div_ceil(tile) * per_tile, &format!("attention over {len} positions"));
     }
 
     fn workgroups(&self, len: usize, side: usize) -> u64 {
@@ -219,20 +178,13 @@ impl Op for Attention {
         let (slots, inner) = (self.slots(), self.inner());
         assert_eq!(inputs.len(), slots.count, "inputs of {self:?}");
         assert_eq!(inputs[0], [self.batch * self.q_len, self.q_ld()], "q of {self:?}");
-        assert_eq!(
-            inputs[slots.kv],
-            [self.batch * self.kv_len, self.kv_layout()[0]],
-            "kv of {self:?}"
-        );
+        assert_eq!(inputs[slots.kv], [self.batch * self.kv_len, self.kv_layout()[0]], "kv of {self:?}");
         assert!(!self.causal || self.q_len == self.kv_len, "{self:?}");
         if let Some(bias) = slots.bias {
             assert_eq!(inputs[bias], [self.heads, self.distances()], "bias of {self:?}");
         }
         let out = vec![self.batch * self.q_len, inner];
-        vec![
-            (out, Dtype::F32),
-            (vec![self.batch * self.heads, self.q_len], Dtype::F32),
-        ]
+        vec![(out, Dtype::F32), (vec![self.batch * self.heads, self.q_len], Dtype::F32)]
     }
 
     fn launch(&self, l: &mut Launcher<'_>) {
@@ -307,11 +259,7 @@ impl Op for AttentionBackward {
         inputs.extend([("dout", dout), ("stats", stats)]);
 
         let tiles = a.kv_len.div_ceil(4 * side) * a.batch;
-        let dbias = l.scratch(if a.reach.is_some() {
-            tiles * a.heads * a.distances()
-        } else {
-            4
-        });
+        let dbias = l.scratch(if a.reach.is_some() { tiles * a.heads * a.distances() } else { 4 });
         let mut bindings = inputs.clone();
         bindings.extend([("dbias", dbias), ("out", l.output(usize::from(!a.fused)))]);
         l.launch(Launch {

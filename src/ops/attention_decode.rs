@@ -58,17 +58,9 @@ impl Op for AttentionDecode {
     fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
         assert_eq!(inputs.len(), if self.causal { 4 } else { 3 }, "inputs of {self:?}");
         assert_eq!(inputs[0], [self.batch, self.q_ld()], "q of {self:?}");
-        assert_eq!(
-            inputs[1],
-            [self.batch * self.kv_len, 2 * self.inner()],
-            "kv of {self:?}"
-        );
+        assert_eq!(inputs[1], [self.batch * self.kv_len, 2 * self.inner()], "kv of {self:?}");
         assert_eq!(inputs[2], [self.batch], "lens of {self:?}");
-        assert!(
-            !self.causal || inputs[3] == [self.heads, 2 * self.reach + 1],
-            "bias {:?} of {self:?}",
-            inputs[3]
-        );
+        assert!(!self.causal || inputs[3] == [self.heads, 2 * self.reach + 1], "bias {:?} of {self:?}", inputs[3]);
         vec![(vec![self.batch, self.inner()], Dtype::F32)]
     }
 
@@ -83,16 +75,8 @@ impl Op for AttentionDecode {
         let header = Header::new()
             .u32("DV", d4.div_ceil(LANES) as u32)
             .bool("CAUSAL", self.causal)
-            .part(if self.d_kv.is_multiple_of(4) {
-                part!("attention_vec4")
-            } else {
-                part!("attention_f32")
-            })
-            .part(if self.causal {
-                part!("attention_bias")
-            } else {
-                part!("attention_no_bias")
-            });
+            .part(if self.d_kv.is_multiple_of(4) { part!("attention_vec4") } else { part!("attention_f32") })
+            .part(if self.causal { part!("attention_bias") } else { part!("attention_no_bias") });
         let mut bindings = vec![("q", l.input(0)), ("kv", l.input(1)), ("lens", l.input(2))];
         if self.causal {
             bindings.push(("bias", l.input(3)));

@@ -61,12 +61,7 @@ impl Head<'_> {
     fn kept(&self, i: usize, j: usize) -> f64 {
         let Some(key) = self.a.slots().key else { return 1.0 };
         let row = (self.b * self.a.heads + self.h) * self.a.q_len + i;
-        keep(
-            (row * self.a.kv_len + j) as u32,
-            self.a.site,
-            &self.inputs[key].data,
-            self.a.dropout,
-        )
+        keep((row * self.a.kv_len + j) as u32, self.a.site, &self.inputs[key].data, self.a.dropout)
     }
 }
 

@@ -11,12 +11,8 @@ pub struct CacheWrite {
     pub max_len: usize,
 }
 
-static CACHE_WRITE: Shader = Shader {
-    name: "cache_write",
-    source: include_str!("../../shaders/cache_write.wgsl"),
-    shared: &[],
-    defaults: &[],
-};
+static CACHE_WRITE: Shader =
+    Shader { name: "cache_write", source: include_str!("../../shaders/cache_write.wgsl"), shared: &[], defaults: &[] };
 
 impl Op for CacheWrite {
     fn name(&self) -> &'static str {
@@ -36,11 +32,7 @@ impl Op for CacheWrite {
             shader: &CACHE_WRITE,
             header,
             bindings: vec![("qkv", l.input(0)), ("pos", l.input(1)), ("cache", l.output(0))],
-            params: vec![
-                ("batch", batch.into()),
-                ("max_len", self.max_len.into()),
-                ("inner", inner.into()),
-            ],
+            params: vec![("batch", batch.into()), ("max_len", self.max_len.into()), ("inner", inner.into())],
             workgroups: (batch * 2 * inner).div_ceil(64) as u64,
         });
     }

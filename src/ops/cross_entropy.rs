@@ -47,13 +47,7 @@ static CROSS_ENTROPY: Shader = Shader {
 
 impl CrossEntropy {
     pub fn new(shards: Vec<usize>, scale: f32) -> CrossEntropy {
-        CrossEntropy {
-            shards,
-            scale,
-            z_loss: 0.0,
-            smoothing: 0.0,
-            chunk_bytes: 64 << 20,
-        }
+        CrossEntropy { shards, scale, z_loss: 0.0, smoothing: 0.0, chunk_bytes: 64 << 20 }
     }
 
     fn vocab(&self) -> usize {
@@ -92,16 +86,8 @@ impl CrossEntropy {
                 residual: None,
                 variant: None,
             };
-            let h_rows = Matrix {
-                operand: h,
-                offset: first * d,
-                ld: d,
-            };
-            let part = |column| Matrix {
-                operand: logits,
-                offset: column,
-                ld: vocab,
-            };
+            let h_rows = Matrix { operand: h, offset: first * d, ld: d };
+            let part = |column| Matrix { operand: logits, offset: column, ld: vocab };
             for (shard, &n) in self.shards.iter().enumerate() {
                 let weights = Matrix::whole(l.input(3 + shard), d);
                 product(Layout::Nt, m, n, d, h_rows, weights, part(column), false).launch(l);
@@ -109,12 +95,7 @@ impl CrossEntropy {
             }
             let header = Header::new().u32("LANES", lanes).bool("GRADIENT", into.is_some());
             let (header, width) = elem(header, vocab);
-            let bindings = vec![
-                ("labels", labels),
-                ("dstats", dstats),
-                ("row_stats", row_stats),
-                ("logits", logits),
-            ];
+            let bindings = vec![("labels", labels), ("dstats", dstats), ("row_stats", row_stats), ("logits", logits)];
             l.launch(Launch {
                 shader: &CROSS_ENTROPY,
                 header,
@@ -130,11 +111,7 @@ impl CrossEntropy {
                 workgroups: m.div_ceil(64 / lanes as usize) as u64,
             });
             let Some((dh, dweights)) = &into else { continue };
-            let dh_rows = Matrix {
-                operand: *dh,
-                offset: first * d,
-                ld: d,
-            };
+            let dh_rows = Matrix { operand: *dh, offset: first * d, ld: d };
             column = 0;
             for (shard, &n) in self.shards.iter().enumerate() {
                 let weights = Matrix::whole(l.input(3 + shard), d);
@@ -151,10 +128,7 @@ impl CrossEntropy {
     /// Stats, and the gradient of the logits, for given logits.
     fn on_logits(&self, inputs: &[Tensor64]) -> (Tensor64, Vec<Vec<f64>>) {
         let (h, labels, dstats) = (&inputs[0], &inputs[1], &inputs[2]);
-        let weights: Vec<&[f64]> = inputs[3..3 + self.shards.len()]
-            .iter()
-            .flat_map(Tensor64::rows)
-            .collect();
+        let weights: Vec<&[f64]> = inputs[3..3 + self.shards.len()].iter().flat_map(Tensor64::rows).collect();
         let (vocab, scale) = (weights.len() as f64, f64::from(self.scale));
         let (z_loss, smoothing) = (f64::from(self.z_loss), f64::from(self.smoothing));
         let mut stats = Tensor64::zeros(&[4]);
@@ -210,10 +184,7 @@ impl Op for CrossEntropy {
         let Some(dstats) = b.grad(0) else { return };
         let mut inputs: Vec<_> = (0..b.n_inputs()).map(|i| b.input(i)).collect();
         inputs[2] = dstats;
-        let op = CrossEntropyBackward {
-            forward: self.clone(),
-            accumulate: vec![false; self.shards.len()],
-        };
+        let op = CrossEntropyBackward { forward: self.clone(), accumulate: vec![false; self.shards.len()] };
         let grads = b.graph.push(op, &inputs);
         b.give(0, grads[0]);
         let stats = b.output(0);
@@ -240,9 +211,7 @@ impl Op for CrossEntropyBackward {
     }
 
     fn launch(&self, l: &mut Launcher<'_>) {
-        let dweights = (0..self.accumulate.len())
-            .map(|s| (l.output(2 + s), self.accumulate[s]))
-            .collect();
+        let dweights = (0..self.accumulate.len()).map(|s| (l.output(2 + s), self.accumulate[s])).collect();
         let (dh, stats) = (l.output(0), l.output(1));
         self.forward.launch_chunks(l, stats, Some((dh, dweights)));
     }

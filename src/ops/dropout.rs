@@ -30,11 +30,7 @@ pub(super) fn keep(i: u32, site: u32, key: &[f64], rate: f32) -> f64 {
     let [x, y, z, w] = [key[0] as u32, key[1] as u32, key[2] as u32, key[3] as u32];
     let mixed = pcg4d([i, site, x ^ z.wrapping_mul(0x9e37_79b9), y ^ w ^ (z >> 7)]);
     let uniform = (mixed[0] >> 8) as f32 / 16_777_216.0;
-    if uniform >= rate {
-        f64::from(1.0 / (1.0 - rate))
-    } else {
-        0.0
-    }
+    if uniform >= rate { f64::from(1.0 / (1.0 - rate)) } else { 0.0 }
 }
 
 pub(super) fn pcg4d(seed: [u32; 4]) -> [u32; 4] {
@@ -58,12 +54,7 @@ impl Op for Dropout {
 
     fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
         assert_eq!(inputs[1], [4], "dropout key");
-        assert!(
-            !self.add || inputs[0] == inputs[2],
-            "dropout of {:?} added to {:?}",
-            inputs[0],
-            inputs[2]
-        );
+        assert!(!self.add || inputs[0] == inputs[2], "dropout of {:?} added to {:?}", inputs[0], inputs[2]);
         vec![(inputs[0].to_vec(), Dtype::F32)]
     }
 
@@ -74,11 +65,7 @@ impl Op for Dropout {
             shader: &DROPOUT,
             header: Header::new().bool("ADD", self.add),
             bindings: vec![("key", l.input(1)), ("x", x), ("before", before), ("y", y)],
-            params: vec![
-                ("len", y.len.into()),
-                ("site", self.site.into()),
-                ("rate", self.rate.into()),
-            ],
+            params: vec![("len", y.len.into()), ("site", self.site.into()), ("rate", self.rate.into())],
             workgroups: y.len.div_ceil(64) as u64,
         });
     }
@@ -90,13 +77,7 @@ impl Op for Dropout {
         }
         if b.needs(0) {
             let key = b.input(1);
-            let dx = b.graph.push1(
-                Dropout {
-                    add: false,
-                    ..self.clone()
-                },
-                &[dy, key],
-            );
+            let dx = b.graph.push1(Dropout { add: false, ..self.clone() }, &[dy, key]);
             b.give(0, dx);
         }
     }
@@ -111,11 +92,6 @@ impl Op for Dropout {
     }
 
     fn plus(&self) -> Option<Arc<dyn Op>> {
-        (!self.add).then(|| {
-            Arc::new(Dropout {
-                add: true,
-                ..self.clone()
-            }) as Arc<dyn Op>
-        })
+        (!self.add).then(|| Arc::new(Dropout { add: true, ..self.clone() }) as Arc<dyn Op>)
     }
 }

@@ -24,12 +24,8 @@ struct GatherBackward {
     accumulate: bool,
 }
 
-static GATHER: Shader = Shader {
-    name: "gather",
-    source: include_str!("../../shaders/gather.wgsl"),
-    shared: &[],
-    defaults: &[],
-};
+static GATHER: Shader =
+    Shader { name: "gather", source: include_str!("../../shaders/gather.wgsl"), shared: &[], defaults: &[] };
 
 static GATHER_BACKWARD: Shader = Shader {
     name: "gather_backward",
@@ -120,14 +116,7 @@ impl Op for Gather {
         for (shard, (first, rows)) in self.firsts().enumerate() {
             if b.needs(2 + shard) {
                 let inputs = [dy, b.input(0), b.input(1)];
-                let dtable = b.graph.push1(
-                    GatherBackward {
-                        first,
-                        rows,
-                        accumulate: false,
-                    },
-                    &inputs,
-                );
+                let dtable = b.graph.push1(GatherBackward { first, rows, accumulate: false }, &inputs);
                 b.give(2 + shard, dtable);
             }
         }
@@ -135,11 +124,7 @@ impl Op for Gather {
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
         let table: Vec<&[f64]> = inputs[2..].iter().flat_map(Tensor64::rows).collect();
-        let out = inputs[0]
-            .data
-            .iter()
-            .flat_map(|&id| table[id as usize].iter().copied())
-            .collect();
+        let out = inputs[0].data.iter().flat_map(|&id| table[id as usize].iter().copied()).collect();
         vec![Tensor64::new(&[inputs[0].data.len(), inputs[2].shape[1]], out)]
     }
 }
@@ -154,10 +139,7 @@ impl Op for GatherBackward {
     }
 
     fn launch(&self, l: &mut Launcher<'_>) {
-        assert!(
-            self.accumulate,
-            "a table's gradient is sparse: it is only ever added to memory"
-        );
+        assert!(self.accumulate, "a table's gradient is sparse: it is only ever added to memory");
         let (count, cols) = (l.shape(0)[0], l.shape(0)[1]);
         let (header, width) = elem(Header::new(), cols);
         for skip in (0..count).step_by(MOST_POSITIONS) {
@@ -183,28 +165,20 @@ impl Op for GatherBackward {
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
         let (dy, ids, index) = (&inputs[0], &inputs[1], &inputs[2]);
         let (count, cols) = (dy.shape[0], dy.shape[1]);
-        let mut dtable = inputs
-            .get(3)
-            .cloned()
-            .unwrap_or_else(|| Tensor64::zeros(&[self.rows, cols]));
+        let mut dtable = inputs.get(3).cloned().unwrap_or_else(|| Tensor64::zeros(&[self.rows, cols]));
         // Only which positions count is taken from the index; the grouping itself is what the kernel must get right.
         let used = index.data[2 * count..].iter().fold(0.0f64, |m, &x| m.max(x)) as usize;
         for &at in &index.data[..used] {
             let id = ids.data[at as usize] as usize;
             if (self.first..self.first + self.rows).contains(&id) {
                 let row = &mut dtable.data[(id - self.first) * cols..][..cols];
-                row.iter_mut()
-                    .zip(&dy.data[at as usize * cols..])
-                    .for_each(|(d, g)| *d += g);
+                row.iter_mut().zip(&dy.data[at as usize * cols..]).for_each(|(d, g)| *d += g);
             }
         }
         vec![dtable]
     }
 
     fn accumulating(&self, _: usize) -> Option<Arc<dyn Op>> {
-        Some(Arc::new(GatherBackward {
-            accumulate: true,
-            ..self.clone()
-        }))
+        Some(Arc::new(GatherBackward { accumulate: true, ..self.clone() }))
     }
 }

@@ -36,11 +36,7 @@ impl Op for Logits {
                 k,
                 a: Matrix::whole(l.input(0), k),
                 b: Matrix::whole(l.input(1 + shard), k),
-                c: Matrix {
-                    operand: l.output(0),
-                    offset,
-                    ld: vocab,
-                },
+                c: Matrix { operand: l.output(0), offset, ld: vocab },
                 alpha: self.scale,
                 accumulate: false,
                 residual: None,
@@ -54,10 +50,7 @@ impl Op for Logits {
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
         let head: Vec<&[f64]> = inputs[1..].iter().flat_map(Tensor64::rows).collect();
         let dot = |a: &[f64], b: &[f64]| f64::from(self.scale) * a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
-        let logits = inputs[0]
-            .rows()
-            .flat_map(|h| head.iter().map(|w| dot(h, w)).collect::<Vec<_>>())
-            .collect();
+        let logits = inputs[0].rows().flat_map(|h| head.iter().map(|w| dot(h, w)).collect::<Vec<_>>()).collect();
         vec![Tensor64::new(&[inputs[0].shape[0], head.len()], logits)]
     }
 }

@@ -63,14 +63,8 @@ pub struct Matrix {
     pub ld: usize,
 }
 
-const LOAD: [&str; 2] = [
-    include_str!("../../shaders/load_f32.wgsl"),
-    include_str!("../../shaders/load_vec4.wgsl"),
-];
-const EMIT: [&str; 2] = [
-    include_str!("../../shaders/emit_f32.wgsl"),
-    include_str!("../../shaders/emit_vec4.wgsl"),
-];
+const LOAD: [&str; 2] = [include_str!("../../shaders/load_f32.wgsl"), include_str!("../../shaders/load_vec4.wgsl")];
+const EMIT: [&str; 2] = [include_str!("../../shaders/emit_f32.wgsl"), include_str!("../../shaders/emit_vec4.wgsl")];
 
 static PACK: Shader = Shader {
     name: "pack",
@@ -81,12 +75,8 @@ static PACK: Shader = Shader {
 
 const EPILOGUE: [(&str, Value); 2] = [("RESIDUAL", Value::Bool(false)), ("ACCUMULATE", Value::Bool(false))];
 
-static MATMUL: Shader = Shader {
-    name: "matmul",
-    source: include_str!("../../shaders/matmul.wgsl"),
-    shared: &[],
-    defaults: &EPILOGUE,
-};
+static MATMUL: Shader =
+    Shader { name: "matmul", source: include_str!("../../shaders/matmul.wgsl"), shared: &[], defaults: &EPILOGUE };
 
 static MATMUL_SUBGROUP: Shader = Shader {
     name: "matmul_subgroup",
@@ -109,15 +99,14 @@ const FEW_ROWS: usize = 8;
 /// loops after 65,535 iterations in all (LP_MAX_TGSI_LOOP_ITERATIONS in its gallivm).
 const MOST_STEPS: usize = 1 << 15;
 
-/// How a kernel covers a product.
-struct Cover {
-    /// The parameter that counts the steps along k, and their number.
-    depth: (&'static str, usize),
-    /// Elements of a and of b from one step to the next.
+/// How a kernel walks along k: the parameter that counts its steps, their number, and the elements of a and of b from
+/// one step to the next.
+struct Depth {
+    name: &'static str,
+    steps: usize,
     strides: [usize; 2],
-    /// Workgroups along n, for the kernel that asks.
+    /// Workgroups side by side, for kernels that split the columns.
     col_groups: Option<usize>,
-    workgroups: usize,
 }
 
 impl Matrix {
@@ -171,26 +160,17 @@ impl Gemm {
         let a = k_major(l, self.a, self.layout != Layout::Tn, self.k, self.m, tile);
         let b = k_major(l, self.b, self.layout == Layout::Nt, self.k, self.n, tile);
         let tiles = self.m.div_ceil(tile) * self.n.div_ceil(tile);
-        let cover = Cover {
-            depth: ("k", self.k),
-            strides: [a.ld, b.ld],
-            col_groups: None,
-            workgroups: tiles.div_ceil(per_group),
-        };
-        self.launch_kernel(l, shader, h, [a, b], &cover);
+        let depth = Depth { name: "k", steps: self.k, strides: [a.ld, b.ld], col_groups: None };
+        self.launch_kernel(l, shader, h, [a, b], depth, tiles.div_ceil(per_group));
     }
 
     fn launch_rows(&self, l: &mut Launcher<'_>) {
         let rows = self.m.next_power_of_two().min(FEW_ROWS);
         let header = Header::new().u32("ROWS", rows as u32);
         let groups = self.n.div_ceil(4 * 32);
-        let cover = Cover {
-            depth: ("k4", self.k / 4),
-            strides: [4, 4],
-            col_groups: Some(groups),
-            workgroups: self.m.div_ceil(rows) * groups,
-        };
-        self.launch_kernel(l, &MATMUL_ROWS, header, [self.a, self.b], &cover);
+        let depth = Depth { name: "k4", steps: self.k / 4, strides: [4, 4], col_groups: Some(groups) };
+        let workgroups = self.m.div_ceil(rows) * groups;
+        self.launch_kernel(l, &MATMUL_ROWS, header, [self.a, self.b], depth, workgroups);
     }
 
     fn launch_kernel(
@@ -199,27 +179,14 @@ impl Gemm {
         shader: &'static Shader,
         header: Header,
         [a, b]: [Matrix; 2],
-        cover: &Cover,
+        depth: Depth,
+        workgroups: usize,
     ) {
         let residual_fits = self.residual.is_none_or(|r| r.len.is_multiple_of(4));
         let vec4 = self.c.is_vec4() && self.n.is_multiple_of(4) && residual_fits;
         let header = header.part(EMIT[vec4 as usize]);
-        let (depth, steps) = cover.depth;
-        for first in (0..steps).step_by(MOST_STEPS) {
+        for first in (0..depth.steps).step_by(MOST_STEPS) {
             let at = |matrix: Matrix, stride: usize| (matrix.offset + first * stride) / 4;
-            let mut params = vec![
-                ("m", self.m.into()),
-                ("n", self.n.into()),
-                (depth, MOST_STEPS.min(steps - first).into()),
-                ("lda4", (a.ld / 4).into()),
-                ("ldb4", (b.ld / 4).into()),
-                ("a_offset4", at(a, cover.strides[0]).into()),
-                ("b_offset4", at(b, cover.strides[1]).into()),
-                ("ldc", self.c.ld.into()),
-                ("c_offset", self.c.offset.into()),
-                ("alpha", self.alpha.into()),
-            ];
-            params.extend(cover.col_groups.map(|groups| ("col_groups", groups.into())));
             l.launch(Launch {
                 shader,
                 header: header
@@ -232,8 +199,22 @@ impl Gemm {
                     ("residual", self.residual.unwrap_or(a.operand)),
                     ("c", self.c.operand),
                 ],
-                params,
-                workgroups: cover.workgroups as u64,
+                params: [
+                    ("m", self.m.into()),
+                    ("n", self.n.into()),
+                    (depth.name, MOST_STEPS.min(depth.steps - first).into()),
+                    ("lda4", (a.ld / 4).into()),
+                    ("ldb4", (b.ld / 4).into()),
+                    ("a_offset4", at(a, depth.strides[0]).into()),
+                    ("b_offset4", at(b, depth.strides[1]).into()),
+                    ("ldc", self.c.ld.into()),
+                    ("c_offset", self.c.offset.into()),
+                    ("alpha", self.alpha.into()),
+                ]
+                .into_iter()
+                .chain(depth.col_groups.map(|groups| ("col_groups", groups.into())))
+                .collect(),
+                workgroups: workgroups as u64,
             });
         }
     }
@@ -249,12 +230,7 @@ fn k_major(l: &mut Launcher<'_>, source: Matrix, transpose: bool, k: usize, m: u
     l.launch(Launch {
         shader: &PACK,
         header: Header::new().bool("TRANSPOSE", transpose).part(
-            LOAD[(source.is_vec4()
-                && if transpose {
-                    k.is_multiple_of(4)
-                } else {
-                    m.is_multiple_of(4)
-                }) as usize],
+            LOAD[(source.is_vec4() && if transpose { k.is_multiple_of(4) } else { m.is_multiple_of(4) }) as usize],
         ),
         bindings: vec![("src", source.operand), ("dst", packed)],
         params: vec![
@@ -271,13 +247,7 @@ fn k_major(l: &mut Launcher<'_>, source: Matrix, transpose: bool, k: usize, m: u
 
 impl Matmul {
     pub fn new(layout: Layout) -> Matmul {
-        Matmul {
-            layout,
-            alpha: 1.0,
-            residual: false,
-            accumulate: false,
-            variant: None,
-        }
+        Matmul { layout, alpha: 1.0, residual: false, accumulate: false, variant: None }
     }
 
     /// `alpha a b + residual`.
@@ -292,16 +262,8 @@ impl Matmul {
     /// m, n, k for operands of these shapes.
     #[track_caller]
     fn sizes(&self, a: &[usize], b: &[usize]) -> [usize; 3] {
-        let (m, k) = if self.layout == Layout::Tn {
-            (a[1], a[0])
-        } else {
-            (a[0], a[1])
-        };
-        let (n, k_of_b) = if self.layout == Layout::Nt {
-            (b[0], b[1])
-        } else {
-            (b[1], b[0])
-        };
+        let (m, k) = if self.layout == Layout::Tn { (a[1], a[0]) } else { (a[0], a[1]) };
+        let (n, k_of_b) = if self.layout == Layout::Nt { (b[0], b[1]) } else { (b[1], b[0]) };
         assert_eq!(k, k_of_b, "matmul {:?} of {a:?} and {b:?}", self.layout);
         [m, n, k]
     }
@@ -315,12 +277,7 @@ impl Op for Matmul {
     fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
         let [m, n, _] = self.sizes(inputs[0], inputs[1]);
         assert_eq!(inputs.len(), 2 + usize::from(self.residual));
-        assert!(
-            !self.residual || inputs[2] == [m, n],
-            "matmul residual {:?}, result {:?}",
-            inputs[2],
-            [m, n]
-        );
+        assert!(!self.residual || inputs[2] == [m, n], "matmul residual {:?}, result {:?}", inputs[2], [m, n]);
         vec![(vec![m, n], Dtype::F32)]
     }
 
@@ -344,11 +301,7 @@ impl Op for Matmul {
 
     fn backward(&self, b: &mut Backward<'_>) {
         let Some(dc) = b.grad(0) else { return };
-        assert_eq!(
-            self.layout,
-            Layout::Nt,
-            "only a linear layer's own layout is differentiated"
-        );
+        assert_eq!(self.layout, Layout::Nt, "only a linear layer's own layout is differentiated");
         if self.residual {
             b.give(2, dc);
         }
@@ -369,18 +322,10 @@ impl Op for Matmul {
         let (a, b) = (&inputs[0], &inputs[1]);
         let [m, n, k] = self.sizes(&a.shape, &b.shape);
         let at = |i: usize, l: usize| {
-            if self.layout == Layout::Tn {
-                a.data[l * m + i]
-            } else {
-                a.data[i * k + l]
-            }
+            if self.layout == Layout::Tn { a.data[l * m + i] } else { a.data[i * k + l] }
         };
         let bt = |l: usize, j: usize| {
-            if self.layout == Layout::Nt {
-                b.data[j * k + l]
-            } else {
-                b.data[l * n + j]
-            }
+            if self.layout == Layout::Nt { b.data[j * k + l] } else { b.data[l * n + j] }
         };
         let mut c = Tensor64::zeros(&[m, n]);
         for i in 0..m {
@@ -394,10 +339,7 @@ impl Op for Matmul {
     }
 
     fn accumulating(&self, _: usize) -> Option<Arc<dyn Op>> {
-        Some(Arc::new(Matmul {
-            accumulate: true,
-            ..self.clone()
-        }))
+        Some(Arc::new(Matmul { accumulate: true, ..self.clone() }))
     }
 
     fn plus(&self) -> Option<Arc<dyn Op>> {

@@ -55,9 +55,7 @@ pub fn relative_bucket(distance: i64, bidirectional: bool, n_buckets: usize, max
 /// Buckets of the distances `-max_distance ..= max_distance`; farther ones share the ends' buckets.
 pub fn distance_buckets(bidirectional: bool, n_buckets: usize, max_distance: usize) -> Vec<u32> {
     let reach = max_distance as i64;
-    (-reach..=reach)
-        .map(|d| relative_bucket(d, bidirectional, n_buckets, max_distance) as u32)
-        .collect()
+    (-reach..=reach).map(|d| relative_bucket(d, bidirectional, n_buckets, max_distance) as u32).collect()
 }
 
 impl Op for PositionBias {
@@ -84,13 +82,7 @@ impl Op for PositionBias {
         let Some(dbias) = b.grad(0) else { return };
         let buckets = b.graph.shape(b.input(0))[0];
         let bucket = b.input(1);
-        let dtable = b.graph.push1(
-            PositionBiasBackward {
-                buckets,
-                accumulate: false,
-            },
-            &[dbias, bucket],
-        );
+        let dtable = b.graph.push1(PositionBiasBackward { buckets, accumulate: false }, &[dbias, bucket]);
         b.give(0, dtable);
     }
 
@@ -98,9 +90,7 @@ impl Op for PositionBias {
         let (table, bucket) = (&inputs[0], &inputs[1]);
         let heads = table.shape[1];
         let entry = |h: usize, b: f64| table.data[b as usize * heads + h];
-        let bias = (0..heads)
-            .flat_map(|h| bucket.data.iter().map(move |&b| entry(h, b)))
-            .collect();
+        let bias = (0..heads).flat_map(|h| bucket.data.iter().map(move |&b| entry(h, b))).collect();
         vec![Tensor64::new(&[heads, bucket.data.len()], bias)]
     }
 }
@@ -120,11 +110,7 @@ impl Op for PositionBiasBackward {
             shader: &POSITION_BIAS_BACKWARD,
             header: Header::new().bool("ACCUMULATE", self.accumulate),
             bindings: vec![("dbias", l.input(0)), ("bucket", l.input(1)), ("dtable", l.output(0))],
-            params: vec![
-                ("buckets", self.buckets.into()),
-                ("heads", heads.into()),
-                ("distances", distances.into()),
-            ],
+            params: vec![("buckets", self.buckets.into()), ("heads", heads.into()), ("distances", distances.into())],
             workgroups: (self.buckets * heads).div_ceil(64) as u64,
         });
     }
@@ -132,10 +118,7 @@ impl Op for PositionBiasBackward {
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
         let (dbias, bucket) = (&inputs[0], &inputs[1]);
         let heads = dbias.shape[0];
-        let mut dtable = inputs
-            .get(2)
-            .cloned()
-            .unwrap_or_else(|| Tensor64::zeros(&[self.buckets, heads]));
+        let mut dtable = inputs.get(2).cloned().unwrap_or_else(|| Tensor64::zeros(&[self.buckets, heads]));
         for (h, row) in dbias.rows().enumerate() {
             for (d, b) in row.iter().zip(&bucket.data) {
                 dtable.data[*b as usize * heads + h] += d;
@@ -145,9 +128,6 @@ impl Op for PositionBiasBackward {
     }
 
     fn accumulating(&self, _: usize) -> Option<Arc<dyn Op>> {
-        Some(Arc::new(PositionBiasBackward {
-            accumulate: true,
-            ..self.clone()
-        }))
+        Some(Arc::new(PositionBiasBackward { accumulate: true, ..self.clone() }))
     }
 }

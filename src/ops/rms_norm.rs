@@ -22,12 +22,8 @@ struct RmsNormBackward {
 
 const LANES: (&str, Value) = ("LANES", Value::U32(32));
 
-static RMS_NORM: Shader = Shader {
-    name: "rms_norm",
-    source: include_str!("../../shaders/rms_norm.wgsl"),
-    shared: &[],
-    defaults: &[LANES],
-};
+static RMS_NORM: Shader =
+    Shader { name: "rms_norm", source: include_str!("../../shaders/rms_norm.wgsl"), shared: &[], defaults: &[LANES] };
 
 static RMS_NORM_BACKWARD: Shader = Shader {
     name: "rms_norm_backward",
@@ -73,11 +69,7 @@ impl Op for RmsNorm {
 
     fn backward(&self, b: &mut Backward<'_>) {
         let Some(dy) = b.grad(0) else { return };
-        let op = RmsNormBackward {
-            eps: self.eps,
-            add: false,
-            accumulate: false,
-        };
+        let op = RmsNormBackward { eps: self.eps, add: false, accumulate: false };
         let inputs = [b.input(0), b.input(1), dy];
         let grads = b.graph.push(op, &inputs);
         b.give(0, grads[0]);
@@ -178,20 +170,10 @@ impl Op for RmsNormBackward {
     }
 
     fn accumulating(&self, output: usize) -> Option<Arc<dyn Op>> {
-        (output == 1).then(|| {
-            Arc::new(RmsNormBackward {
-                accumulate: true,
-                ..self.clone()
-            }) as Arc<dyn Op>
-        })
+        (output == 1).then(|| Arc::new(RmsNormBackward { accumulate: true, ..self.clone() }) as Arc<dyn Op>)
     }
 
     fn plus(&self) -> Option<Arc<dyn Op>> {
-        (!self.add).then(|| {
-            Arc::new(RmsNormBackward {
-                add: true,
-                ..self.clone()
-            }) as Arc<dyn Op>
-        })
+        (!self.add).then(|| Arc::new(RmsNormBackward { add: true, ..self.clone() }) as Arc<dyn Op>)
     }
 }

@@ -3,10 +3,7 @@
 use crate::gpu::{Caps, Header, Shader, Value};
 use crate::graph::{Launch, Launcher, Operand};
 
-const ELEM: [&str; 2] = [
-    include_str!("../../shaders/elem_f32.wgsl"),
-    include_str!("../../shaders/elem_vec4.wgsl"),
-];
+const ELEM: [&str; 2] = [include_str!("../../shaders/elem_f32.wgsl"), include_str!("../../shaders/elem_vec4.wgsl")];
 
 static COLUMN_SUM: Shader = Shader {
     name: "column_sum",

@@ -68,10 +68,7 @@ impl Op for Sample {
         let [batch, vocab] = [l.shape(0)[0], l.shape(0)[1]];
         // Two bisections of 16 rounds, the likeliest, the sums before and after, the draw; the draw also walks the lanes.
         let passes = 2 * 16 + 4;
-        l.iterations(
-            vocab.div_ceil(LANES) * passes + 2 * LANES,
-            &format!("the choice among {vocab} tokens"),
-        );
+        l.iterations(vocab.div_ceil(LANES) * passes + 2 * LANES, &format!("the choice among {vocab} tokens"));
         l.launch(Launch {
             shader: &SAMPLE,
             header: Header::new(),
@@ -84,11 +81,7 @@ impl Op for Sample {
                 ("pos", l.output(3)),
                 ("tokens", l.output(1)),
             ],
-            params: vec![
-                ("batch", batch.into()),
-                ("vocab", vocab.into()),
-                ("len", self.len.into()),
-            ],
+            params: vec![("batch", batch.into()), ("vocab", vocab.into()), ("len", self.len.into())],
             workgroups: batch as u64,
         });
     }
@@ -123,11 +116,7 @@ fn choose(row: &[f64], s: &[u32], key: [u32; 4]) -> u32 {
     let mut order: Vec<usize> = (0..row.len()).filter(|&i| !row[i].is_nan()).collect();
     order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));
     let Some(&best) = order.first() else { return BAD_TOKEN };
-    let (temperature, top_k, top_p) = (
-        f64::from(f32::from_bits(s[0])),
-        s[1] as usize,
-        f64::from(f32::from_bits(s[2])),
-    );
+    let (temperature, top_k, top_p) = (f64::from(f32::from_bits(s[0])), s[1] as usize, f64::from(f32::from_bits(s[2])));
     if temperature == 0.0 || top_k == 1 {
         return best as u32;
     }

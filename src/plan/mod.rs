@@ -79,13 +79,7 @@ impl Plan {
     pub fn compile(gpu: &Gpu, graph: &Graph, outputs: &[(&str, ValueId)], options: &PlanOptions<'_>) -> Result<Plan> {
         let wanted: Vec<ValueId> = outputs.iter().map(|(_, v)| *v).collect();
         let live = graph.live_nodes(&wanted);
-        let nodes: Vec<_> = graph
-            .nodes()
-            .iter()
-            .enumerate()
-            .filter(|(n, _)| live[*n])
-            .map(|(_, node)| node)
-            .collect();
+        let nodes: Vec<_> = graph.nodes().iter().enumerate().filter(|(n, _)| live[*n]).map(|(_, node)| node).collect();
 
         let mut steps = Vec::new();
         let mut lifetimes: Vec<Lifetime<Memo>> = Vec::new();
@@ -113,20 +107,11 @@ impl Plan {
                 } else if let Some(&index) = known.get(&value) {
                     lifetimes[index].last = n;
                 } else {
-                    assert!(
-                        i >= node.inputs.len(),
-                        "{} reads a value that is never made",
-                        node.op.name()
-                    );
+                    assert!(i >= node.inputs.len(), "{} reads a value that is never made", node.op.name());
                     known.insert(value, lifetimes.len());
                     let last = if wanted.contains(&value) { usize::MAX } else { n };
                     let bytes = 4 * graph.len(value) as u64;
-                    lifetimes.push(Lifetime {
-                        key: Memo::Value(value),
-                        first: n,
-                        last,
-                        bytes,
-                    });
+                    lifetimes.push(Lifetime { key: Memo::Value(value), first: n, last, bytes });
                 }
             }
             let mut launcher = Launcher::new(gpu.caps(), graph, node);
@@ -136,12 +121,7 @@ impl Plan {
             }
             for (s, &len) in launcher.scratch.iter().enumerate() {
                 let bytes = 4 * len as u64;
-                lifetimes.push(Lifetime {
-                    key: Memo::Scratch(n, s),
-                    first: n,
-                    last: n,
-                    bytes,
-                });
+                lifetimes.push(Lifetime { key: Memo::Scratch(n, s), first: n, last: n, bytes });
             }
             steps.push(launcher.launches);
         }
@@ -181,34 +161,14 @@ impl Plan {
         let mut written = Vec::new();
         for (n, (node, launches)) in nodes.iter().zip(steps).enumerate() {
             for launch in launches.into_iter().filter(|l| l.workgroups > 0) {
-                let Launch {
-                    shader,
-                    header,
-                    bindings,
-                    params,
-                    workgroups,
-                } = launch;
-                let bound: Vec<_> = bindings
-                    .iter()
-                    .map(|&(name, o)| (name, resolve(n, o.place, o.len)))
-                    .collect();
+                let Launch { shader, header, bindings, params, workgroups } = launch;
+                let bound: Vec<_> = bindings.iter().map(|&(name, o)| (name, resolve(n, o.place, o.len))).collect();
                 describe(&mut text, written.len(), shader.name, &node.label, &params, &bound);
                 let (out, out_name) = bound.last().map(|(_, b)| b.clone()).expect("a kernel binds something");
                 written.push((format!("{} ({}) -> {out_name}", shader.name, node.label), out));
-                let label = if node.label.is_empty() {
-                    node.op.name().into()
-                } else {
-                    node.label.clone()
-                };
+                let label = if node.label.is_empty() { node.op.name().into() } else { node.label.clone() };
                 let bindings = bound.into_iter().map(|(name, (slice, _))| (name, slice)).collect();
-                builder.push(Dispatch {
-                    label,
-                    shader,
-                    header,
-                    bindings,
-                    params,
-                    workgroups,
-                })?;
+                builder.push(Dispatch { label, shader, header, bindings, params, workgroups })?;
             }
         }
         let outputs = outputs
@@ -222,15 +182,7 @@ impl Plan {
                 (name.to_owned(), slice)
             })
             .collect();
-        Ok(Plan {
-            gpu: gpu.clone(),
-            program: builder.finish()?,
-            inputs,
-            outputs,
-            text,
-            written,
-            memory,
-        })
+        Ok(Plan { gpu: gpu.clone(), program: builder.finish()?, inputs, outputs, text, written, memory })
     }
 
     /// Fills a leaf that the plan owns. Leaves that the graph never reads are ignored.
@@ -245,11 +197,7 @@ impl Plan {
     /// With the environment variable `T5_DEBUG=1` it goes step by step, looks at what each wrote, and names the first
     /// step that made a number which is not finite.
     pub fn run(&self) -> Result<()> {
-        if std::env::var_os("T5_DEBUG").is_some_and(|v| v == "1") {
-            self.run_debug()
-        } else {
-            self.program.run(1)
-        }
+        if std::env::var_os("T5_DEBUG").is_some_and(|v| v == "1") { self.run_debug() } else { self.program.run(1) }
     }
 
     /// Replays the plan `times` over in one submit: for plans that advance by themselves, like a decoding step.
@@ -264,10 +212,7 @@ impl Plan {
                 pollster::block_on(self.gpu.read(&slice.buffer, slice.offset..slice.offset + slice.bytes))?;
             // Index data passes through buffers too; every id below 2^23 reads as a tiny number.
             if let Some(bad) = data.iter().position(|x| !x.is_finite()) {
-                return Err(Error::Numeric(format!(
-                    "step {i}, {name}: element {bad} is {}",
-                    data[bad]
-                )));
+                return Err(Error::Numeric(format!("step {i}, {name}: element {bad} is {}", data[bad])));
             }
         }
         Ok(())
@@ -276,9 +221,7 @@ impl Plan {
     /// Reads an output back.
     pub async fn read<T: bytemuck::Pod>(&self, name: &str) -> Result<Vec<T>> {
         let slice = &self.outputs[name];
-        self.gpu
-            .read(&slice.buffer, slice.offset..slice.offset + slice.bytes)
-            .await
+        self.gpu.read(&slice.buffer, slice.offset..slice.offset + slice.bytes).await
     }
 
     /// The memory of an output, for other programs to use.
@@ -330,14 +273,6 @@ fn describe(
             crate::gpu::Param::F32(v) => format!("{name}={v}"),
         })
         .collect();
-    let operands: Vec<String> = bound
-        .iter()
-        .map(|(name, (_, place))| format!("{name}={place}"))
-        .collect();
-    let _ = writeln!(
-        text,
-        "{step:4} {kernel} {label} [{}] {}",
-        sizes.join(" "),
-        operands.join(" ")
-    );
+    let operands: Vec<String> = bound.iter().map(|(name, (_, place))| format!("{name}={place}")).collect();
+    let _ = writeln!(text, "{step:4} {kernel} {label} [{}] {}", sizes.join(" "), operands.join(" "));
 }

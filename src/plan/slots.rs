@@ -42,13 +42,7 @@ pub fn assign<K>(lifetimes: &[Lifetime<K>]) -> (Vec<usize>, Vec<u64>) {
 
 /// The largest sum of bytes alive at one step.
 pub fn live_maximum<K>(lifetimes: &[Lifetime<K>]) -> u64 {
-    let alive_at = |step| {
-        lifetimes
-            .iter()
-            .filter(|l| l.first <= step && step <= l.last)
-            .map(|l| l.bytes)
-            .sum()
-    };
+    let alive_at = |step| lifetimes.iter().filter(|l| l.first <= step && step <= l.last).map(|l| l.bytes).sum();
     lifetimes.iter().map(|l| alive_at(l.first)).max().unwrap_or(0)
 }
 
@@ -57,12 +51,7 @@ mod tests {
     use super::*;
 
     fn life(first: usize, last: usize, bytes: u64) -> Lifetime<()> {
-        Lifetime {
-            key: (),
-            first,
-            last,
-            bytes,
-        }
+        Lifetime { key: (), first, last, bytes }
     }
 
     #[test]

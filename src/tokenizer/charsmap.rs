@@ -13,19 +13,13 @@ impl CharsMap {
     /// `None` where the blob is cut or no such table. An empty blob is a table without rules.
     pub(super) fn parse(blob: &[u8]) -> Option<CharsMap> {
         if blob.is_empty() {
-            return Some(CharsMap {
-                units: Vec::new(),
-                replacements: String::new(),
-            });
+            return Some(CharsMap { units: Vec::new(), replacements: String::new() });
         }
         let (size, rest) = blob.split_first_chunk()?;
         let (trie, texts) = rest.split_at_checked(u32::from_le_bytes(*size) as usize)?;
         let (units, []) = trie.as_chunks() else { return None };
         let units = units.iter().map(|unit| u32::from_le_bytes(*unit)).collect();
-        Some(CharsMap {
-            units,
-            replacements: String::from_utf8(texts.to_vec()).ok()?,
-        })
+        Some(CharsMap { units, replacements: String::from_utf8(texts.to_vec()).ok()? })
     }
 
     /// The longest rule that `text` starts with: (bytes replaced, replacement).

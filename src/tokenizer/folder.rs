@@ -15,13 +15,7 @@ pub(super) const SPIECE_FILE: &str = "spiece.model";
 pub(super) const CONFIG_FILE: &str = "tokenizer_config.json";
 
 /// Files that make up a tokenizer; `save` writes back those that were read.
-const FILES: [&str; 5] = [
-    JSON_FILE,
-    SPIECE_FILE,
-    CONFIG_FILE,
-    "special_tokens_map.json",
-    "added_tokens.json",
-];
+const FILES: [&str; 5] = [JSON_FILE, SPIECE_FILE, CONFIG_FILE, "special_tokens_map.json", "added_tokens.json"];
 
 /// More sentinels than any model has: a guard against damaged files.
 const MAX_EXTRA_IDS: usize = 1 << 16;
@@ -52,10 +46,7 @@ impl TokenizerConfig {
         let config: TokenizerConfig = serde_json::from_slice(contents)
             .map_err(|e| Error::line(path, e.line(), format!("not a usable tokenizer_config.json: {e}")))?;
         if config.extra_ids.is_some_and(|n| n > MAX_EXTRA_IDS) {
-            return Err(Error::file(
-                path,
-                format!("\"extra_ids\" is above {MAX_EXTRA_IDS}; T5 has 100, ByT5 125"),
-            ));
+            return Err(Error::file(path, format!("\"extra_ids\" is above {MAX_EXTRA_IDS}; T5 has 100, ByT5 125")));
         }
         Ok(config)
     }
@@ -68,16 +59,13 @@ impl TokenizerConfig {
     /// with `"extra_ids": 0` and a list. `None` where it says neither.
     pub(super) fn n_sentinels(&self) -> Option<usize> {
         let lists = [&self.additional_special_tokens, &self.extra_special_tokens];
-        let listed = lists
-            .into_iter()
-            .filter_map(|list| list.as_ref()?.as_array())
-            .map(|list| {
-                let is_sentinel = |token: &&Value| {
-                    let name = token.get("content").unwrap_or(token).as_str();
-                    name.is_some_and(|name| name.starts_with("<extra_id_"))
-                };
-                list.iter().filter(is_sentinel).count()
-            });
+        let listed = lists.into_iter().filter_map(|list| list.as_ref()?.as_array()).map(|list| {
+            let is_sentinel = |token: &&Value| {
+                let name = token.get("content").unwrap_or(token).as_str();
+                name.is_some_and(|name| name.starts_with("<extra_id_"))
+            };
+            list.iter().filter(is_sentinel).count()
+        });
         listed.filter(|&n| n > 0).chain(self.extra_ids).max()
     }
 
@@ -137,11 +125,7 @@ pub(super) fn write_config(path: &Path, tokenizer: &Tokenizer) -> Result<()> {
         }
     }
     config.insert("additional_special_tokens".into(), json!(sentinel_names));
-    for (key, id) in [
-        ("pad_token", tokenizer.pad()),
-        ("eos_token", tokenizer.eos()),
-        ("unk_token", tokenizer.unk()),
-    ] {
+    for (key, id) in [("pad_token", tokenizer.pad()), ("eos_token", tokenizer.eos()), ("unk_token", tokenizer.unk())] {
         if let Some(piece) = tokenizer.piece(id) {
             config.insert(key.into(), piece.into());
         }

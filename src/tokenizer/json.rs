@@ -20,9 +20,7 @@ impl JsonTokenizer {
             .map_err(|e| Error::file(path, format!("not a usable tokenizer.json (cut short?): {e}")))?;
         // Lengths are the caller's business; a file saved with truncation on must not cut training data.
         inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|e| Error::file(path, e.to_string()))?;
+        inner.with_truncation(None).map_err(|e| Error::file(path, e.to_string()))?;
         let size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
         Ok(JsonTokenizer { inner, size })
     }
@@ -32,10 +30,7 @@ impl JsonTokenizer {
         let eos_name = config.eos_token().unwrap_or("</s>");
         let eos = self.id(eos_name).ok_or_else(|| {
             let what = format!("the vocabulary has no end-of-sequence token {eos_name:?}");
-            Error::file(
-                path,
-                format!("{what}; name it as \"eos_token\" in tokenizer_config.json beside this file"),
-            )
+            Error::file(path, format!("{what}; name it as \"eos_token\" in tokenizer_config.json beside this file"))
         })?;
         let pad = self.id(config.pad_token().unwrap_or("<pad>")).unwrap_or(eos);
         let unk = self.id(config.unk_token().unwrap_or("<unk>")).unwrap_or(pad);
@@ -52,10 +47,7 @@ impl JsonTokenizer {
     }
 
     pub(super) fn decode(&self, ids: &[u32]) -> String {
-        let pieces: Vec<String> = ids
-            .iter()
-            .map(|&id| self.piece(id).unwrap_or_else(|| "\u{fffd}".into()))
-            .collect();
+        let pieces: Vec<String> = ids.iter().map(|&id| self.piece(id).unwrap_or_else(|| "\u{fffd}".into())).collect();
         match self.inner.get_decoder() {
             Some(decoder) => decoder.decode(pieces.clone()).unwrap_or_else(|_| pieces.concat()),
             None => pieces.join(" "),

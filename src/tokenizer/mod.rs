@@ -97,12 +97,7 @@ impl Tokenizer {
     /// The folder has none of these, or one of them is damaged.
     pub fn from_dir(dir: &Path) -> Result<Tokenizer> {
         let files = folder::read_files(dir)?;
-        let find = |wanted| {
-            files
-                .iter()
-                .find(|(name, _)| *name == wanted)
-                .map(|(_, contents)| contents.as_slice())
-        };
+        let find = |wanted| files.iter().find(|(name, _)| *name == wanted).map(|(_, contents)| contents.as_slice());
         let config = match find(CONFIG_FILE) {
             Some(contents) => TokenizerConfig::parse(&dir.join(CONFIG_FILE), contents)?,
             None => TokenizerConfig::default(),
@@ -112,10 +107,7 @@ impl Tokenizer {
         } else if find(SPIECE_FILE).is_some() {
             Tokenizer::from_spiece(&dir.join(SPIECE_FILE), &config, files)
         } else if config.is_byt5() {
-            Ok(Tokenizer::byte_level(
-                ByteVocab::new(config.n_sentinels().unwrap_or(bytes::BYT5_SENTINELS)),
-                files,
-            ))
+            Ok(Tokenizer::byte_level(ByteVocab::new(config.n_sentinels().unwrap_or(bytes::BYT5_SENTINELS)), files))
         } else {
             Err(Error::file(
                 dir,
@@ -235,12 +227,7 @@ impl Tokenizer {
     fn byte_level(vocab: ByteVocab, files: Vec<(&'static str, Vec<u8>)>) -> Tokenizer {
         let special = Special { pad: 0, eos: 1, unk: 2 };
         let sentinels = vocab.sentinels();
-        Tokenizer(Arc::new(Inner {
-            kind: Kind::Bytes(vocab),
-            special,
-            sentinels,
-            files,
-        }))
+        Tokenizer(Arc::new(Inner { kind: Kind::Bytes(vocab), special, sentinels, files }))
     }
 
     /// `files` holds the model under [`SPIECE_FILE`]; `path` is where it came from, for messages.
@@ -248,24 +235,14 @@ impl Tokenizer {
         let n_extra = config.n_sentinels().unwrap_or(T5_SENTINELS);
         let model = SentencePiece::parse(path, contents_of(&files, SPIECE_FILE), n_extra)?;
         let (special, sentinels) = (model.special(), model.sentinels());
-        Ok(Tokenizer(Arc::new(Inner {
-            kind: Kind::SentencePiece(Box::new(model)),
-            special,
-            sentinels,
-            files,
-        })))
+        Ok(Tokenizer(Arc::new(Inner { kind: Kind::SentencePiece(Box::new(model)), special, sentinels, files })))
     }
 
     fn from_json(path: &Path, config: &TokenizerConfig, files: Vec<(&'static str, Vec<u8>)>) -> Result<Tokenizer> {
         let tokenizer = JsonTokenizer::parse(path, contents_of(&files, JSON_FILE))?;
         let special = tokenizer.special(path, config)?;
         let sentinels = sentinels::lookup(|token| tokenizer.id(token));
-        Ok(Tokenizer(Arc::new(Inner {
-            kind: Kind::Json(Box::new(tokenizer)),
-            special,
-            sentinels,
-            files,
-        })))
+        Ok(Tokenizer(Arc::new(Inner { kind: Kind::Json(Box::new(tokenizer)), special, sentinels, files })))
     }
 
     fn is_silent(&self, id: u32) -> bool {
@@ -300,8 +277,5 @@ fn unknown_format(contents: &[u8]) -> String {
 }
 
 fn contents_of<'a>(files: &'a [(&'static str, Vec<u8>)], wanted: &str) -> &'a [u8] {
-    files
-        .iter()
-        .find(|(name, _)| *name == wanted)
-        .map_or(&[], |(_, contents)| contents)
+    files.iter().find(|(name, _)| *name == wanted).map_or(&[], |(_, contents)| contents)
 }

@@ -45,9 +45,7 @@ impl SentencePiece {
         let proto = ModelProto::decode(contents).map_err(|e| invalid(format!("{e} (cut short or damaged?)")))?;
         // Both follow the pieces: a file cut between two pieces is a valid protobuf without them.
         let (Some(trainer), Some(normalizer)) = (proto.trainer, proto.normalizer) else {
-            return Err(invalid(
-                "it lacks its trainer or normalizer settings (cut short?)".into(),
-            ));
+            return Err(invalid("it lacks its trainer or normalizer settings (cut short?)".into()));
         };
         check_supported(&trainer).map_err(&invalid)?;
         let ids = unique_ids(&proto.pieces).map_err(&invalid)?;
@@ -55,20 +53,11 @@ impl SentencePiece {
         let charsmap = charsmap.ok_or_else(|| invalid("its precompiled_charsmap is damaged".into()))?;
         let of_kind = |kinds: &[PieceKind]| {
             let wanted = |(_, piece): &(u32, &Piece)| kinds.contains(&piece.kind());
-            PieceTrie::new(
-                (0..)
-                    .zip(&proto.pieces)
-                    .filter(wanted)
-                    .map(|(id, piece)| (piece.piece(), id)),
-            )
+            PieceTrie::new((0..).zip(&proto.pieces).filter(wanted).map(|(id, piece)| (piece.piece(), id)))
         };
 
-        let unk = (0..)
-            .zip(&proto.pieces)
-            .find(|(_, piece)| piece.kind() == PieceKind::Unknown);
-        let unk = unk
-            .map(|(id, _)| id)
-            .ok_or_else(|| invalid("it has no unknown piece".into()))?;
+        let unk = (0..).zip(&proto.pieces).find(|(_, piece)| piece.kind() == PieceKind::Unknown);
+        let unk = unk.map(|(id, _)| id).ok_or_else(|| invalid("it has no unknown piece".into()))?;
         let eos = ids.get(trainer.eos_piece()).copied();
         let eos = eos.ok_or_else(|| invalid(format!("it has no end-of-sequence piece {:?}", trainer.eos_piece())))?;
         let pad = ids.get(trainer.pad_piece()).copied().unwrap_or(eos);
@@ -78,15 +67,9 @@ impl SentencePiece {
             (0..=255u8).map(id_of).collect::<Option<Vec<u32>>>()
         });
         if byte_ids == Some(None) {
-            return Err(invalid(
-                "byte_fallback is on, but not all of <0x00>..<0xFF> are pieces".into(),
-            ));
+            return Err(invalid("byte_fallback is on, but not all of <0x00>..<0xFF> are pieces".into()));
         }
-        let scores = proto
-            .pieces
-            .iter()
-            .filter(|piece| piece.kind() == PieceKind::Normal)
-            .map(Piece::score);
+        let scores = proto.pieces.iter().filter(|piece| piece.kind() == PieceKind::Normal).map(Piece::score);
         let has_sentinels = !sentinels::lookup(|piece| ids.get(piece).copied()).is_empty();
         Ok(SentencePiece {
             trie: of_kind(&[PieceKind::Normal, PieceKind::UserDefined]),
@@ -119,9 +102,7 @@ impl SentencePiece {
         if self.n_appended > 0 {
             return (0..self.n_appended).map(|k| self.appended_id(k)).collect();
         }
-        let named = (0..)
-            .zip(&self.pieces)
-            .filter(|(_, piece)| piece.piece().contains("<extra_id_"));
+        let named = (0..).zip(&self.pieces).filter(|(_, piece)| piece.piece().contains("<extra_id_"));
         let ids: HashMap<&str, u32> = named.map(|(id, piece)| (piece.piece(), id)).collect();
         sentinels::lookup(|piece| ids.get(piece).copied())
     }
@@ -144,9 +125,7 @@ impl SentencePiece {
 
     pub(super) fn fragment(&self, id: u32) -> Fragment<'_> {
         let Some(piece) = self.pieces.get(id as usize) else {
-            return self
-                .appended_sentinel(id)
-                .map_or(Fragment::OutOfRange, Fragment::Sentinel);
+            return self.appended_sentinel(id).map_or(Fragment::OutOfRange, Fragment::Sentinel);
         };
         match piece.kind() {
             PieceKind::Control => Fragment::Nothing,
@@ -172,19 +151,13 @@ impl SentencePiece {
 
     fn appended_sentinel(&self, id: u32) -> Option<usize> {
         let id = id as usize;
-        (self.pieces.len()..self.size())
-            .contains(&id)
-            .then(|| self.size() - 1 - id)
+        (self.pieces.len()..self.size()).contains(&id).then(|| self.size() - 1 - id)
     }
 
     /// `Normalizer::Normalize`: replacement rules, runs of spaces, dummy prefix, `▁` for a space.
     fn normalize(&self, text: &str) -> String {
         let squeeze = self.normalizer.remove_extra_whitespaces();
-        let space = if self.normalizer.escape_whitespaces() {
-            "▁"
-        } else {
-            " "
-        };
+        let space = if self.normalizer.escape_whitespaces() { "▁" } else { " " };
         let mut chunks = self.normalized_chunks(text).peekable();
         while squeeze && chunks.next_if_eq(&" ").is_some() {}
         let mut out = String::with_capacity(text.len() + text.len() / 4 + 4);
@@ -193,11 +166,7 @@ impl SentencePiece {
         }
         let mut after_space = squeeze;
         for chunk in chunks {
-            let chunk = if after_space {
-                chunk.trim_start_matches(' ')
-            } else {
-                chunk
-            };
+            let chunk = if after_space { chunk.trim_start_matches(' ') } else { chunk };
             for (at, word) in chunk.split(' ').enumerate() {
                 if at > 0 {
                     out.push_str(space);
@@ -221,11 +190,7 @@ impl SentencePiece {
         let mut rest = text;
         iter::from_fn(move || {
             let first = rest.chars().next()?;
-            let symbol = if self.user_defined.is_empty() {
-                None
-            } else {
-                self.user_defined.longest_prefix(rest)
-            };
+            let symbol = if self.user_defined.is_empty() { None } else { self.user_defined.longest_prefix(rest) };
             let (len, chunk) = match (symbol, self.charsmap.replacement(rest)) {
                 (Some(len), _) => (len, &rest[..len]),
                 (None, Some((len, replacement))) => (len, replacement),
@@ -238,14 +203,7 @@ impl SentencePiece {
 
     /// Viterbi over byte positions; appends the ids of the best path to `ids`.
     fn segment_text(&self, text: &str, ids: &mut Vec<u32>) {
-        let mut ends = vec![
-            PathEnd {
-                score: 0.0,
-                start: UNREACHED,
-                id: 0
-            };
-            text.len() + 1
-        ];
+        let mut ends = vec![PathEnd { score: 0.0, start: UNREACHED, id: 0 }; text.len() + 1];
         for (start, first) in text.char_indices() {
             if ends[start].score < REBASE_BELOW {
                 // No path reaches further ahead than one piece.
@@ -333,9 +291,7 @@ impl PathEnd {
 fn check_supported(trainer: &TrainerSpec) -> Result<(), String> {
     if trainer.model_type() != ModelType::Unigram {
         let kind = trainer.model_type();
-        return Err(format!(
-            "it is a {kind:?} model, only Unigram is read; convert it to tokenizer.json"
-        ));
+        return Err(format!("it is a {kind:?} model, only Unigram is read; convert it to tokenizer.json"));
     }
     if trainer.treat_whitespace_as_suffix() {
         return Err("treat_whitespace_as_suffix is on, which is not read; convert it to tokenizer.json".into());

@@ -31,9 +31,7 @@ pub(super) fn segments(text: &str, n: usize) -> Vec<Segment<'_>> {
 
 /// Ids of sentinels 0, 1, ... as far as `id_of` knows them. mT5 spells them with a leading `▁`.
 pub(super) fn lookup(id_of: impl Fn(&str) -> Option<u32>) -> Vec<u32> {
-    (0..)
-        .map_while(|k| id_of(&name(k)).or_else(|| id_of(&format!("▁{}", name(k)))))
-        .collect()
+    (0..).map_while(|k| id_of(&name(k)).or_else(|| id_of(&format!("▁{}", name(k))))).collect()
 }
 
 const OPEN: &str = "<extra_id_";

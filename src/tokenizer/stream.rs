@@ -82,11 +82,7 @@ struct Assembler {
 
 impl Assembler {
     fn new(leading: LeadingSpace) -> Assembler {
-        Assembler {
-            leading,
-            started: false,
-            pending: Vec::new(),
-        }
+        Assembler { leading, started: false, pending: Vec::new() }
     }
 
     fn push(&mut self, fragment: Fragment<'_>, out: &mut String) {
@@ -176,12 +172,7 @@ impl Window {
     fn new_text(&self, decode: &impl Fn(&[u32]) -> String) -> String {
         let before = self.ids.get(..self.emitted).map(decode).unwrap_or_default();
         let after = decode(&self.ids);
-        let common = before
-            .chars()
-            .zip(after.chars())
-            .take_while(|(a, b)| a == b)
-            .map(|(a, _)| a.len_utf8())
-            .sum();
+        let common = before.chars().zip(after.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
         after.get(common..).unwrap_or_default().to_string()
     }
 }

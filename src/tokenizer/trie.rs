@@ -26,16 +26,8 @@ impl PieceTrie {
     pub(super) fn new<'a>(pieces: impl IntoIterator<Item = (&'a str, u32)>) -> PieceTrie {
         let mut keys: Vec<(&[u8], u32)> = pieces.into_iter().map(|(piece, id)| (piece.as_bytes(), id)).collect();
         keys.sort_unstable();
-        let empty = Node {
-            first_child: 0,
-            n_children: 0,
-            value: NO_VALUE,
-        };
-        let mut trie = PieceTrie {
-            labels: vec![0],
-            nodes: vec![empty],
-            from_root: [0; 256],
-        };
+        let empty = Node { first_child: 0, n_children: 0, value: NO_VALUE };
+        let mut trie = PieceTrie { labels: vec![0], nodes: vec![empty], from_root: [0; 256] };
         let mut queue = VecDeque::from([(0, keys.as_slice(), 0)]);
         while let Some((node, mut keys, depth)) = queue.pop_front() {
             if let Some((key, id)) = keys.first()
@@ -64,11 +56,7 @@ impl PieceTrie {
             let child = self.from_root[byte as usize];
             return (child != 0).then_some(child);
         }
-        let Node {
-            first_child,
-            n_children,
-            ..
-        } = self.nodes[node as usize];
+        let Node { first_child, n_children, .. } = self.nodes[node as usize];
         let siblings = &self.labels[first_child as usize..(first_child + n_children) as usize];
         siblings.binary_search(&byte).ok().map(|at| first_child + at as u32)
     }

@@ -96,11 +96,7 @@ struct Tables {
 impl Tables {
     fn of(arenas: &Arenas<'_>, min_dim_factored: usize) -> Result<Tables> {
         let windows = arenas.params.len();
-        let mut tables = Tables {
-            tiles: vec![Vec::new(); windows],
-            whole: vec![0; windows],
-            ..Tables::default()
-        };
+        let mut tables = Tables { tiles: vec![Vec::new(); windows], whole: vec![0; windows], ..Tables::default() };
         for (index, span) in arenas.spans.iter().enumerate() {
             tables.add(index, span, is_factored(&span.shape, min_dim_factored))?;
         }
@@ -117,11 +113,7 @@ impl Tables {
         let mut rows_before = 0;
         for piece in &span.pieces {
             let tiles_y = piece.len.div_ceil(cols).div_ceil(SIDE);
-            let moments_at = if factored {
-                rows_at + rows_before
-            } else {
-                self.whole[piece.window]
-            };
+            let moments_at = if factored { rows_at + rows_before } else { self.whole[piece.window] };
             let id = self.pieces.len();
             self.pieces.push(words([
                 piece.offset,
@@ -137,8 +129,7 @@ impl Tables {
                 if factored {
                     let lines = SIDE.min(piece.rows - y * SIDE);
                     let at = moments_at + y * SIDE;
-                    self.blocks
-                        .push(words([self.tile_count, 1, tiles_x, lines, cols, at, 0, 0])?);
+                    self.blocks.push(words([self.tile_count, 1, tiles_x, lines, cols, at, 0, 0])?);
                 }
                 for x in 0..tiles_x {
                     self.tiles[piece.window].push(words([id, y, x, self.tile_count])?);
@@ -156,21 +147,11 @@ impl Tables {
             for x in 0..tiles_x {
                 let lines = SIDE.min(cols - x * SIDE);
                 let at = cols_at + x * SIDE;
-                self.blocks.push(words([
-                    first_tile + x,
-                    tiles_x,
-                    tiles / tiles_x,
-                    lines,
-                    rows,
-                    at,
-                    1,
-                    0,
-                ])?);
+                self.blocks.push(words([first_tile + x, tiles_x, tiles / tiles_x, lines, rows, at, 1, 0])?);
             }
             self.factors += rows + cols;
         }
-        self.tensors
-            .push(words([first_tile, tiles, rows_at, rows, span.len(), 0, 0, 0])?);
+        self.tensors.push(words([first_tile, tiles, rows_at, rows, span.len(), 0, 0, 0])?);
         Ok(())
     }
 }
@@ -211,11 +192,7 @@ pub(super) fn record(builder: &mut ProgramBuilder, arenas: &Arenas<'_>, settings
     recorder.update(builder, false)?;
     recorder.tensors(builder, true)?;
     recorder.update(builder, true)?;
-    let mut moments = vec![(
-        "adafactor.factors".to_owned(),
-        recorder.factors,
-        4 * tables.factors as u64,
-    )];
+    let mut moments = vec![("adafactor.factors".to_owned(), recorder.factors, 4 * tables.factors as u64)];
     let whole = recorder.whole.into_iter().zip(&tables.whole).enumerate();
     moments.extend(whole.map(|(w, (buffer, &len))| (format!("adafactor.v.{w}"), buffer, 4 * len as u64)));
     moments.retain(|(.., bytes)| *bytes > 0);
@@ -238,11 +215,7 @@ impl<'a> Recorder<'a> {
             tile_cols: floats("adafactor column sums", SIDE * tables.tile_count)?,
             tile_sums: floats("adafactor tile sums", tables.tile_count)?,
             factors: floats("row and column moments", tables.factors)?,
-            whole: tables
-                .whole
-                .iter()
-                .map(|&len| floats("second moments", len))
-                .collect::<Result<_>>()?,
+            whole: tables.whole.iter().map(|&len| floats("second moments", len)).collect::<Result<_>>()?,
         })
     }
 
@@ -250,11 +223,8 @@ impl<'a> Recorder<'a> {
     fn windows(&self) -> impl Iterator<Item = (usize, Vec<(&'static str, Param)>, u64)> {
         let mut first = 0;
         self.tables.tiles.iter().enumerate().map(move |(window, tiles)| {
-            let params = vec![
-                ("first", first.into()),
-                ("count", tiles.len().into()),
-                ("eps1", self.settings.eps1.into()),
-            ];
+            let params =
+                vec![("first", first.into()), ("count", tiles.len().into()), ("eps1", self.settings.eps1.into())];
             first += tiles.len();
             (window, params, tiles.len() as u64)
         })
@@ -303,12 +273,7 @@ impl<'a> Recorder<'a> {
     fn tensors(&self, builder: &mut ProgramBuilder, clip: bool) -> Result<()> {
         let count = self.tables.tensors.len();
         builder.push(Dispatch {
-            label: if clip {
-                "adafactor clipping"
-            } else {
-                "adafactor step sizes"
-            }
-            .into(),
+            label: if clip { "adafactor clipping" } else { "adafactor step sizes" }.into(),
             shader: &TENSORS,
             header: Header::new().bool("CLIP", clip),
             bindings: vec![

@@ -5,12 +5,8 @@ use super::optimizer::{Arenas, Moments};
 use crate::error::Result;
 use crate::gpu::{Dispatch, Header, ProgramBuilder, Shader};
 
-static ADAMW: Shader = Shader {
-    name: "adamw",
-    source: include_str!("../../shaders/adamw.wgsl"),
-    shared: &[CONTROL],
-    defaults: &[],
-};
+static ADAMW: Shader =
+    Shader { name: "adamw", source: include_str!("../../shaders/adamw.wgsl"), shared: &[CONTROL], defaults: &[] };
 
 pub(super) fn kernels() -> Vec<(&'static Shader, Header)> {
     vec![(&ADAMW, Header::new())]
@@ -20,12 +16,7 @@ pub(super) fn kernels() -> Vec<(&'static Shader, Header)> {
 pub(super) fn rates(betas: [f64; 2], weight_decay: f64, lr: f64, step: u64) -> [f32; 4] {
     let t = (step + 1) as f64;
     let [correction1, correction2] = betas.map(|beta| 1.0 - beta.powf(t));
-    [
-        (lr / correction1) as f32,
-        (lr * weight_decay) as f32,
-        correction2.sqrt().recip() as f32,
-        0.0,
-    ]
+    [(lr / correction1) as f32, (lr * weight_decay) as f32, correction2.sqrt().recip() as f32, 0.0]
 }
 
 /// Records the update of every window and returns the moments `m` and `v`, laid out as the arenas are.

@@ -53,11 +53,7 @@ pub(super) fn record(builder: &mut ProgramBuilder, arenas: &Arenas<'_>, stats: &
         label: "gradient norm".into(),
         shader: &GLOBAL_NORM_FINISH,
         header: Header::new(),
-        bindings: vec![
-            ("stats", stats.all()),
-            ("parts", parts.all()),
-            ("control", arenas.control.all()),
-        ],
+        bindings: vec![("stats", stats.all()), ("parts", parts.all()), ("control", arenas.control.all())],
         params: vec![("len", (total as usize).into()), ("max_norm", max_norm.into())],
         workgroups: 1,
     })

@@ -46,11 +46,7 @@ impl LossStats {
     }
 
     fn from_gpu(values: &[f32]) -> LossStats {
-        LossStats {
-            loss: values[0].into(),
-            tokens: values[1].into(),
-            correct: values[2].into(),
-        }
+        LossStats { loss: values[0].into(), tokens: values[1].into(), correct: values[2].into() }
     }
 }
 
@@ -75,16 +71,7 @@ impl Engine {
         let spans = model.layout.tensors();
         let optimizer = Optimizer::new(gpu, optimizer, spans, &model.params, &grads, &stats, max_norm)?;
         let (training, evaluation) = (HashMap::new(), HashMap::new());
-        Ok(Engine {
-            optimizer,
-            objective,
-            grads,
-            stats,
-            pool: SlotPool::new(),
-            training,
-            evaluation,
-            model,
-        })
+        Ok(Engine { optimizer, objective, grads, stats, pool: SlotPool::new(), training, evaluation, model })
     }
 
     fn gpu(&self) -> &Gpu {
@@ -105,11 +92,8 @@ impl Engine {
         let mut b = Builder::new(&self.model, shape, dropout);
         let encoded = b.encoder();
         let hidden = b.decoder(encoded);
-        let (z_loss, smoothing) = if training {
-            (self.objective.z_loss, self.objective.label_smoothing)
-        } else {
-            (0.0, 0.0)
-        };
+        let (z_loss, smoothing) =
+            if training { (self.objective.z_loss, self.objective.label_smoothing) } else { (0.0, 0.0) };
         let stats = b.loss(hidden, z_loss, smoothing);
         if training {
             b.backward(stats);
@@ -121,15 +105,7 @@ impl Engine {
         };
         let outputs = [("stats", stats)];
         let outputs = if training { &[] } else { outputs.as_slice() };
-        let plan = Plan::compile(
-            self.gpu(),
-            &b.graph,
-            outputs,
-            &PlanOptions {
-                bind: &bind,
-                pool: &self.pool,
-            },
-        )?;
+        let plan = Plan::compile(self.gpu(), &b.graph, outputs, &PlanOptions { bind: &bind, pool: &self.pool })?;
         plan.write("dstats", &[0f32, 0.0, 0.0, 1.0]);
         Ok(plan)
     }
@@ -178,10 +154,7 @@ impl Engine {
     /// Begins to read the report of the step just submitted. The next step may be submitted before the report is
     /// finished, so that the device never waits for the host.
     pub fn start_report(&self) -> Result<PendingReport> {
-        Ok(PendingReport {
-            stats: self.gpu().start_read(&self.stats, 0..16)?,
-            step: self.optimizer.start_report()?,
-        })
+        Ok(PendingReport { stats: self.gpu().start_read(&self.stats, 0..16)?, step: self.optimizer.start_report()? })
     }
 
     /// A gradient's arena slice, for checks.
@@ -197,12 +170,7 @@ impl Engine {
     /// Bytes on the device: parameters, gradients, moments, activations.
     pub fn memory(&self) -> [u64; 4] {
         let sum = |buffers: &[Buffer]| buffers.iter().map(Buffer::bytes).sum();
-        [
-            sum(&self.model.params),
-            sum(&self.grads),
-            self.optimizer.state_bytes(),
-            self.pool.bytes(),
-        ]
+        [sum(&self.model.params), sum(&self.grads), self.optimizer.state_bytes(), self.pool.bytes()]
     }
 
     /// Memory figures of the plans, largest first.
@@ -226,10 +194,7 @@ impl PendingReport {
     /// The report, once the step has run.
     pub async fn finish(self) -> Result<(LossStats, StepReport)> {
         let stats = self.stats.finish().await?;
-        Ok((
-            LossStats::from_gpu(&stats),
-            StepReport::from_gpu(&self.step.finish().await?),
-        ))
+        Ok((LossStats::from_gpu(&stats), StepReport::from_gpu(&self.step.finish().await?)))
     }
 }
 
@@ -241,15 +206,9 @@ pub fn write_batch(plan: &Plan, batch: &Batch) {
     };
     plan.write("src_ids", &batch.src_ids);
     plan.write("src_lens", &batch.src_lens);
-    plan.write(
-        "src_index",
-        &gather_index(&batch.src_ids, counts(&batch.src_lens, batch.src_len)),
-    );
+    plan.write("src_index", &gather_index(&batch.src_ids, counts(&batch.src_lens, batch.src_len)));
     plan.write("tgt_ids", &batch.tgt_in);
-    plan.write(
-        "tgt_index",
-        &gather_index(&batch.tgt_in, counts(&batch.tgt_lens, batch.tgt_len)),
-    );
+    plan.write("tgt_index", &gather_index(&batch.tgt_in, counts(&batch.tgt_lens, batch.tgt_len)));
     plan.write("labels", &batch.labels);
 }
 
@@ -263,9 +222,5 @@ fn checked_shape(batch: &Batch, model: &Model) -> Result<BatchShape> {
             "token id {id} is outside of the model's vocabulary of {vocab}: the tokenizer does not belong to this model"
         )));
     }
-    Ok(BatchShape {
-        batch: batch.batch,
-        src_len: batch.src_len,
-        tgt_len: batch.tgt_len,
-    })
+    Ok(BatchShape { batch: batch.batch, src_len: batch.src_len, tgt_len: batch.tgt_len })
 }

@@ -50,11 +50,7 @@ impl Best {
             Some(scores) => ("unit_error_rate", scores.unit_error_rate),
             None => ("loss", evaluation.loss),
         };
-        Best {
-            step,
-            metric: metric.into(),
-            value,
-        }
+        Best { step, metric: metric.into(), value }
     }
 
     /// Whether this replaces `before`: a lower value of the same metric, or the first of its metric.
@@ -98,10 +94,7 @@ impl Evaluator {
             decoder_start: config.decoder_start_token_id,
             ..BatchOptions::default()
         };
-        Ok(Evaluator {
-            batches: BatchStream::new(Sample { examples, indices }, options)?,
-            questions,
-        })
+        Ok(Evaluator { batches: BatchStream::new(Sample { examples, indices }, options)?, questions })
     }
 
     /// Evaluates the engine's parameters as they are.
@@ -154,16 +147,9 @@ fn questions(examples: &Examples, most: usize) -> Vec<Question> {
     let question = |group: &Vec<usize>| Question {
         source: set.examples()[group[0]].source.clone(),
         references: group.iter().map(|&row| set.texts()[row].target.clone()).collect(),
-        tokens: group
-            .iter()
-            .map(|&row| set.examples()[row].target.len())
-            .max()
-            .unwrap_or(0),
+        tokens: group.iter().map(|&row| set.examples()[row].target.len()).max().unwrap_or(0),
     };
-    spread(groups.len(), most)
-        .into_iter()
-        .map(|index| question(&groups[index]))
-        .collect()
+    spread(groups.len(), most).into_iter().map(|index| question(&groups[index])).collect()
 }
 
 /// Up to `most` of 0..n, evenly spaced.

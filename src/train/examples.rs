@@ -34,11 +34,9 @@ impl Examples {
     pub fn open(settings: &Settings, tokenizer: &Tokenizer) -> Result<Opened> {
         let mut remarks = Vec::new();
         let all = match &settings.task {
-            Task::Text {
-                files,
-                seq_len,
-                objective,
-            } => Examples::Text(Denoising::open(files, tokenizer, *objective, *seq_len, settings.seed)?),
+            Task::Text { files, seq_len, objective } => {
+                Examples::Text(Denoising::open(files, tokenizer, *objective, *seq_len, settings.seed)?)
+            }
             Task::Pairs { file, .. } => Examples::open_pairs(settings, file, tokenizer, &mut remarks)?,
         };
         let (training, held_out) = match (&settings.held_out, &settings.task) {
@@ -51,16 +49,11 @@ impl Examples {
                 let held_out = Denoising::open(&[file], tokenizer, *objective, *seq_len, settings.seed)?;
                 (all, Some(Examples::Text(held_out)))
             }
-            (HeldOut::File(file), Task::Pairs { .. }) => (
-                all,
-                Some(Examples::open_pairs(settings, file, tokenizer, &mut remarks)?),
-            ),
+            (HeldOut::File(file), Task::Pairs { .. }) => {
+                (all, Some(Examples::open_pairs(settings, file, tokenizer, &mut remarks)?))
+            }
         };
-        Ok(Opened {
-            training,
-            held_out,
-            remarks,
-        })
+        Ok(Opened { training, held_out, remarks })
     }
 
     fn open_pairs(
@@ -73,20 +66,14 @@ impl Examples {
             return Err(Error::file(file, "pairs are asked for in a run on text"));
         };
         let set = PairSet::open(file, None, options, tokenizer)?;
-        let limits = format!(
-            "longer than {} source or {} target tokens",
-            options.max_source, options.max_target
-        );
+        let limits = format!("longer than {} source or {} target tokens", options.max_source, options.max_target);
         for (count, what) in [(set.skipped_too_long(), "left out"), (set.truncated(), "cut")] {
             if count > 0 {
                 remarks.push(format!("{}: {count} pairs {limits} are {what}", file.display()));
             }
         }
         let rows = (0..set.n_examples()).collect();
-        Ok(Examples::Pairs {
-            set: Arc::new(set),
-            rows,
-        })
+        Ok(Examples::Pairs { set: Arc::new(set), rows })
     }
 
     /// Holds out a share of the documents of a text, or of the distinct sources of pairs with all of their targets: at
@@ -95,10 +82,7 @@ impl Examples {
         let chosen = |n: usize| {
             let count = ((share * n as f64).round() as usize).clamp(1, n.saturating_sub(1).max(1));
             let mut held = vec![false; n];
-            permutation(seed, Purpose::HeldOut, 0, n as u32)
-                .iter()
-                .take(count)
-                .for_each(|&i| held[i as usize] = true);
+            permutation(seed, Purpose::HeldOut, 0, n as u32).iter().take(count).for_each(|&i| held[i as usize] = true);
             held
         };
         match self {

@@ -99,10 +99,7 @@ impl Log {
 
     fn append_to(path: &Path) -> Result<Log> {
         let file = lock(path)?;
-        Ok(Log {
-            path: path.to_path_buf(),
-            file,
-        })
+        Ok(Log { path: path.to_path_buf(), file })
     }
 
     /// Adds a line.
@@ -115,16 +112,11 @@ impl Log {
 
 /// Opens the log for appending, and refuses if another process has it: two runs in one folder would mix.
 fn lock(path: &Path) -> Result<File> {
-    let file = File::options()
-        .append(true)
-        .create(true)
-        .open(path)
-        .map_err(Error::io("write", path))?;
+    let file = File::options().append(true).create(true).open(path).map_err(Error::io("write", path))?;
     match file.try_lock() {
-        Err(fs::TryLockError::WouldBlock) => Err(Error::file(
-            path,
-            "another process is training into this folder; choose another one",
-        )),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(Error::file(path, "another process is training into this folder; choose another one"))
+        }
         // A file system without locks protects nothing, and hinders nothing.
         _ => Ok(file),
     }

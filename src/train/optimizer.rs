@@ -16,11 +16,7 @@ use crate::model::TensorSpan;
 pub enum OptimizerConfig {
     /// Loshchilov & Hutter 2019, with the arithmetic of `torch.optim.AdamW`: decay applies to every parameter.
     #[serde(rename = "adamw")]
-    AdamW {
-        betas: [f64; 2],
-        eps: f64,
-        weight_decay: f64,
-    },
+    AdamW { betas: [f64; 2], eps: f64, weight_decay: f64 },
     /// Shazeer & Stern 2018, without momentum.
     Adafactor {
         /// Added to squared gradients.
@@ -58,11 +54,7 @@ pub struct StepReport {
 impl StepReport {
     /// From the head of `Control` (optimizer_control.wgsl).
     pub(super) fn from_gpu(values: &[f32]) -> StepReport {
-        StepReport {
-            grad_norm: values[1],
-            clip: values[2],
-            skipped: values[3] != 0.0,
-        }
+        StepReport { grad_norm: values[1], clip: values[2], skipped: values[3] != 0.0 }
     }
 }
 
@@ -94,11 +86,7 @@ const TENSORS_AT: u64 = 32;
 impl OptimizerConfig {
     /// PyTorch's defaults: betas 0.9 and 0.999, eps 1e-8, decay 0.01.
     pub fn adamw() -> OptimizerConfig {
-        OptimizerConfig::AdamW {
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            weight_decay: 0.01,
-        }
+        OptimizerConfig::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 }
     }
 
     /// Adafactor as the T5 paper trained with it (Mesh TensorFlow, T5X): the learning rate comes from a schedule, steps
@@ -136,62 +124,23 @@ impl OptimizerConfig {
     /// `Input` for settings with which a step would divide by zero or the moments would grow without bound.
     pub fn validate(&self) -> Result<()> {
         let require = |holds: bool, what: &str, value: f64| {
-            if holds {
-                Ok(())
-            } else {
-                Err(Error::Input(format!("optimizer: {what}, not {value}")))
-            }
+            if holds { Ok(()) } else { Err(Error::Input(format!("optimizer: {what}, not {value}"))) }
         };
         match *self {
-            OptimizerConfig::AdamW {
-                betas,
-                eps,
-                weight_decay,
-            } => {
+            OptimizerConfig::AdamW { betas, eps, weight_decay } => {
                 for beta in betas {
-                    require(
-                        (0.0..1.0).contains(&beta),
-                        "betas must be at least 0 and less than 1",
-                        beta,
-                    )?;
+                    require((0.0..1.0).contains(&beta), "betas must be at least 0 and less than 1", beta)?;
                 }
                 // In f32 the smallest normal number: gaps between tensors would turn to 0/0.
-                require(
-                    eps as f32 >= f32::MIN_POSITIVE && eps.is_finite(),
-                    "eps must be positive",
-                    eps,
-                )?;
-                require(
-                    weight_decay >= 0.0 && weight_decay.is_finite(),
-                    "weight_decay must be 0 or more",
-                    weight_decay,
-                )
+                require(eps as f32 >= f32::MIN_POSITIVE && eps.is_finite(), "eps must be positive", eps)?;
+                require(weight_decay >= 0.0 && weight_decay.is_finite(), "weight_decay must be 0 or more", weight_decay)
             }
-            OptimizerConfig::Adafactor {
-                eps1,
-                eps2,
-                clip_threshold,
-                decay_rate,
-                weight_decay,
-                ..
-            } => {
-                require(
-                    eps1 as f32 >= f32::MIN_POSITIVE && eps1.is_finite(),
-                    "eps1 must be at least 1.2e-38",
-                    eps1,
-                )?;
+            OptimizerConfig::Adafactor { eps1, eps2, clip_threshold, decay_rate, weight_decay, .. } => {
+                require(eps1 as f32 >= f32::MIN_POSITIVE && eps1.is_finite(), "eps1 must be at least 1.2e-38", eps1)?;
                 require(eps2 >= 0.0 && eps2.is_finite(), "eps2 must be 0 or more", eps2)?;
                 require(clip_threshold > 0.0, "clip_threshold must be positive", clip_threshold)?;
-                require(
-                    decay_rate > 0.0 && decay_rate.is_finite(),
-                    "decay_rate must be positive",
-                    decay_rate,
-                )?;
-                require(
-                    weight_decay >= 0.0 && weight_decay.is_finite(),
-                    "weight_decay must be 0 or more",
-                    weight_decay,
-                )
+                require(decay_rate > 0.0 && decay_rate.is_finite(), "decay_rate must be positive", decay_rate)?;
+                require(weight_decay >= 0.0 && weight_decay.is_finite(), "weight_decay must be 0 or more", weight_decay)
             }
         }
     }
@@ -199,21 +148,9 @@ impl OptimizerConfig {
     /// What the kernels need of a learning rate and a step; computed in f64, since 1 - beta^t cancels.
     fn rates(&self, lr: f64, step: u64) -> [f32; 4] {
         match *self {
-            OptimizerConfig::AdamW {
-                betas, weight_decay, ..
-            } => adamw::rates(betas, weight_decay, lr, step),
-            OptimizerConfig::Adafactor {
-                decay_rate,
-                weight_decay,
-                relative_step,
-                warmup_init,
-                ..
-            } => {
-                let lr = if relative_step {
-                    adafactor::relative_step(step, warmup_init)
-                } else {
-                    lr
-                };
+            OptimizerConfig::AdamW { betas, weight_decay, .. } => adamw::rates(betas, weight_decay, lr, step),
+            OptimizerConfig::Adafactor { decay_rate, weight_decay, relative_step, warmup_init, .. } => {
+                let lr = if relative_step { adafactor::relative_step(step, warmup_init) } else { lr };
                 adafactor::rates(decay_rate, weight_decay, lr, step)
             }
         }
@@ -229,9 +166,7 @@ impl FromStr for OptimizerConfig {
             "adamw" => Ok(OptimizerConfig::adamw()),
             "adafactor" => Ok(OptimizerConfig::adafactor_paper()),
             "adafactor-hf" => Ok(OptimizerConfig::adafactor_hf()),
-            _ => Err(Error::Input(format!(
-                "no optimizer `{text}`: there are adamw, adafactor and adafactor-hf"
-            ))),
+            _ => Err(Error::Input(format!("no optimizer `{text}`: there are adamw, adafactor and adafactor-hf"))),
         }
     }
 }
@@ -256,31 +191,16 @@ impl Optimizer {
     ) -> Result<Optimizer> {
         config.validate()?;
         if max_norm.is_nan() || max_norm < 0.0 {
-            return Err(Error::Input(format!(
-                "optimizer: max_norm must be 0 (no clipping) or more, not {max_norm}"
-            )));
+            return Err(Error::Input(format!("optimizer: max_norm must be 0 (no clipping) or more, not {max_norm}")));
         }
         check_layout(spans, params, grads)?;
         let control = gpu.buffer("optimizer control", TENSORS_AT + 16 * spans.len().max(1) as u64)?;
-        let arenas = Arenas {
-            gpu,
-            spans,
-            params,
-            grads,
-            control: &control,
-        };
+        let arenas = Arenas { gpu, spans, params, grads, control: &control };
         let mut builder = ProgramBuilder::new(gpu);
         clip::record(&mut builder, &arenas, stats, max_norm)?;
         let moments = match config {
             OptimizerConfig::AdamW { betas, eps, .. } => adamw::record(&mut builder, &arenas, *betas, *eps)?,
-            OptimizerConfig::Adafactor {
-                eps1,
-                eps2,
-                clip_threshold,
-                scale_parameter,
-                min_dim_factored,
-                ..
-            } => {
+            OptimizerConfig::Adafactor { eps1, eps2, clip_threshold, scale_parameter, min_dim_factored, .. } => {
                 let settings = adafactor::Settings {
                     eps1: *eps1 as f32,
                     eps2: *eps2 as f32,
@@ -292,13 +212,7 @@ impl Optimizer {
             }
         };
         let program = builder.finish()?;
-        Ok(Optimizer {
-            gpu: gpu.clone(),
-            config: config.clone(),
-            control,
-            program,
-            moments,
-        })
+        Ok(Optimizer { gpu: gpu.clone(), config: config.clone(), control, program, moments })
     }
 
     /// Submits one step. `step` counts from 0 and sets bias corrections and decay rates; `lr` is ignored under
@@ -343,9 +257,7 @@ pub fn kernels() -> Vec<(&'static Shader, Header)> {
 fn check_layout(spans: &[TensorSpan], params: &[Buffer], grads: &[Buffer]) -> Result<()> {
     let same = params.len() == grads.len() && params.iter().zip(grads).all(|(p, g)| p.bytes() == g.bytes());
     if !same {
-        return Err(Error::Input(
-            "optimizer: the arenas of parameters and gradients differ in size".into(),
-        ));
+        return Err(Error::Input("optimizer: the arenas of parameters and gradients differ in size".into()));
     }
     for span in spans {
         let wrong = |what: String| Err(Error::Input(format!("optimizer: tensor {} {what}", span.name)));
@@ -372,10 +284,7 @@ fn check_layout(spans: &[TensorSpan], params: &[Buffer], grads: &[Buffer]) -> Re
             }
             let held = params.get(piece.window).map_or(0, |b| b.bytes() / 4);
             if (piece.offset + piece.len) as u64 > held {
-                return wrong(format!(
-                    "ends outside window {}, which holds {held} elements",
-                    piece.window
-                ));
+                return wrong(format!("ends outside window {}, which holds {held} elements", piece.window));
             }
         }
     }

@@ -43,9 +43,7 @@ impl Trainer {
         settings.steps = match settings.eval_every {
             Some(every) => steps(left, seconds_per_step + evaluation / every as f64),
             None => {
-                let evaluations = (EVALUATION_SHARE * left / evaluation.max(1e-3))
-                    .clamp(1.0, EVALUATIONS)
-                    .floor();
+                let evaluations = (EVALUATION_SHARE * left / evaluation.max(1e-3)).clamp(1.0, EVALUATIONS).floor();
                 let n = steps((left - evaluations * evaluation).max(0.0), seconds_per_step);
                 settings.eval_every = Some(n.div_ceil(evaluations as u64));
                 n

@@ -43,30 +43,17 @@ pub struct LrSchedule {
 impl LrSchedule {
     /// A schedule of `total` steps with no hold, decaying to 0 where it decays to anything.
     pub fn new(decay: Decay, peak: f64, warmup: u64, total: u64) -> LrSchedule {
-        LrSchedule {
-            decay,
-            peak,
-            warmup,
-            hold: 0,
-            total,
-            final_fraction: 0.0,
-        }
+        LrSchedule { decay, peak, warmup, hold: 0, total, final_fraction: 0.0 }
     }
 
     /// Errors with `Input` if the peak is not positive, the final fraction not in 0..=1, or a decay that ends would end
     /// before the warm-up does.
     pub fn check(&self) -> Result<()> {
         if !(self.peak > 0.0 && self.peak.is_finite()) {
-            return Err(Error::Input(format!(
-                "the learning rate {} is not a positive number",
-                self.peak
-            )));
+            return Err(Error::Input(format!("the learning rate {} is not a positive number", self.peak)));
         }
         if !(0.0..=1.0).contains(&self.final_fraction) {
-            return Err(Error::Input(format!(
-                "the final fraction {} is not between 0 and 1",
-                self.final_fraction
-            )));
+            return Err(Error::Input(format!("the final fraction {} is not between 0 and 1", self.final_fraction)));
         }
         if matches!(self.decay, Decay::Linear | Decay::Cosine) && self.total <= self.warmup {
             return Err(Error::Input(format!(
@@ -116,23 +103,16 @@ impl FromStr for Decay {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Decay> {
-        Decay::NAMES
-            .iter()
-            .find(|(n, _)| *n == name)
-            .map(|(_, decay)| *decay)
-            .ok_or_else(|| {
-                let names = Decay::NAMES.map(|(n, _)| n).join(", ");
-                Error::Input(format!("unknown learning rate schedule {name:?}: use one of {names}"))
-            })
+        Decay::NAMES.iter().find(|(n, _)| *n == name).map(|(_, decay)| *decay).ok_or_else(|| {
+            let names = Decay::NAMES.map(|(n, _)| n).join(", ");
+            Error::Input(format!("unknown learning rate schedule {name:?}: use one of {names}"))
+        })
     }
 }
 
 impl fmt::Display for Decay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = Decay::NAMES
-            .iter()
-            .find(|(_, decay)| decay == self)
-            .map_or("", |(name, _)| name);
+        let name = Decay::NAMES.iter().find(|(_, decay)| decay == self).map_or("", |(name, _)| name);
         f.write_str(name)
     }
 }
@@ -142,10 +122,7 @@ mod tests {
     use super::*;
 
     fn assert_close(actual: f64, expected: f64) {
-        assert!(
-            (actual - expected).abs() <= 1e-15 * expected.abs().max(1e-2),
-            "{actual} is not {expected}"
-        );
+        assert!((actual - expected).abs() <= 1e-15 * expected.abs().max(1e-2), "{actual} is not {expected}");
     }
 
     #[test]
@@ -180,10 +157,7 @@ mod tests {
     #[test]
     fn inverse_sqrt_holds_the_papers_schedule() {
         let paper = |step: u64| 1.0 / (step.max(10_000) as f64).sqrt();
-        let schedule = LrSchedule {
-            hold: 10_000,
-            ..LrSchedule::new(Decay::InverseSqrt, 0.01, 0, 0)
-        };
+        let schedule = LrSchedule { hold: 10_000, ..LrSchedule::new(Decay::InverseSqrt, 0.01, 0, 0) };
         for step in [0, 1, 9_999, 10_000, 10_001, 40_000, 524_288, 1_000_000] {
             assert_close(schedule.lr(step), paper(step));
         }
@@ -192,24 +166,14 @@ mod tests {
     #[test]
     fn linear() {
         let schedule = LrSchedule::new(Decay::Linear, 0.1, 10, 110);
-        for (step, expected) in [
-            (10, 0.1),
-            (35, 0.075),
-            (60, 0.05),
-            (109, 0.001),
-            (110, 0.0),
-            (1000, 0.0),
-        ] {
+        for (step, expected) in [(10, 0.1), (35, 0.075), (60, 0.05), (109, 0.001), (110, 0.0), (1000, 0.0)] {
             assert_close(schedule.lr(step), expected);
         }
     }
 
     #[test]
     fn cosine() {
-        let schedule = LrSchedule {
-            final_fraction: 0.1,
-            ..LrSchedule::new(Decay::Cosine, 1.0, 10, 70)
-        };
+        let schedule = LrSchedule { final_fraction: 0.1, ..LrSchedule::new(Decay::Cosine, 1.0, 10, 70) };
         // Thirds of the way: cos(pi / 3) = 1/2, so 0.1 + 0.9 * 3/4; half way 0.1 + 0.9 / 2.
         for (step, expected) in [(10, 1.0), (30, 0.775), (40, 0.55), (50, 0.325), (70, 0.1), (71, 0.1)] {
             assert_close(schedule.lr(step), expected);
@@ -224,13 +188,7 @@ mod tests {
             let json = serde_json::to_value(name.parse::<Decay>().unwrap()).unwrap();
             assert_eq!(json.as_str(), Some(name));
         }
-        assert!(
-            "cosin"
-                .parse::<Decay>()
-                .unwrap_err()
-                .to_string()
-                .contains("constant, inverse-sqrt, linear, cosine")
-        );
+        assert!("cosin".parse::<Decay>().unwrap_err().to_string().contains("constant, inverse-sqrt, linear, cosine"));
     }
 
     #[test]
@@ -241,13 +199,6 @@ mod tests {
         }
         assert!(LrSchedule::new(Decay::Constant, 0.0, 0, 1).check().is_err());
         assert!(LrSchedule::new(Decay::Constant, f64::NAN, 0, 1).check().is_err());
-        assert!(
-            LrSchedule {
-                final_fraction: 1.5,
-                ..LrSchedule::new(Decay::Cosine, 1.0, 0, 9)
-            }
-            .check()
-            .is_err()
-        );
+        assert!(LrSchedule { final_fraction: 1.5, ..LrSchedule::new(Decay::Cosine, 1.0, 0, 9) }.check().is_err());
     }
 }

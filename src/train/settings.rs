@@ -16,11 +16,7 @@ use crate::error::{Error, Result};
 #[serde(rename_all = "snake_case")]
 pub enum Task {
     /// Running text under span corruption, in sources of `seq_len` tokens.
-    Text {
-        files: Vec<PathBuf>,
-        seq_len: usize,
-        objective: SpanCorruption,
-    },
+    Text { files: Vec<PathBuf>, seq_len: usize, objective: SpanCorruption },
     /// Pairs of source and target.
     Pairs { file: PathBuf, options: PairOptions },
 }
@@ -103,44 +99,22 @@ impl Settings {
     /// `Input` naming the first setting that cannot be used.
     pub fn check(&self) -> Result<()> {
         let require = |holds: bool, what: &str| {
-            if holds {
-                Ok(())
-            } else {
-                Err(Error::Input(what.to_owned()))
-            }
+            if holds { Ok(()) } else { Err(Error::Input(what.to_owned())) }
         };
         let share = |value: f32| (0.0..1.0).contains(&value);
         require(self.steps > 0, "the number of steps must be at least 1")?;
         require(self.batch_size > 0, "the batch size must be at least 1")?;
-        require(
-            self.accumulate > 0,
-            "gradients must be accumulated over at least 1 batch",
-        )?;
+        require(self.accumulate > 0, "gradients must be accumulated over at least 1 batch")?;
         require(share(self.dropout), "dropout must be at least 0 and less than 1")?;
-        require(
-            share(self.label_smoothing),
-            "label smoothing must be at least 0 and less than 1",
-        )?;
-        require(
-            self.z_loss >= 0.0 && self.z_loss.is_finite(),
-            "the z-loss factor must be 0 or more",
-        )?;
-        require(
-            self.clip >= 0.0 && self.clip.is_finite(),
-            "the gradient norm to clip to must be 0 (never) or more",
-        )?;
+        require(share(self.label_smoothing), "label smoothing must be at least 0 and less than 1")?;
+        require(self.z_loss >= 0.0 && self.z_loss.is_finite(), "the z-loss factor must be 0 or more")?;
+        require(self.clip >= 0.0 && self.clip.is_finite(), "the gradient norm to clip to must be 0 (never) or more")?;
         require(self.eval_examples > 0, "an evaluation needs at least 1 example")?;
         for every in [self.eval_every, self.save_every] {
-            require(
-                every != Some(0),
-                "steps between evaluations and between checkpoints must be at least 1",
-            )?;
+            require(every != Some(0), "steps between evaluations and between checkpoints must be at least 1")?;
         }
         if let HeldOut::Share(share) = self.held_out {
-            require(
-                share > 0.0 && share < 1.0,
-                "the share held out must lie between 0 and 1",
-            )?;
+            require(share > 0.0 && share < 1.0, "the share held out must lie between 0 and 1")?;
         }
         self.optimizer.validate()?;
         self.lr_schedule().check()
@@ -161,11 +135,7 @@ impl Settings {
     }
 
     pub fn objective(&self) -> Objective {
-        Objective {
-            dropout: self.dropout,
-            z_loss: self.z_loss,
-            label_smoothing: self.label_smoothing,
-        }
+        Objective { dropout: self.dropout, z_loss: self.z_loss, label_smoothing: self.label_smoothing }
     }
 
     /// Which settings differ from those of the run `other`, as "lr is 0.2 in the run, not 0.1"; the number of steps may differ.
@@ -177,12 +147,7 @@ impl Settings {
         let (own, others) = (fields(self), fields(other));
         own.iter()
             .filter(|(key, value)| *key != "steps" && others.get(*key) != Some(value))
-            .map(|(key, value)| {
-                format!(
-                    "{key} is {} in the run, not {value}",
-                    others.get(key).unwrap_or(&Value::Null)
-                )
-            })
+            .map(|(key, value)| format!("{key} is {} in the run, not {value}", others.get(key).unwrap_or(&Value::Null)))
             .collect()
     }
 }

@@ -84,16 +84,12 @@ impl State {
         let text = serde_json::to_vec_pretty(self).map_err(|e| Error::file(&path, e.to_string()))?;
         fs::write(&path, text).map_err(Error::io("write", &path))?;
         let moments = optimizer.state();
-        let shapes: Vec<_> = moments
-            .iter()
-            .map(|(name, _, bytes)| (name.clone(), vec![(bytes / 4) as usize]))
-            .collect();
+        let shapes: Vec<_> =
+            moments.iter().map(|(name, _, bytes)| (name.clone(), vec![(bytes / 4) as usize])).collect();
         write_model(folder.join(MOMENTS_FILE), &shapes, |wanted| {
             // `shapes` has the names of `moments`.
             let found = moments.iter().find(|(name, ..)| name == wanted);
-            found.map_or(Ok(Vec::new()), |(_, buffer, bytes)| {
-                pollster::block_on(gpu.read(buffer, 0..*bytes))
-            })
+            found.map_or(Ok(Vec::new()), |(_, buffer, bytes)| pollster::block_on(gpu.read(buffer, 0..*bytes)))
         })
     }
 
@@ -108,9 +104,7 @@ impl State {
         for (name, buffer, bytes) in optimizer.state() {
             let len = (bytes / 4) as usize;
             if file.shape(&name) != Some(&[len]) {
-                let found = file
-                    .shape(&name)
-                    .map_or("nothing".into(), |shape| format!("{shape:?} numbers"));
+                let found = file.shape(&name).map_or("nothing".into(), |shape| format!("{shape:?} numbers"));
                 let what = format!(
                     "{found} under {name}, [{len}] are needed: the moments belong to another optimizer, or to an adapter \
                      that lays parameters out otherwise (resume on the one that the run began on)"

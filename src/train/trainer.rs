@@ -91,11 +91,7 @@ impl Trainer {
         Trainer::assemble(model, tokenizer, state, opened, out, || {
             fs::create_dir_all(out).map_err(Error::io("create", out))?;
             let log = Log::create(&out.join(LOG))?;
-            for folder in [LAST, BEST]
-                .map(|name| out.join(name))
-                .iter()
-                .filter(|folder| folder.exists())
-            {
+            for folder in [LAST, BEST].map(|name| out.join(name)).iter().filter(|folder| folder.exists()) {
                 fs::remove_dir_all(folder).map_err(Error::io("remove", folder))?;
             }
             Ok(log)
@@ -107,11 +103,7 @@ impl Trainer {
         for folder in [BEST, LAST] {
             recover(out.join(folder))?;
         }
-        match [LAST, BEST, LOG]
-            .map(|name| out.join(name))
-            .iter()
-            .find(|path| path.exists())
-        {
+        match [LAST, BEST, LOG].map(|name| out.join(name)).iter().find(|path| path.exists()) {
             Some(found) if !overwrite => {
                 let what = "a run is in this folder already: continue it with --resume, replace it with --overwrite, or \
                             choose another folder";
@@ -147,11 +139,7 @@ impl Trainer {
     pub fn load_state(out: &Path) -> Result<Option<State>> {
         recover(out.join(BEST))?;
         recover(out.join(LAST))?;
-        if out.join(LAST).exists() {
-            State::load(&out.join(LAST)).map(Some)
-        } else {
-            Ok(None)
-        }
+        if out.join(LAST).exists() { State::load(&out.join(LAST)).map(Some) } else { Ok(None) }
     }
 
     fn assemble(
@@ -187,32 +175,14 @@ impl Trainer {
             ..BatchOptions::default()
         };
         let batches = BatchStream::new(opened.training, options)?;
-        let evaluator = opened
-            .held_out
-            .map(|held_out| Evaluator::new(held_out, settings, &config))
-            .transpose()?;
+        let evaluator = opened.held_out.map(|held_out| Evaluator::new(held_out, settings, &config)).transpose()?;
         let mut engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
         // The largest first: later plans share its memory, and too little of it shows now.
         let (batch, src_len, tgt_len) = batches.largest_shape();
-        engine.prepare(BatchShape {
-            batch,
-            src_len,
-            tgt_len,
-        })?;
+        engine.prepare(BatchShape { batch, src_len, tgt_len })?;
         let window = Window::new(state.tokens);
         let (out, pending, log) = (out.to_path_buf(), None, open_log()?);
-        Ok(Trainer {
-            engine,
-            tokenizer,
-            batches,
-            evaluator,
-            state,
-            out,
-            log,
-            pending,
-            window,
-            remarks,
-        })
+        Ok(Trainer { engine, tokenizer, batches, evaluator, state, out, log, pending, window, remarks })
     }
 
     /// Trains to the last step, or until told to stop. Checkpoints are only taken between steps.
@@ -222,20 +192,11 @@ impl Trainer {
     /// stays as it is.
     pub fn run(&mut self, mut hooks: Hooks<'_>) -> Result<Outcome> {
         self.state.settings.settle();
-        let Settings {
-            steps,
-            eval_every,
-            save_every,
-            ..
-        } = self.state.settings;
+        let Settings { steps, eval_every, save_every, .. } = self.state.settings;
         let schedule = self.state.settings.lr_schedule();
         let due =
             |step: u64, every: Option<u64>| step == steps || every.is_some_and(|every| step.is_multiple_of(every));
-        let session = Session {
-            start: Instant::now(),
-            first_step: self.state.step,
-            elapsed: self.state.elapsed,
-        };
+        let session = Session { start: Instant::now(), first_step: self.state.step, elapsed: self.state.elapsed };
         self.window = Window::new(self.state.tokens);
         while self.state.step < steps {
             let lr = schedule.lr(self.state.step);
@@ -295,10 +256,7 @@ impl Trainer {
         let remedy = "training diverged: lower the learning rate (--lr), warm up longer (--warmup) or clip (--clip); the \
                       last checkpoint is as it was";
         if !stats.loss.is_finite() {
-            return Err(Error::Numeric(format!(
-                "step {step}: the loss is {}; {remedy}",
-                stats.mean_loss()
-            )));
+            return Err(Error::Numeric(format!("step {step}: the loss is {}; {remedy}", stats.mean_loss())));
         }
         self.window.stats.add(&stats);
         self.window.last = report;
@@ -355,16 +313,10 @@ impl Trainer {
             return Ok(());
         };
         let step = self.state.step;
-        let answerer = hooks
-            .answerer
-            .as_mut()
-            .map(|answerer| &mut **answerer as &mut dyn Answerer);
+        let answerer = hooks.answerer.as_mut().map(|answerer| &mut **answerer as &mut dyn Answerer);
         let evaluation = evaluator.evaluate(&mut self.engine, &self.tokenizer, answerer)?;
         if !evaluation.loss.is_finite() {
-            return Err(Error::Numeric(format!(
-                "step {step}: the loss of the evaluation is {}",
-                evaluation.loss
-            )));
+            return Err(Error::Numeric(format!("step {step}: the loss of the evaluation is {}", evaluation.loss)));
         }
         let result = Best::of(step, &evaluation);
         let best = result.beats(self.state.best.as_ref());
@@ -384,14 +336,10 @@ impl Trainer {
         self.engine.model.save(dir.path())?;
         self.tokenizer.save(dir.path())?;
         if name == LAST {
-            self.state
-                .save(dir.path(), &self.engine.model.gpu, &self.engine.optimizer)?;
+            self.state.save(dir.path(), &self.engine.model.gpu, &self.engine.optimizer)?;
         }
         dir.commit()?;
-        (hooks.observe)(&Event::Saved {
-            step: self.state.step,
-            folder,
-        });
+        (hooks.observe)(&Event::Saved { step: self.state.step, folder });
         Ok(())
     }
 
@@ -444,17 +392,8 @@ impl Session {
 
 impl Window {
     fn new(first_token: u64) -> Window {
-        let last = StepReport {
-            grad_norm: 0.0,
-            clip: 1.0,
-            skipped: false,
-        };
-        Window {
-            start: Instant::now(),
-            first_token,
-            stats: LossStats::default(),
-            last,
-        }
+        let last = StepReport { grad_norm: 0.0, clip: 1.0, skipped: false };
+        Window { start: Instant::now(), first_token, stats: LossStats::default(), last }
     }
 }
 

@@ -49,33 +49,20 @@ pub fn bench_cases() -> Vec<Case> {
             b.output_constant("sum", memory);
         }),
         Case::new("rms_norm 512x512", |b| {
-            let (x, scale) = (
-                b.input("x", &[TOKENS, D_MODEL], 1.0),
-                b.parameter("scale", &[D_MODEL], 1.0),
-            );
+            let (x, scale) = (b.input("x", &[TOKENS, D_MODEL], 1.0), b.parameter("scale", &[D_MODEL], 1.0));
             let y = b.graph.push1(RmsNorm { eps: 1e-6 }, &[x, scale]);
             b.output("y", y);
         }),
         Case::new("activation gated gelu 512x1024", |b| {
             let h = b.input("h", &[TOKENS, 2 * D_FF], 1.0);
-            let op = Activation {
-                function: Function::GeluTanh,
-                gated: true,
-            };
+            let op = Activation { function: Function::GeluTanh, gated: true };
             let y = b.graph.push1(op, &[h]);
             b.output("y", y);
         }),
         Case::new("dropout 512x512", |b| {
             let x = b.input("x", &[TOKENS, D_MODEL], 1.0);
             let key = b.ids("key", &[1, 2, 3, 4]);
-            let y = b.graph.push1(
-                Dropout {
-                    rate: 0.1,
-                    site: 1,
-                    add: false,
-                },
-                &[x, key],
-            );
+            let y = b.graph.push1(Dropout { rate: 0.1, site: 1, add: false }, &[x, key]);
             b.output("y", y);
         }),
         Case::new("position_bias 32 buckets", |b| {
@@ -89,10 +76,7 @@ pub fn bench_cases() -> Vec<Case> {
         Case::new("attention cross 4x128", |b| attention(b, false)),
         Case::new("attention_decode 4 over 128", attention_decode),
         Case::new("cache_write 4x768", |b| {
-            let (qkv, pos) = (
-                b.constant("qkv", &[SEQUENCES, 3 * INNER], 1.0),
-                b.ids("pos", &[0, 1, 2, 3]),
-            );
+            let (qkv, pos) = (b.constant("qkv", &[SEQUENCES, 3 * INNER], 1.0), b.ids("pos", &[0, 1, 2, 3]));
             let memory = b.constant("cache", &[TOKENS, 2 * INNER], 1.0);
             let cache = b.graph.push1(CacheWrite { max_len: LEN }, &[qkv, pos]);
             b.graph.store_in(cache, memory);
@@ -103,11 +87,7 @@ pub fn bench_cases() -> Vec<Case> {
         Case::new("logits 4 of 32128x512", |b| {
             let h = b.constant("h", &[SEQUENCES, D_MODEL], 1.0);
             let head = b.constant("head", &[VOCAB, D_MODEL], 0.05);
-            let op = Logits {
-                shards: vec![VOCAB],
-                scale: 1.0,
-                variant: None,
-            };
+            let op = Logits { shards: vec![VOCAB], scale: 1.0, variant: None };
             let logits = b.graph.push1(op, &[h, head]);
             b.output_constant("logits", logits);
         }),
@@ -154,9 +134,7 @@ impl Case {
 }
 
 fn gather(b: &mut Builder) {
-    let ids: Vec<u32> = (0..TOKENS)
-        .map(|_| (b.uniform().powi(3) * VOCAB as f64) as u32)
-        .collect();
+    let ids: Vec<u32> = (0..TOKENS).map(|_| (b.uniform().powi(3) * VOCAB as f64) as u32).collect();
     let index = gather_index(&ids, |_| true);
     let (ids, index) = (b.ids("ids", &ids), b.ids("index", &index));
     let table = b.parameter("table", &[VOCAB, D_MODEL], 1.0);
@@ -179,15 +157,9 @@ fn attention(b: &mut Builder, encoder: bool) {
         side: None,
     };
     let mut inputs = if encoder {
-        vec![
-            b.input("qkv", &[TOKENS, 3 * INNER], 0.5),
-            b.input("bias", &[HEADS, 2 * REACH + 1], 1.0),
-        ]
+        vec![b.input("qkv", &[TOKENS, 3 * INNER], 0.5), b.input("bias", &[HEADS, 2 * REACH + 1], 1.0)]
     } else {
-        vec![
-            b.input("q", &[TOKENS, INNER], 0.5),
-            b.input("kv", &[TOKENS, 2 * INNER], 0.5),
-        ]
+        vec![b.input("q", &[TOKENS, INNER], 0.5), b.input("kv", &[TOKENS, 2 * INNER], 0.5)]
     };
     inputs.push(b.ids("lens", &[LEN as u32; SEQUENCES]));
     let outputs = b.graph.push(op, &inputs);
@@ -196,14 +168,7 @@ fn attention(b: &mut Builder, encoder: bool) {
 
 /// A step of self-attention over a full cache.
 fn attention_decode(b: &mut Builder) {
-    let op = AttentionDecode {
-        batch: SEQUENCES,
-        heads: HEADS,
-        d_kv: D_KV,
-        kv_len: LEN,
-        causal: true,
-        reach: REACH,
-    };
+    let op = AttentionDecode { batch: SEQUENCES, heads: HEADS, d_kv: D_KV, kv_len: LEN, causal: true, reach: REACH };
     let inputs = [
         b.constant("qkv", &[SEQUENCES, 3 * INNER], 0.5),
         b.constant("kv", &[TOKENS, 2 * INNER], 0.5),
@@ -228,19 +193,11 @@ fn sample(b: &mut Builder, temperature: f32) {
         eos: [0; MAX_EOS],
     };
     let words: [u32; SETTINGS_LEN] = bytemuck::cast(settings);
-    let inputs = [
-        b.constant("logits", &[SEQUENCES, VOCAB], 8.0),
-        b.ids("settings", &words),
-        b.ids("sequences", &[0, 1, 2, 3]),
-    ];
+    let inputs =
+        [b.constant("logits", &[SEQUENCES, VOCAB], 8.0), b.ids("settings", &words), b.ids("sequences", &[0, 1, 2, 3])];
     let state = [
         b.ids("ids", &[0; SEQUENCES]),
-        b.leaf(
-            "tokens",
-            &[MAX_LEN, SEQUENCES],
-            Dtype::U32,
-            vec![0.0; MAX_LEN * SEQUENCES],
-        ),
+        b.leaf("tokens", &[MAX_LEN, SEQUENCES], Dtype::U32, vec![0.0; MAX_LEN * SEQUENCES]),
         b.ids("finished", &[0; SEQUENCES]),
         b.ids("pos", &[0; SEQUENCES]),
     ];
@@ -258,9 +215,7 @@ fn cross_entropy(b: &mut Builder) {
     let labels = b.ids("labels", &labels);
     let seed = b.leaf("dstats", &[4], Dtype::F32, vec![0.0, 0.0, 0.0, 1.0]);
     let head = b.parameter("head", &[VOCAB, D_MODEL], 0.05);
-    let stats = b
-        .graph
-        .push1(CrossEntropy::new(vec![VOCAB], 1.0), &[h, labels, seed, head]);
+    let stats = b.graph.push1(CrossEntropy::new(vec![VOCAB], 1.0), &[h, labels, seed, head]);
     b.output_seeded("stats", stats, seed);
 }
 

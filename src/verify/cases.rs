@@ -35,9 +35,7 @@ pub struct Builder {
 
 impl Builder {
     fn new(name: &str, mid_graph: bool) -> Builder {
-        let random = name.bytes().fold(0x9e37_79b9_7f4a_7c15, |h, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
-        });
+        let random = name.bytes().fold(0x9e37_79b9_7f4a_7c15, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         Builder {
             graph: Graph::new(),
             leaves: HashMap::new(),
@@ -60,9 +58,7 @@ impl Builder {
 
     /// Numbers that f32 holds exactly, about uniform in +-`scale`.
     fn noise(&mut self, len: usize, scale: f64) -> Vec<f64> {
-        (0..len)
-            .map(|_| f64::from(((2.0 * self.uniform() - 1.0) * scale) as f32))
-            .collect()
+        (0..len).map(|_| f64::from(((2.0 * self.uniform() - 1.0) * scale) as f32)).collect()
     }
 
     /// A leaf with the given contents.
@@ -73,12 +69,7 @@ impl Builder {
 
     /// Integers.
     pub fn ids(&mut self, name: &str, data: &[u32]) -> ValueId {
-        self.leaf(
-            name,
-            &[data.len()],
-            Dtype::U32,
-            data.iter().map(|&x| f64::from(x)).collect(),
-        )
+        self.leaf(name, &[data.len()], Dtype::U32, data.iter().map(|&x| f64::from(x)).collect())
     }
 
     /// Random numbers without a gradient.
@@ -157,11 +148,7 @@ impl Builder {
 
 impl Case {
     pub(super) fn new(name: impl Into<String>, make: impl Fn(&mut Builder) + Send + Sync + 'static) -> Case {
-        Case {
-            name: name.into(),
-            slack: 1.0,
-            make: Box::new(make),
-        }
+        Case { name: name.into(), slack: 1.0, make: Box::new(make) }
     }
 
     pub(super) fn slack(self, slack: f64) -> Case {
@@ -189,11 +176,7 @@ impl Case {
             targets.push((leaf, gradient));
         }
         let plain = b.graph.backward(&b.seeds.clone(), &targets);
-        let values = if accumulate {
-            targets.iter().filter_map(|(_, g)| *g).collect()
-        } else {
-            plain
-        };
+        let values = if accumulate { targets.iter().filter_map(|(_, g)| *g).collect() } else { plain };
         let gradients = b.differentiable.iter().cloned().zip(values).collect();
         (b, gradients)
     }
@@ -245,14 +228,11 @@ fn activation(cases: &mut Vec<Case>) {
                 if function == Function::GeluErf && scale > 4.0 {
                     continue;
                 }
-                cases.push(Case::new(
-                    format!("activation {function:?} gated={gated} {cols} x{scale}"),
-                    move |b| {
-                        let h = b.input("h", &[5, if gated { 2 * cols } else { cols }], scale);
-                        let y = b.graph.push1(Activation { function, gated }, &[h]);
-                        b.output("y", y);
-                    },
-                ));
+                cases.push(Case::new(format!("activation {function:?} gated={gated} {cols} x{scale}"), move |b| {
+                    let h = b.input("h", &[5, if gated { 2 * cols } else { cols }], scale);
+                    let y = b.graph.push1(Activation { function, gated }, &[h]);
+                    b.output("y", y);
+                }));
             }
         }
     }
@@ -299,15 +279,12 @@ fn dropout(cases: &mut Vec<Case>) {
 
 fn position_bias(cases: &mut Vec<Case>) {
     for (bidirectional, buckets, reach, heads) in [(true, 32, 128, 3), (false, 8, 20, 1), (true, 4, 3, 5)] {
-        cases.push(Case::new(
-            format!("position_bias {bidirectional} {buckets} {reach} {heads}"),
-            move |b| {
-                let table = b.input("table", &[buckets, heads], 1.0);
-                let bucket = b.ids("bucket", &distance_buckets(bidirectional, buckets, reach));
-                let bias = b.graph.push1(PositionBias, &[table, bucket]);
-                b.output("bias", bias);
-            },
-        ));
+        cases.push(Case::new(format!("position_bias {bidirectional} {buckets} {reach} {heads}"), move |b| {
+            let table = b.input("table", &[buckets, heads], 1.0);
+            let bucket = b.ids("bucket", &distance_buckets(bidirectional, buckets, reach));
+            let bias = b.graph.push1(PositionBias, &[table, bucket]);
+            b.output("bias", bias);
+        }));
     }
 }
 
@@ -315,13 +292,8 @@ fn position_bias(cases: &mut Vec<Case>) {
 type AttentionSize = [usize; 5];
 
 fn attention(cases: &mut Vec<Case>) {
-    let fused: [AttentionSize; 5] = [
-        [1, 1, 1, 1, 1],
-        [2, 3, 5, 9, 9],
-        [2, 2, 8, 33, 33],
-        [1, 2, 36, 70, 70],
-        [3, 1, 4, 32, 32],
-    ];
+    let fused: [AttentionSize; 5] =
+        [[1, 1, 1, 1, 1], [2, 3, 5, 9, 9], [2, 2, 8, 33, 33], [1, 2, 36, 70, 70], [3, 1, 4, 32, 32]];
     let cross: [AttentionSize; 4] = [[1, 1, 1, 1, 1], [2, 3, 5, 7, 34], [3, 2, 8, 40, 3], [2, 1, 36, 5, 65]];
     for dropout in [0.0, 0.25] {
         for causal in [false, true] {
@@ -354,27 +326,12 @@ fn push_attention(
     let [batch, heads, d_kv, q_len, kv_len] = size;
     let name = format!("attention {size:?} fused={fused} causal={causal} reach={reach:?} dropout={dropout} x{scale}");
     let case = Case::new(name, move |b| {
-        let op = Attention {
-            batch,
-            heads,
-            d_kv,
-            q_len,
-            kv_len,
-            causal,
-            fused,
-            reach,
-            dropout,
-            site: 5,
-            side,
-        };
+        let op = Attention { batch, heads, d_kv, q_len, kv_len, causal, fused, reach, dropout, site: 5, side };
         let inner = heads * d_kv;
         let mut inputs = if fused {
             vec![b.input("qkv", &[batch * q_len, 3 * inner], scale)]
         } else {
-            vec![
-                b.input("q", &[batch * q_len, inner], scale),
-                b.input("kv", &[batch * kv_len, 2 * inner], scale),
-            ]
+            vec![b.input("q", &[batch * q_len, inner], scale), b.input("kv", &[batch * kv_len, 2 * inner], scale)]
         };
         if let Some(reach) = reach {
             inputs.push(b.input("bias", &[heads, 2 * reach + 1], 1.0));
@@ -412,11 +369,7 @@ fn cross_entropy(cases: &mut Vec<Case>) {
             let h = b.input("h", &[rows, d], magnitude);
             let ignored = |r: usize| rows > 1 && r % 4 == 3;
             let label = |r: usize| {
-                if ignored(r) {
-                    IGNORE
-                } else {
-                    ((r * 7 + 1) % vocab) as u32
-                }
+                if ignored(r) { IGNORE } else { ((r * 7 + 1) % vocab) as u32 }
             };
             let labels = b.ids("labels", &(0..rows).map(label).collect::<Vec<_>>());
             let seed = b.leaf("dstats", &[4], Dtype::F32, vec![0.5, 0.0, 0.0, 1.0]);
@@ -424,12 +377,7 @@ fn cross_entropy(cases: &mut Vec<Case>) {
             for (i, &n) in shards.iter().enumerate() {
                 inputs.push(b.input(&format!("head{i}"), &[n, d], 1.0));
             }
-            let op = CrossEntropy {
-                z_loss,
-                smoothing,
-                chunk_bytes,
-                ..CrossEntropy::new(shards.clone(), scale)
-            };
+            let op = CrossEntropy { z_loss, smoothing, chunk_bytes, ..CrossEntropy::new(shards.clone(), scale) };
             let stats = b.graph.push1(op, &inputs);
             b.output_seeded("stats", stats, seed);
         }));
@@ -437,16 +385,8 @@ fn cross_entropy(cases: &mut Vec<Case>) {
 }
 
 fn matmul(cases: &mut Vec<Case>) {
-    let sizes = [
-        [1, 1, 1],
-        [5, 3, 7],
-        [8, 8, 4],
-        [33, 70, 19],
-        [64, 36, 40],
-        [7, 130, 64],
-        [2, 32, 12],
-        [130, 257, 66],
-    ];
+    let sizes =
+        [[1, 1, 1], [5, 3, 7], [8, 8, 4], [33, 70, 19], [64, 36, 40], [7, 130, 64], [2, 32, 12], [130, 257, 66]];
     for [m, n, k] in sizes {
         for layout in [Layout::Nn, Layout::Nt, Layout::Tn] {
             for variant in [Variant::Tile, Variant::Subgroup, Variant::Rows] {
@@ -454,10 +394,7 @@ fn matmul(cases: &mut Vec<Case>) {
                 cases.push(Case::new(name, move |b| {
                     let a = if layout == Layout::Tn { [k, m] } else { [m, k] };
                     let w = if layout == Layout::Nt { [n, k] } else { [k, n] };
-                    let op = Matmul {
-                        variant: Some(variant),
-                        ..Matmul::new(layout)
-                    };
+                    let op = Matmul { variant: Some(variant), ..Matmul::new(layout) };
                     if layout == Layout::Nt {
                         let (x, w) = (b.input("a", &a, 1.0), b.input("b", &w, 1.0));
                         let residual = b.input("residual", &[m, n], 1.0);
@@ -481,14 +418,7 @@ fn logits(cases: &mut Vec<Case>) {
             for (i, &n) in shards.iter().enumerate() {
                 inputs.push(b.constant(&format!("head{i}"), &[n, 12], 1.0));
             }
-            let logits = b.graph.push1(
-                Logits {
-                    shards: shards.clone(),
-                    scale: 0.3,
-                    variant: None,
-                },
-                &inputs,
-            );
+            let logits = b.graph.push1(Logits { shards: shards.clone(), scale: 0.3, variant: None }, &inputs);
             b.output_constant("logits", logits);
         }));
     }

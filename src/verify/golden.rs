@@ -63,17 +63,11 @@ impl<'a> Golden<'a> {
     fn integers(&self, name: &str) -> Result<(Vec<i64>, Vec<usize>)> {
         let shape = self.shape(name)?;
         let bytes = self.tensors.read_bytes(name, Dtype::I64, &shape)?;
-        Ok((
-            bytes.as_chunks().0.iter().map(|c| i64::from_le_bytes(*c)).collect(),
-            shape,
-        ))
+        Ok((bytes.as_chunks().0.iter().map(|c| i64::from_le_bytes(*c)).collect(), shape))
     }
 
     fn scalar(&self, path: &[&str]) -> Result<f64> {
-        let value = path
-            .iter()
-            .try_fold(&self.scalars, |v, key| v.get(key))
-            .and_then(Value::as_f64);
+        let value = path.iter().try_fold(&self.scalars, |v, key| v.get(key)).and_then(Value::as_f64);
         value.ok_or_else(|| Error::file(self.dir.join("golden.json"), format!("lacks `{}`", path.join("."))))
     }
 
@@ -113,21 +107,14 @@ impl<'a> Golden<'a> {
     async fn check_forward(&self, gpu: &Gpu, prefix: &str, rows: &mut Vec<Row>) -> Result<()> {
         let model = self.model(gpu)?;
         let batch = self.batch(prefix, model.config.decoder_start_token_id)?;
-        let shape = BatchShape {
-            batch: batch.batch,
-            src_len: batch.src_len,
-            tgt_len: batch.tgt_len,
-        };
+        let shape = BatchShape { batch: batch.batch, src_len: batch.src_len, tgt_len: batch.tgt_len };
         let mut b = Builder::new(&model, shape, 0.0);
         let encoded = b.encoder();
         let hidden = b.decoder(encoded);
         let logits = b.logits(hidden);
         let stats = b.loss(hidden, 0.0, 0.0);
         let outputs = [("encoded", encoded), ("logits", logits), ("stats", stats)];
-        let options = PlanOptions {
-            bind: &|name| model.bind(name),
-            pool: &SlotPool::new(),
-        };
+        let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };
         let plan = Plan::compile(gpu, &b.graph, &outputs, &options)?;
         write_batch(&plan, &batch);
         plan.run()?;
@@ -137,33 +124,15 @@ impl<'a> Golden<'a> {
         let width = model.config.d_model;
         let real = |i: usize| (i / width) % batch.src_len < batch.src_lens[i / width / batch.src_len] as usize;
         let mut row = |what: String, error: f64, tolerance: f64| rows.push(Row { what, error, tolerance });
-        let worst = max_abs(
-            found
-                .iter()
-                .zip(&reference)
-                .enumerate()
-                .filter(|(i, _)| real(*i))
-                .map(|(_, pair)| pair),
-        );
-        row(
-            format!("{prefix}encoder_last_hidden_state"),
-            worst,
-            self.noise("encoder_last_hidden_state_max_abs")?,
-        );
+        let worst = max_abs(found.iter().zip(&reference).enumerate().filter(|(i, _)| real(*i)).map(|(_, pair)| pair));
+        row(format!("{prefix}encoder_last_hidden_state"), worst, self.noise("encoder_last_hidden_state_max_abs")?);
 
         let found = plan.read::<f32>("logits").await?;
         let reference = self.floats(&format!("{prefix}logits"))?;
-        row(
-            format!("{prefix}logits"),
-            max_abs(found.iter().zip(&reference)),
-            self.noise("logits_max_abs")?,
-        );
+        row(format!("{prefix}logits"), max_abs(found.iter().zip(&reference)), self.noise("logits_max_abs")?);
 
         let stats = plan.read::<f32>("stats").await?;
-        let (loss, expected) = (
-            f64::from(stats[0] / stats[1]),
-            self.scalar(&[&format!("{prefix}loss")])?,
-        );
+        let (loss, expected) = (f64::from(stats[0] / stats[1]), self.scalar(&[&format!("{prefix}loss")])?);
         row(
             format!("{prefix}loss"),
             (loss - expected).abs(),
@@ -183,11 +152,7 @@ impl<'a> Golden<'a> {
             let found = read_span(gpu, tensor, engine.gradients()).await?;
             let reference = self.floats(&format!("grad/{}", tensor.name))?;
             let error = relative_l2(found.iter().map(|g| f64::from(*g) / stats.tokens), &reference);
-            rows.push(Row {
-                what: format!("grad/{}", tensor.name),
-                error,
-                tolerance,
-            });
+            rows.push(Row { what: format!("grad/{}", tensor.name), error, tolerance });
         }
         Ok(())
     }
@@ -218,14 +183,7 @@ impl<'a> Golden<'a> {
             warmup_init: relative,
         };
         let runs = [
-            (
-                "adamw",
-                OptimizerConfig::AdamW {
-                    betas: [0.9, 0.999],
-                    eps: 1e-8,
-                    weight_decay: 0.01,
-                },
-            ),
+            ("adamw", OptimizerConfig::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 }),
             ("adafactor_fixed", adafactor(false)),
             ("adafactor_relative", adafactor(true)),
         ];
@@ -236,10 +194,7 @@ impl<'a> Golden<'a> {
             for tensor in engine.model.layout.tensors() {
                 before.push(read_span(gpu, tensor, &engine.model.params).await?);
             }
-            let losses = self
-                .scalars
-                .pointer(&format!("/optimizers/{name}/losses"))
-                .and_then(Value::as_array);
+            let losses = self.scalars.pointer(&format!("/optimizers/{name}/losses")).and_then(Value::as_array);
             let losses: Vec<f64> = losses.into_iter().flatten().filter_map(Value::as_f64).collect();
             let mut worst = if losses.len() == 11 { 0.0 } else { f64::INFINITY };
             for (step, expected) in losses.iter().enumerate() {
@@ -251,22 +206,14 @@ impl<'a> Golden<'a> {
                 let loss = engine.report().await?.0.mean_loss();
                 worst = f64::max(worst, (loss - expected).abs() / expected);
             }
-            rows.push(Row {
-                what: format!("{name}: losses of 10 steps"),
-                error: worst,
-                tolerance: 1e-4,
-            });
+            rows.push(Row { what: format!("{name}: losses of 10 steps"), error: worst, tolerance: 1e-4 });
             let tolerance = self.delta_tolerance(name)?;
             for (tensor, before) in engine.model.layout.tensors().iter().zip(&before) {
                 let after = read_span(gpu, tensor, &engine.model.params).await?;
                 let delta = after.iter().zip(before).map(|(a, b)| f64::from(*a) - f64::from(*b));
                 let reference = self.floats(&format!("{name}.delta/{}", tensor.name))?;
                 let error = relative_l2(delta, &reference);
-                rows.push(Row {
-                    what: format!("{name}.delta/{}", tensor.name),
-                    error,
-                    tolerance,
-                });
+                rows.push(Row { what: format!("{name}.delta/{}", tensor.name), error, tolerance });
             }
         }
         Ok(())
@@ -274,21 +221,12 @@ impl<'a> Golden<'a> {
 
     /// The float32 noise of the parameter changes: the folder's own figure.
     fn delta_tolerance(&self, run: &str) -> Result<f64> {
-        let noise = self
-            .scalars
-            .pointer(&format!("/optimizers/{run}/float32_noise"))
-            .and_then(Value::as_object);
-        let worst = noise.and_then(|n| {
-            n.iter()
-                .find(|(k, _)| k.contains("worst_tensor"))
-                .and_then(|(_, v)| v.as_f64())
-        });
-        worst.map(|w| NOISE_FACTOR * w).ok_or_else(|| {
-            Error::file(
-                self.dir.join("golden.json"),
-                format!("lacks the float32 noise of {run}"),
-            )
-        })
+        let noise = self.scalars.pointer(&format!("/optimizers/{run}/float32_noise")).and_then(Value::as_object);
+        let worst =
+            noise.and_then(|n| n.iter().find(|(k, _)| k.contains("worst_tensor")).and_then(|(_, v)| v.as_f64()));
+        worst
+            .map(|w| NOISE_FACTOR * w)
+            .ok_or_else(|| Error::file(self.dir.join("golden.json"), format!("lacks the float32 noise of {run}")))
     }
 }
 
@@ -299,11 +237,7 @@ fn max_abs<'a>(pairs: impl Iterator<Item = (&'a f32, &'a f64)>) -> f64 {
     let mut worst = 0.0f64;
     for (found, reference) in pairs {
         let error = (f64::from(*found) - reference).abs();
-        worst = if error.is_finite() {
-            worst.max(error)
-        } else {
-            f64::INFINITY
-        };
+        worst = if error.is_finite() { worst.max(error) } else { f64::INFINITY };
     }
     worst
 }

@@ -45,10 +45,7 @@ fn matmul(layout: Layout, variant: Variant, k: usize) -> Case {
         let w = if layout == Layout::Nt { [n, k] } else { [k, n] };
         let (a, w) = (b.constant("a", &a, 1.0), b.constant("b", &w, 1.0));
         let residual = b.constant("residual", &[m, n], 100.0);
-        let op = Matmul {
-            variant: Some(variant),
-            ..Matmul::new(layout).scaled(0.5).with_residual()
-        };
+        let op = Matmul { variant: Some(variant), ..Matmul::new(layout).scaled(0.5).with_residual() };
         let c = b.graph.push1(op, &[a, w, residual]);
         b.output_constant("c", c);
     });
@@ -67,15 +64,9 @@ fn rms_norm(rows: usize, cols: usize) -> Case {
 /// An embedding of one id at nearly all positions: its gradient is one long sum.
 fn gather(count: usize) -> Case {
     let case = Case::new(format!("gather {count} of one id"), move |b| {
-        let ids: Vec<u32> = (0..count as u32)
-            .map(|i| if i % 1000 == 7 { i % 5 } else { 3 })
-            .collect();
+        let ids: Vec<u32> = (0..count as u32).map(|i| if i % 1000 == 7 { i % 5 } else { 3 }).collect();
         let index = gather_index(&ids, |_| true);
-        let inputs = [
-            b.ids("ids", &ids),
-            b.ids("index", &index),
-            b.parameter("table", &[5, 4], 1.0),
-        ];
+        let inputs = [b.ids("ids", &ids), b.ids("index", &index), b.parameter("table", &[5, 4], 1.0)];
         let y = b.graph.push1(Gather { shards: vec![5] }, &inputs);
         b.output("y", y);
     });
@@ -85,20 +76,13 @@ fn gather(count: usize) -> Case {
 fn cross_entropy(rows: usize, vocab: usize) -> Case {
     let case = Case::new(format!("cross_entropy [{rows} 4] [{vocab}]"), move |b: &mut Builder| {
         let label = |r: usize| {
-            if r % 3 == 2 {
-                IGNORE
-            } else {
-                ((r + 1) * (vocab - 1) / 2 % vocab) as u32
-            }
+            if r % 3 == 2 { IGNORE } else { ((r + 1) * (vocab - 1) / 2 % vocab) as u32 }
         };
         let h = b.input("h", &[rows, 4], 3.0);
         let labels = b.ids("labels", &(0..rows).map(label).collect::<Vec<_>>());
         let seed = b.leaf("dstats", &[4], Dtype::F32, vec![0.5, 0.0, 0.0, 1.0]);
         let head = b.input("head", &[vocab, 4], 1.0);
-        let op = CrossEntropy {
-            z_loss: 1e-4,
-            ..CrossEntropy::new(vec![vocab], 1.0)
-        };
+        let op = CrossEntropy { z_loss: 1e-4, ..CrossEntropy::new(vec![vocab], 1.0) };
         let stats = b.graph.push1(op, &[h, labels, seed, head]);
         b.output_seeded("stats", stats, seed);
     });
@@ -136,14 +120,7 @@ fn sample(batch: usize, vocab: usize) -> Case {
 fn attention_decode(kv_len: usize) -> Case {
     let case = Case::new(format!("attention_decode of {kv_len} keys"), move |b| {
         let [batch, heads, d_kv, reach] = [2, 1, 64, 128];
-        let op = AttentionDecode {
-            batch,
-            heads,
-            d_kv,
-            kv_len,
-            causal: true,
-            reach,
-        };
+        let op = AttentionDecode { batch, heads, d_kv, kv_len, causal: true, reach };
         let inputs = [
             b.constant("q", &[batch, 3 * d_kv], 0.5),
             b.constant("kv", &[batch * kv_len, 2 * d_kv], 1.0),

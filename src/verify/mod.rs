@@ -93,10 +93,7 @@ fn compile(gpu: &Gpu, graph: &Graph, outputs: &[(&str, ValueId)], leaves: &HashM
         };
         buffers.insert(info.label.clone(), buffer.slice(0, bytes));
     }
-    let options = PlanOptions {
-        bind: &|name| buffers.get(name).cloned(),
-        pool: &SlotPool::new(),
-    };
+    let options = PlanOptions { bind: &|name| buffers.get(name).cloned(), pool: &SlotPool::new() };
     Plan::compile(gpu, graph, outputs, &options)
 }
 

@@ -53,25 +53,11 @@ pub fn train(args: &[&str]) -> Command {
     command
 }
 
-pub const TINY: [&str; 10] = [
-    "--d-model",
-    "16",
-    "--d-kv",
-    "8",
-    "--d-ff",
-    "16",
-    "--heads",
-    "2",
-    "--layers",
-    "1",
-];
+pub const TINY: [&str; 10] = ["--d-model", "16", "--d-kv", "8", "--d-ff", "16", "--heads", "2", "--layers", "1"];
 
 /// Exit code and standard error.
 pub fn outcome(output: &Output) -> (Option<i32>, String) {
-    (
-        output.status.code(),
-        String::from_utf8_lossy(&output.stderr).into_owned(),
-    )
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 /// The files that decide how a run goes on.
@@ -83,11 +69,6 @@ pub fn weights_and_moments(out: &Path) -> [Vec<u8>; 2] {
 /// The steps of the log's lines of one kind.
 pub fn logged_steps(out: &Path, event: &str) -> Vec<u64> {
     let text = fs::read_to_string(out.join("log.jsonl")).unwrap();
-    let lines = text
-        .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    lines
-        .filter(|line| line["event"] == event)
-        .map(|line| line["step"].as_u64().unwrap())
-        .collect()
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.filter(|line| line["event"] == event).map(|line| line["step"].as_u64().unwrap()).collect()
 }

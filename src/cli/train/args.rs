@@ -213,11 +213,7 @@ impl Args {
                 Some(Task::Text { seq_len, objective, .. }) => (*seq_len, *objective),
                 _ => (SEQ_LEN, SpanCorruption::default()),
             };
-            return Ok(Some(Task::Text {
-                files,
-                seq_len: self.seq_len.unwrap_or(before_len),
-                objective,
-            }));
+            return Ok(Some(Task::Text { files, seq_len: self.seq_len.unwrap_or(before_len), objective }));
         }
         let Some(file) = &self.pairs else { return Ok(None) };
         let mut options = match before {
@@ -236,10 +232,7 @@ impl Args {
                 TooLongArg::Error => TooLong::Error,
             };
         }
-        Ok(Some(Task::Pairs {
-            file: absolute(file)?,
-            options,
-        }))
+        Ok(Some(Task::Pairs { file: absolute(file)?, options }))
     }
 
     /// Writes what the flags say over the settings.

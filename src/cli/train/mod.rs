@@ -53,15 +53,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Ok(Outcome::Stopped { step }) => {
             let interrupted = STOP.load(Ordering::Relaxed);
             let why = if interrupted { "stopped" } else { "the time is up" };
-            eprintln!(
-                "{why} after step {step} of {}; continue with: {resume}",
-                trainer.settings().steps
-            );
-            Ok(if interrupted {
-                ExitCode::from(INTERRUPTED)
-            } else {
-                ExitCode::SUCCESS
-            })
+            eprintln!("{why} after step {step} of {}; continue with: {resume}", trainer.settings().steps);
+            Ok(if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
         }
         Err(error) if Trainer::load_state(&args.out).is_ok_and(|state| state.is_some()) => {
             Err(error).with_context(|| format!("training stopped; its last checkpoint continues with `{resume}`"))

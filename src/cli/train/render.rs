@@ -72,9 +72,7 @@ impl Renderer {
                 let scores = evaluation.scores.map_or(String::new(), |scores| format!(", {scores}"));
                 let mark = if *best { " (best so far)" } else { "" };
                 let (loss, accuracy) = (evaluation.loss, 100.0 * evaluation.accuracy);
-                self.line(&format!(
-                    "step {step}: held-out loss {loss:.4}, accuracy {accuracy:.2} %{scores}{mark}"
-                ));
+                self.line(&format!("step {step}: held-out loss {loss:.4}, accuracy {accuracy:.2} %{scores}{mark}"));
             }
             (Style::Human, Event::Saved { .. }) => {}
         }
@@ -89,19 +87,9 @@ impl Renderer {
 
     pub fn finished(&self, trainer: &Trainer, out: &Path) {
         let best = trainer.best().map_or(String::new(), |best| {
-            format!(
-                "; best {} {:.4} at step {} in {}",
-                best.metric,
-                best.value,
-                best.step,
-                out.join("best").display()
-            )
+            format!("; best {} {:.4} at step {} in {}", best.metric, best.value, best.step, out.join("best").display())
         });
-        self.remark(&format!(
-            "finished after step {} in {}{best}",
-            trainer.step(),
-            out.join("last").display()
-        ));
+        self.remark(&format!("finished after step {} in {}{best}", trainer.step(), out.join("last").display()));
     }
 
     fn step(&self, log: &StepLog) {

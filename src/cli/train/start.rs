@@ -44,12 +44,7 @@ fn resume(args: &Args, gpu: &Gpu) -> Result<Option<Trainer>> {
         );
     }
     if asked.steps < state.step {
-        bail!(
-            "{}: the run is at step {} already, beyond --steps {}",
-            args.out.display(),
-            state.step,
-            asked.steps
-        );
+        bail!("{}: the run is at step {} already, beyond --steps {}", args.out.display(), state.step, asked.steps);
     }
     state.settings.steps = asked.steps;
     Ok(Some(Trainer::resume(gpu, state, &args.out)?))
@@ -61,10 +56,7 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
     };
     let mut settings = Settings::new(task);
     let fine_tuning = args.model.is_some();
-    let adafactor = args
-        .optimizer
-        .as_deref()
-        .is_some_and(|name| name.starts_with("adafactor"));
+    let adafactor = args.optimizer.as_deref().is_some_and(|name| name.starts_with("adafactor"));
     settings.lr = if adafactor { 1e-2 } else { 1e-3 } * if fine_tuning { 0.1 } else { 1.0 };
     let tokenizer = tokenizer(args)?;
     let config = match &args.model {
@@ -93,13 +85,7 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
         }
         None => Model::init(gpu, config, settings.seed)?,
     };
-    Ok(Trainer::create(
-        model,
-        tokenizer,
-        settings,
-        &args.out,
-        args.overwrite || args.resume,
-    )?)
+    Ok(Trainer::create(model, tokenizer, settings, &args.out, args.overwrite || args.resume)?)
 }
 
 fn tokenizer(args: &Args) -> Result<Tokenizer> {
@@ -123,10 +109,7 @@ fn from_scratch(args: &Args, tokenizer: &Tokenizer) -> Result<T5Config> {
 
 /// A small T5 for the tokenizer.
 fn default_config(tokenizer: &Tokenizer) -> Result<T5Config> {
-    let mut config = T5Config::from_json(
-        r#"{"model_type": "t5", "feed_forward_proj": "gated-gelu"}"#,
-        Path::new(""),
-    )?;
+    let mut config = T5Config::from_json(r#"{"model_type": "t5", "feed_forward_proj": "gated-gelu"}"#, Path::new(""))?;
     config.vocab_size = tokenizer.vocab_size().next_multiple_of(64);
     (config.d_model, config.d_kv, config.d_ff, config.num_heads) = (256, 64, 512, 4);
     (config.num_layers, config.num_decoder_layers) = (3, 3);

@@ -92,9 +92,7 @@ impl Builder<'_> {
             self.graph.scope(format!("{layer}.0"));
             let n = self.norm(&format!("{layer}.0.layer_norm.weight"), x);
             let qkv = self.linear(&format!("{layer}.0.SelfAttention.qkv.weight"), n);
-            let memory = self
-                .graph
-                .leaf(format!("cache.{block}"), &[batch * max_len, 2 * inner], Dtype::F32);
+            let memory = self.graph.leaf(format!("cache.{block}"), &[batch * max_len, 2 * inner], Dtype::F32);
             let cache = self.graph.push1(CacheWrite { max_len }, &[qkv, pos]);
             self.graph.store_in(cache, memory);
             let attended = self.graph.push1(attention.clone(), &[qkv, cache, pos, bias]);
@@ -103,14 +101,8 @@ impl Builder<'_> {
             self.graph.scope(format!("{layer}.1"));
             let n = self.norm(&format!("{layer}.1.layer_norm.weight"), x);
             let q = self.linear(&format!("{layer}.1.EncDecAttention.q.weight"), n);
-            let cross = self
-                .graph
-                .leaf(format!("cross.{block}"), &[batch * src_len, 2 * inner], Dtype::F32);
-            let op = AttentionDecode {
-                kv_len: src_len,
-                causal: false,
-                ..attention.clone()
-            };
+            let cross = self.graph.leaf(format!("cross.{block}"), &[batch * src_len, 2 * inner], Dtype::F32);
+            let op = AttentionDecode { kv_len: src_len, causal: false, ..attention.clone() };
             let attended = self.graph.push1(op, &[q, cross, lens]);
             x = self.project_back(&format!("{layer}.1.EncDecAttention.o.weight"), attended, x);
             x = self.feed_forward(&format!("{layer}.2"), x);

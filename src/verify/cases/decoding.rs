@@ -27,15 +27,8 @@ fn cache_write(cases: &mut Vec<Case>) {
 }
 
 fn attention_decode(cases: &mut Vec<Case>) {
-    let sizes = [
-        [1, 1, 1, 1],
-        [3, 2, 5, 9],
-        [3, 3, 8, 70],
-        [2, 2, 64, 200],
-        [1, 2, 36, 64],
-        [3, 1, 260, 65],
-        [70, 1, 4, 3],
-    ];
+    let sizes =
+        [[1, 1, 1, 1], [3, 2, 5, 9], [3, 3, 8, 70], [2, 2, 64, 200], [1, 2, 36, 64], [3, 1, 260, 65], [70, 1, 4, 3]];
     for [batch, heads, d_kv, kv_len] in sizes {
         for causal in [false, true] {
             for scale in [1.0, 6.0] {
@@ -51,14 +44,7 @@ fn attention_decode(cases: &mut Vec<Case>) {
                     if causal {
                         inputs.push(b.constant("bias", &[heads, 2 * reach + 1], 1.0));
                     }
-                    let op = AttentionDecode {
-                        batch,
-                        heads,
-                        d_kv,
-                        kv_len,
-                        causal,
-                        reach,
-                    };
+                    let op = AttentionDecode { batch, heads, d_kv, kv_len, causal, reach };
                     let out = b.graph.push1(op, &inputs);
                     b.output_constant("out", out);
                 });
@@ -80,31 +66,17 @@ fn sample(cases: &mut Vec<Case>) {
         n_eos: 2,
         eos: std::array::from_fn(|i| 1 + i as u32),
     };
-    let warm = SampleSettings {
-        temperature: 0.8,
-        ..greedy
-    };
+    let warm = SampleSettings { temperature: 0.8, ..greedy };
     let settings = [
         ("greedy", greedy),
         ("limited", SampleSettings { limit: 3, ..greedy }),
         ("drawn", warm),
         ("top_k", SampleSettings { top_k: 4, ..warm }),
         ("top_k 1", SampleSettings { top_k: 1, ..warm }),
-        (
-            "top_k of more than there are",
-            SampleSettings { top_k: 1 << 20, ..warm },
-        ),
+        ("top_k of more than there are", SampleSettings { top_k: 1 << 20, ..warm }),
         ("top_p", SampleSettings { top_p: 0.6, ..warm }),
         ("top_p 0", SampleSettings { top_p: 0.0, ..warm }),
-        (
-            "both",
-            SampleSettings {
-                top_k: 9,
-                top_p: 0.9,
-                temperature: 2.5,
-                ..greedy
-            },
-        ),
+        ("both", SampleSettings { top_k: 9, top_p: 0.9, temperature: 2.5, ..greedy }),
     ];
     for (what, settings) in settings {
         for (batch, vocab) in [(1, 1), (5, 7), (9, 300), (6, 5003)] {
