@@ -122,8 +122,8 @@ impl<'a> Launcher<'a> {
             && count > most as usize / 8 * 7
         {
             self.refusal = Some(Error::Adapter(format!(
-                "{} ({}) cannot run {what}: it ends a shader's loops after {most} iterations; install Mesa 25 or newer, \
-                 or use shorter sequences",
+                "{} ({}) cannot run {what}: it ends a shader's loops after {most} iterations; install a newer driver (Mesa \
+                 25 or later), or use a smaller size",
                 self.caps.name, self.caps.driver_info
             )));
         }

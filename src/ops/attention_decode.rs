@@ -66,6 +66,12 @@ impl Op for AttentionDecode {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let d4 = self.d_kv.div_ceil(4);
+        // Of 64 keys at a time: a dot product, and a team's share of the values.
+        let teams = (LANES / d4).max(1);
+        let per_read = if self.d_kv.is_multiple_of(4) { 1 } else { 9 };
+        let per_tile = (d4 + LANES / teams) * per_read + 1;
+        let tiles = self.kv_len.div_ceil(LANES);
+        l.iterations(tiles * per_tile, &format!("decoding over {} positions", self.kv_len));
         let header = Header::new()
             .u32("DV", d4.div_ceil(LANES) as u32)
             .bool("CAUSAL", self.causal)
@@ -85,7 +91,7 @@ impl Op for AttentionDecode {
                 ("heads", self.heads.into()),
                 ("d_kv", self.d_kv.into()),
                 ("d4", d4.into()),
-                ("groups", (LANES / d4).max(1).into()),
+                ("groups", teams.into()),
                 ("kv_len", self.kv_len.into()),
                 ("q_ld", self.q_ld().into()),
                 ("kv_ld", (2 * self.inner()).into()),

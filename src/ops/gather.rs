@@ -144,7 +144,7 @@ impl Op for GatherBackward {
         let (header, width) = elem(Header::new(), cols);
         for skip in (0..count).step_by(MOST_POSITIONS) {
             // The most frequent ids come first: few are left for the later dispatches.
-            let ids = if skip == 0 { count } else { count / skip };
+            let ids = count.checked_div(skip).unwrap_or(count);
             l.launch(Launch {
                 shader: &GATHER_BACKWARD,
                 header: header.clone(),

@@ -66,6 +66,9 @@ impl Op for Sample {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let [batch, vocab] = [l.shape(0)[0], l.shape(0)[1]];
+        // Two bisections of 16 rounds, the likeliest, the sums before and after, the draw; the draw also walks the lanes.
+        let passes = 2 * 16 + 4;
+        l.iterations(vocab.div_ceil(LANES) * passes + 2 * LANES, &format!("the choice among {vocab} tokens"));
         l.launch(Launch {
             shader: &SAMPLE,
             header: Header::new(),

@@ -3,7 +3,10 @@
 
 use super::cases::{Builder, Case};
 use crate::graph::Dtype;
-use crate::ops::{Attention, CrossEntropy, Gather, IGNORE, Layout, Matmul, RmsNorm, Variant, gather_index};
+use crate::ops::{
+    Attention, AttentionDecode, CrossEntropy, Gather, IGNORE, Layout, MAX_EOS, Matmul, RmsNorm, SETTINGS_LEN, Sample,
+    SampleSettings, Variant, gather_index,
+};
 
 /// Sums of f32 over k random terms err by about sqrt(k) units in the last place, here with k from 65,536 to 300,000.
 const LONG_SUM: f64 = 10.0;
@@ -17,6 +20,8 @@ pub fn large_cases() -> Vec<Case> {
         rms_norm(2, 65_535),
         cross_entropy(3, 250_112),
         cross_entropy(100_000, 8),
+        sample(3, 250_112),
+        attention_decode(60_000),
         attention(16, 9552),
         attention(9552, 16),
     ];
@@ -36,8 +41,9 @@ pub fn large_cases() -> Vec<Case> {
 fn matmul(layout: Layout, variant: Variant, k: usize) -> Case {
     let [m, n] = [4, 12];
     let case = Case::new(format!("matmul {layout:?} {variant:?} [{m} {n} {k}]"), move |b| {
-        let a = b.constant("a", &if layout == Layout::Tn { [k, m] } else { [m, k] }, 1.0);
-        let w = b.constant("b", &if layout == Layout::Nt { [n, k] } else { [k, n] }, 1.0);
+        let a = if layout == Layout::Tn { [k, m] } else { [m, k] };
+        let w = if layout == Layout::Nt { [n, k] } else { [k, n] };
+        let (a, w) = (b.constant("a", &a, 1.0), b.constant("b", &w, 1.0));
         let residual = b.constant("residual", &[m, n], 100.0);
         let op = Matmul { variant: Some(variant), ..Matmul::new(layout).scaled(0.5).with_residual() };
         let c = b.graph.push1(op, &[a, w, residual]);
@@ -79,6 +85,50 @@ fn cross_entropy(rows: usize, vocab: usize) -> Case {
         let op = CrossEntropy { z_loss: 1e-4, ..CrossEntropy::new(vec![vocab], 1.0) };
         let stats = b.graph.push1(op, &[h, labels, seed, head]);
         b.output_seeded("stats", stats, seed);
+    });
+    case.slack(LONG_SUM)
+}
+
+fn sample(batch: usize, vocab: usize) -> Case {
+    Case::new(format!("sample [{batch} {vocab}]"), move |b| {
+        let logits = b.constant("logits", &[batch, vocab], 8.0);
+        let settings = SampleSettings {
+            temperature: 0.7,
+            top_k: 50_000,
+            top_p: 0.9,
+            limit: u32::MAX,
+            seed: [3, 5],
+            pad: 0,
+            n_eos: 0,
+            eos: [0; MAX_EOS],
+        };
+        let words: [u32; SETTINGS_LEN] = bytemuck::cast(settings);
+        let settings = b.ids("settings", &words);
+        let sequences = b.ids("sequences", &(0..batch as u32).collect::<Vec<_>>());
+        let state = ["ids", "tokens", "finished", "pos"].map(|name| {
+            let shape = if name == "tokens" { vec![2, batch] } else { vec![batch] };
+            b.leaf(name, &shape, Dtype::U32, vec![0.0; shape.iter().product()])
+        });
+        let made = b.graph.push(Sample { len: 2 }, &[logits, settings, sequences]);
+        for (value, leaf) in made.into_iter().zip(state) {
+            b.graph.store_in(value, leaf);
+        }
+        b.output_constant("ids", state[0]);
+    })
+}
+
+fn attention_decode(kv_len: usize) -> Case {
+    let case = Case::new(format!("attention_decode of {kv_len} keys"), move |b| {
+        let [batch, heads, d_kv, reach] = [2, 1, 64, 128];
+        let op = AttentionDecode { batch, heads, d_kv, kv_len, causal: true, reach };
+        let inputs = [
+            b.constant("q", &[batch, 3 * d_kv], 0.5),
+            b.constant("kv", &[batch * kv_len, 2 * d_kv], 1.0),
+            b.ids("lens", &[kv_len as u32 - 1, kv_len as u32 / 2]),
+            b.constant("bias", &[heads, 2 * reach + 1], 1.0),
+        ];
+        let out = b.graph.push1(op, &inputs);
+        b.output_constant("out", out);
     });
     case.slack(LONG_SUM)
 }
