@@ -35,6 +35,17 @@ fn byt5_matches_pytorch() {
     check("byt5");
 }
 
+/// A bias table in every layer, unequal depths, odd d_kv, scaled output with a head of its own.
+#[test]
+fn umt5_matches_pytorch() {
+    check("umt5");
+}
+
+#[test]
+fn mt5_matches_pytorch() {
+    check("mt5");
+}
+
 #[test]
 fn buckets_match_transformers() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/buckets.safetensors");

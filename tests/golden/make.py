@@ -123,14 +123,12 @@ def main(kind, folder):
     vocab = model.config.vocab_size
     train_on_toy_task(model, vocab)
     # The files must not depend on which rule a version of transformers follows for the output's scale: say it.
-    hidden = torch.randn(1, 1, model.config.d_model)
     scaled = kind == "umt5"
     weights = {n: p.detach().clone().contiguous() for n, p in unique_parameters(model)}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = model.config.to_dict()
     config.update(architectures=[type(model).__name__], scale_decoder_outputs=scaled)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    del hidden
 
     exact = copy.deepcopy(model).double()
     batch = toy_batch(vocab, 3, 17, 9)
@@ -143,8 +141,8 @@ def main(kind, folder):
         encoded, logits, loss = forward(exact, *batch)
         encoded32, logits32, loss32 = forward(model, *batch)
         long_encoded, long_logits, long_loss = forward(exact, long_ids, torch.ones_like(long_ids), long_labels)
-        greedy = exact.generate(input_ids=batch[0], attention_mask=batch[1], max_new_tokens=20, num_beams=1, do_sample=False)
-    # A prediction must follow from the weights alone: the head applied to what it sees.
+        greedy = exact.generate(input_ids=batch[0], attention_mask=batch[1], max_new_tokens=20, num_beams=1, do_sample=False,
+                                use_cache=False)
     tensors |= {"encoder_last_hidden_state": encoded, "logits": logits, "generate.input_ids": batch[0],
                 "generate.attention_mask": batch[1], "generate.greedy": greedy, "long.input_ids": long_ids,
                 "long.labels": long_labels, "long.encoder_last_hidden_state": long_encoded, "long.logits": long_logits}
@@ -161,6 +159,7 @@ def main(kind, folder):
             "logits_max_abs": (logits32.double() - logits).abs().max().item(),
             "grad_max_relative_l2": max(relative(grads32[n], g) for n, g in grads.items()),
         },
+        "greedy": {"max_new_tokens": 20},
         "optimizers": {},
     }
     for name, make in OPTIMIZERS.items():
@@ -169,7 +168,7 @@ def main(kind, folder):
         tensors |= {f"{name}.delta/{n}": d for n, d in delta.items()}
         worst = max(relative(delta32[n], d) for n, d in delta.items())
         scalars["optimizers"][name] = {"losses": losses, "float32_noise": {"delta_relative_l2_worst_tensor": worst}}
-    stored = {n: (t if t.dtype == torch.int64 else t.float()).contiguous() for n, t in tensors.items()}
+    stored = {n: (t if t.dtype == torch.int64 else t.float()).clone().contiguous() for n, t in tensors.items()}
     save_file(stored, folder / "golden.safetensors")
     (folder / "golden.json").write_text(json.dumps(scalars, indent=1) + "\n")
     print(f"{folder}: loss {loss.item():.4f}, greedy {greedy.tolist()}")
