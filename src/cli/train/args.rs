@@ -28,10 +28,11 @@ Examples:
 ///
 /// Text (--text) trains by span corruption as T5 was pre-trained; pairs (--pairs) train source to target. The model
 /// starts from scratch (--preset, --config or sizes) or from a HuggingFace folder (--model).
+///
 /// The folder --out receives `last` and `best` (HuggingFace folders that transformers loads too) and `log.jsonl`. A run
 /// that was killed continues with --resume, bit for bit.
 #[derive(clap::Args, Debug)]
-#[command(verbatim_doc_comment, after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Text files, plain or gzipped, one paragraph a line
     #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Data", conflicts_with = "pairs")]
