@@ -20,7 +20,7 @@ demo: build
 
 # One failing test must not hide the others.
 test: toolchain
-	@$(DRIVER) && $(CARGO) test --release --no-fail-fast
+	@$(DRIVER) && $(CARGO) test --release --doc && $(CARGO) test --release --no-fail-fast --lib --bins --tests
 
 build: toolchain
 	@$(CARGO) build --release
