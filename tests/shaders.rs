@@ -78,7 +78,7 @@ fn attention(d_kv: usize, reach: usize) -> Graph {
         reach: Some(reach),
         dropout: 0.1,
         site: 1,
-        side: None,
+        tiling: None,
     };
     let mut graph = Graph::new();
     let qkv = graph.leaf("qkv", &[batch * len, 3 * heads * d_kv], Dtype::F32);

@@ -201,7 +201,7 @@ impl<'a> Builder<'a> {
             reach,
             dropout: self.dropout,
             site: self.sites,
-            side: None,
+            tiling: None,
         }
     }
 

@@ -26,8 +26,17 @@ pub struct Attention {
     pub reach: Option<usize>,
     pub dropout: f32,
     pub site: u32,
-    /// Side of a workgroup, 4 or 8, instead of the preferred one; tests go through both.
-    pub side: Option<usize>,
+    /// Kernels to use instead of the preferred ones; tests go through all.
+    pub tiling: Option<Tiling>,
+}
+
+/// How the kernels cut the scores into tiles, of 4 `side` queries x 4 `side` keys each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tiling {
+    /// A workgroup of `side` x `side` invocations, tiles in workgroup memory; any adapter.
+    Workgroup { side: usize },
+    /// Outer products across a subgroup, which has `side` lanes; d_kv a multiple of four.
+    Subgroup { side: usize },
 }
 
 /// The inputs of [`Attention`], then its two outputs, then the gradient of the first -> gradients of `qkv` (or of `q`,
@@ -41,12 +50,21 @@ macro_rules! part {
     };
 }
 
+const COMMON: &str = part!("attention_common");
 const TILE: &str = part!("attention_tile");
+const OUTER: &str = part!("attention_outer");
 const DV: (&str, Value) = ("DV", Value::U32(1));
 const SIDE: (&str, Value) = ("SIDE", Value::U32(8));
 
 static ATTENTION: Shader =
-    Shader { name: "attention", source: part!("attention"), shared: &[RANDOM, TILE], defaults: &[DV, SIDE] };
+    Shader { name: "attention", source: part!("attention"), shared: &[RANDOM, COMMON, TILE], defaults: &[DV, SIDE] };
+
+static ATTENTION_SUBGROUP: Shader = Shader {
+    name: "attention_subgroup",
+    source: part!("attention_subgroup"),
+    shared: &[RANDOM, COMMON, OUTER],
+    defaults: &[DV, SIDE],
+};
 
 static ATTENTION_DELTA: Shader =
     Shader { name: "attention_delta", source: part!("attention_delta"), shared: &[], defaults: &[] };
@@ -54,14 +72,28 @@ static ATTENTION_DELTA: Shader =
 static ATTENTION_BACKWARD_KV: Shader = Shader {
     name: "attention_backward_kv",
     source: part!("attention_backward_kv"),
-    shared: &[RANDOM, TILE, part!("attention_backward_tile")],
+    shared: &[RANDOM, COMMON, TILE, part!("attention_backward_tile")],
     defaults: &[DV, SIDE, ("DISTANCES", Value::U32(1))],
 };
 
 static ATTENTION_BACKWARD_Q: Shader = Shader {
     name: "attention_backward_q",
     source: part!("attention_backward_q"),
-    shared: &[RANDOM, TILE, part!("attention_backward_tile")],
+    shared: &[RANDOM, COMMON, TILE, part!("attention_backward_tile")],
+    defaults: &[DV, SIDE],
+};
+
+static ATTENTION_SUBGROUP_BACKWARD_KV: Shader = Shader {
+    name: "attention_subgroup_backward_kv",
+    source: part!("attention_subgroup_backward_kv"),
+    shared: &[RANDOM, COMMON, OUTER, part!("attention_outer_backward")],
+    defaults: &[DV, SIDE],
+};
+
+static ATTENTION_SUBGROUP_BACKWARD_Q: Shader = Shader {
+    name: "attention_subgroup_backward_q",
+    source: part!("attention_subgroup_backward_q"),
+    shared: &[RANDOM, COMMON, OUTER, part!("attention_outer_backward")],
     defaults: &[DV, SIDE],
 };
 
@@ -72,6 +104,21 @@ pub(super) struct Slots {
     pub lens: Option<usize>,
     pub key: Option<usize>,
     pub count: usize,
+}
+
+impl Tiling {
+    fn side(self) -> usize {
+        match self {
+            Tiling::Workgroup { side } | Tiling::Subgroup { side } => side,
+        }
+    }
+
+    fn pick<T>(self, workgroup: T, subgroup: T) -> T {
+        match self {
+            Tiling::Workgroup { .. } => workgroup,
+            Tiling::Subgroup { .. } => subgroup,
+        }
+    }
 }
 
 impl Attention {
@@ -104,10 +151,20 @@ impl Attention {
         self.reach.map_or(1, |reach| 2 * reach + 1)
     }
 
-    /// Invocations along a side of a workgroup, whose tile is four times that. A GPU wants the larger workgroup; a
-    /// software rasteriser pays for each barrier and for each place of a tile that stays empty.
-    fn side(&self, caps: &Caps) -> usize {
-        self.side.unwrap_or(if caps.is_cpu() { 4 } else { 8 })
+    /// The tilings that this adapter can run, best first.
+    pub fn candidates(&self, caps: &Caps) -> Vec<Tiling> {
+        // A software rasteriser pays for each barrier, for each load and for each place of a tile that stays empty; where
+        // its subgroups are wider, or the rows longer, the accumulators take too long to compile.
+        let lanes = caps.fixed_subgroup().map_or(0, |s| s as usize);
+        let outer = caps.is_cpu() && matches!(lanes, 4 | 8) && self.d_kv.is_multiple_of(4) && self.d_kv <= 64;
+        let sides = if caps.is_cpu() { [4, 8] } else { [8, 4] };
+        let workgroups = sides.map(|side| Tiling::Workgroup { side });
+        outer.then_some(Tiling::Subgroup { side: lanes }).into_iter().chain(workgroups).collect()
+    }
+
+    fn tiling(&self, caps: &Caps) -> Tiling {
+        let candidates = self.candidates(caps);
+        self.tiling.filter(|t| candidates.contains(t)).unwrap_or(candidates[0])
     }
 
     fn header(&self, side: usize) -> Header {
@@ -188,12 +245,13 @@ impl Op for Attention {
     }
 
     fn launch(&self, l: &mut Launcher<'_>) {
-        let side = self.side(l.caps);
+        let tiling = self.tiling(l.caps);
+        let side = tiling.side();
         self.declare_iterations(l, self.kv_len, side);
         let mut bindings = self.bindings(l);
         bindings.extend([("lse", l.output(1)), ("out", l.output(0))]);
         l.launch(Launch {
-            shader: &ATTENTION,
+            shader: tiling.pick(&ATTENTION, &ATTENTION_SUBGROUP),
             header: self.header(side),
             bindings,
             params: self.params([self.inner(), 0, 0], side),
@@ -239,7 +297,8 @@ impl Op for AttentionBackward {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let a = &self.0;
-        let (slots, side) = (a.slots(), a.side(l.caps));
+        let (slots, tiling) = (a.slots(), a.tiling(l.caps));
+        let side = tiling.side();
         a.declare_iterations(l, a.q_len.max(a.kv_len), side);
         let (out, lse, dout) = (l.input(slots.count), l.input(slots.count + 1), l.input(slots.count + 2));
         let stats = l.scratch(2 * lse.len);
@@ -263,8 +322,8 @@ impl Op for AttentionBackward {
         let mut bindings = inputs.clone();
         bindings.extend([("dbias", dbias), ("out", l.output(usize::from(!a.fused)))]);
         l.launch(Launch {
-            shader: &ATTENTION_BACKWARD_KV,
-            header: a.header(side).u32("DISTANCES", a.distances() as u32),
+            shader: tiling.pick(&ATTENTION_BACKWARD_KV, &ATTENTION_SUBGROUP_BACKWARD_KV),
+            header: tiling.pick(a.header(side).u32("DISTANCES", a.distances() as u32), a.header(side)),
             bindings,
             params: a.params(a.kv_layout(), side),
             workgroups: a.workgroups(a.kv_len, side),
@@ -272,7 +331,7 @@ impl Op for AttentionBackward {
 
         inputs.push(("out", l.output(0)));
         l.launch(Launch {
-            shader: &ATTENTION_BACKWARD_Q,
+            shader: tiling.pick(&ATTENTION_BACKWARD_Q, &ATTENTION_SUBGROUP_BACKWARD_Q),
             header: a.header(side),
             bindings: inputs,
             params: a.params([a.q_ld(), 0, 0], side),

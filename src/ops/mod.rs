@@ -16,7 +16,7 @@ mod rows;
 mod sample;
 
 pub use activation::{Activation, Function};
-pub use attention::Attention;
+pub use attention::{Attention, Tiling};
 pub use attention_decode::AttentionDecode;
 pub use cache_write::CacheWrite;
 pub use cross_entropy::{CrossEntropy, IGNORE};

@@ -154,7 +154,7 @@ fn attention(b: &mut Builder, encoder: bool) {
         reach: encoder.then_some(REACH),
         dropout: 0.0,
         site: 0,
-        side: None,
+        tiling: None,
     };
     let mut inputs = if encoder {
         vec![b.input("qkv", &[TOKENS, 3 * INNER], 0.5), b.input("bias", &[HEADS, 2 * REACH + 1], 1.0)]

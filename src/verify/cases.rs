@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, interpret};
 use crate::ops::{
     Activation, Attention, CrossEntropy, Dropout, Function, Gather, IGNORE, Layout, Logits, Matmul, PositionBias,
-    RmsNorm, Variant, distance_buckets, gather_index, gather_index_len,
+    RmsNorm, Tiling, Variant, distance_buckets, gather_index, gather_index_len,
 };
 
 /// One computation to check.
@@ -321,12 +321,13 @@ fn push_attention(
     dropout: f32,
     scale: f64,
 ) {
-    // The cases are dealt out to both sides of workgroup.
-    let side = Some(if cases.len().is_multiple_of(2) { 4 } else { 8 });
+    // The cases are dealt out to both sides of workgroup and to the preferred tiling.
+    let tilings = [Some(Tiling::Workgroup { side: 4 }), None, Some(Tiling::Workgroup { side: 8 })];
+    let tiling = tilings[cases.len() % 3];
     let [batch, heads, d_kv, q_len, kv_len] = size;
     let name = format!("attention {size:?} fused={fused} causal={causal} reach={reach:?} dropout={dropout} x{scale}");
     let case = Case::new(name, move |b| {
-        let op = Attention { batch, heads, d_kv, q_len, kv_len, causal, fused, reach, dropout, site: 5, side };
+        let op = Attention { batch, heads, d_kv, q_len, kv_len, causal, fused, reach, dropout, site: 5, tiling };
         let inner = heads * d_kv;
         let mut inputs = if fused {
             vec![b.input("qkv", &[batch * q_len, 3 * inner], scale)]

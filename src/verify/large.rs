@@ -148,7 +148,7 @@ fn attention(q_len: usize, kv_len: usize) -> Case {
             reach: Some(reach),
             dropout: 0.0,
             site: 0,
-            side: None,
+            tiling: None,
         };
         let inputs = [
             b.input("q", &[q_len, d_kv], 0.5),

@@ -1,0 +1,101 @@
+// Tiles of one subgroup of SIDE lanes, as outer products: lane l owns columns 4 l .. 4 l + 3, loads what belongs to them
+// and to rows l, SIDE + l, 2 SIDE + l and 3 SIDE + l, and learns the other rows by shuffles. Whatever one lane keeps for
+// later it alone reads, so that there is no barrier. Needs subgroups of exactly SIDE.
+//
+// A kernel says what lies along the rows: keys, with queries along the columns, or the reverse (KEYS_ARE_ROWS).
+
+alias Tile = array<vec4<f32>, TILE>; // [row] of the lane's four columns
+alias Sums = array<vec4<f32>, 4u * SIDE * DV>; // [d] of the lane's four columns
+alias Row = array<vec4<f32>, DV>; // vec4s l, SIDE + l, .. of a row of d_kv
+alias Four = array<u32, 4>; // where four rows begin
+
+fn four_q(w: Work, i: Four) -> Four { return Four(q_at(w, i[0]), q_at(w, i[1]), q_at(w, i[2]), q_at(w, i[3])); }
+fn four_k(w: Work, j: Four) -> Four { return Four(k_at(w, j[0]), k_at(w, j[1]), k_at(w, j[2]), k_at(w, j[3])); }
+
+fn lane_rows(row: u32, lane: u32) -> Four {
+    return Four(row + lane, row + lane + SIDE, row + lane + 2u * SIDE, row + lane + 3u * SIDE);
+}
+
+fn lane_columns(column: u32) -> Four { return Four(column, column + 1u, column + 2u, column + 3u); }
+
+// `rows` where a condition known to the compiler holds, else `columns`.
+fn select_four(columns: Four, rows: Four, take_rows: bool) -> Four {
+    if take_rows { return rows; }
+    return columns;
+}
+
+fn four_from_q(at: Four, d: u32) -> mat4x4<f32> {
+    return mat4x4(load_q(at[0], d), load_q(at[1], d), load_q(at[2], d), load_q(at[3], d));
+}
+
+fn four_from_kv(at: Four, d: u32) -> mat4x4<f32> {
+    return mat4x4(load_kv(at[0], d), load_kv(at[1], d), load_kv(at[2], d), load_kv(at[3], d));
+}
+
+// tile += rows columns^T over four steps of d, of which each lane gives its rows and its columns.
+fn outer(tile: ptr<function, Tile>, rows: mat4x4<f32>, columns: mat4x4<f32>) {
+    let r = transpose(rows);
+    let c = transpose(columns);
+    outer_step(tile, r[0], c[0]);
+    outer_step(tile, r[1], c[1]);
+    outer_step(tile, r[2], c[2]);
+    outer_step(tile, r[3], c[3]);
+}
+
+fn outer_step(tile: ptr<function, Tile>, rows: vec4<f32>, columns: vec4<f32>) {
+    for (var l = 0u; l < SIDE; l++) {
+        for (var s = 0u; s < 4u; s++) {
+            let i = s * SIDE + l;
+            (*tile)[i] = fma(vec4(subgroupShuffle(rows[s], l)), columns, (*tile)[i]);
+        }
+    }
+}
+
+// sums[d] += row[d] weight, for one row of the whole subgroup and a weight for each of the lane's columns.
+fn add_row(sums: ptr<function, Sums>, row: Row, weight: vec4<f32>) {
+    for (var x = 0u; x < DV; x++) {
+        for (var l = 0u; l < SIDE; l++) {
+            for (var c = 0u; c < 4u; c++) {
+                let d = 4u * (x * SIDE + l) + c;
+                (*sums)[d] = fma(vec4(subgroupShuffle(row[x][c], l)), weight, (*sums)[d]);
+            }
+        }
+    }
+}
+
+// The d-th vec4 of column c.
+fn column_of(sums: ptr<function, Sums>, d: u32, c: u32) -> vec4<f32> {
+    return vec4((*sums)[4u * d][c], (*sums)[4u * d + 1u][c], (*sums)[4u * d + 2u][c], (*sums)[4u * d + 3u][c]);
+}
+
+// How many of the lane's four columns exist.
+fn columns_within(column: u32, len: u32) -> u32 { return min(len - min(column, len), 4u); }
+
+fn row_of_kv(at: u32, lane: u32) -> Row {
+    var row: Row;
+    for (var x = 0u; x < DV; x++) { row[x] = load_kv(at, min(lane + SIDE * x, p.d4 - 1u)); }
+    return row;
+}
+
+// The biases of the lane's first three columns one row before `row`: what `score` moves along.
+fn biases_before(w: Work, row: u32, column: u32) -> vec3<f32> {
+    let step = select(-1, 1, KEYS_ARE_ROWS);
+    let start = step * (i32(row) - i32(column));
+    return vec3(bias_at(w.head, start - step), bias_at(w.head, start - 2 * step), bias_at(w.head, start - 3 * step));
+}
+
+// A row's products with the lane's four columns, biased and masked. Rows come one after the other: since the bias depends
+// on the distance alone, all but the first column's have been read for the row before.
+fn score(w: Work, row: u32, column: u32, keys: u32, products: vec4<f32>, biases: ptr<function, vec3<f32>>) -> vec4<f32> {
+    var s = products;
+    if HAS_BIAS {
+        let b = vec4(bias_at(w.head, select(-1, 1, KEYS_ARE_ROWS) * (i32(row) - i32(column))), *biases);
+        *biases = b.xyz;
+        s += b;
+    }
+    let along = vec4(row);
+    let across = column + vec4(0u, 1u, 2u, 3u);
+    let key = select(across, along, KEYS_ARE_ROWS);
+    let query = select(along, across, KEYS_ARE_ROWS);
+    return select(s, vec4(MASKED), (key >= vec4(keys)) | (vec4(CAUSAL) & (key > query)));
+}

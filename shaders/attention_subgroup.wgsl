@@ -1,0 +1,73 @@
+// out = softmax(q k^T + bias) v, and lse = log of the softmax's denominator, for the backward pass: attention.wgsl for
+// subgroups of a fixed size.
+//
+// One subgroup per (sequence, head, TILE queries) walks over the keys TILE at a time with an online softmax. A lane has
+// all scores of its four queries: the softmax needs no exchange between lanes.
+
+const KEYS_ARE_ROWS = true;
+
+@group(0) @binding(9) var<storage, read_write> lse: array<f32>; // [batch, heads, q_len]
+
+var<private> kept: Tile; // the scores of a tile, of which a loop takes one key at a time
+
+@compute @workgroup_size(SIDE)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let w = work(group, p.q_len);
+    if !w.valid { return; }
+    let i = w.first + 4u * lane;
+    let row = stat_row(w, i);
+    let keys = n_keys(w.sequence);
+    let end = select(keys, min(keys, w.first + TILE), CAUSAL);
+    let q = four_q(w, lane_columns(i));
+    var m = vec4<f32>(MASKED);
+    var l = vec4<f32>();
+    var o: Sums;
+    var j = 0u;
+    loop {
+        if j >= end { break; }
+        var tile: Tile;
+        let k = four_k(w, lane_rows(j, lane));
+        var d = 0u;
+        loop {
+            if d >= p.d4 { break; }
+            outer(&tile, four_from_kv(k, d), four_from_q(q, d));
+            d += 1u;
+        }
+        var top = m;
+        var biases = biases_before(w, j, i);
+        for (var r = 0u; r < TILE; r++) {
+            kept[r] = score(w, j + r, i, keys, tile[r], &biases);
+            top = max(top, kept[r]);
+        }
+        let shrink = exp(m - top);
+        m = top;
+        l *= shrink;
+        for (var x = 0u; x < 4u * SIDE * DV; x++) { o[x] *= shrink; }
+        let here = min(p.tile, end - j);
+        var r = 0u;
+        loop {
+            if r >= here { break; }
+            let e = exp(kept[r] - m);
+            l += e;
+            add_row(&o, row_of_kv(v_at(w, j + r), lane), e * keep_queries(row, j + r));
+            r += 1u;
+        }
+        j += TILE;
+    }
+    let columns = columns_within(i, p.q_len);
+    var c = 0u;
+    loop {
+        if c >= columns { break; }
+        // A sequence of no keys attends to nothing.
+        let scale = select(0.0, 1.0 / l[c], l[c] > 0.0);
+        for (var d = 0u; d < SIDE * DV; d++) {
+            if d < p.d4 { store_out(o_at(w, i + c), d, column_of(&o, d, c) * scale); }
+        }
+        lse[row + c] = select(0.0, m[c] + log(l[c]), l[c] > 0.0);
+        c += 1u;
+    }
+}
+
+fn keep_queries(row: u32, key: u32) -> vec4<f32> {
+    return vec4(keep_weight(row, key), keep_weight(row + 1u, key), keep_weight(row + 2u, key), keep_weight(row + 3u, key));
+}
