@@ -1,10 +1,8 @@
-// Tiles of one subgroup of SIDE lanes, as outer products: lane l owns columns 4 l .. 4 l + 3, loads what belongs to them
-// and to rows l, SIDE + l, 2 SIDE + l and 3 SIDE + l, and learns the other rows by shuffles. Whatever one lane keeps for
-// later it alone reads, so that there is no barrier. Needs subgroups of exactly SIDE.
+// What the attention kernels of one subgroup share: lane l owns columns 4 l .. 4 l + 3 of a tile, and loads rows l,
+// SIDE + l, 2 SIDE + l and 3 SIDE + l. Whatever a lane keeps for later it alone reads, so that there is no barrier.
 //
 // A kernel says what lies along the rows: keys, with queries along the columns, or the reverse (KEYS_ARE_ROWS).
 
-alias Tile = array<vec4<f32>, TILE>; // [row] of the lane's four columns
 alias Sums = array<vec4<f32>, 4u * SIDE * DV>; // [d] of the lane's four columns
 alias Row = array<vec4<f32>, DV>; // vec4s l, SIDE + l, .. of a row of d_kv
 alias Four = array<u32, 4>; // where four rows begin
@@ -30,25 +28,6 @@ fn four_from_q(at: Four, d: u32) -> mat4x4<f32> {
 
 fn four_from_kv(at: Four, d: u32) -> mat4x4<f32> {
     return mat4x4(load_kv(at[0], d), load_kv(at[1], d), load_kv(at[2], d), load_kv(at[3], d));
-}
-
-// tile += rows columns^T over four steps of d, of which each lane gives its rows and its columns.
-fn outer(tile: ptr<function, Tile>, rows: mat4x4<f32>, columns: mat4x4<f32>) {
-    let r = transpose(rows);
-    let c = transpose(columns);
-    outer_step(tile, r[0], c[0]);
-    outer_step(tile, r[1], c[1]);
-    outer_step(tile, r[2], c[2]);
-    outer_step(tile, r[3], c[3]);
-}
-
-fn outer_step(tile: ptr<function, Tile>, rows: vec4<f32>, columns: vec4<f32>) {
-    for (var l = 0u; l < SIDE; l++) {
-        for (var s = 0u; s < 4u; s++) {
-            let i = s * SIDE + l;
-            (*tile)[i] = fma(vec4(subgroupShuffle(rows[s], l)), columns, (*tile)[i]);
-        }
-    }
 }
 
 // sums[d] += row[d] weight, for one row of the whole subgroup and a weight for each of the lane's columns.

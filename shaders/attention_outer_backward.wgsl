@@ -44,7 +44,11 @@ fn keep_tile(w: Work, row: u32, column: u32, lane: u32) {
             along_q = four_from_dout(g, step - p.d4);
             along_k = four_from_kv(v, step - p.d4);
         }
-        if KEYS_ARE_ROWS { outer(&tile, along_k, along_q); } else { outer(&tile, along_q, along_k); }
+        if KEYS_ARE_ROWS {
+            outer(&tile, along_k, transpose(along_q));
+        } else {
+            outer(&tile, along_q, transpose(along_k));
+        }
         step += 1u;
     }
     kept_dweights = tile;

@@ -30,7 +30,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var d = 0u;
         loop {
             if d >= p.d4 { break; }
-            outer(&tile, four_from_kv(k, d), four_from_q(q, d));
+            outer(&tile, four_from_kv(k, d), transpose(four_from_q(q, d)));
             d += 1u;
         }
         var top = m;

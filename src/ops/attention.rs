@@ -53,6 +53,7 @@ macro_rules! part {
 const COMMON: &str = part!("attention_common");
 const TILE: &str = part!("attention_tile");
 const OUTER: &str = part!("attention_outer");
+pub(super) const OUTER_PRODUCT: &str = part!("outer");
 const DV: (&str, Value) = ("DV", Value::U32(1));
 const SIDE: (&str, Value) = ("SIDE", Value::U32(8));
 
@@ -62,7 +63,7 @@ static ATTENTION: Shader =
 static ATTENTION_SUBGROUP: Shader = Shader {
     name: "attention_subgroup",
     source: part!("attention_subgroup"),
-    shared: &[RANDOM, COMMON, OUTER],
+    shared: &[RANDOM, COMMON, OUTER_PRODUCT, OUTER],
     defaults: &[DV, SIDE],
 };
 
@@ -86,14 +87,14 @@ static ATTENTION_BACKWARD_Q: Shader = Shader {
 static ATTENTION_SUBGROUP_BACKWARD_KV: Shader = Shader {
     name: "attention_subgroup_backward_kv",
     source: part!("attention_subgroup_backward_kv"),
-    shared: &[RANDOM, COMMON, OUTER, part!("attention_outer_backward")],
+    shared: &[RANDOM, COMMON, OUTER_PRODUCT, OUTER, part!("attention_outer_backward")],
     defaults: &[DV, SIDE],
 };
 
 static ATTENTION_SUBGROUP_BACKWARD_Q: Shader = Shader {
     name: "attention_subgroup_backward_q",
     source: part!("attention_subgroup_backward_q"),
-    shared: &[RANDOM, COMMON, OUTER, part!("attention_outer_backward")],
+    shared: &[RANDOM, COMMON, OUTER_PRODUCT, OUTER, part!("attention_outer_backward")],
     defaults: &[DV, SIDE],
 };
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::attention::OUTER_PRODUCT;
 use crate::gpu::{Caps, Header, Shader, Value};
 use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
 
@@ -85,6 +86,13 @@ static MATMUL_SUBGROUP: Shader = Shader {
     defaults: &[EPILOGUE[0], EPILOGUE[1], ("LANES", Value::U32(8))],
 };
 
+static MATMUL_SUBGROUP_NT: Shader = Shader {
+    name: "matmul_subgroup_nt",
+    source: include_str!("../../shaders/matmul_subgroup_nt.wgsl"),
+    shared: &[OUTER_PRODUCT],
+    defaults: &[EPILOGUE[0], EPILOGUE[1], ("SIDE", Value::U32(8))],
+};
+
 static MATMUL_ROWS: Shader = Shader {
     name: "matmul_rows",
     source: include_str!("../../shaders/matmul_rows.wgsl"),
@@ -124,7 +132,7 @@ impl Variant {
     /// The variants that this adapter can run for this product, best first.
     pub fn candidates(caps: &Caps, gemm: &Gemm) -> Vec<Variant> {
         let mut candidates = Vec::new();
-        let rows_fit = gemm.layout == Layout::Nt && gemm.k.is_multiple_of(4) && gemm.a.is_vec4() && gemm.b.is_vec4();
+        let rows_fit = gemm.along_k();
         if rows_fit && gemm.m <= FEW_ROWS {
             candidates.push(Variant::Rows);
         }
@@ -141,17 +149,18 @@ impl Variant {
 }
 
 impl Gemm {
+    /// Whether the rows of both operands run along k and can be read in vec4s.
+    fn along_k(&self) -> bool {
+        self.layout == Layout::Nt && self.k.is_multiple_of(4) && self.a.is_vec4() && self.b.is_vec4()
+    }
+
     pub fn launch(&self, l: &mut Launcher<'_>) {
         let candidates = Variant::candidates(l.caps, self);
         let variant = self.variant.filter(|v| candidates.contains(v)).unwrap_or(candidates[0]);
         match variant {
             Variant::Rows => self.launch_rows(l),
             Variant::Tile => self.launch_k_major(l, &MATMUL, 8, 64, Header::new()),
-            Variant::Subgroup => {
-                let lanes = l.caps.fixed_subgroup().unwrap_or(8);
-                let header = Header::new().u32("LANES", lanes);
-                self.launch_k_major(l, &MATMUL_SUBGROUP, 4 * lanes as usize, 32 / lanes as usize, header);
-            }
+            Variant::Subgroup => self.launch_subgroup(l),
         }
     }
 
@@ -162,6 +171,18 @@ impl Gemm {
         let tiles = self.m.div_ceil(tile) * self.n.div_ceil(tile);
         let depth = Depth { name: "k", steps: self.k, strides: [a.ld, b.ld], col_groups: None };
         self.launch_kernel(l, shader, h, [a, b], depth, tiles.div_ceil(per_group));
+    }
+
+    fn launch_subgroup(&self, l: &mut Launcher<'_>) {
+        let lanes = l.caps.fixed_subgroup().unwrap_or(8);
+        let (tile, per_group) = (4 * lanes as usize, 32 / lanes as usize);
+        if !self.along_k() {
+            return self.launch_k_major(l, &MATMUL_SUBGROUP, tile, per_group, Header::new().u32("LANES", lanes));
+        }
+        let tiles = self.m.div_ceil(tile) * self.n.div_ceil(tile);
+        let depth = Depth { name: "k4", steps: self.k / 4, strides: [4, 4], col_groups: None };
+        let header = Header::new().u32("SIDE", lanes);
+        self.launch_kernel(l, &MATMUL_SUBGROUP_NT, header, [self.a, self.b], depth, tiles.div_ceil(per_group));
     }
 
     fn launch_rows(&self, l: &mut Launcher<'_>) {
