@@ -1,4 +1,5 @@
 // out = softmax(q k^T + bias) v for one query a sequence: a step of decoding, over a cache or over the encoder's keys.
+// CAUSAL: the cache first gets the key and value that belong to the query; a position past its end gets none.
 //
 // One workgroup per (sequence, head) walks over the keys 64 at a time with an online softmax. Each invocation scores one
 // key; then `groups` teams of d4 invocations, one for each vec4 of d_kv, add up every `groups`-th value, and meet in
@@ -38,6 +39,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let q_at = sequence * p.q_ld + head * p.d_kv;
     let kv_at = sequence * p.kv_len * p.kv_ld + head * p.d_kv;
     let keys = min(lens[sequence] + select(0u, 1u, CAUSAL), p.kv_len);
+    if CAUSAL {
+        if lens[sequence] < p.kv_len {
+            let at = kv_at + (keys - 1u) * p.kv_ld;
+            var d = lane;
+            loop {
+                if d >= p.d4 { break; }
+                store_kv(at, d, load_q(q_at + p.v_offset, d));
+                store_kv(at + p.v_offset, d, load_q(q_at + 2u * p.v_offset, d));
+                d += 64u;
+            }
+        }
+        storageBarrier();
+    }
     let team = lane / p.d4;
     let column = lane % p.d4;
     var top = MASKED;

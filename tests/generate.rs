@@ -137,7 +137,7 @@ fn first_logits(model: &Model, source: &[u32]) -> Vec<f64> {
     let mut b = Builder::new(model, shape, 0.0);
     let encoded = b.encoder();
     let hidden = b.decoder(encoded);
-    let logits = b.logits(hidden);
+    let logits = b.logits(hidden, None);
     let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };
     let plan = Plan::compile(&model.gpu, &b.graph, &[("logits", logits)], &options).expect("the plan compiles");
     plan.write("src_ids", source);

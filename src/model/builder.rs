@@ -113,11 +113,18 @@ impl<'a> Builder<'a> {
         self.dropout(y, None)
     }
 
-    /// Logits of decoder states `[rows, D]`: `[rows, vocab]`.
-    pub fn logits(&mut self, hidden: ValueId) -> ValueId {
+    /// Logits of decoder states `[rows, D]`, taken through the layer norm of this weight first if there is one:
+    /// `[rows, vocab]`.
+    pub fn logits(&mut self, hidden: ValueId, norm: Option<&str>) -> ValueId {
         self.graph.scope("lm_head");
-        let op = Logits { shards: self.layout.shards().to_vec(), scale: self.output_scale, variant: self.variant };
-        let inputs: Vec<_> = [hidden].into_iter().chain(self.head()).collect();
+        let op = Logits {
+            shards: self.layout.shards().to_vec(),
+            scale: self.output_scale,
+            norm: norm.map(|_| self.eps()),
+            variant: self.variant,
+        };
+        let scale = norm.map(|weight| self.param(weight));
+        let inputs: Vec<_> = [hidden].into_iter().chain(self.head()).chain(scale).collect();
         self.graph.push1(op, &inputs)
     }
 
@@ -233,25 +240,33 @@ impl<'a> Builder<'a> {
     }
 
     /// x + wo(act(wi(norm(x)))).
-    pub fn feed_forward(&mut self, layer: &str, x: ValueId) -> ValueId {
+    fn feed_forward(&mut self, layer: &str, x: ValueId) -> ValueId {
         self.graph.scope(layer);
         let n = self.norm(&format!("{layer}.layer_norm.weight"), x);
         let h = self.linear(&format!("{layer}.DenseReluDense.wi.weight"), n);
+        let activation = self.activation();
+        let a = self.graph.push1(activation, &[h]);
+        let a = self.dropout(a, None);
+        self.project_back(&format!("{layer}.DenseReluDense.wo.weight"), a, x)
+    }
+
+    fn activation(&self) -> Activation {
         let function = match self.config.feed_forward_proj.activation {
             Act::Relu => Function::Relu,
             Act::GeluTanh => Function::GeluTanh,
             Act::GeluErf => Function::GeluErf,
             Act::Silu => Function::Silu,
         };
-        let gated = self.config.feed_forward_proj.gated;
-        let a = self.graph.push1(Activation { function, gated }, &[h]);
-        let a = self.dropout(a, None);
-        self.project_back(&format!("{layer}.DenseReluDense.wo.weight"), a, x)
+        Activation { function, gated: self.config.feed_forward_proj.gated }
+    }
+
+    fn eps(&self) -> f32 {
+        self.config.layer_norm_epsilon as f32
     }
 
     pub fn norm(&mut self, weight: &str, x: ValueId) -> ValueId {
         let scale = self.param(weight);
-        self.graph.push1(RmsNorm { eps: self.config.layer_norm_epsilon as f32 }, &[x, scale])
+        self.graph.push1(RmsNorm { eps: self.eps() }, &[x, scale])
     }
 
     pub fn linear(&mut self, weight: &str, x: ValueId) -> ValueId {

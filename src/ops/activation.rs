@@ -2,7 +2,7 @@
 
 use super::rows::elem;
 use crate::gpu::{Header, Shader, Value};
-use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Tensor64};
+use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
 
 /// Activation functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Function {
 }
 
 /// `h [rows, n]` -> `act(h)`; gated: `h [rows, 2 n]` -> `act(first half) * second half`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Activation {
     pub function: Function,
     pub gated: bool,
@@ -26,7 +26,7 @@ pub struct Activation {
 struct ActivationBackward(Activation);
 
 const DEFAULTS: [(&str, Value); 2] = [("KIND", Value::U32(0)), ("GATED", Value::Bool(false))];
-const FUNCTIONS: &str = include_str!("../../shaders/activation_functions.wgsl");
+pub(super) const FUNCTIONS: &str = include_str!("../../shaders/activation_functions.wgsl");
 
 static ACTIVATION: Shader = Shader {
     name: "activation",
@@ -47,7 +47,19 @@ impl Activation {
         Header::new().u32("KIND", self.function as u32).bool("GATED", self.gated)
     }
 
-    fn n_out(&self, n_in: usize) -> usize {
+    /// `y [rows, n]` of `h`.
+    pub(super) fn launch_on(&self, l: &mut Launcher<'_>, rows: usize, h: Operand, y: Operand) {
+        let (header, width) = elem(self.header(), y.len / rows);
+        l.launch(Launch {
+            shader: &ACTIVATION,
+            header,
+            bindings: vec![("h", h), ("y", y)],
+            params: vec![("rows", rows.into()), ("width", width.into())],
+            workgroups: (rows * width).div_ceil(64) as u64,
+        });
+    }
+
+    pub(super) fn n_out(&self, n_in: usize) -> usize {
         assert!(!self.gated || n_in.is_multiple_of(2), "gated activation of {n_in} columns");
         if self.gated { n_in / 2 } else { n_in }
     }
@@ -98,15 +110,8 @@ impl Op for Activation {
     }
 
     fn launch(&self, l: &mut Launcher<'_>) {
-        let (rows, cols) = (l.shape(0)[0], self.n_out(l.shape(0)[1]));
-        let (header, width) = elem(self.header(), cols);
-        l.launch(Launch {
-            shader: &ACTIVATION,
-            header,
-            bindings: vec![("h", l.input(0)), ("y", l.output(0))],
-            params: vec![("rows", rows.into()), ("width", width.into())],
-            workgroups: (rows * width).div_ceil(64) as u64,
-        });
+        let (rows, h, y) = (l.shape(0)[0], l.input(0), l.output(0));
+        self.launch_on(l, rows, h, y);
     }
 
     fn backward(&self, b: &mut Backward<'_>) {

@@ -6,12 +6,13 @@ use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
 /// `softmax(q k^T + bias) v` with one query per sequence and head.
 ///
 /// Inputs, in order:
-/// - causal: `qkv [batch, 3 heads d_kv]`, of which q is read; else `q [batch, heads d_kv]`
-/// - `kv [batch kv_len, 2 heads d_kv]`, rows of `[k | v]`
-/// - `lens [batch]` (u32): causal: the query's position, to which keys are visible; else the number of keys
-/// - causal: the bias `[heads, 2 reach + 1]`, by clamped distance
+/// - over the encoder's output: `q [batch, heads d_kv]`, `kv [batch kv_len, 2 heads d_kv]` in rows of `[k | v]`, and
+///   the number of keys, `[batch]` (u32)
+/// - causal, over a cache: `qkv [batch, 3 heads d_kv]`, its position, `[batch]` (u32), up to which keys are visible, and
+///   the bias `[heads, 2 reach + 1]`, by clamped distance
 ///
-/// Output: `[batch, heads d_kv]`; zeros where there are no keys.
+/// Outputs: `[batch, heads d_kv]`, zeros where there are no keys; causal: the cache, laid out like `kv`, whose row at the
+/// position becomes the new `[k | v]`. It is to be stored in a leaf; a position past its end writes nothing.
 #[derive(Clone, Debug)]
 pub struct AttentionDecode {
     pub batch: usize,
@@ -56,12 +57,19 @@ impl Op for AttentionDecode {
     }
 
     fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
-        assert_eq!(inputs.len(), if self.causal { 4 } else { 3 }, "inputs of {self:?}");
+        let kv = vec![self.batch * self.kv_len, 2 * self.inner()];
+        let mut outputs = vec![(vec![self.batch, self.inner()], Dtype::F32)];
+        let (lens, third) = if self.causal {
+            outputs.push((kv, Dtype::F32));
+            (inputs[1], vec![self.heads, 2 * self.reach + 1])
+        } else {
+            assert_eq!(inputs[1], kv, "kv of {self:?}");
+            (inputs[2], vec![self.batch])
+        };
         assert_eq!(inputs[0], [self.batch, self.q_ld()], "q of {self:?}");
-        assert_eq!(inputs[1], [self.batch * self.kv_len, 2 * self.inner()], "kv of {self:?}");
-        assert_eq!(inputs[2], [self.batch], "lens of {self:?}");
-        assert!(!self.causal || inputs[3] == [self.heads, 2 * self.reach + 1], "bias {:?} of {self:?}", inputs[3]);
-        vec![(vec![self.batch, self.inner()], Dtype::F32)]
+        assert_eq!(lens, [self.batch], "lens of {self:?}");
+        assert_eq!(inputs[2], third, "{self:?}");
+        outputs
     }
 
     fn launch(&self, l: &mut Launcher<'_>) {
@@ -75,13 +83,23 @@ impl Op for AttentionDecode {
         let header = Header::new()
             .u32("DV", d4.div_ceil(LANES) as u32)
             .bool("CAUSAL", self.causal)
-            .part(if self.d_kv.is_multiple_of(4) { part!("attention_vec4") } else { part!("attention_f32") })
+            .part(if self.d_kv.is_multiple_of(4) {
+                part!("attention_decode_vec4")
+            } else {
+                part!("attention_decode_f32")
+            })
             .part(if self.causal { part!("attention_bias") } else { part!("attention_no_bias") });
-        let mut bindings = vec![("q", l.input(0)), ("kv", l.input(1)), ("lens", l.input(2))];
-        if self.causal {
-            bindings.push(("bias", l.input(3)));
-        }
-        bindings.push(("out", l.output(0)));
+        let bindings = if self.causal {
+            vec![
+                ("q", l.input(0)),
+                ("lens", l.input(1)),
+                ("bias", l.input(2)),
+                ("kv", l.output(1)),
+                ("out", l.output(0)),
+            ]
+        } else {
+            vec![("q", l.input(0)), ("kv", l.input(1)), ("lens", l.input(2)), ("out", l.output(0))]
+        };
         l.launch(Launch {
             shader: &ATTENTION_DECODE,
             header,
@@ -104,8 +122,17 @@ impl Op for AttentionDecode {
     }
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
-        let (q, kv, lens) = (&inputs[0], &inputs[1], &inputs[2]);
         let (inner, d_kv) = (self.inner(), self.d_kv);
+        let q = &inputs[0];
+        let (mut kv, lens, bias) = if self.causal {
+            (inputs[3].clone(), &inputs[1], Some(&inputs[2]))
+        } else {
+            (inputs[1].clone(), &inputs[2], None)
+        };
+        for (b, &at) in lens.data.iter().enumerate().filter(|(_, at)| self.causal && **at < self.kv_len as f64) {
+            let row = &q.data[b * self.q_ld()..][inner..3 * inner];
+            kv.data[(b * self.kv_len + at as usize) * 2 * inner..][..2 * inner].copy_from_slice(row);
+        }
         let mut out = Tensor64::zeros(&[self.batch, inner]);
         for b in 0..self.batch {
             let keys = (lens.data[b] as usize + usize::from(self.causal)).min(self.kv_len);
@@ -115,9 +142,9 @@ impl Op for AttentionDecode {
                     |j: usize, offset: usize| &kv.data[(b * self.kv_len + j) * 2 * inner + offset + h * d_kv..][..d_kv];
                 let score = |j: usize| -> f64 {
                     let distance = (keys - 1 - j).min(self.reach);
-                    let bias = |t: &Tensor64| t.data[h * (2 * self.reach + 1) + self.reach - distance];
+                    let bias_of = |t: &Tensor64| t.data[h * (2 * self.reach + 1) + self.reach - distance];
                     let dot: f64 = q.iter().zip(row(j, 0)).map(|(q, k)| q * k).sum();
-                    dot + inputs.get(3).map_or(0.0, bias)
+                    dot + bias.map_or(0.0, bias_of)
                 };
                 let scores: Vec<f64> = (0..keys).map(score).collect();
                 let top = scores.iter().fold(f64::MIN, |m, &s| m.max(s));
@@ -129,7 +156,7 @@ impl Op for AttentionDecode {
                 }
             }
         }
-        vec![out]
+        if self.causal { vec![out, kv] } else { vec![out] }
     }
 
     fn flops(&self) -> f64 {

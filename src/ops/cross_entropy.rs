@@ -82,6 +82,8 @@ impl CrossEntropy {
                 b,
                 c,
                 alpha: self.scale,
+                norm: None,
+                activation: None,
                 accumulate,
                 residual: None,
                 variant: None,

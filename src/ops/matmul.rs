@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use super::activation::FUNCTIONS;
 use super::attention::OUTER_PRODUCT;
+use super::rows::elem;
+use super::{Activation, RmsNorm};
 use crate::gpu::{Caps, Header, Shader, Value};
 use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
 
@@ -17,11 +20,16 @@ pub enum Layout {
     Tn,
 }
 
-/// `c [m, n] = alpha a b`, with an optional third input `residual [m, n]` added to it.
+/// `c [m, n] = act(alpha norm(a) b) + residual`. Inputs: `a`, `b`, the norm's `scale [k]` if there is one, `residual [m, n]`
+/// if there is one.
 #[derive(Clone, Debug)]
 pub struct Matmul {
     pub layout: Layout,
     pub alpha: f32,
+    /// Takes the rows of `a` through [`RmsNorm`] with this epsilon first. Has no backward rule.
+    pub norm: Option<f32>,
+    /// Gated: of a product of twice as many columns. Has no backward rule.
+    pub activation: Option<Activation>,
     pub residual: bool,
     /// Adds to what the output's memory holds.
     pub accumulate: bool,
@@ -51,6 +59,10 @@ pub struct Gemm {
     pub b: Matrix,
     pub c: Matrix,
     pub alpha: f32,
+    /// Scale and epsilon; of an `a` that is a whole matrix.
+    pub norm: Option<(Operand, f32)>,
+    /// Gated: `n` counts the columns of `c`, which is a whole matrix; `b` has twice as many.
+    pub activation: Option<Activation>,
     pub accumulate: bool,
     pub residual: Option<Operand>,
     pub variant: Option<Variant>,
@@ -74,31 +86,51 @@ static PACK: Shader = Shader {
     defaults: &[("TRANSPOSE", Value::Bool(false))],
 };
 
-const EPILOGUE: [(&str, Value); 2] = [("RESIDUAL", Value::Bool(false)), ("ACCUMULATE", Value::Bool(false))];
+const RESIDUAL: (&str, Value) = ("RESIDUAL", Value::Bool(false));
+const ACCUMULATE: (&str, Value) = ("ACCUMULATE", Value::Bool(false));
+const ACTIVATE: (&str, Value) = ("ACTIVATE", Value::Bool(false));
+const KIND: (&str, Value) = ("KIND", Value::U32(0));
 
-static MATMUL: Shader =
-    Shader { name: "matmul", source: include_str!("../../shaders/matmul.wgsl"), shared: &[], defaults: &EPILOGUE };
+static MATMUL: Shader = Shader {
+    name: "matmul",
+    source: include_str!("../../shaders/matmul.wgsl"),
+    shared: &[FUNCTIONS],
+    defaults: &[RESIDUAL, ACCUMULATE, ACTIVATE, KIND],
+};
 
 static MATMUL_SUBGROUP: Shader = Shader {
     name: "matmul_subgroup",
     source: include_str!("../../shaders/matmul_subgroup.wgsl"),
-    shared: &[],
-    defaults: &[EPILOGUE[0], EPILOGUE[1], ("LANES", Value::U32(8))],
+    shared: &[FUNCTIONS],
+    defaults: &[RESIDUAL, ACCUMULATE, ACTIVATE, KIND, ("LANES", Value::U32(8))],
 };
 
 static MATMUL_SUBGROUP_NT: Shader = Shader {
     name: "matmul_subgroup_nt",
     source: include_str!("../../shaders/matmul_subgroup_nt.wgsl"),
-    shared: &[OUTER_PRODUCT],
-    defaults: &[EPILOGUE[0], EPILOGUE[1], ("SIDE", Value::U32(8))],
+    shared: &[FUNCTIONS, OUTER_PRODUCT],
+    defaults: &[RESIDUAL, ACCUMULATE, ACTIVATE, KIND, ("SIDE", Value::U32(8))],
 };
 
 static MATMUL_ROWS: Shader = Shader {
     name: "matmul_rows",
     source: include_str!("../../shaders/matmul_rows.wgsl"),
-    shared: &[],
-    defaults: &[EPILOGUE[0], EPILOGUE[1], ("ROWS", Value::U32(8))],
+    shared: &[FUNCTIONS],
+    defaults: &[
+        RESIDUAL,
+        ACCUMULATE,
+        ACTIVATE,
+        KIND,
+        ("ROWS", Value::U32(8)),
+        ("NORM", Value::Bool(false)),
+        ("STAGED4", Value::U32(1)),
+        ("GATED", Value::Bool(false)),
+    ],
 };
+
+/// Numbers of normed rows that matmul_rows keeps in workgroup memory, of which every adapter has 16 KiB; more are normed
+/// again wherever they are read.
+const STAGED: usize = 3072;
 
 /// More rows than this are left to the tiled kernels.
 const FEW_ROWS: usize = 8;
@@ -157,11 +189,34 @@ impl Gemm {
     pub fn launch(&self, l: &mut Launcher<'_>) {
         let candidates = Variant::candidates(l.caps, self);
         let variant = self.variant.filter(|v| candidates.contains(v)).unwrap_or(candidates[0]);
+        if variant != Variant::Rows && (self.norm.is_some() || self.is_gated()) {
+            return self.launch_apart(l);
+        }
         match variant {
             Variant::Rows => self.launch_rows(l),
             Variant::Tile => self.launch_k_major(l, &MATMUL, 8, 64, Header::new()),
             Variant::Subgroup => self.launch_subgroup(l),
         }
+    }
+
+    fn is_gated(&self) -> bool {
+        self.activation.is_some_and(|a| a.gated)
+    }
+
+    /// Launches norm, product and gated activation one by one.
+    fn launch_apart(&self, l: &mut Launcher<'_>) {
+        let mut product = Gemm { norm: None, ..*self };
+        if let Some((scale, eps)) = self.norm {
+            assert!(self.a.offset == 0 && self.a.ld == self.k, "norm of part of a matrix");
+            let normed = l.scratch(self.m * self.k);
+            RmsNorm { eps }.launch_on(l, self.a.operand, scale, normed);
+            product.a.operand = normed;
+        }
+        let Some(activation) = self.activation.filter(|a| a.gated) else { return product.launch(l) };
+        assert!(self.c.offset == 0 && self.c.ld == self.n && self.residual.is_none() && !self.accumulate);
+        let h = l.scratch(2 * self.m * self.n);
+        Gemm { n: 2 * self.n, c: Matrix::whole(h, 2 * self.n), activation: None, ..product }.launch(l);
+        activation.launch_on(l, self.m, h, self.c.operand);
     }
 
     /// Launches a kernel of square tiles that wants both operands k-major, packing those which are not.
@@ -187,7 +242,12 @@ impl Gemm {
 
     fn launch_rows(&self, l: &mut Launcher<'_>) {
         let rows = self.m.next_power_of_two().min(FEW_ROWS);
-        let header = Header::new().u32("ROWS", rows as u32);
+        let staged = if self.norm.is_some() && rows * self.k <= STAGED { rows * self.k / 4 } else { 1 };
+        let header = Header::new()
+            .u32("ROWS", rows as u32)
+            .bool("NORM", self.norm.is_some())
+            .u32("STAGED4", staged as u32)
+            .bool("GATED", self.is_gated());
         let groups = self.n.div_ceil(4 * 32);
         let depth = Depth { name: "k4", steps: self.k / 4, strides: [4, 4], col_groups: Some(groups) };
         let workgroups = self.m.div_ceil(rows) * groups;
@@ -205,7 +265,12 @@ impl Gemm {
     ) {
         let residual_fits = self.residual.is_none_or(|r| r.len.is_multiple_of(4));
         let vec4 = self.c.is_vec4() && self.n.is_multiple_of(4) && residual_fits;
-        let header = header.part(EMIT[vec4 as usize]);
+        let (header, _) = elem(header, if vec4 { 4 } else { 1 });
+        let header = header
+            .part(EMIT[vec4 as usize])
+            .bool("ACTIVATE", self.activation.is_some())
+            .u32("KIND", self.activation.map_or(0, |a| a.function as u32));
+        assert!(self.activation.is_none() && self.norm.is_none() || depth.steps <= MOST_STEPS, "{self:?}");
         for first in (0..depth.steps).step_by(MOST_STEPS) {
             let at = |matrix: Matrix, stride: usize| (matrix.offset + first * stride) / 4;
             l.launch(Launch {
@@ -214,12 +279,11 @@ impl Gemm {
                     .clone()
                     .bool("RESIDUAL", self.residual.is_some() && first == 0)
                     .bool("ACCUMULATE", self.accumulate || first > 0),
-                bindings: vec![
-                    ("a", a.operand),
-                    ("b", b.operand),
-                    ("residual", self.residual.unwrap_or(a.operand)),
-                    ("c", self.c.operand),
-                ],
+                bindings: [("a", a.operand), ("b", b.operand), ("residual", self.residual.unwrap_or(a.operand))]
+                    .into_iter()
+                    .chain(depth.col_groups.map(|_| ("scale", self.norm.map_or(a.operand, |(scale, _)| scale))))
+                    .chain([("c", self.c.operand)])
+                    .collect(),
                 params: [
                     ("m", self.m.into()),
                     ("n", self.n.into()),
@@ -234,6 +298,7 @@ impl Gemm {
                 ]
                 .into_iter()
                 .chain(depth.col_groups.map(|groups| ("col_groups", groups.into())))
+                .chain(depth.col_groups.map(|_| ("eps", self.norm.map_or(0.0, |(_, eps)| eps).into())))
                 .collect(),
                 workgroups: workgroups as u64,
             });
@@ -268,7 +333,7 @@ fn k_major(l: &mut Launcher<'_>, source: Matrix, transpose: bool, k: usize, m: u
 
 impl Matmul {
     pub fn new(layout: Layout) -> Matmul {
-        Matmul { layout, alpha: 1.0, residual: false, accumulate: false, variant: None }
+        Matmul { layout, alpha: 1.0, norm: None, activation: None, residual: false, accumulate: false, variant: None }
     }
 
     /// `alpha a b + residual`.
@@ -296,14 +361,18 @@ impl Op for Matmul {
     }
 
     fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
-        let [m, n, _] = self.sizes(inputs[0], inputs[1]);
-        assert_eq!(inputs.len(), 2 + usize::from(self.residual));
-        assert!(!self.residual || inputs[2] == [m, n], "matmul residual {:?}, result {:?}", inputs[2], [m, n]);
+        let [m, columns, k] = self.sizes(inputs[0], inputs[1]);
+        let n = self.activation.map_or(columns, |a| a.n_out(columns));
+        assert_eq!(inputs.len(), 2 + usize::from(self.norm.is_some()) + usize::from(self.residual));
+        assert!(self.norm.is_none() || inputs[2] == [k] && self.layout != Layout::Tn, "matmul of a norm {inputs:?}");
+        let residual = inputs.last().filter(|_| self.residual);
+        assert!(residual.is_none_or(|r| **r == [m, n]), "matmul residual {residual:?}, result {:?}", [m, n]);
         vec![(vec![m, n], Dtype::F32)]
     }
 
     fn launch(&self, l: &mut Launcher<'_>) {
-        let [m, n, k] = self.sizes(l.shape(0), l.shape(1));
+        let [m, columns, k] = self.sizes(l.shape(0), l.shape(1));
+        let n = self.activation.map_or(columns, |a| a.n_out(columns));
         let gemm = Gemm {
             layout: self.layout,
             m,
@@ -313,8 +382,10 @@ impl Op for Matmul {
             b: Matrix::whole(l.input(1), l.shape(1)[1]),
             c: Matrix::whole(l.output(0), n),
             alpha: self.alpha,
+            norm: self.norm.map(|eps| (l.input(2), eps)),
+            activation: self.activation,
             accumulate: self.accumulate,
-            residual: self.residual.then(|| l.input(2)),
+            residual: self.residual.then(|| l.input(l.n_inputs() - 1)),
             variant: self.variant,
         };
         gemm.launch(l);
@@ -322,7 +393,8 @@ impl Op for Matmul {
 
     fn backward(&self, b: &mut Backward<'_>) {
         let Some(dc) = b.grad(0) else { return };
-        assert_eq!(self.layout, Layout::Nt, "only a linear layer's own layout is differentiated");
+        let plain = self.layout == Layout::Nt && self.norm.is_none() && self.activation.is_none();
+        assert!(plain, "only a linear layer by itself is differentiated, not {self:?}");
         if self.residual {
             b.give(2, dc);
         }
@@ -340,7 +412,8 @@ impl Op for Matmul {
     }
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
-        let (a, b) = (&inputs[0], &inputs[1]);
+        let normed = self.norm.map(|eps| RmsNorm { eps }.oracle(&[inputs[0].clone(), inputs[2].clone()]).remove(0));
+        let (a, b) = (normed.as_ref().unwrap_or(&inputs[0]), &inputs[1]);
         let [m, n, k] = self.sizes(&a.shape, &b.shape);
         let at = |i: usize, l: usize| {
             if self.layout == Layout::Tn { a.data[l * m + i] } else { a.data[i * k + l] }
@@ -352,9 +425,14 @@ impl Op for Matmul {
         for i in 0..m {
             for j in 0..n {
                 let sum: f64 = (0..k).map(|l| at(i, l) * bt(l, j)).sum();
-                let added: f64 = inputs[2..].iter().map(|t| t.data[i * n + j]).sum();
-                c.data[i * n + j] = f64::from(self.alpha) * sum + added;
+                c.data[i * n + j] = f64::from(self.alpha) * sum;
             }
+        }
+        if let Some(activation) = &self.activation {
+            c = activation.oracle(&[c]).remove(0);
+        }
+        for added in &inputs[2 + usize::from(self.norm.is_some())..] {
+            c.data.iter_mut().zip(&added.data).for_each(|(c, x)| *c += x);
         }
         vec![c]
     }

@@ -4,7 +4,6 @@ mod activation;
 mod attention;
 mod attention_decode;
 mod attention_oracle;
-mod cache_write;
 mod cross_entropy;
 mod dropout;
 mod gather;
@@ -18,7 +17,6 @@ mod sample;
 pub use activation::{Activation, Function};
 pub use attention::{Attention, Tiling};
 pub use attention_decode::AttentionDecode;
-pub use cache_write::CacheWrite;
 pub use cross_entropy::{CrossEntropy, IGNORE};
 pub use dropout::Dropout;
 pub use gather::{Gather, NO_ID, gather_index, gather_index_len};
@@ -37,7 +35,6 @@ pub const NAMES: &[&str] = &[
     "attention",
     "attention_backward",
     "attention_decode",
-    "cache_write",
     "cross_entropy",
     "cross_entropy_backward",
     "dropout",

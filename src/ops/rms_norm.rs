@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::rows::{column_sum, elem, lanes_per_row};
 use crate::gpu::{Header, Shader, Value};
-use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Tensor64};
+use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
 
 /// `x [rows, cols]`, `scale [cols]` -> `x / rms(x) * scale`.
 #[derive(Clone, Debug)]
@@ -39,6 +39,27 @@ static RMS_NORM_SCALE_BACKWARD: Shader = Shader {
     defaults: &[],
 };
 
+impl RmsNorm {
+    /// `y = x / rms(x) * scale`; the rows are as long as `scale`.
+    pub(super) fn launch_on(&self, l: &mut Launcher<'_>, x: Operand, scale: Operand, y: Operand) {
+        let (cols, rows) = (scale.len, x.len / scale.len);
+        let lanes = lanes_per_row(l.caps, cols);
+        let (header, width) = elem(Header::new().u32("LANES", lanes), cols);
+        l.launch(Launch {
+            shader: &RMS_NORM,
+            header,
+            bindings: vec![("x", x), ("scale", scale), ("y", y)],
+            params: vec![
+                ("rows", rows.into()),
+                ("width", width.into()),
+                ("cols", (cols as f32).into()),
+                ("eps", self.eps.into()),
+            ],
+            workgroups: rows.div_ceil(64 / lanes as usize) as u64,
+        });
+    }
+}
+
 impl Op for RmsNorm {
     fn name(&self) -> &'static str {
         "rms_norm"
@@ -50,21 +71,8 @@ impl Op for RmsNorm {
     }
 
     fn launch(&self, l: &mut Launcher<'_>) {
-        let [rows, cols] = [l.shape(0)[0], l.shape(0)[1]];
-        let lanes = lanes_per_row(l.caps, cols);
-        let (header, width) = elem(Header::new().u32("LANES", lanes), cols);
-        l.launch(Launch {
-            shader: &RMS_NORM,
-            header,
-            bindings: vec![("x", l.input(0)), ("scale", l.input(1)), ("y", l.output(0))],
-            params: vec![
-                ("rows", rows.into()),
-                ("width", width.into()),
-                ("cols", (cols as f32).into()),
-                ("eps", self.eps.into()),
-            ],
-            workgroups: rows.div_ceil(64 / lanes as usize) as u64,
-        });
+        let (x, scale, y) = (l.input(0), l.input(1), l.output(0));
+        self.launch_on(l, x, scale, y);
     }
 
     fn backward(&self, b: &mut Backward<'_>) {

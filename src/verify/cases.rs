@@ -207,6 +207,7 @@ pub fn cases() -> Vec<Case> {
     cross_entropy(&mut cases);
     decoding::push(&mut cases);
     logits(&mut cases);
+    fused_matmul(&mut cases);
     cases
 }
 
@@ -414,13 +415,48 @@ fn matmul(cases: &mut Vec<Case>) {
 
 fn logits(cases: &mut Vec<Case>) {
     for (rows, shards) in [(1, vec![8]), (3, vec![5, 6, 2]), (20, vec![8, 12])] {
-        cases.push(Case::new(format!("logits {rows} {shards:?}"), move |b| {
-            let mut inputs = vec![b.constant("h", &[rows, 12], 1.0)];
-            for (i, &n) in shards.iter().enumerate() {
-                inputs.push(b.constant(&format!("head{i}"), &[n, 12], 1.0));
+        for norm in [None, Some(1e-6)] {
+            let shards = shards.clone();
+            cases.push(Case::new(format!("logits {rows} {shards:?} norm={norm:?}"), move |b| {
+                let mut inputs = vec![b.constant("h", &[rows, 12], 1.0)];
+                for (i, &n) in shards.iter().enumerate() {
+                    inputs.push(b.constant(&format!("head{i}"), &[n, 12], 1.0));
+                }
+                inputs.extend(norm.map(|_| b.constant("scale", &[12], 1.0)));
+                let op = Logits { shards: shards.clone(), scale: 0.3, norm, variant: None };
+                let logits = b.graph.push1(op, &inputs);
+                b.output_constant("logits", logits);
+            }));
+        }
+    }
+}
+
+/// Products with everything that may come before and after them.
+fn fused_matmul(cases: &mut Vec<Case>) {
+    let functions = [Function::Relu, Function::GeluTanh, Function::GeluErf, Function::Silu];
+    let variants = [Variant::Rows, Variant::Tile, Variant::Subgroup];
+    // The last is too large for workgroup memory.
+    for (i, [m, n, k]) in [[1, 5, 8], [3, 132, 40], [9, 12, 36], [2, 9, 7], [8, 36, 400]].into_iter().enumerate() {
+        for (v, variant) in variants.into_iter().enumerate() {
+            for gated in [false, true] {
+                for norm in [None, Some(1e-6)] {
+                    let function = functions[(i + v) % 4];
+                    let residual = !gated && norm.is_some();
+                    let name = format!("matmul [{m} {n} {k}] {variant:?} {function:?} gated={gated} norm={norm:?}");
+                    cases.push(Case::new(name, move |b| {
+                        let activation = Some(Activation { function, gated });
+                        let op =
+                            Matmul { norm, activation, residual, variant: Some(variant), ..Matmul::new(Layout::Nt) };
+                        // The oracle's erf is good for arguments of a few units: the products stay there.
+                        let mut inputs = vec![b.constant("a", &[m, k], if norm.is_some() { 1.0 } else { 0.2 })];
+                        inputs.push(b.constant("b", &[if gated { 2 * n } else { n }, k], 0.2));
+                        inputs.extend(norm.map(|_| b.constant("scale", &[k], 1.0)));
+                        inputs.extend(residual.then(|| b.constant("residual", &[m, n], 1.0)));
+                        let c = b.graph.push1(op, &inputs);
+                        b.output_constant("c", c);
+                    }));
+                }
             }
-            let logits = b.graph.push1(Logits { shards: shards.clone(), scale: 0.3, variant: None }, &inputs);
-            b.output_constant("logits", logits);
-        }));
+        }
     }
 }

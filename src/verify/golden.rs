@@ -113,7 +113,7 @@ impl<'a> Golden<'a> {
         let mut b = Builder::new(&model, shape, 0.0);
         let encoded = b.encoder();
         let hidden = b.decoder(encoded);
-        let logits = b.logits(hidden);
+        let logits = b.logits(hidden, None);
         let stats = b.loss(hidden, 0.0, 0.0);
         let outputs = [("encoded", encoded), ("logits", logits), ("stats", stats)];
         let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };

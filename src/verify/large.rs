@@ -122,13 +122,14 @@ fn attention_decode(kv_len: usize) -> Case {
         let [batch, heads, d_kv, reach] = [2, 1, 64, 128];
         let op = AttentionDecode { batch, heads, d_kv, kv_len, causal: true, reach };
         let inputs = [
-            b.constant("q", &[batch, 3 * d_kv], 0.5),
-            b.constant("kv", &[batch * kv_len, 2 * d_kv], 1.0),
-            b.ids("lens", &[kv_len as u32 - 1, kv_len as u32 / 2]),
+            b.constant("qkv", &[batch, 3 * d_kv], 0.5),
+            b.ids("pos", &[kv_len as u32 - 1, kv_len as u32 / 2]),
             b.constant("bias", &[heads, 2 * reach + 1], 1.0),
         ];
-        let out = b.graph.push1(op, &inputs);
-        b.output_constant("out", out);
+        let memory = b.constant("cache", &[batch * kv_len, 2 * d_kv], 1.0);
+        let made = b.graph.push(op, &inputs);
+        b.graph.store_in(made[1], memory);
+        b.output_constant("out", made[0]);
     });
     case.slack(LONG_SUM)
 }

@@ -4,7 +4,7 @@
 
 use super::{Builder, Stack};
 use crate::graph::{Dtype, ValueId};
-use crate::ops::{AttentionDecode, CacheWrite, SETTINGS_LEN, Sample, Variant};
+use crate::ops::{Activation, AttentionDecode, Matmul, SETTINGS_LEN, Sample, Variant};
 
 /// Sizes of a decoding session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,27 +90,37 @@ impl Builder<'_> {
             let bias = self.graph.leaf(format!("bias.{bias_block}"), &bias_shape, Dtype::F32);
             let layer = format!("decoder.block.{block}.layer");
             self.graph.scope(format!("{layer}.0"));
-            let n = self.norm(&format!("{layer}.0.layer_norm.weight"), x);
-            let qkv = self.linear(&format!("{layer}.0.SelfAttention.qkv.weight"), n);
+            let names = [format!("{layer}.0.layer_norm.weight"), format!("{layer}.0.SelfAttention.qkv.weight")];
+            let qkv = self.linear_of_norm(names, x, None);
             let memory = self.graph.leaf(format!("cache.{block}"), &[batch * max_len, 2 * inner], Dtype::F32);
-            let cache = self.graph.push1(CacheWrite { max_len }, &[qkv, pos]);
+            let [attended, cache] = self.graph.push(attention.clone(), &[qkv, pos, bias])[..] else { unreachable!() };
             self.graph.store_in(cache, memory);
-            let attended = self.graph.push1(attention.clone(), &[qkv, cache, pos, bias]);
             x = self.project_back(&format!("{layer}.0.SelfAttention.o.weight"), attended, x);
 
             self.graph.scope(format!("{layer}.1"));
-            let n = self.norm(&format!("{layer}.1.layer_norm.weight"), x);
-            let q = self.linear(&format!("{layer}.1.EncDecAttention.q.weight"), n);
+            let names = [format!("{layer}.1.layer_norm.weight"), format!("{layer}.1.EncDecAttention.q.weight")];
+            let q = self.linear_of_norm(names, x, None);
             let cross = self.graph.leaf(format!("cross.{block}"), &[batch * src_len, 2 * inner], Dtype::F32);
             let op = AttentionDecode { kv_len: src_len, causal: false, ..attention.clone() };
             let attended = self.graph.push1(op, &[q, cross, lens]);
             x = self.project_back(&format!("{layer}.1.EncDecAttention.o.weight"), attended, x);
-            x = self.feed_forward(&format!("{layer}.2"), x);
+
+            self.graph.scope(format!("{layer}.2"));
+            let names = [format!("{layer}.2.layer_norm.weight"), format!("{layer}.2.DenseReluDense.wi.weight")];
+            let activation = self.activation();
+            let a = self.linear_of_norm(names, x, Some(activation));
+            x = self.project_back(&format!("{layer}.2.DenseReluDense.wo.weight"), a, x);
         }
         self.graph.scope("decoder");
-        let y = self.norm("decoder.final_layer_norm.weight", x);
-        let logits = self.logits(y);
+        let logits = self.logits(x, Some("decoder.final_layer_norm.weight"));
         self.choose(logits);
+    }
+
+    /// activation(weight norm(x)) in one kernel.
+    fn linear_of_norm(&mut self, [norm, weight]: [String; 2], x: ValueId, activation: Option<Activation>) -> ValueId {
+        let inputs = [x, self.param(&weight), self.param(&norm)];
+        let op = Matmul { norm: Some(self.eps()), activation, ..self.product() };
+        self.graph.push1(op, &inputs)
     }
 
     /// Chooses the next tokens from logits [B, vocab].

@@ -2,28 +2,11 @@
 
 use super::{Builder, Case};
 use crate::graph::{Dtype, ValueId};
-use crate::ops::{AttentionDecode, CacheWrite, SETTINGS_LEN, Sample, SampleSettings};
+use crate::ops::{AttentionDecode, SETTINGS_LEN, Sample, SampleSettings};
 
 pub(super) fn push(cases: &mut Vec<Case>) {
-    cache_write(cases);
     attention_decode(cases);
     sample(cases);
-}
-
-fn cache_write(cases: &mut Vec<Case>) {
-    for (batch, inner, max_len) in [(1, 1, 1), (3, 6, 5), (2, 64, 4)] {
-        let name = format!("cache_write batch={batch} inner={inner} max_len={max_len}");
-        cases.push(Case::new(name, move |b| {
-            let qkv = b.constant("qkv", &[batch, 3 * inner], 1.0);
-            // Each sequence stands elsewhere; the third of three past the end.
-            let pos: Vec<u32> = (0..batch as u32).map(|i| (i * 3) % (max_len as u32 + 1)).collect();
-            let pos = b.ids("pos", &pos);
-            let memory = b.constant("cache", &[batch * max_len, 2 * inner], 1.0);
-            let cache = b.graph.push1(CacheWrite { max_len }, &[qkv, pos]);
-            b.graph.store_in(cache, memory);
-            b.output_constant("cache", memory);
-        }));
-    }
 }
 
 fn attention_decode(cases: &mut Vec<Case>) {
@@ -35,18 +18,24 @@ fn attention_decode(cases: &mut Vec<Case>) {
                 let name = format!("attention_decode [{batch} {heads} {d_kv} {kv_len}] causal={causal} x{scale}");
                 let case = Case::new(name, move |b| {
                     let (inner, reach) = (heads * d_kv, 6);
-                    let q = b.constant("q", &[batch, if causal { 3 * inner } else { inner }], scale);
-                    let kv = b.constant("kv", &[batch * kv_len, 2 * inner], scale);
-                    // Full, half, and only the first key, or none.
-                    let lens = [kv_len - usize::from(causal), kv_len / 2, 0];
-                    let lens = b.ids("lens", &(0..batch).map(|i| lens[i % 3] as u32).collect::<Vec<_>>());
-                    let mut inputs = vec![q, kv, lens];
-                    if causal {
-                        inputs.push(b.constant("bias", &[heads, 2 * reach + 1], 1.0));
-                    }
                     let op = AttentionDecode { batch, heads, d_kv, kv_len, causal, reach };
-                    let out = b.graph.push1(op, &inputs);
-                    b.output_constant("out", out);
+                    // Full, half, and only the first key, or none; the fourth of four is past the end of its cache.
+                    let lens = [kv_len - usize::from(causal), kv_len / 2, 0, kv_len];
+                    let lens = b.ids("lens", &(0..batch).map(|i| lens[i % 4] as u32).collect::<Vec<_>>());
+                    if causal {
+                        let qkv = b.constant("qkv", &[batch, 3 * inner], scale);
+                        let bias = b.constant("bias", &[heads, 2 * reach + 1], 1.0);
+                        let memory = b.constant("cache", &[batch * kv_len, 2 * inner], scale);
+                        let made = b.graph.push(op, &[qkv, lens, bias]);
+                        b.graph.store_in(made[1], memory);
+                        b.output_constant("out", made[0]);
+                        b.output_constant("cache", memory);
+                    } else {
+                        let q = b.constant("q", &[batch, inner], scale);
+                        let kv = b.constant("kv", &[batch * kv_len, 2 * inner], scale);
+                        let out = b.graph.push1(op, &[q, kv, lens]);
+                        b.output_constant("out", out);
+                    }
                 });
                 // exp of a score s in f32 errs by s units in the last place: scores reach 6^2 * 260 there.
                 cases.push(if scale > 1.0 { case.slack(100.0) } else { case });
