@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use t5_wgpu::checkpoint::{Dtype, Weights};
 use t5_wgpu::generate::{GenerateOptions, Generation, Generator, Strategy, greedy_ids};
 use t5_wgpu::gpu::{Gpu, GpuOptions};
-use t5_wgpu::model::{Model, T5Config};
+use t5_wgpu::model::{DecodeShape, Model, T5Config};
 
 fn gpu() -> Gpu {
     pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter")
@@ -231,4 +231,20 @@ fn nan_is_an_error() {
     }
     let refused = pollster::block_on(Generator::new(model).generate_all(&[vec![4, 1]], &greedy(4)));
     assert!(refused.expect_err("NaN").to_string().contains("logits are NaN"));
+}
+
+/// A step of T5-small, whatever its vocabulary: every dispatch costs, and on a GPU they are most of a small model's step.
+#[test]
+fn a_step_has_few_dispatches() {
+    for (preset, most) in [("t5-small", 52), ("flan-t5-small", 68)] {
+        let mut config = T5Config::preset(preset).unwrap();
+        config.vocab_size = 512;
+        let model = Model::init(&gpu(), config, 1).unwrap();
+        let mut generator = Generator::new(model);
+        for batch in [1, 16] {
+            let shape = DecodeShape { batch, src_len: 64, max_len: 64 };
+            let dispatches = generator.step_plan(shape).unwrap().dispatches();
+            assert!(dispatches <= most, "{preset}, batch {batch}: {dispatches} dispatches");
+        }
+    }
 }
