@@ -123,7 +123,7 @@ impl Matrix {
         Matrix { operand, offset: 0, ld }
     }
 
-    fn is_vec4(&self) -> bool {
+    pub(super) fn is_vec4(&self) -> bool {
         self.offset.is_multiple_of(4) && self.ld.is_multiple_of(4) && self.operand.len.is_multiple_of(4)
     }
 }
@@ -156,7 +156,7 @@ impl Gemm {
 
     pub fn launch(&self, l: &mut Launcher<'_>) {
         let candidates = Variant::candidates(l.caps, self);
-        let variant = self.variant.filter(|v| candidates.contains(v)).unwrap_or(candidates[0]);
+        let variant = self.variant.filter(|v| candidates.contains(v)).unwrap_or_else(|| self.choose(l, &candidates));
         match variant {
             Variant::Rows => self.launch_rows(l),
             Variant::Tile => self.launch_k_major(l, &MATMUL, 8, 64, Header::new()),

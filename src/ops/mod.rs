@@ -5,6 +5,7 @@ mod attention;
 mod attention_decode;
 mod attention_oracle;
 mod cache_write;
+mod choices;
 mod cross_entropy;
 mod dropout;
 mod gather;
