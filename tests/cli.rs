@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 fn t5(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_t5"));
-    command.args(args).env_remove("T5_ADAPTER");
+    command.args(args).env_remove("T5_ADAPTER").env("T5_TUNE", "off");
     command
 }
 

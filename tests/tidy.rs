@@ -17,8 +17,14 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// (user, used): the arrows allowed within a line.
-const PEERS: &[(&str, &str)] =
-    &[("model", "checkpoint"), ("model", "tune"), ("tune", "checkpoint"), ("data", "tokenizer"), ("train", "generate"), ("plan", "graph")];
+const PEERS: &[(&str, &str)] = &[
+    ("model", "checkpoint"),
+    ("model", "tune"),
+    ("tune", "checkpoint"),
+    ("data", "tokenizer"),
+    ("train", "generate"),
+    ("plan", "graph"),
+];
 
 /// What every module may use, and itself uses nothing else. `Error` and `Result` are `error`'s, named at the root.
 const BASE: &[&str] = &["error", "rng", "Error", "Result"];

@@ -4,7 +4,7 @@
 //! Without answers the first is taken. [`questions`] collects what a graph asks, so that someone can measure first.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt;
 use std::sync::Arc;
 
 use super::{Dtype, Graph, Launcher, Op, ValueId};
@@ -21,7 +21,9 @@ pub struct Class {
 struct Size {
     name: &'static str,
     bucket: usize,
-    of_batch: bool,
+    /// The largest of a size that depends on the batch.
+    of_batch: Option<usize>,
+    open: bool,
 }
 
 impl Class {
@@ -30,17 +32,18 @@ impl Class {
         Class { name: name.into(), sizes: Vec::new() }
     }
 
-    /// Adds a size that the model alone determines, rounded up to a power of two or to three quarters of one.
+    /// Adds a size that the model alone determines, rounded up to a power of two or to three quarters of one; `most` stands
+    /// for all that are larger.
     pub fn model_size(mut self, name: &'static str, n: usize, most: usize) -> Class {
         let power = n.next_power_of_two();
         let rounded = if power >= 16 && n <= power / 4 * 3 { power / 4 * 3 } else { power };
-        self.sizes.push(Size { name, bucket: rounded.min(most), of_batch: false });
+        self.sizes.push(Size { name, bucket: rounded.min(most), of_batch: None, open: false });
         self
     }
 
     /// Adds a size that depends on the batch, rounded up to a power of two.
     pub fn batch_size(mut self, name: &'static str, n: usize, most: usize) -> Class {
-        self.sizes.push(Size { name, bucket: n.next_power_of_two().min(most), of_batch: true });
+        self.sizes.push(Size { name, bucket: n.next_power_of_two().min(most), of_batch: Some(most), open: false });
         self
     }
 
@@ -49,13 +52,25 @@ impl Class {
         self.sizes.iter().find(|s| s.name == name).map_or(1, |s| s.bucket)
     }
 
-    /// As a line of text: `matmul nt f32 m256 n1536 k512`. `any_batch` leaves the batch's sizes open: `m*`.
-    pub fn text(&self, any_batch: bool) -> String {
-        let mut text = self.name.clone();
-        for Size { name, bucket, of_batch } in &self.sizes {
-            let _ = if any_batch && *of_batch { write!(text, " {name}*") } else { write!(text, " {name}{bucket}") };
+    /// The class of all batches: sizes that depend on the batch are left open, and a trial has the largest.
+    fn of_any_batch(mut self) -> Class {
+        for size in &mut self.sizes {
+            if let Some(most) = size.of_batch {
+                (size.bucket, size.open) = (most, true);
+            }
         }
-        text
+        self
+    }
+}
+
+/// As a line of text: `matmul nt f32 m256 n1536 k512`; `m*` where a size is left open.
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        for Size { name, bucket, open, .. } in &self.sizes {
+            if *open { write!(f, " {name}*")? } else { write!(f, " {name}{bucket}")? }
+        }
+        Ok(())
     }
 }
 
@@ -75,10 +90,11 @@ impl Choices {
     }
 
     /// The class in the terms of these answers, and which of the candidates it gets.
-    pub(super) fn answer(&self, class: &Class, candidates: &[&str]) -> (String, usize) {
-        let text = class.text(self.any_batch);
-        let named = self.by_class.get(&text).and_then(|name| candidates.iter().position(|c| c == name));
-        (text, named.unwrap_or(0))
+    pub(super) fn answer(&self, class: Class, candidates: &[&str]) -> (Class, usize) {
+        let class = if self.any_batch { class.of_any_batch() } else { class };
+        let name = self.by_class.get(&class.to_string());
+        let position = name.and_then(|name| candidates.iter().position(|c| c == name));
+        (class, position.unwrap_or(0))
     }
 }
 

@@ -126,21 +126,21 @@ impl<'a> Launcher<'a> {
     }
 
     /// Which of `candidates` to launch: the one that the choices name for this class, else the first. `flops`: of the work
-    /// at hand; `trial` makes what a candidate can be timed on.
+    /// at hand; `trial` makes what a candidate can be timed on, at the sizes of the class that it is given.
     pub fn choose(
         &mut self,
-        class: &Class,
+        class: Class,
         candidates: &[&'static str],
         flops: f64,
-        trial: impl Fn(usize) -> Trial,
+        trial: impl Fn(&Class, usize) -> Trial,
     ) -> usize {
         if candidates.len() < 2 {
             return 0;
         }
         let (class, chosen) = self.choices.answer(class, candidates);
-        let candidate = |(i, &name): (usize, &&'static str)| Candidate { name, trial: trial(i) };
+        let candidate = |(i, &name): (usize, &&'static str)| Candidate { name, trial: trial(&class, i) };
         let candidates = candidates.iter().enumerate().map(candidate).collect();
-        self.questions.push(Question { class, candidates, flops });
+        self.questions.push(Question { class: class.to_string(), candidates, flops });
         chosen
     }
 

@@ -37,7 +37,7 @@ impl Gemm {
         let class = self.class(l.caps);
         let names: Vec<_> = candidates.iter().map(|v| v.name()).collect();
         let flops = 2.0 * (self.m * self.n) as f64 * self.k as f64;
-        candidates[l.choose(&class, &names, flops, |i| self.trial(&class, candidates[i]))]
+        candidates[l.choose(class, &names, flops, |class, i| self.trial(class, candidates[i]))]
     }
 
     fn class(&self, caps: &Caps) -> Class {
@@ -84,7 +84,7 @@ impl Attention {
         let class = self.class(backward);
         let names: Vec<_> = sides.iter().map(|side| if *side == 4 { "side 4" } else { "side 8" }).collect();
         let flops = self.flops() * if backward { 3.5 } else { 1.0 };
-        sides[l.choose(&class, &names, flops, |i| self.trial(&class, sides[i], backward))]
+        sides[l.choose(class, &names, flops, |class, i| self.trial(class, sides[i], backward))]
     }
 
     fn class(&self, backward: bool) -> Class {
