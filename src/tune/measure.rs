@@ -19,7 +19,7 @@ pub struct Measured {
 }
 
 /// A batch of runs takes at least about this long, so that neither the submit nor a coarse clock shows.
-const BATCH: Duration = Duration::from_millis(3);
+const BATCH: Duration = Duration::from_millis(5);
 const MOST_RUNS: usize = 64;
 
 /// Rounds in which every candidate left has its turn: a load of the machine meets all alike.
@@ -32,7 +32,8 @@ const CLASS_TIME: Duration = Duration::from_millis(300);
 /// A candidate that takes this much longer than the fastest is given up.
 const BEATEN: f64 = 1.25;
 
-/// Only what takes less than this share of the first candidate's time replaces it: noise must not.
+/// Only what takes less than this share of the first candidate's time, and less time in three rounds of four, replaces it:
+/// noise must not.
 const CLEARLY_LESS: f64 = 0.95;
 
 /// Largest difference from the first candidate's result, relative to its largest number. Sums over a few thousand terms
@@ -64,7 +65,8 @@ pub fn measure(gpu: &Gpu, question: &Question, deadline: Instant) -> Result<Meas
         if round > 0 {
             let leader = fastest(&runners);
             let best = runners.get(leader).map(|r| r.seconds.clone()).unwrap_or_default();
-            let (left, given_up) = runners.into_iter().partition(|r| ratio(&r.seconds, &best) < BEATEN);
+            let (left, given_up) =
+                runners.into_iter().partition(|r| quantile(&quotients(&r.seconds, &best), 0.5) < BEATEN);
             runners = left;
             beaten.extend::<Vec<_>>(given_up);
         }
@@ -75,10 +77,13 @@ pub fn measure(gpu: &Gpu, question: &Question, deadline: Instant) -> Result<Meas
     let enough = runners.len() + beaten.len() > 1;
     let winner = runners.get(fastest(&runners)).filter(|_| enough).map(|best| {
         let first = runners.iter().chain(&beaten).find(|r| r.index == 0);
-        let better = first.is_none_or(|first| ratio(&best.seconds, &first.seconds) < CLEARLY_LESS);
-        if better { best.index } else { 0 }
+        let better = |first: &Runner<'_>| {
+            let quotients = quotients(&best.seconds, &first.seconds);
+            quantile(&quotients, 0.5) < CLEARLY_LESS && quantile(&quotients, 0.75) < 1.0
+        };
+        if first.is_none_or(better) { best.index } else { 0 }
     });
-    let ms = runners.iter().chain(&beaten).map(|r| (r.name.to_owned(), 1e3 * median(r.seconds.clone()))).collect();
+    let ms = runners.iter().chain(&beaten).map(|r| (r.name.to_owned(), 1e3 * median(&r.seconds))).collect();
     // Buffers are given back to the driver when the device is next waited for.
     drop((runners, beaten));
     gpu.wait()?;
@@ -153,23 +158,28 @@ fn agrees(found: &[f32], reference: &[f32]) -> bool {
 
 /// Position of the runner with the least median.
 fn fastest(runners: &[Runner<'_>]) -> usize {
-    let medians: Vec<f64> = runners.iter().map(|r| median(r.seconds.clone())).collect();
+    let medians: Vec<f64> = runners.iter().map(|r| median(&r.seconds)).collect();
     (0..medians.len()).min_by(|&i, &j| medians[i].total_cmp(&medians[j])).unwrap_or(0)
 }
 
-/// The median of the quotients of rounds that both took part in.
-fn ratio(a: &[f64], b: &[f64]) -> f64 {
-    median(a.iter().zip(b).map(|(a, b)| a / b.max(1e-12)).collect())
+/// The quotients of the rounds that both took part in, in ascending order.
+fn quotients(a: &[f64], b: &[f64]) -> Vec<f64> {
+    sorted(a.iter().zip(b).map(|(a, b)| a / b.max(1e-12)).collect())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+fn median(values: &[f64]) -> f64 {
+    quantile(&sorted(values.to_vec()), 0.5)
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::INFINITY,
-        n if n % 2 == 1 => values[middle],
-        _ => 0.5 * (values[middle - 1] + values[middle]),
-    }
+    values
+}
+
+/// The value below which this share of the sorted values lies; infinite if there are none.
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    sorted.get((share * last as f64).round() as usize).copied().unwrap_or(f64::INFINITY)
 }
 
 /// A fingerprint of the candidates, their shaders and this program's version: what a timing is only good for.
