@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::attention::{Attention, AttentionBackward};
+use super::attention::{Attention, AttentionBackward, Tiling};
 use super::matmul::{Gemm, Layout, Matmul, Variant};
 use crate::gpu::Caps;
 use crate::graph::{Class, Fill, Launcher, Op, Trial};
@@ -77,14 +77,27 @@ impl Gemm {
 const MOST_HEADS: usize = 64;
 const MOST_POSITIONS: usize = 512;
 
+impl Tiling {
+    fn name(self) -> &'static str {
+        match self {
+            Tiling::Workgroup { side: 4 } => "workgroup 4",
+            Tiling::Workgroup { .. } => "workgroup 8",
+            Tiling::Subgroup { .. } => "subgroup",
+        }
+    }
+}
+
 impl Attention {
-    /// The side for this attention, or for its gradients.
-    pub(super) fn choose_side(&self, l: &mut Launcher<'_>, backward: bool) -> usize {
-        let sides = Attention::sides(l.caps);
+    /// The tiling for this attention, or for its gradients. A software adapter goes by the rule: there it is known to be
+    /// right, and compiling each of the others' kernels takes a second.
+    pub(super) fn choose(&self, l: &mut Launcher<'_>, candidates: &[Tiling], backward: bool) -> Tiling {
+        if l.caps.is_cpu() {
+            return candidates[0];
+        }
         let class = self.class(backward);
-        let names: Vec<_> = sides.iter().map(|side| if *side == 4 { "side 4" } else { "side 8" }).collect();
+        let names: Vec<_> = candidates.iter().map(|tiling| tiling.name()).collect();
         let flops = self.flops() * if backward { 3.5 } else { 1.0 };
-        sides[l.choose(class, &names, flops, |class, i| self.trial(class, sides[i], backward))]
+        candidates[l.choose(class, &names, flops, |class, i| self.trial(class, candidates[i], backward))]
     }
 
     fn class(&self, backward: bool) -> Class {
@@ -103,9 +116,9 @@ impl Attention {
             .batch_size("k", self.kv_len, MOST_POSITIONS)
     }
 
-    fn trial(&self, class: &Class, side: usize, backward: bool) -> Trial {
+    fn trial(&self, class: &Class, tiling: Tiling, backward: bool) -> Trial {
         let [heads, q_len, kv_len] = ["h", "q", "k"].map(|name| class.size(name));
-        let op = Attention { batch: 1, heads, q_len, kv_len, side: Some(side), ..self.clone() };
+        let op = Attention { batch: 1, heads, q_len, kv_len, tiling: Some(tiling), ..self.clone() };
         let (slots, inner) = (op.slots(), op.inner());
         let mut inputs = vec![(vec![q_len, if op.fused { 3 * inner } else { inner }], Fill::Random)];
         inputs.extend((!op.fused).then(|| (vec![kv_len, 2 * inner], Fill::Random)));
