@@ -29,7 +29,7 @@ fn main() -> t5_wgpu::Result<()> {
         observe: &mut |event| match event {
             Event::Step(step) => println!("step {} loss {:.3}", step.step, step.loss),
             Event::Evaluation { step, evaluation, .. } => println!("step {step} held out {:.3}", evaluation.loss),
-            Event::Saved { .. } | Event::Warning { .. } => {}
+            Event::Kernels { .. } | Event::Saved { .. } | Event::Warning { .. } => {}
         },
         should_stop: &|| false,
     })?;

@@ -12,6 +12,7 @@ pub mod plan;
 pub mod rng;
 pub mod tokenizer;
 pub mod train;
+pub mod tune;
 pub mod verify;
 
 pub use error::{Error, Result};

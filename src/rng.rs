@@ -16,6 +16,8 @@ pub enum Purpose {
     Weights = 5,
     /// Which examples are kept from training.
     HeldOut = 6,
+    /// What kernels are timed on.
+    Trials = 7,
 }
 
 /// The `counter`-th number is `mix(key + counter * GAMMA)`: cheap to create anywhere, nothing to save.

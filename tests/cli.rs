@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 fn t5(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_t5"));
-    command.args(args).env_remove("T5_ADAPTER");
+    command.args(args).env_remove("T5_ADAPTER").env("T5_TUNE", "off");
     command
 }
 
@@ -139,7 +139,7 @@ fn impossible_configurations_are_refused() {
 
 #[test]
 fn help_teaches() {
-    for command in ["devices", "verify", "tokenize", "data"] {
+    for command in ["devices", "verify", "tokenize", "data", "tune"] {
         let (code, stdout, _) = run(&mut t5(&[command, "--help"]));
         assert_eq!(code, Some(0));
         assert!(stdout.lines().count() > 6 && stdout.contains("Usage: t5"), "{stdout}");
@@ -182,6 +182,45 @@ fn generate_gives_a_line_for_each_source() {
     let drawn = ["--temperature", "2", "--top-k", "50", "--top-p", "0.99", "--seed", "5", "abc"];
     let (_, first, _) = run(t5(&base).args(drawn));
     assert_eq!(run(t5(&base).args(drawn)).1, first);
+}
+
+#[test]
+fn tune_keeps_what_it_finds() {
+    let (folder, model) = byte_model();
+    let cache = folder.path().join("cache");
+    let model = model.to_str().unwrap();
+    let with_cache = |args: &[&str]| {
+        let mut command = t5(args);
+        command.env("T5_CACHE_DIR", &cache).env_remove("T5_TUNE");
+        let (code, stdout, stderr) = run(&mut command);
+        assert_eq!(code, Some(0), "{stderr}");
+        (stdout, stderr)
+    };
+    let generate = ["generate", "--model", model, "--max-new-tokens", "4", "abc"];
+    let (by_rule, _) = with_cache(&generate);
+    assert!(!cache.exists(), "a short command measured something");
+
+    let tune = ["tune", model, "--batch", "2", "--source-len", "16", "--target-len", "8"];
+    let sources = |args: &[&str]| {
+        let report: serde_json::Value = serde_json::from_str(&with_cache(args).0).unwrap();
+        let choices = report["choices"].as_array().unwrap();
+        assert!(choices.iter().all(|c| c["variant"].is_string()));
+        (report["file"].as_str().unwrap().to_owned(), choices.iter().map(|c| c["source"].clone()).collect::<Vec<_>>())
+    };
+    let (file, measured) = sources(&[&tune[..], &["--json"]].concat());
+    assert!(!measured.is_empty() && measured.iter().all(|source| source == "measured"), "{measured:?}");
+    assert!(sources(&[&tune[..], &["--json"]].concat()).1.iter().all(|source| source == "cache"));
+    assert!(sources(&[&tune[..], &["--json", "--force"]].concat()).1.iter().all(|source| source == "measured"));
+    let (table, _) = with_cache(&tune);
+    assert!(table.contains("GFLOP/s") && table.contains(&file) && table.contains("Next: "), "{table}");
+    assert_eq!(with_cache(&generate).0, by_rule);
+
+    fs::write(&file, "{").unwrap();
+    let (text, stderr) = with_cache(&generate);
+    assert!(text == by_rule && stderr.contains("warning: ") && stderr.contains(".json"), "{stderr}");
+    refuses(t5(&["tune", "nosuch"]).env("T5_CACHE_DIR", &cache), &["nosuch"]);
+    let (code, _, stderr) = run(t5(&generate).env("T5_TUNE", "perhaps"));
+    assert!(code == Some(2) && stderr.contains("off, cache or on"), "{stderr}");
 }
 
 #[test]

@@ -10,15 +10,21 @@ const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["verify", "bench"],
     &["train", "generate"],
-    &["model", "data", "tokenizer", "checkpoint"],
+    &["model", "data", "tokenizer", "checkpoint", "tune"],
     &["ops"],
     &["plan", "graph"],
     &["gpu"],
 ];
 
 /// (user, used): the arrows allowed within a line.
-const PEERS: &[(&str, &str)] =
-    &[("model", "checkpoint"), ("data", "tokenizer"), ("train", "generate"), ("plan", "graph")];
+const PEERS: &[(&str, &str)] = &[
+    ("model", "checkpoint"),
+    ("model", "tune"),
+    ("tune", "checkpoint"),
+    ("data", "tokenizer"),
+    ("train", "generate"),
+    ("plan", "graph"),
+];
 
 /// What every module may use, and itself uses nothing else. `Error` and `Result` are `error`'s, named at the root.
 const BASE: &[&str] = &["error", "rng", "Error", "Result"];

@@ -14,6 +14,7 @@ use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::examples::Examples;
 use t5_wgpu::train::{Event, HeldOut, Hooks, Outcome, Settings, StepLog, Task, Trainer};
+use t5_wgpu::tune::Tuner;
 
 fn gpu() -> Gpu {
     pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter")
@@ -76,7 +77,7 @@ fn a_resumed_run_equals_an_undisturbed_one() {
         assert_eq!(outcome, Outcome::Stopped { step: 7 });
         let state = Trainer::load_state(&parts).unwrap().unwrap();
         assert_eq!(state.step, 7);
-        let mut resumed = Trainer::resume(&gpu, state, &parts).unwrap();
+        let mut resumed = Trainer::resume(&gpu, &Tuner::off(), state, &parts).unwrap();
         assert_eq!(run(&mut resumed, 100).unwrap().0, Outcome::Finished);
         assert!(weights_and_moments(&whole) == weights_and_moments(&parts), "{name}: not bit for bit");
         let best = |out: &Path| fs::read(out.join("best/model.safetensors")).unwrap();
@@ -96,7 +97,7 @@ fn changed_data_do_not_resume() {
     run(&mut trainer(&gpu, settings, true, &out).unwrap(), 2).unwrap();
     scratch.pairs(21);
     let state = Trainer::load_state(&out).unwrap().unwrap();
-    let error = Trainer::resume(&gpu, state, &out).err().unwrap().to_string();
+    let error = Trainer::resume(&gpu, &Tuner::off(), state, &out).err().unwrap().to_string();
     assert!(error.contains("training data changed"), "{error}");
 }
 

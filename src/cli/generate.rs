@@ -10,8 +10,9 @@ use anyhow::{Context, Result, anyhow};
 use t5_wgpu::generate::{GenerateOptions, Generation, Generator, Strategy};
 use t5_wgpu::model::Model;
 use t5_wgpu::tokenizer::Tokenizer;
+use t5_wgpu::tune::{Budget, Mode};
 
-use super::GpuArgs;
+use super::{GpuArgs, TuneArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,6 +70,8 @@ pub struct Args {
     #[arg(long, short)]
     quiet: bool,
     #[command(flatten)]
+    tune: TuneArgs,
+    #[command(flatten)]
     gpu: GpuArgs,
     /// Sources, each an argument
     #[arg(value_name = "TEXT")]
@@ -96,7 +99,9 @@ fn generate(args: &Args) -> Result<()> {
         None => Tokenizer::from_dir(&args.model)?,
     };
     let gpu = args.gpu.open(args.quiet)?;
-    let (model, remarks) = Model::load(&gpu, &args.model)?;
+    let (mut model, mut remarks) = Model::load(&gpu, &args.model)?;
+    model.tuner = args.tune.open(&gpu, Mode::Cache, Budget::for_run());
+    remarks.extend(model.tuner.warnings().iter().map(|what| format!("warning: {what}")));
     if !args.quiet {
         remarks.iter().for_each(|remark| eprintln!("{remark}"));
     }

@@ -5,12 +5,15 @@ mod devices;
 mod generate;
 mod tokenize;
 mod train;
+mod tune;
 mod verify;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use t5_wgpu::gpu::{Gpu, GpuOptions};
+use t5_wgpu::tune::cache::{Cache, Identity, default_folder};
+use t5_wgpu::tune::{Budget, Mode, Tuner};
 
 /// Train and run T5 on any GPU.
 ///
@@ -29,6 +32,7 @@ enum Command {
     Verify(verify::Args),
     Train(Box<train::Args>),
     Generate(generate::Args),
+    Tune(tune::Args),
     Tokenize(tokenize::Args),
     Data(data::Args),
 }
@@ -57,6 +61,27 @@ impl GpuArgs {
     }
 }
 
+/// How kernels are chosen.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct TuneArgs {
+    /// Kernels where several can do the work: by fixed rules (off), as `t5 tune` and earlier runs measured (cache), or measured
+    /// now, for some seconds, where that is not known (on)
+    #[arg(long, value_name = "off|cache|on", env = "T5_TUNE", value_parser = str::parse::<Mode>)]
+    pub tune: Option<Mode>,
+}
+
+impl TuneArgs {
+    /// The tuner that was asked for, or else one of this mode.
+    pub fn open(&self, gpu: &Gpu, default: Mode, budget: Budget) -> Tuner {
+        Tuner::new(self.tune.unwrap_or(default), budget, cache_of(gpu))
+    }
+}
+
+/// The file that timings on this adapter are kept in, if there is a place for it.
+fn cache_of(gpu: &Gpu) -> Option<Cache> {
+    Some(Cache::new(&default_folder()?, Identity::of(gpu)))
+}
+
 /// Parses the arguments, runs the command, prints its error, and chooses the exit code.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -64,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Tune(args) => tune::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),
         Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
     };

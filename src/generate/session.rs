@@ -32,10 +32,13 @@ impl Session {
         let sizes = BatchShape { batch: shape.batch, src_len: shape.src_len, tgt_len: shape.max_len };
         let mut b = Builder::new(model, sizes, 0.0);
         b.prepare_decoding();
-        let prepare = Plan::compile(gpu, &b.graph, &[], &options)?;
+        let tuner = model.tuner.any_batch();
+        let choices = tuner.choices(gpu, &b.graph, &[])?;
+        let prepare = Plan::compile_with(gpu, &b.graph, &[], &options, &choices)?;
         let mut b = Builder::new(model, sizes, 0.0);
         b.decode_step();
-        let step = Plan::compile(gpu, &b.graph, &[], &options)?;
+        let choices = tuner.choices(gpu, &b.graph, &[])?;
+        let step = Plan::compile_with(gpu, &b.graph, &[], &options, &choices)?;
         Ok(Session { gpu: gpu.clone(), shape, state, prepare, step })
     }
 

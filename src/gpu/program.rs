@@ -1,6 +1,7 @@
 //! A recorded list of dispatches: pipelines, bind groups and parameters are made once, replaying is a bare loop.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Gpu;
 use super::buffer::{Buffer, Slice};
@@ -172,6 +173,32 @@ impl Program {
         self.gpu.wait()
     }
 
+    /// Seconds that `times` replays take in one pass: by the device's clock where it has one, else from submit to end.
+    pub async fn time(&self, times: usize) -> Result<f64> {
+        let device = &self.gpu.inner.device;
+        let clock = self.gpu.caps().timestamps.then(|| Clock::new(device, 2));
+        let mut encoder = device.create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some("time"),
+            timestamp_writes: clock.as_ref().map(|clock| clock.writes(0)),
+        });
+        for step in (0..times).flat_map(|_| &self.steps) {
+            step.encode(&mut pass);
+        }
+        drop(pass);
+        if let Some(clock) = &clock {
+            clock.resolve(&mut encoder);
+        }
+        let start = Instant::now();
+        self.gpu.inner.queue.submit([encoder.finish()]);
+        self.gpu.wait()?;
+        let by_host = start.elapsed().as_secs_f64();
+        let Some(clock) = clock else { return Ok(by_host) };
+        let by_device = clock.read(&self.gpu).await?[0];
+        // Some drivers promise timestamps and never write them.
+        Ok(if by_device > 0.0 { by_device } else { by_host })
+    }
+
     /// Replays once with a timestamp before and after each step.
     ///
     /// # Errors
@@ -181,45 +208,71 @@ impl Program {
             return Err(Error::Adapter(format!("{} offers no timestamp queries", self.gpu.caps().name)));
         }
         let device = &self.gpu.inner.device;
-        let period = f64::from(self.gpu.inner.queue.get_timestamp_period()) * 1e-9;
         let mut times = Vec::with_capacity(self.steps.len());
         // A query set holds 4096 queries.
         for steps in self.steps.chunks(2048) {
-            let count = 2 * steps.len() as u32;
-            let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: Some("profile"),
-                ty: wgpu::QueryType::Timestamp,
-                count,
-            });
-            let resolved = device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("profile"),
-                size: u64::from(count) * 8,
-                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            });
-            let ticks = Buffer { bytes: resolved.size(), raw: resolved };
+            let clock = Clock::new(device, 2 * steps.len() as u32);
             let mut encoder = device.create_command_encoder(&Default::default());
             for (i, step) in steps.iter().enumerate() {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                     label: Some(&step.label),
-                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                        query_set: &queries,
-                        beginning_of_pass_write_index: Some(2 * i as u32),
-                        end_of_pass_write_index: Some(2 * i as u32 + 1),
-                    }),
+                    timestamp_writes: Some(clock.writes(2 * i as u32)),
                 });
                 step.encode(&mut pass);
             }
-            encoder.resolve_query_set(&queries, 0..count, &ticks.raw, 0);
+            clock.resolve(&mut encoder);
             self.gpu.inner.queue.submit([encoder.finish()]);
-            let read: Vec<u64> = self.gpu.read(&ticks, 0..ticks.bytes()).await?;
-            times.extend(steps.iter().zip(read.chunks(2)).map(|(step, pair)| StepTime {
+            times.extend(steps.iter().zip(clock.read(&self.gpu).await?).map(|(step, seconds)| StepTime {
                 kernel: step.kernel.name,
                 label: step.label.clone(),
-                seconds: pair[1].saturating_sub(pair[0]) as f64 * period,
+                seconds,
             }));
         }
         Ok(times)
+    }
+}
+
+/// Timestamps in pairs, and where they are read from.
+struct Clock {
+    queries: wgpu::QuerySet,
+    ticks: Buffer,
+    count: u32,
+}
+
+impl Clock {
+    fn new(device: &wgpu::Device, count: u32) -> Clock {
+        let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: Some("clock"),
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        });
+        let raw = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("clock"),
+            size: u64::from(count) * 8,
+            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        Clock { queries, ticks: Buffer { bytes: raw.size(), raw }, count }
+    }
+
+    /// A pass's begin and end as queries `first` and the one after it.
+    fn writes(&self, first: u32) -> wgpu::ComputePassTimestampWrites<'_> {
+        wgpu::ComputePassTimestampWrites {
+            query_set: &self.queries,
+            beginning_of_pass_write_index: Some(first),
+            end_of_pass_write_index: Some(first + 1),
+        }
+    }
+
+    fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
+        encoder.resolve_query_set(&self.queries, 0..self.count, &self.ticks.raw, 0);
+    }
+
+    /// Seconds between the two of each pair.
+    async fn read(&self, gpu: &Gpu) -> Result<Vec<f64>> {
+        let period = f64::from(gpu.inner.queue.get_timestamp_period()) * 1e-9;
+        let read: Vec<u64> = gpu.read(&self.ticks, 0..self.ticks.bytes()).await?;
+        Ok(read.chunks(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period).collect())
     }
 }
 

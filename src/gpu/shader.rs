@@ -48,6 +48,15 @@ impl Header {
         self
     }
 
+    /// The constants as `NAME=value`, in their order.
+    pub fn constants_text(&self) -> String {
+        let text = |(name, value): &(&str, Value)| match value {
+            Value::U32(v) => format!("{name}={v}"),
+            Value::Bool(v) => format!("{name}={v}"),
+        };
+        self.constants.iter().map(text).collect::<Vec<_>>().join(" ")
+    }
+
     /// Adds a source in front: the way to choose a type.
     pub fn part(mut self, source: &'static str) -> Header {
         self.parts.push(source);

@@ -6,6 +6,7 @@
 
 mod add;
 mod backward;
+mod choice;
 mod interpret;
 mod op;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 pub use add::{Add, AddInto};
 pub use backward::Backward;
+pub use choice::{Candidate, Choices, Class, Fill, Question, Trial, questions};
 pub use interpret::{Tensor64, interpret};
 pub use op::{Launch, Launcher, Op, Operand, Place};
 

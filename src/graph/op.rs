@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use super::choice::{Candidate, Choices, Class, Question, Trial};
 use super::{Backward, Dtype, Graph, Node, Tensor64, ValueId};
 use crate::error::Error;
 use crate::gpu::{Caps, Header, Param, Shader};
@@ -18,7 +19,7 @@ pub trait Op: Debug + Send + Sync {
     /// On shapes that do not fit: a programmer's error, reported with the op, its settings and the shapes.
     fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)>;
 
-    /// Records the kernel launches, choosing variants by the adapter's capabilities.
+    /// Records the kernel launches, choosing variants by the adapter's capabilities and with [`Launcher::choose`].
     fn launch(&self, l: &mut Launcher<'_>);
 
     /// Emits nodes for the gradients of the inputs and hands them to [`Backward::give`].
@@ -79,13 +80,23 @@ pub struct Launcher<'a> {
     node: &'a Node,
     pub launches: Vec<Launch>,
     pub(crate) scratch: Vec<usize>,
+    choices: &'a Choices,
+    pub(super) questions: Vec<Question>,
     /// Why this adapter cannot run the node.
     pub(crate) refusal: Option<Error>,
 }
 
+static BY_RULE: Choices = Choices::none();
+
 impl<'a> Launcher<'a> {
+    /// A launcher with which every op goes by its own rules.
     pub fn new(caps: &'a Caps, graph: &'a Graph, node: &'a Node) -> Launcher<'a> {
-        Launcher { caps, graph, node, launches: Vec::new(), scratch: Vec::new(), refusal: None }
+        let (launches, scratch, questions) = (Vec::new(), Vec::new(), Vec::new());
+        Launcher { caps, graph, node, launches, scratch, choices: &BY_RULE, questions, refusal: None }
+    }
+
+    pub fn with_choices(self, choices: &'a Choices) -> Launcher<'a> {
+        Launcher { choices, ..self }
     }
 
     fn operand(&self, value: ValueId) -> Operand {
@@ -112,6 +123,25 @@ impl<'a> Launcher<'a> {
     pub fn scratch(&mut self, len: usize) -> Operand {
         self.scratch.push(len);
         Operand { place: Place::Scratch(self.scratch.len() - 1), len }
+    }
+
+    /// Which of `candidates` to launch: the one that the choices name for this class, else the first. `flops`: of the work
+    /// at hand; `trial` makes what a candidate can be timed on, at the sizes of the class that it is given.
+    pub fn choose(
+        &mut self,
+        class: Class,
+        candidates: &[&'static str],
+        flops: f64,
+        trial: impl Fn(&Class, usize) -> Trial,
+    ) -> usize {
+        if candidates.len() < 2 {
+            return 0;
+        }
+        let (class, chosen) = self.choices.answer(class, candidates);
+        let candidate = |(i, &name): (usize, &&'static str)| Candidate { name, trial: trial(&class, i) };
+        let candidates = candidates.iter().enumerate().map(candidate).collect();
+        self.questions.push(Question { class: class.to_string(), candidates, flops });
+        chosen
     }
 
     /// Declares the iterations of all loops of one invocation, where they grow with something that a launch cannot split.

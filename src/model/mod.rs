@@ -19,6 +19,7 @@ use crate::checkpoint::{Weights, write_model};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Slice};
 use crate::ops::distance_buckets;
+use crate::tune::Tuner;
 
 /// A model's parameters on a device, in arenas. Clones share them.
 #[derive(Clone)]
@@ -30,20 +31,27 @@ pub struct Model {
     pub params: Vec<Buffer>,
     /// Factor on the decoder's output before the head.
     pub output_scale: f32,
+    /// Chooses the kernels of this model's plans.
+    pub tuner: Tuner,
     constants: HashMap<&'static str, Buffer>,
 }
 
 impl Model {
     /// A model with fresh random weights; the same seed gives the same weights on every adapter.
     pub fn init(gpu: &Gpu, config: T5Config, seed: u64) -> Result<Model> {
-        config.validate()?;
-        let untied = !config.tie_word_embeddings;
-        let (scale, _) = config.output_scale(untied);
-        let model = Model::allocate(gpu, config, untied, scale)?;
+        let model = Model::zeroed(gpu, config)?;
         for tensor in model.layout.tensors() {
             model.write_tensor(tensor, &init::weights(&model.config, tensor, seed));
         }
         Ok(model)
+    }
+
+    /// A model whose parameters are all zero: for looking at its plans.
+    pub fn zeroed(gpu: &Gpu, config: T5Config) -> Result<Model> {
+        config.validate()?;
+        let untied = !config.tie_word_embeddings;
+        let (scale, _) = config.output_scale(untied);
+        Model::allocate(gpu, config, untied, scale)
     }
 
     /// Opens a HuggingFace folder. Gives the model and remarks worth printing: which rule chose the output's scale,
@@ -76,7 +84,7 @@ impl Model {
             gpu.buffer_of("buckets", &distance_buckets(bidirectional, n, max))
         };
         let constants = HashMap::from([("encoder.buckets", buckets(true)?), ("decoder.buckets", buckets(false)?)]);
-        Ok(Model { gpu: gpu.clone(), config, layout, params, output_scale, constants })
+        Ok(Model { gpu: gpu.clone(), config, layout, params, output_scale, tuner: Tuner::off(), constants })
     }
 
     /// Whether the head is a matrix of its own.

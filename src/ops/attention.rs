@@ -163,9 +163,9 @@ impl Attention {
         outer.then_some(Tiling::Subgroup { side: lanes }).into_iter().chain(workgroups).collect()
     }
 
-    fn tiling(&self, caps: &Caps) -> Tiling {
-        let candidates = self.candidates(caps);
-        self.tiling.filter(|t| candidates.contains(t)).unwrap_or(candidates[0])
+    fn tiling(&self, l: &mut Launcher<'_>, backward: bool) -> Tiling {
+        let candidates = self.candidates(l.caps);
+        self.tiling.filter(|t| candidates.contains(t)).unwrap_or_else(|| self.choose(l, &candidates, backward))
     }
 
     fn header(&self, side: usize) -> Header {
@@ -246,7 +246,7 @@ impl Op for Attention {
     }
 
     fn launch(&self, l: &mut Launcher<'_>) {
-        let tiling = self.tiling(l.caps);
+        let tiling = self.tiling(l, false);
         let side = tiling.side();
         self.declare_iterations(l, self.kv_len, side);
         let mut bindings = self.bindings(l);
@@ -298,7 +298,7 @@ impl Op for AttentionBackward {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let a = &self.0;
-        let (slots, tiling) = (a.slots(), a.tiling(l.caps));
+        let (slots, tiling) = (a.slots(), a.tiling(l, true));
         let side = tiling.side();
         a.declare_iterations(l, a.q_len.max(a.kv_len), side);
         let (out, lse, dout) = (l.input(slots.count), l.input(slots.count + 1), l.input(slots.count + 2));

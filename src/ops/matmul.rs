@@ -155,7 +155,7 @@ impl Matrix {
         Matrix { operand, offset: 0, ld }
     }
 
-    fn is_vec4(&self) -> bool {
+    pub(super) fn is_vec4(&self) -> bool {
         self.offset.is_multiple_of(4) && self.ld.is_multiple_of(4) && self.operand.len.is_multiple_of(4)
     }
 }
@@ -188,7 +188,7 @@ impl Gemm {
 
     pub fn launch(&self, l: &mut Launcher<'_>) {
         let candidates = Variant::candidates(l.caps, self);
-        let variant = self.variant.filter(|v| candidates.contains(v)).unwrap_or(candidates[0]);
+        let variant = self.variant.filter(|v| candidates.contains(v)).unwrap_or_else(|| self.choose(l, &candidates));
         if variant != Variant::Rows && (self.norm.is_some() || self.is_gated()) {
             return self.launch_apart(l);
         }

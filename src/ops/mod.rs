@@ -4,6 +4,7 @@ mod activation;
 mod attention;
 mod attention_decode;
 mod attention_oracle;
+mod choices;
 mod cross_entropy;
 mod dropout;
 mod gather;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Dispatch, Gpu, Program, ProgramBuilder, Slice, StepTime};
-use crate::graph::{Graph, Launch, Launcher, Place, ValueId};
+use crate::graph::{Choices, Graph, Launch, Launcher, Place, ValueId};
 use slots::{Lifetime, assign};
 
 /// Whole buffers for activations, shared by all plans of a model: plans run one after the other.
@@ -60,7 +60,19 @@ pub struct Plan {
     text: String,
     /// For each step, the memory that it writes (kept for the debug mode).
     written: Vec<(String, Slice)>,
+    kernels: Vec<KernelUse>,
     memory: Memory,
+}
+
+/// A kernel that a plan runs.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct KernelUse {
+    /// The part of the model that it works for.
+    pub label: String,
+    pub shader: &'static str,
+    /// The constants that specialise the shader: `LANES=8 RESIDUAL=true`.
+    pub variant: String,
+    pub workgroups: u64,
 }
 
 /// What a plan holds, in bytes.
@@ -75,8 +87,20 @@ pub struct Memory {
 }
 
 impl Plan {
-    /// Compiles what is needed for `outputs` (name, value) and for everything that is stored in leaves.
+    /// Compiles what is needed for `outputs` (name, value) and for everything that is stored in leaves. Ops choose their
+    /// kernels by their own rules.
     pub fn compile(gpu: &Gpu, graph: &Graph, outputs: &[(&str, ValueId)], options: &PlanOptions<'_>) -> Result<Plan> {
+        Plan::compile_with(gpu, graph, outputs, options, &Choices::none())
+    }
+
+    /// [`Plan::compile`] with the kernels that `choices` name.
+    pub fn compile_with(
+        gpu: &Gpu,
+        graph: &Graph,
+        outputs: &[(&str, ValueId)],
+        options: &PlanOptions<'_>,
+        choices: &Choices,
+    ) -> Result<Plan> {
         let wanted: Vec<ValueId> = outputs.iter().map(|(_, v)| *v).collect();
         let live = graph.live_nodes(&wanted);
         let nodes: Vec<_> = graph.nodes().iter().enumerate().filter(|(n, _)| live[*n]).map(|(_, node)| node).collect();
@@ -114,7 +138,7 @@ impl Plan {
                     lifetimes.push(Lifetime { key: Memo::Value(value), first: n, last, bytes });
                 }
             }
-            let mut launcher = Launcher::new(gpu.caps(), graph, node);
+            let mut launcher = Launcher::new(gpu.caps(), graph, node).with_choices(choices);
             node.op.launch(&mut launcher);
             if let Some(refusal) = launcher.refusal {
                 return Err(refusal);
@@ -158,7 +182,7 @@ impl Plan {
 
         let mut text = String::new();
         let mut builder = ProgramBuilder::new(gpu);
-        let mut written = Vec::new();
+        let (mut written, mut kernels) = (Vec::new(), Vec::new());
         for (n, (node, launches)) in nodes.iter().zip(steps).enumerate() {
             for launch in launches.into_iter().filter(|l| l.workgroups > 0) {
                 let Launch { shader, header, bindings, params, workgroups } = launch;
@@ -167,6 +191,8 @@ impl Plan {
                 let (out, out_name) = bound.last().map(|(_, b)| b.clone()).expect("a kernel binds something");
                 written.push((format!("{} ({}) -> {out_name}", shader.name, node.label), out));
                 let label = if node.label.is_empty() { node.op.name().into() } else { node.label.clone() };
+                let (name, variant) = (shader.name, header.constants_text());
+                kernels.push(KernelUse { label: label.clone(), shader: name, variant, workgroups });
                 let bindings = bound.into_iter().map(|(name, (slice, _))| (name, slice)).collect();
                 builder.push(Dispatch { label, shader, header, bindings, params, workgroups })?;
             }
@@ -182,7 +208,7 @@ impl Plan {
                 (name.to_owned(), slice)
             })
             .collect();
-        Ok(Plan { gpu: gpu.clone(), program: builder.finish()?, inputs, outputs, text, written, memory })
+        Ok(Plan { gpu: gpu.clone(), program: builder.finish()?, inputs, outputs, text, written, kernels, memory })
     }
 
     /// Fills a leaf that the plan owns. Leaves that the graph never reads are ignored.
@@ -227,6 +253,17 @@ impl Plan {
     /// The memory of an output, for other programs to use.
     pub fn output(&self, name: &str) -> &Slice {
         &self.outputs[name]
+    }
+
+    /// The kernels of one run, in order.
+    pub fn kernels(&self) -> &[KernelUse] {
+        &self.kernels
+    }
+
+    /// Seconds that `times` runs take in one submit, by the device's own clock where it has one. Whatever was submitted
+    /// before should have ended.
+    pub async fn time(&self, times: usize) -> Result<f64> {
+        self.program.time(times).await
     }
 
     /// Number of dispatches of one run.

@@ -6,6 +6,7 @@ use super::optimizer::{Optimizer, OptimizerConfig, StepReport};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Readback, Slice};
+use crate::graph::{Graph, ValueId};
 use crate::model::{BatchShape, Builder, Model};
 use crate::ops::gather_index;
 use crate::plan::{Memory, Plan, PlanOptions, SlotPool};
@@ -88,24 +89,16 @@ impl Engine {
     }
 
     fn compile(&self, shape: BatchShape, training: bool) -> Result<Plan> {
-        let dropout = if training { self.objective.dropout } else { 0.0 };
-        let mut b = Builder::new(&self.model, shape, dropout);
-        let encoded = b.encoder();
-        let hidden = b.decoder(encoded);
-        let (z_loss, smoothing) =
-            if training { (self.objective.z_loss, self.objective.label_smoothing) } else { (0.0, 0.0) };
-        let stats = b.loss(hidden, z_loss, smoothing);
-        if training {
-            b.backward(stats);
-        }
+        let (graph, stats) = graph(&self.model, self.objective, shape, training);
         let bind = |name: &str| match name.strip_prefix("grad/") {
             Some(leaf) => self.model.layout.slice(leaf, &self.grads),
             None if name == "stats" => Some(self.stats.all()),
             None => self.model.bind(name),
         };
-        let outputs = [("stats", stats)];
-        let outputs = if training { &[] } else { outputs.as_slice() };
-        let plan = Plan::compile(self.gpu(), &b.graph, outputs, &PlanOptions { bind: &bind, pool: &self.pool })?;
+        let outputs = (!training).then_some(("stats", stats));
+        let choices = self.model.tuner.choices(self.gpu(), &graph, outputs.map(|(_, value)| value).as_slice())?;
+        let options = PlanOptions { bind: &bind, pool: &self.pool };
+        let plan = Plan::compile_with(self.gpu(), &graph, outputs.as_slice(), &options, &choices)?;
         plan.write("dstats", &[0f32, 0.0, 0.0, 1.0]);
         Ok(plan)
     }
@@ -196,6 +189,20 @@ impl PendingReport {
         let stats = self.stats.finish().await?;
         Ok((LossStats::from_gpu(&stats), StepReport::from_gpu(&self.step.finish().await?)))
     }
+}
+
+/// The graph of a training pass (loss and gradients) or of an evaluation, and its stats, which a training pass adds up
+/// in the leaf of that name.
+pub fn graph(model: &Model, objective: Objective, shape: BatchShape, training: bool) -> (Graph, ValueId) {
+    let Objective { dropout, z_loss, label_smoothing } = if training { objective } else { Objective::default() };
+    let mut b = Builder::new(model, shape, dropout);
+    let encoded = b.encoder();
+    let hidden = b.decoder(encoded);
+    let stats = b.loss(hidden, z_loss, label_smoothing);
+    if training {
+        b.backward(stats);
+    }
+    (b.graph, stats)
 }
 
 /// Uploads a batch into the leaves that the builder's graphs read.

@@ -1,5 +1,6 @@
 //! The log of a run: one JSON object a line in `log.jsonl`, and the same events for whoever watches.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use serde_json::Value;
 use super::evaluate::Evaluation;
 use crate::checkpoint::write_file_atomic;
 use crate::error::{Error, Result};
+use crate::tune::Decision;
 
 /// What happens in a run.
 #[derive(Clone, Debug, Serialize)]
@@ -22,6 +24,11 @@ pub enum Event {
         evaluation: Evaluation,
         /// Whether it is the best so far, and therefore saved.
         best: bool,
+    },
+    /// Kernels that were chosen for plans made since the step before; they stay for the rest of the run.
+    Kernels {
+        step: u64,
+        choices: Vec<Decision>,
     },
     Saved {
         step: u64,
@@ -77,24 +84,33 @@ impl Log {
         Log::append_to(path)
     }
 
-    /// Continues a log behind `step`: what was written of later steps belongs to work that is done again.
+    /// Continues a log behind `step`: what was written of later steps belongs to work that is done again, except for the
+    /// choice of kernels, which stays.
     pub fn resume(path: &Path, step: u64) -> Result<Log> {
         let _locked = lock(path)?;
-        let text = match fs::read(path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(Error::io("read", path)(e)),
-        };
-        // The process may have been killed within a line: that line does not parse.
-        let step_of = |line: &[u8]| serde_json::from_slice::<Value>(line).ok()?.get("step")?.as_u64();
+        let text = read(path)?;
         let mut kept = Vec::with_capacity(text.len());
-        for line in text.split_inclusive(|&b| b == b'\n') {
-            if line.ends_with(b"\n") && step_of(line).is_some_and(|at| at <= step) {
+        for (line, value) in records(&text) {
+            if value["event"] == "kernels" || value["step"].as_u64().is_some_and(|at| at <= step) {
                 kept.extend_from_slice(line);
             }
         }
         write_file_atomic(path, &kept)?;
         Log::append_to(path)
+    }
+
+    /// The variant of each class that the log of a run names.
+    pub fn kernels(path: &Path) -> Result<BTreeMap<String, String>> {
+        let text = read(path)?;
+        let mut kernels = BTreeMap::new();
+        for (_, value) in records(&text).filter(|(_, value)| value["event"] == "kernels") {
+            for choice in value["choices"].as_array().into_iter().flatten() {
+                if let (Some(class), Some(variant)) = (choice["class"].as_str(), choice["variant"].as_str()) {
+                    kernels.insert(class.to_owned(), variant.to_owned());
+                }
+            }
+        }
+        Ok(kernels)
     }
 
     fn append_to(path: &Path) -> Result<Log> {
@@ -108,6 +124,20 @@ impl Log {
         line.push(b'\n');
         self.file.write_all(&line).map_err(Error::io("write", &self.path))
     }
+}
+
+/// The log so far; empty if there is none.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    match fs::read(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.map_err(Error::io("read", path)),
+    }
+}
+
+/// Whole lines and what they say. The process may have been killed within a line: that one does not parse.
+fn records(text: &[u8]) -> impl Iterator<Item = (&[u8], Value)> {
+    let lines = text.split_inclusive(|&b| b == b'\n').filter(|line| line.ends_with(b"\n"));
+    lines.filter_map(|line| Some((line, serde_json::from_slice(line).ok()?)))
 }
 
 /// Opens the log for appending, and refuses if another process has it: two runs in one folder would mix.

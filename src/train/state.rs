@@ -1,6 +1,7 @@
 //! What continues a run, beside the model in its checkpoint: `training_state/` with the optimiser's moments and
 //! `state.json`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -39,6 +40,9 @@ pub struct State {
     /// Of the training examples, in hexadecimal.
     pub data: String,
     pub settings: Settings,
+    /// The kernel of each class of shapes, where the run does not go by the ops' own rules: another kernel rounds otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<BTreeMap<String, String>>,
 }
 
 impl State {
@@ -53,6 +57,7 @@ impl State {
             best: None,
             data: format!("{data:016x}"),
             settings,
+            kernels: None,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::{BatchShape, Model};
 use crate::tokenizer::Tokenizer;
+use crate::tune::Tuner;
 
 /// The checkpoint that a run continues from: a HuggingFace folder with `training_state/`.
 pub const LAST: &str = "last";
@@ -84,7 +85,8 @@ impl Trainer {
     ) -> Result<Trainer> {
         Trainer::refuse_run(out, overwrite)?;
         let opened = Examples::open(&settings, &tokenizer)?;
-        let state = State::new(settings, opened.training.fingerprint());
+        let mut state = State::new(settings, opened.training.fingerprint());
+        state.kernels = model.tuner.is_on().then(Default::default);
         // Only once everything else is known to be right may an old run go.
         Trainer::assemble(model, tokenizer, state, opened, out, || {
             fs::create_dir_all(out).map_err(Error::io("create", out))?;
@@ -112,13 +114,19 @@ impl Trainer {
     }
 
     /// Continues the run in `out` from its last checkpoint. `state` is that checkpoint's, as [`Trainer::load_state`]
-    /// gives it; its number of steps may have been raised.
+    /// gives it; its number of steps may have been raised. `tuner` chooses kernels for shapes that the run has not met; all
+    /// others keep those that they had.
     ///
     /// # Errors
     /// As [`Trainer::create`], and if the training data are not what they were.
-    pub fn resume(gpu: &Gpu, state: State, out: &Path) -> Result<Trainer> {
+    pub fn resume(gpu: &Gpu, tuner: &Tuner, mut state: State, out: &Path) -> Result<Trainer> {
         let last = out.join(LAST);
-        let (model, _) = Model::load(gpu, &last)?;
+        let (mut model, _) = Model::load(gpu, &last)?;
+        // A run that went by the rules goes on by the rules.
+        if let Some(kernels) = &mut state.kernels {
+            kernels.extend(Log::kernels(&out.join(LOG))?);
+            model.tuner = tuner.continuing(kernels.clone());
+        }
         let tokenizer = Tokenizer::from_dir(&last)?;
         let opened = Examples::open(&state.settings, &tokenizer)?;
         if format!("{:016x}", opened.training.fingerprint()) != state.data {
@@ -227,7 +235,23 @@ impl Trainer {
         self.submit_step(lr)?;
         self.state.step += 1;
         self.pending = Some((step + 1, self.engine.start_report()?));
+        self.record_kernels(hooks)?;
         self.account(before, hooks)
+    }
+
+    /// Writes down which kernels were chosen for new plans, before anything that they computed is saved.
+    fn record_kernels(&mut self, hooks: &mut Hooks<'_>) -> Result<()> {
+        let (tuner, step) = (self.engine.model.tuner.clone(), self.state.step);
+        for what in tuner.warnings() {
+            self.tell(&Event::Warning { step, what }, hooks)?;
+        }
+        let choices = tuner.new_decisions();
+        if choices.is_empty() {
+            return Ok(());
+        }
+        let named = choices.iter().map(|choice| (choice.class.clone(), choice.variant.clone()));
+        self.state.kernels.get_or_insert_default().extend(named);
+        self.tell(&Event::Kernels { step, choices }, hooks)
     }
 
     pub(super) fn submit_step(&mut self, lr: f64) -> Result<()> {
@@ -313,6 +337,7 @@ impl Trainer {
         };
         let step = self.state.step;
         let evaluation = evaluator.evaluate(&mut self.engine, &self.tokenizer)?;
+        self.record_kernels(hooks)?;
         if !evaluation.loss.is_finite() {
             return Err(Error::Numeric(format!("step {step}: the loss of the evaluation is {}", evaluation.loss)));
         }

@@ -10,7 +10,7 @@ use t5_wgpu::train::schedule::Decay;
 use t5_wgpu::train::settings::with_weight_decay;
 use t5_wgpu::train::{HeldOut, Settings, Task};
 
-use crate::cli::GpuArgs;
+use crate::cli::{GpuArgs, TuneArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -154,6 +154,8 @@ pub struct Args {
     /// Print events as JSON, one a line, as in log.jsonl
     #[arg(long, help_heading = "Output", conflicts_with = "quiet")]
     pub json: bool,
+    #[command(flatten)]
+    pub tune: TuneArgs,
     #[command(flatten)]
     pub gpu: GpuArgs,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use t5_wgpu::train::{Event, StepLog, Trainer};
+use t5_wgpu::tune::{Decision, Source};
 
 pub struct Renderer {
     style: Style,
@@ -74,6 +75,7 @@ impl Renderer {
                 let (loss, accuracy) = (evaluation.loss, 100.0 * evaluation.accuracy);
                 self.line(&format!("step {step}: held-out loss {loss:.4}, accuracy {accuracy:.2} %{scores}{mark}"));
             }
+            (Style::Human, Event::Kernels { choices, .. }) => self.kernels(choices),
             (Style::Human, Event::Saved { .. }) => {}
         }
     }
@@ -90,6 +92,18 @@ impl Renderer {
             format!("; best {} {:.4} at step {} in {}", best.metric, best.value, best.step, out.join("best").display())
         });
         self.remark(&format!("finished after step {} in {}{best}", trainer.step(), out.join("last").display()));
+    }
+
+    fn kernels(&self, choices: &[Decision]) {
+        let of = |source| choices.iter().filter(|c| c.source == source).count();
+        let other = choices.iter().filter(|c| c.variant != c.rule).count();
+        self.line(&format!(
+            "kernels for {} classes of shapes: {} measured, {} known, {} by rule; {other} other than the rule's",
+            choices.len(),
+            of(Source::Measured),
+            of(Source::Cache),
+            of(Source::Rule)
+        ));
     }
 
     fn step(&self, log: &StepLog) {

@@ -1,6 +1,7 @@
 //! From flags to a trainer: a new run, or one that goes on.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use t5_wgpu::gpu::Gpu;
@@ -8,8 +9,15 @@ use t5_wgpu::model::config::FeedForward;
 use t5_wgpu::model::{Model, T5Config};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::{Settings, Trainer};
+use t5_wgpu::tune::{Budget, Mode, Tuner};
 
 use super::args::{Args, Sizes};
+
+/// Passes over the device from which on a run measures kernels unless told otherwise.
+const LEAST_PASSES: u64 = 200;
+
+/// Largest share of `--minutes` that goes into measuring.
+const SHARE_OF_TIME: f64 = 0.05;
 
 /// Opens what the flags name.
 pub fn open(args: &Args, gpu: &Gpu) -> Result<Trainer> {
@@ -47,7 +55,8 @@ fn resume(args: &Args, gpu: &Gpu) -> Result<Option<Trainer>> {
         bail!("{}: the run is at step {} already, beyond --steps {}", args.out.display(), state.step, asked.steps);
     }
     state.settings.steps = asked.steps;
-    Ok(Some(Trainer::resume(gpu, state, &args.out)?))
+    let tuner = tuner(args, gpu, asked.steps * asked.accumulate as u64);
+    Ok(Some(Trainer::resume(gpu, &tuner, state, &args.out)?))
 }
 
 fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
@@ -75,7 +84,7 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
     // Before a model is made, which may take long.
     settings.check()?;
     Trainer::refuse_run(&args.out, args.overwrite || args.resume)?;
-    let model = match &args.model {
+    let mut model = match &args.model {
         Some(dir) => {
             let (model, remarks) = Model::load(gpu, dir)?;
             if !args.quiet {
@@ -85,7 +94,18 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
         }
         None => Model::init(gpu, config, settings.seed)?,
     };
+    model.tuner = tuner(args, gpu, settings.steps * settings.accumulate as u64);
     Ok(Trainer::create(model, tokenizer, settings, &args.out, args.overwrite || args.resume)?)
+}
+
+/// What chooses the kernels of a run of so many passes. Measuring takes seconds; a short run would not earn them back.
+fn tuner(args: &Args, gpu: &Gpu, passes: u64) -> Tuner {
+    let default = if passes < LEAST_PASSES { Mode::Cache } else { Mode::On };
+    let mut budget = Budget::for_run();
+    if let Some(minutes) = args.minutes {
+        budget.total = budget.total.min(Duration::from_secs_f64(60.0 * minutes * SHARE_OF_TIME));
+    }
+    args.tune.open(gpu, default, budget)
 }
 
 fn tokenizer(args: &Args) -> Result<Tokenizer> {

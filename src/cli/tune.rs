@@ -1,0 +1,137 @@
+//! `t5 tune`: measures ahead of time which kernels are the fastest on an adapter.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use t5_wgpu::model::{BatchShape, Builder, Model, T5Config};
+use t5_wgpu::train::engine::{Objective, graph};
+use t5_wgpu::tune::{Budget, Decision, Mode, Source, Tuner};
+
+use super::{GpuArgs, cache_of};
+
+const EXAMPLES: &str = "\
+Examples:
+  For training and generating with models of T5-small's sizes:
+    t5 tune t5-small
+  For a model folder and the batches that it will be trained on:
+    t5 tune runs/qa/best --batch 32 --source-len 128 --target-len 32
+  Again, after something else kept the machine busy:
+    t5 tune t5-small --force";
+
+/// Measure which kernels are the fastest on an adapter
+///
+/// Times the kernels that can do the same work against each other, on the shapes of a model's training, evaluation and
+/// generation, and keeps the fastest of each in a file of the user's cache folder (T5_CACHE_DIR, or t5-wgpu in XDG_CACHE_HOME
+/// or in the system's place for such files). `t5 train` and `t5 generate` read that file by themselves. Takes seconds to two
+/// minutes; shapes that are known already take no time.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// A model folder, a config.json or the name of a published size
+    #[arg(value_name = "MODEL", default_value = "t5-small")]
+    model: String,
+    /// Sequences in a batch
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
+    batch: usize,
+    /// Tokens of a source
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = positive)]
+    source_len: usize,
+    /// Tokens of a target
+    #[arg(long, value_name = "N", default_value_t = 114, value_parser = positive)]
+    target_len: usize,
+    /// Measure what is known already, too
+    #[arg(long)]
+    force: bool,
+    /// Print one JSON object: adapter, file, seconds, choices
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    gpu: GpuArgs,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let config = config(&args.model)?;
+    let gpu = args.gpu.open(args.json)?;
+    let cache = cache_of(&gpu);
+    if cache.is_none() {
+        bail!("no place to keep timings in: set T5_CACHE_DIR to a folder");
+    }
+    let path = cache.as_ref().map(|cache| cache.path().to_owned()).unwrap_or_default();
+    let tuner = match args.force {
+        true => Tuner::anew(Budget::thorough(), cache),
+        false => Tuner::new(Mode::On, Budget::thorough(), cache),
+    };
+    let model = Model::zeroed(&gpu, config)?;
+    let shape = BatchShape { batch: args.batch, src_len: args.source_len, tgt_len: args.target_len };
+    let objective = Objective { dropout: model.config.dropout_rate as f32, ..Objective::default() };
+    for training in [true, false] {
+        let (graph, stats) = graph(&model, objective, shape, training);
+        let outputs = if training { vec![] } else { vec![stats] };
+        tuner.choices(&gpu, &graph, &outputs)?;
+    }
+    let mut preparation = Builder::new(&model, shape, 0.0);
+    preparation.prepare_decoding();
+    let mut step = Builder::new(&model, shape, 0.0);
+    step.decode_step();
+    for graph in [preparation.graph, step.graph] {
+        tuner.any_batch().choices(&gpu, &graph, &[])?;
+    }
+    let (decisions, seconds) = (tuner.decisions(), tuner.spent().as_secs_f64());
+    for warning in tuner.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    if args.json {
+        let report = serde_json::json!({
+            "adapter": gpu.caps(), "file": path, "seconds": seconds, "choices": decisions,
+        });
+        println!("{report:#}");
+        return Ok(());
+    }
+    if decisions.is_empty() {
+        println!("Nothing to choose on this adapter: each shape has one kernel.");
+        return Ok(());
+    }
+    print_table(&decisions);
+    let of = |source| decisions.iter().filter(|d| d.source == source).count();
+    println!(
+        "{} classes of shapes: {} measured in {seconds:.1} s, {} known before, {} not measured (by rule)",
+        decisions.len(),
+        of(Source::Measured),
+        of(Source::Cache),
+        of(Source::Rule)
+    );
+    println!("Kept in {}", path.display());
+    println!("Next: `t5 train` and `t5 generate` use it by themselves; `--tune off` does without.");
+    Ok(())
+}
+
+fn config(model: &str) -> Result<T5Config> {
+    let path = Path::new(model);
+    Ok(match () {
+        () if path.is_dir() => T5Config::from_file(path.join("config.json"))?,
+        () if path.is_file() => T5Config::from_file(path)?,
+        () => T5Config::preset(model)?,
+    })
+}
+
+/// A line a class: what each candidate reached, in GFLOP/s, and what was chosen; `*` where the rule says otherwise.
+fn print_table(decisions: &[Decision]) {
+    let width = decisions.iter().map(|d| d.class.len()).max().unwrap_or(0);
+    println!("{:width$}  {:12}  GFLOP/s of each candidate", "shapes", "chosen");
+    for decision in decisions {
+        let mark = if decision.variant == decision.rule { " " } else { "*" };
+        let mut timings: Vec<_> = decision.ms.iter().collect();
+        timings.sort_by(|a, b| a.1.total_cmp(b.1));
+        let text = |(name, ms): &(&String, &f64)| format!("{name} {:.1}", decision.flops / **ms / 1e6);
+        let timings = timings.iter().map(text).collect::<Vec<_>>().join(", ");
+        println!("{:width$}  {:12}  {timings}", decision.class, format!("{}{mark}", decision.variant));
+    }
+    println!("m*: whatever the batch, for generation; *: other than the rule for such adapters");
+}
+
+fn positive(text: &str) -> Result<usize> {
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => bail!("must be a whole number of 1 or more"),
+    }
+}
