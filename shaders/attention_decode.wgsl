@@ -1,10 +1,12 @@
 // out = softmax(q k^T + bias) v for one query a sequence: a step of decoding, over a cache or over the encoder's keys.
 // CAUSAL: the cache first gets the key and value that belong to the query; a position past its end gets none.
 //
-// One workgroup per (sequence, head) walks over the keys 64 at a time with an online softmax. Each invocation scores one
+// One workgroup per (sequence, head), and per part of PART keys where there can be more than that, walks over the keys 64 at
+// a time with an online softmax. Each invocation scores one
 // key; then `groups` teams of d4 invocations, one for each vec4 of d_kv, add up every `groups`-th value, and meet in
 // workgroup memory at the end. A head wider than 64 vec4s takes DV passes of its sums in registers.
 // The order of every sum depends on the sequence's own length alone: padding and batch do not change a result.
+// SPLIT: stores its part of the sums with their maximum and denominator, for attention_decode_join to put together.
 
 struct Params {
     batch: u32,
@@ -18,6 +20,7 @@ struct Params {
     v_offset: u32,
     lanes: u32, // 64; a run-time bound, since some compilers unroll every constant one
     reach: u32, // largest distance that the bias tells apart
+    parts: u32, // workgroups to a (sequence, head)
     grid_x: u32,
 }
 
@@ -26,21 +29,29 @@ const MASKED = -1e30;
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(5) var<storage, read> lens: array<u32>; // [batch]: the last key's position, or the number of keys
 
+@group(0) @binding(9) var<storage, read_write> stats: array<vec2<f32>>; // [batch, heads, parts] of (maximum, denominator)
+
+const PART = 512u;
+
 var<workgroup> scores: array<f32, 64>;
 var<workgroup> tops: array<f32, 8>;
 var<workgroup> sums: array<vec4<f32>, 64>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let index = group.y * p.grid_x + group.x;
+    let part = (group.y * p.grid_x + group.x) % p.parts;
+    let index = (group.y * p.grid_x + group.x) / p.parts;
     if index >= p.batch * p.heads { return; }
     let sequence = index / p.heads;
     let head = index % p.heads;
     let q_at = sequence * p.q_ld + head * p.d_kv;
     let kv_at = sequence * p.kv_len * p.kv_ld + head * p.d_kv;
     let keys = min(lens[sequence] + select(0u, 1u, CAUSAL), p.kv_len);
+    let start = part * PART;
+    let end = min(keys, start + PART);
     if CAUSAL {
-        if lens[sequence] < p.kv_len {
+        // The part that has the newest key stores it.
+        if lens[sequence] < p.kv_len && end == keys && start < keys {
             let at = kv_at + (keys - 1u) * p.kv_ld;
             var d = lane;
             loop {
@@ -57,10 +68,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var top = MASKED;
     var total = 0.0; // of this lane's keys
     var o: array<vec4<f32>, DV>;
-    var first = 0u;
+    var first = start;
     loop {
-        if first >= keys { break; }
-        let here = min(64u, keys - first);
+        if first >= end { break; }
+        let here = min(64u, end - first);
         let j = first + lane;
         var s = MASKED;
         if lane < here {
@@ -114,8 +125,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         i += 1u;
     }
     // A sequence of no keys attends to nothing.
-    let scale = select(0.0, 1.0 / total, total > 0.0);
-    let o_at = (sequence * p.heads + head) * p.d_kv;
+    let scale = select(select(0.0, 1.0 / total, total > 0.0), 1.0, SPLIT);
+    let o_at = (index * p.parts + part) * select(p.d_kv, 4u * p.d4, SPLIT);
     for (var x = 0u; x < DV; x++) {
         sums[lane] = o[x];
         workgroupBarrier();
@@ -132,4 +143,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         workgroupBarrier();
     }
+    if SPLIT && lane == 0u { stats[index * p.parts + part] = vec2(top, total); }
 }

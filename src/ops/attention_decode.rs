@@ -35,8 +35,15 @@ static ATTENTION_DECODE: Shader = Shader {
     name: "attention_decode",
     source: part!("attention_decode"),
     shared: &[],
-    defaults: &[("DV", Value::U32(1)), ("CAUSAL", Value::Bool(false))],
+    defaults: &[("DV", Value::U32(1)), ("CAUSAL", Value::Bool(false)), ("SPLIT", Value::Bool(false))],
 };
+
+static ATTENTION_DECODE_JOIN: Shader =
+    Shader { name: "attention_decode_join", source: part!("attention_decode_join"), shared: &[], defaults: &[] };
+
+/// Keys to a workgroup: PART in attention_decode.wgsl. With one sequence, a GPU would otherwise have as many workgroups
+/// as the model has heads, however long the sequence.
+const PART: usize = 512;
 
 /// Invocations of a workgroup.
 const LANES: usize = 64;
@@ -78,28 +85,28 @@ impl Op for AttentionDecode {
         let teams = (LANES / d4).max(1);
         let per_read = if self.d_kv.is_multiple_of(4) { 1 } else { 9 };
         let per_tile = (d4 + LANES / teams) * per_read + 1;
-        let tiles = self.kv_len.div_ceil(LANES);
-        l.iterations(tiles * per_tile, &format!("decoding over {} positions", self.kv_len));
+        let parts = self.kv_len.div_ceil(PART);
+        let tiles = self.kv_len.min(PART).div_ceil(LANES);
+        l.iterations(tiles * per_tile + 2 * parts, &format!("decoding over {} positions", self.kv_len));
         let header = Header::new()
             .u32("DV", d4.div_ceil(LANES) as u32)
             .bool("CAUSAL", self.causal)
+            .bool("SPLIT", parts > 1)
             .part(if self.d_kv.is_multiple_of(4) {
                 part!("attention_decode_vec4")
             } else {
                 part!("attention_decode_f32")
             })
             .part(if self.causal { part!("attention_bias") } else { part!("attention_no_bias") });
-        let bindings = if self.causal {
-            vec![
-                ("q", l.input(0)),
-                ("lens", l.input(1)),
-                ("bias", l.input(2)),
-                ("kv", l.output(1)),
-                ("out", l.output(0)),
-            ]
+        let rows = self.batch * self.heads;
+        let stats = l.scratch(2 * rows * parts);
+        let sums = if parts > 1 { l.scratch(rows * parts * 4 * d4) } else { l.output(0) };
+        let mut bindings = if self.causal {
+            vec![("q", l.input(0)), ("lens", l.input(1)), ("bias", l.input(2)), ("kv", l.output(1))]
         } else {
-            vec![("q", l.input(0)), ("kv", l.input(1)), ("lens", l.input(2)), ("out", l.output(0))]
+            vec![("q", l.input(0)), ("kv", l.input(1)), ("lens", l.input(2))]
         };
+        bindings.extend([("stats", stats), ("out", sums)]);
         l.launch(Launch {
             shader: &ATTENTION_DECODE,
             header,
@@ -116,9 +123,24 @@ impl Op for AttentionDecode {
                 ("v_offset", self.inner().into()),
                 ("lanes", LANES.into()),
                 ("reach", self.reach.into()),
+                ("parts", parts.into()),
             ],
-            workgroups: (self.batch * self.heads) as u64,
+            workgroups: (rows * parts) as u64,
         });
+        if parts > 1 {
+            l.launch(Launch {
+                shader: &ATTENTION_DECODE_JOIN,
+                header: Header::new(),
+                bindings: vec![("sums", sums), ("stats", stats), ("out", l.output(0))],
+                params: vec![
+                    ("rows", rows.into()),
+                    ("d_kv", self.d_kv.into()),
+                    ("pitch", (4 * d4).into()),
+                    ("parts", parts.into()),
+                ],
+                workgroups: (rows * self.d_kv).div_ceil(64) as u64,
+            });
+        }
     }
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {

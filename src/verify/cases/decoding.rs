@@ -10,8 +10,17 @@ pub(super) fn push(cases: &mut Vec<Case>) {
 }
 
 fn attention_decode(cases: &mut Vec<Case>) {
-    let sizes =
-        [[1, 1, 1, 1], [3, 2, 5, 9], [3, 3, 8, 70], [2, 2, 64, 200], [1, 2, 36, 64], [3, 1, 260, 65], [70, 1, 4, 3]];
+    let sizes = [
+        [1, 1, 1, 1],
+        [3, 2, 5, 9],
+        [3, 3, 8, 70],
+        [2, 2, 64, 200],
+        [1, 2, 36, 64],
+        [3, 1, 260, 65],
+        [70, 1, 4, 3],
+        [4, 2, 6, 1100],
+        [3, 1, 64, 513],
+    ];
     for [batch, heads, d_kv, kv_len] in sizes {
         for causal in [false, true] {
             for scale in [1.0, 6.0] {
