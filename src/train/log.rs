@@ -28,6 +28,8 @@ pub enum Event {
     /// Kernels that were chosen for plans made since the step before; they stay for the rest of the run.
     Kernels {
         step: u64,
+        /// Time that measuring has taken so far.
+        seconds: f64,
         choices: Vec<Decision>,
     },
     Saved {

@@ -251,7 +251,7 @@ impl Trainer {
         }
         let named = choices.iter().map(|choice| (choice.class.clone(), choice.variant.clone()));
         self.state.kernels.get_or_insert_default().extend(named);
-        self.tell(&Event::Kernels { step, choices }, hooks)
+        self.tell(&Event::Kernels { step, seconds: tuner.spent().as_secs_f64(), choices }, hooks)
     }
 
     pub(super) fn submit_step(&mut self, lr: f64) -> Result<()> {

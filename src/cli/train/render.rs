@@ -75,7 +75,7 @@ impl Renderer {
                 let (loss, accuracy) = (evaluation.loss, 100.0 * evaluation.accuracy);
                 self.line(&format!("step {step}: held-out loss {loss:.4}, accuracy {accuracy:.2} %{scores}{mark}"));
             }
-            (Style::Human, Event::Kernels { choices, .. }) => self.kernels(choices),
+            (Style::Human, Event::Kernels { seconds, choices, .. }) => self.kernels(*seconds, choices),
             (Style::Human, Event::Saved { .. }) => {}
         }
     }
@@ -94,11 +94,11 @@ impl Renderer {
         self.remark(&format!("finished after step {} in {}{best}", trainer.step(), out.join("last").display()));
     }
 
-    fn kernels(&self, choices: &[Decision]) {
+    fn kernels(&self, seconds: f64, choices: &[Decision]) {
         let of = |source| choices.iter().filter(|c| c.source == source).count();
         let other = choices.iter().filter(|c| c.variant != c.rule).count();
         self.line(&format!(
-            "kernels for {} classes of shapes: {} measured, {} known, {} by rule; {other} other than the rule's",
+            "kernels for {} classes of shapes: {} measured ({seconds:.1} s), {} known, {} by rule; {other} other than the rule's",
             choices.len(),
             of(Source::Measured),
             of(Source::Cache),
