@@ -10,9 +10,9 @@ use std::time::Duration;
 use common::{Scratch, weights_and_moments};
 use t5_wgpu::data::PairOptions;
 use t5_wgpu::gpu::{Caps, Gpu, GpuOptions};
-use t5_wgpu::graph::{Choices, Dtype, Fill, Graph, Tensor64, Trial, ValueId, interpret, questions};
+use t5_wgpu::graph::{Choices, Dtype, Fill, Graph, Question, Tensor64, Trial, ValueId, interpret, questions};
 use t5_wgpu::model::{BatchShape, Builder, Model, T5Config};
-use t5_wgpu::ops::{Layout, Matmul};
+use t5_wgpu::ops::{Activation, Function, Layout, Matmul};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::engine::{Objective, graph};
@@ -237,14 +237,31 @@ fn trials_for_a_card_agree() {
     }
     let attention = seen.iter().filter(|(class, _)| class.starts_with("attention"));
     assert_eq!(attention.clone().count(), 6, "encoder, decoder, cross; forward and backward: {:?}", seen.keys());
-    for (class, question) in attention {
-        let results: Vec<Vec<f32>> = question.candidates.iter().map(|candidate| run(&gpu, &candidate.trial)).collect();
-        let reference: Vec<f64> = results[0].iter().map(|&x| x.into()).collect();
-        assert!(reference.iter().any(|&x| x != 0.0), "{class}");
-        for (result, candidate) in results.iter().zip(&question.candidates) {
-            let error = relative_error(result, &reference);
-            assert!(error < KERNEL_TOLERANCE, "{class} {}: {error:.1e}", candidate.name);
-        }
+    attention.for_each(|(_, question)| assert_trials_agree(&gpu, question));
+}
+
+/// A norm in front and a gated activation behind belong to the class and to its trials.
+#[test]
+fn trials_of_fused_products_agree() {
+    let gpu = gpu();
+    let mut graph = Graph::new();
+    let leaves = [("a", vec![16, 32]), ("b", vec![96, 32]), ("scale", vec![32])];
+    let inputs = leaves.map(|(name, shape)| graph.leaf(name, &shape, Dtype::F32));
+    let activation = Some(Activation { function: Function::GeluTanh, gated: true });
+    let y = graph.push1(Matmul { norm: Some(1e-6), activation, ..Matmul::new(Layout::Nt) }, &inputs);
+    let asked = questions(gpu.caps(), &graph, &[y], &Choices::none());
+    assert_eq!(asked[0].class, "matmul nt f32 norm gated gelutanh m16 n48 k32");
+    assert_trials_agree(&gpu, &asked[0]);
+}
+
+#[track_caller]
+fn assert_trials_agree(gpu: &Gpu, question: &Question) {
+    let results: Vec<Vec<f32>> = question.candidates.iter().map(|candidate| run(gpu, &candidate.trial)).collect();
+    let reference: Vec<f64> = results[0].iter().map(|&x| x.into()).collect();
+    assert!(reference.iter().any(|&x| x != 0.0), "{}", question.class);
+    for (result, candidate) in results.iter().zip(&question.candidates) {
+        let error = relative_error(result, &reference);
+        assert!(error < KERNEL_TOLERANCE, "{} {}: {error:.1e}", question.class, candidate.name);
     }
 }
 

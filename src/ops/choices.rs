@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Activation;
 use super::attention::{Attention, AttentionBackward, Tiling};
 use super::matmul::{Gemm, Layout, Matmul, Variant};
 use crate::gpu::Caps;
@@ -36,20 +37,28 @@ impl Gemm {
         }
         let class = self.class(l.caps);
         let names: Vec<_> = candidates.iter().map(|v| v.name()).collect();
-        let flops = 2.0 * (self.m * self.n) as f64 * self.k as f64;
+        let columns = if self.is_gated() { 2 * self.n } else { self.n };
+        let flops = 2.0 * (self.m * columns) as f64 * self.k as f64;
         candidates[l.choose(class, &names, flops, |class, i| self.trial(class, candidates[i]))]
     }
 
     fn class(&self, caps: &Caps) -> Class {
         let [m, n, k] = most(caps);
-        let class = Class::new(match (self.layout, self.adds()) {
-            (Layout::Nn, false) => "matmul nn f32",
-            (Layout::Nn, true) => "matmul nn f32 add",
-            (Layout::Nt, false) => "matmul nt f32",
-            (Layout::Nt, true) => "matmul nt f32 add",
-            (Layout::Tn, false) => "matmul tn f32",
-            (Layout::Tn, true) => "matmul tn f32 add",
+        let mut name = String::from(match self.layout {
+            Layout::Nn => "matmul nn f32",
+            Layout::Nt => "matmul nt f32",
+            Layout::Tn => "matmul tn f32",
         });
+        if self.norm.is_some() {
+            name += " norm";
+        }
+        if let Some(Activation { function, gated }) = self.activation {
+            name += &format!(" {}{function:?}", if gated { "gated " } else { "" }).to_lowercase();
+        }
+        if self.adds() {
+            name += " add";
+        }
+        let class = Class::new(name);
         match self.layout {
             // A gradient of weights: the tokens are what is summed over.
             Layout::Tn => class.model_size("m", self.m, m).model_size("n", self.n, n).batch_size("k", self.k, k),
@@ -64,12 +73,20 @@ impl Gemm {
 
     fn trial(&self, class: &Class, variant: Variant) -> Trial {
         let [m, n, k] = ["m", "n", "k"].map(|name| class.size(name));
-        let op = Matmul { variant: Some(variant), residual: self.adds(), ..Matmul::new(self.layout) };
+        let op = Matmul {
+            variant: Some(variant),
+            norm: self.norm.map(|(_, eps)| eps),
+            activation: self.activation,
+            residual: self.adds(),
+            ..Matmul::new(self.layout)
+        };
+        let columns = if self.is_gated() { 2 * n } else { n };
         let a = if self.layout == Layout::Tn { vec![k, m] } else { vec![m, k] };
-        let b = if self.layout == Layout::Nt { vec![n, k] } else { vec![k, n] };
-        let shapes = [a, b].into_iter().chain(self.adds().then(|| vec![m, n]));
-        let inputs = shapes.map(|shape| (shape, Fill::Random)).collect();
-        Trial { op: Arc::new(op), inputs, flops: 2.0 * (m * n) as f64 * k as f64 }
+        let b = if self.layout == Layout::Nt { vec![columns, k] } else { vec![k, columns] };
+        let (scale, residual) = (self.norm.map(|_| vec![k]), self.adds().then(|| vec![m, n]));
+        let inputs = [Some(a), Some(b), scale, residual].into_iter().flatten();
+        let inputs = inputs.map(|shape| (shape, Fill::Random)).collect();
+        Trial { op: Arc::new(op), inputs, flops: 2.0 * (m * columns) as f64 * k as f64 }
     }
 }
 
