@@ -1,8 +1,9 @@
-// Operand `src` read four consecutive elements at a time, at any alignment.
+// Operand `src` read four consecutive elements of a row at a time, at any alignment.
 @group(0) @binding(1) var<storage, read> src: array<f32>;
 
-// Elements i .. i+3, of which only the first `valid` exist; the others are 0.
-fn load4(i: u32, valid: u32) -> vec4<f32> {
+// Elements col .. col+3 of a row, of which only the first `valid` exist; the others are 0.
+fn load4(row: u32, col: u32, valid: u32) -> vec4<f32> {
+    let i = p.offset + row * p.ld + col;
     var v = vec4<f32>();
     if valid > 0u { v.x = src[i]; }
     if valid > 1u { v.y = src[i + 1u]; }

@@ -1,17 +1,19 @@
 // c[m, n] = alpha * sum over k of a[m, k] * b[n, k] (+ residual) (+ c) for few rows m: decoding. NORM: of the rows of a,
 // divided by their root mean square and multiplied by `scale`. GATED: act(a b1^T) * (a b2^T), b2 following b1 in b.
 //
-// Each invocation makes 4 columns of up to ROWS rows, so that every weight is read once for so many rows. k is a multiple
-// of four. A result depends on its own row alone, bit for bit, however many rows there are.
+// Each invocation makes 4 columns of up to ROWS rows, so that every weight is read once for so many rows. b may be packed:
+// a load of it holds LOAD4 vec4s of weights, and k is a multiple of that. A result depends on its own row alone, bit for bit,
+// however many rows there are.
 
 struct Params {
     m: u32,
     n: u32,
-    k4: u32,
+    loads: u32, // in a row of b, along k
     lda4: u32, // vec4s in a row of a
-    ldb4: u32, // vec4s in a row of b
+    ldb4: u32, // loads from one row of b to the next, or from one group of packed rows to the next
     a_offset4: u32,
     b_offset4: u32,
+    b_scales4: u32, // of the first scales, where b has any
     ldc: u32,
     c_offset: u32,
     alpha: f32,
@@ -22,13 +24,13 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4<f32>>; // [m, lda4]
-@group(0) @binding(2) var<storage, read> b: array<vec4<f32>>; // [n, ldb4], GATED: [2 n, ldb4]
-@group(0) @binding(5) var<storage, read> scale: array<vec4<f32>>; // [k4]
+@group(0) @binding(2) var<storage, read> b: array<Load>; // [n, ldb4], or [n / 4, ldb4] in groups; GATED: 2 n
+@group(0) @binding(5) var<storage, read> scale: array<vec4<f32>>; // [k / 4]
 
 const LANES = 32u;
 
 var<workgroup> squares: array<f32, ROWS * LANES>;
-var<workgroup> normed: array<vec4<f32>, STAGED4>; // [ROWS, k4] of the normed rows, where they fit
+var<workgroup> normed: array<vec4<f32>, STAGED4>; // [ROWS, k / 4] of the normed rows, where they fit
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -36,11 +38,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let first = index / p.col_groups * ROWS;
     let col = (index % p.col_groups * LANES + lane) * 4u;
     // A row or column past the end reads the last one again; its results are not stored.
-    let last = p.n - 1u;
-    let b0 = p.b_offset4 + min(col, last) * p.ldb4;
-    let b1 = p.b_offset4 + min(col + 1u, last) * p.ldb4;
-    let b2 = p.b_offset4 + min(col + 2u, last) * p.ldb4;
-    let b3 = p.b_offset4 + min(col + 3u, last) * p.ldb4;
+    let at = min(col, p.n - 1u);
+    let ib = row_starts(at);
+    let k4 = p.loads * LOAD4;
     var ia: array<u32, ROWS>;
     var acc: array<vec4<f32>, ROWS>;
     var gate: array<vec4<f32>, ROWS>;
@@ -53,7 +53,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             var sum = 0.0;
             var i = lane;
             loop {
-                if i >= p.k4 { break; }
+                if i >= k4 { break; }
                 let x = a[ia[r] + i];
                 sum += dot(x, x);
                 i += LANES;
@@ -64,14 +64,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var r = 0u; r < ROWS; r++) {
             var sum = 0.0;
             for (var l = 0u; l < LANES; l++) { sum += squares[r * LANES + l]; }
-            r_rms[r] = inverseSqrt(sum / f32(4u * p.k4) + p.eps);
+            r_rms[r] = inverseSqrt(sum / f32(4u * k4) + p.eps);
         }
         if STAGED4 > 1u {
             for (var r = 0u; r < ROWS; r++) {
                 var i = lane;
                 loop {
-                    if i >= p.k4 { break; }
-                    normed[r * p.k4 + i] = a[ia[r] + i] * r_rms[r] * scale[i];
+                    if i >= k4 { break; }
+                    normed[r * k4 + i] = a[ia[r] + i] * r_rms[r] * scale[i];
                     i += LANES;
                 }
             }
@@ -80,29 +80,45 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     var k = 0u;
     loop {
-        if k >= p.k4 { break; }
-        var w: array<vec4<f32>, 4>;
+        if k >= p.loads { break; }
+        let i0 = k * STRIDE;
+        let w = array(b[ib.x + i0], b[ib.y + i0], b[ib.z + i0], b[ib.w + i0]);
+        var up: array<Load, 4>;
         if GATED {
-            let up = p.n * p.ldb4 + k;
-            w = array(b[b0 + up], b[b1 + up], b[b2 + up], b[b3 + up]);
+            let i1 = i0 + rows_apart(p.n);
+            up = array(b[ib.x + i1], b[ib.y + i1], b[ib.z + i1], b[ib.w + i1]);
         }
-        let w0 = b[b0 + k];
-        let w1 = b[b1 + k];
-        let w2 = b[b2 + k];
-        let w3 = b[b3 + k];
-        var s = vec4(1.0);
-        if NORM && STAGED4 == 1u { s = scale[k]; }
-        for (var r = 0u; r < ROWS; r++) {
-            var x: vec4<f32>;
-            if !NORM {
-                x = a[ia[r] + k];
-            } else if STAGED4 > 1u {
-                x = normed[r * p.k4 + k];
-            } else {
-                x = a[ia[r] + k] * r_rms[r] * s;
+        var part: array<vec4<f32>, ROWS>;
+        var up_part: array<vec4<f32>, ROWS>;
+        for (var i = 0u; i < LOAD4; i++) {
+            let at4 = k * LOAD4 + i;
+            let w0 = weights4(w[0], i);
+            let w1 = weights4(w[1], i);
+            let w2 = weights4(w[2], i);
+            let w3 = weights4(w[3], i);
+            var s = vec4(1.0);
+            if NORM && STAGED4 == 1u { s = scale[at4]; }
+            for (var r = 0u; r < ROWS; r++) {
+                var x: vec4<f32>;
+                if !NORM {
+                    x = a[ia[r] + at4];
+                } else if STAGED4 > 1u {
+                    x = normed[r * k4 + at4];
+                } else {
+                    x = a[ia[r] + at4] * r_rms[r] * s;
+                }
+                part[r] += vec4(dot(x, w0), dot(x, w1), dot(x, w2), dot(x, w3));
+                if GATED {
+                    let u = array(weights4(up[0], i), weights4(up[1], i), weights4(up[2], i), weights4(up[3], i));
+                    up_part[r] += vec4(dot(x, u[0]), dot(x, u[1]), dot(x, u[2]), dot(x, u[3]));
+                }
             }
-            acc[r] += vec4(dot(x, w0), dot(x, w1), dot(x, w2), dot(x, w3));
-            if GATED { gate[r] += vec4(dot(x, w[0]), dot(x, w[1]), dot(x, w[2]), dot(x, w[3])); }
+        }
+        let factors = weight_scales(at, k);
+        for (var r = 0u; r < ROWS; r++) { acc[r] += factors * part[r]; }
+        if GATED {
+            let up_factors = weight_scales(at + p.n, k);
+            for (var r = 0u; r < ROWS; r++) { gate[r] += up_factors * up_part[r]; }
         }
         k += 1u;
     }

@@ -7,8 +7,9 @@ struct Params {
     rows: u32, // k: rows of dst
     cols: u32, // m: columns that exist in the source
     padded4: u32, // columns of dst / 4
-    ld: u32, // elements from one source row to the next
-    offset: u32, // of the first source element
+    ld: u32, // elements from one source row to the next, or words from one group of packed rows to the next
+    offset: u32, // of the first source row
+    scales: u32, // from a group of packed rows to its scales
     grid_x: u32,
 }
 
@@ -26,7 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var b: array<vec4<f32>, 4>;
     if TRANSPOSE {
         for (var i = 0u; i < 4u; i++) {
-            b[i] = load4(p.offset + (m + i) * p.ld + k, select(0u, k_valid, i < m_valid));
+            b[i] = load4(m + i, k, select(0u, k_valid, i < m_valid));
         }
         b = array<vec4<f32>, 4>(
             vec4(b[0].x, b[1].x, b[2].x, b[3].x),
@@ -36,7 +37,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         );
     } else {
         for (var i = 0u; i < 4u; i++) {
-            b[i] = load4(p.offset + (k + i) * p.ld + m, select(0u, m_valid, i < k_valid));
+            b[i] = load4(k + i, m, select(0u, m_valid, i < k_valid));
         }
     }
     for (var i = 0u; i < k_valid; i++) {

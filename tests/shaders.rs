@@ -95,7 +95,9 @@ fn attention(d_kv: usize, reach: usize) -> Graph {
 fn validate(name: &str, source: &str) -> (Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(source)
         .unwrap_or_else(|e| panic!("{name}: {}\n{source}", e.emit_to_string(source)));
-    let capabilities = if uses_subgroups(source) { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    // WebGPU has unpack2x16float on every adapter, without the type f16.
+    let base = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities = if uses_subgroups(source) { base | Capabilities::SUBGROUP } else { base };
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(SubgroupOperationSet::all())

@@ -58,6 +58,11 @@ impl Weights {
         self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
     }
 
+    /// The type in which a tensor is stored.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.tensors.get(name).map(|tensor| tensor.dtype)
+    }
+
     /// A tensor's values, row-major, as f32; stored may be f32, f16, bf16 or f64. An error if the tensor is missing, has
     /// another shape than `expected`, or holds a NaN or an infinity.
     pub fn read_f32(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>> {

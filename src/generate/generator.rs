@@ -87,6 +87,11 @@ impl Generator {
         self.generate(sources, options, &mut |_, _| ControlFlow::Continue(())).await
     }
 
+    /// Bytes held beside the weights: activations, caches and state of the shapes kept.
+    pub fn bytes(&self) -> u64 {
+        self.pool.bytes() + self.sessions.iter().map(|(_, session)| session.bytes()).sum::<u64>()
+    }
+
     /// The plan of a decoding step, for profiles and printing.
     pub fn step_plan(&mut self, shape: DecodeShape) -> Result<&Plan> {
         Ok(&self.session(shape)?.step)

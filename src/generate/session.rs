@@ -42,6 +42,11 @@ impl Session {
         Ok(Session { gpu: gpu.clone(), shape, state, prepare, step })
     }
 
+    /// Bytes of caches and state.
+    pub fn bytes(&self) -> u64 {
+        self.state.values().map(|(buffer, _)| buffer.bytes()).sum()
+    }
+
     fn write<T: bytemuck::NoUninit>(&self, name: &str, data: &[T]) {
         self.gpu.write(&self.state[name].0, 0, data);
     }

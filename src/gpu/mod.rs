@@ -91,6 +91,12 @@ impl Gpu {
         polled.map(|_| ()).map_err(|e| Error::DeviceLost(e.to_string()))
     }
 
+    /// Waits until everything written so far has arrived, and gives the memory on its way there back.
+    pub fn flush(&self) -> Result<()> {
+        self.inner.queue.submit([]);
+        self.wait()
+    }
+
     /// The compiled kernel for this shader under this header; compiled once per distinct expanded source.
     fn kernel(&self, shader: &Shader, header: &Header) -> Result<Arc<Kernel>> {
         let source = shader.expand(header);

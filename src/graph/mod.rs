@@ -7,6 +7,7 @@
 mod add;
 mod backward;
 mod choice;
+mod dtype;
 mod interpret;
 mod op;
 
@@ -15,19 +16,13 @@ use std::sync::Arc;
 pub use add::{Add, AddInto};
 pub use backward::Backward;
 pub use choice::{Candidate, Choices, Class, Fill, Question, Trial, questions};
+pub use dtype::{BLOCK, Dtype, GROUP};
 pub use interpret::{Tensor64, interpret};
 pub use op::{Launch, Launcher, Op, Operand, Place};
 
 /// A value of a [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(pub(crate) usize);
-
-/// Element types; all are four bytes wide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dtype {
-    F32,
-    U32,
-}
 
 /// What is known of a value.
 #[derive(Clone, Debug)]
@@ -73,12 +68,13 @@ impl Graph {
     /// A named value that lives outside of the graph. Asking twice for one name gives the same value.
     ///
     /// # Panics
-    /// If the name is known with another shape.
+    /// If the name is known with another shape or type.
     #[track_caller]
     pub fn leaf(&mut self, name: impl Into<String>, shape: &[usize], dtype: Dtype) -> ValueId {
         let name = name.into();
         if let Some(i) = self.values.iter().position(|v| v.is_leaf && v.label == name) {
             assert_eq!(self.values[i].shape, shape, "leaf `{name}` is used with two shapes");
+            assert_eq!(self.values[i].dtype, dtype, "leaf `{name}` is used with two types");
             return ValueId(i);
         }
         self.values.push(ValueInfo { shape: shape.to_vec(), dtype, label: name, is_leaf: true, stored_in: None });
@@ -158,6 +154,11 @@ impl Graph {
     /// Number of elements of a value.
     pub fn len(&self, value: ValueId) -> usize {
         self.shape(value).iter().product()
+    }
+
+    /// Bytes that a value takes.
+    pub fn bytes(&self, value: ValueId) -> u64 {
+        self.value(value).dtype.bytes(self.shape(value))
     }
 
     /// Whether the graph has no node.

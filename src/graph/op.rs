@@ -56,11 +56,12 @@ pub enum Place {
     Scratch(usize),
 }
 
-/// A tensor operand of a launch: `len` elements.
+/// A tensor operand of a launch: `len` elements of a type.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Operand {
     pub place: Place,
     pub len: usize,
+    pub dtype: Dtype,
 }
 
 /// A kernel launch whose operands are not yet bound to memory.
@@ -100,10 +101,21 @@ impl<'a> Launcher<'a> {
     }
 
     fn operand(&self, value: ValueId) -> Operand {
-        Operand { place: Place::Value(value), len: self.graph.len(value) }
+        let dtype = self.graph.value(value).dtype;
+        Operand { place: Place::Value(value), len: self.graph.len(value), dtype }
     }
 
+    /// # Panics
+    /// If the input is packed: an op that can read such operands asks for [`Launcher::weights`].
+    #[track_caller]
     pub fn input(&self, index: usize) -> Operand {
+        let input = self.weights(index);
+        assert!(!input.dtype.is_packed(), "{} cannot read input {index} as {:?}", self.node.op.name(), input.dtype);
+        input
+    }
+
+    /// An input of any type.
+    pub fn weights(&self, index: usize) -> Operand {
         self.operand(self.node.inputs[index])
     }
 
@@ -119,10 +131,10 @@ impl<'a> Launcher<'a> {
         self.graph.shape(self.node.inputs[input])
     }
 
-    /// Memory of `len` elements for this node alone.
+    /// Memory of `len` f32 for this node alone.
     pub fn scratch(&mut self, len: usize) -> Operand {
         self.scratch.push(len);
-        Operand { place: Place::Scratch(self.scratch.len() - 1), len }
+        Operand { place: Place::Scratch(self.scratch.len() - 1), len, dtype: Dtype::F32 }
     }
 
     /// Which of `candidates` to launch: the one that the choices name for this class, else the first. `flops`: of the work

@@ -162,8 +162,8 @@ impl<'a> Builder<'a> {
 
     /// The leaf of a parameter.
     pub fn param(&mut self, name: &str) -> ValueId {
-        let shape = self.layout.shape(name);
-        self.graph.leaf(name, shape, Dtype::F32)
+        let (shape, dtype) = self.layout.leaf(name);
+        self.graph.leaf(name, shape, dtype)
     }
 
     fn table(&mut self, name: &str) -> Vec<ValueId> {

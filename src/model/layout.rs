@@ -7,8 +7,10 @@
 use std::collections::HashMap;
 
 use super::config::T5Config;
+use super::storage::fitting;
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Gpu, Slice};
+use crate::gpu::{Buffer, Caps, Gpu, Slice};
+use crate::graph::{Dtype, GROUP};
 
 /// A HuggingFace tensor in the arenas.
 #[derive(Clone, Debug)]
@@ -35,20 +37,20 @@ impl TensorSpan {
 pub struct Piece {
     /// Which arena buffer.
     pub window: usize,
-    /// Elements to the first.
+    /// 32-bit words to the first row: as many as elements, unless the tensor is packed.
     pub offset: usize,
     pub rows: usize,
     /// Elements in all.
     pub len: usize,
 }
 
-/// The arenas of a model. Parameters, gradients and moments share one layout.
+/// The arenas of a model. Parameters, gradients and moments share one layout, in which nothing is packed.
 #[derive(Clone, Debug)]
 pub struct Layout {
     pub untied: bool,
     tensors: Vec<TensorSpan>,
     leaves: HashMap<String, Leaf>,
-    /// Elements of each window.
+    /// 32-bit words of each window.
     windows: Vec<usize>,
     /// Rows of each shard of the embedding and the head.
     shards: Vec<usize>,
@@ -57,55 +59,69 @@ pub struct Layout {
 #[derive(Clone, Debug)]
 struct Leaf {
     window: usize,
+    /// In words.
     offset: usize,
     shape: Vec<usize>,
+    dtype: Dtype,
 }
 
-/// Elements to which leaves are aligned: 256 bytes, the strictest alignment of a binding.
+/// Words to which leaves are aligned: 256 bytes, the strictest alignment of a binding.
 const ALIGN: usize = 64;
 
 impl Layout {
-    /// `max_binding`: bytes that one storage binding may span; `table_bytes`: the most that one shard of a table takes.
+    /// `wanted`: the type that each tensor should have. A leaf gets it if all its tensors want it and it fits, else it is
+    /// f32.
     ///
     /// # Errors
     /// `Adapter` if a projection by itself is larger than a binding.
-    pub fn new(config: &T5Config, untied: bool, max_binding: u64, table_bytes: u64) -> Result<Layout> {
-        let window_len = (max_binding / 4) as usize / ALIGN * ALIGN;
-        let shard_len = ((table_bytes / 4) as usize).min(window_len);
-        let n_shards = config.vocab_size.div_ceil((shard_len / config.d_model).max(1));
-        let even = config.vocab_size.div_ceil(n_shards);
+    pub fn new(config: &T5Config, untied: bool, caps: &Caps, wanted: &dyn Fn(&str) -> Dtype) -> Result<Layout> {
+        let window_len = (caps.max_binding / 4) as usize / ALIGN * ALIGN;
+        let tensors = config.tensor_shapes(untied);
+        // The rows of each leaf, those of all its members, and their type.
+        let mut wholes: HashMap<String, (usize, Dtype)> = HashMap::new();
+        for (name, shape) in &tensors {
+            let dtype = fitting(wanted(name), name, shape);
+            let whole = wholes.entry(leaf_of(name)).or_insert((0, dtype));
+            whole.0 += shape[0];
+            // Within a leaf, packed members must begin with a group of rows.
+            let begins = !dtype.is_packed() || leaf_of(name) == *name || shape[0].is_multiple_of(GROUP);
+            if whole.1 != dtype || !begins {
+                whole.1 = Dtype::F32;
+            }
+        }
+        let table_words =
+            TABLES.iter().filter_map(|t| wholes.get(*t)).map(|(_, dtype)| dtype.row_words(config.d_model));
+        let shard_len = ((caps.table_bytes / 4) as usize).min(window_len);
+        let whole_groups = (shard_len / table_words.max().unwrap_or(config.d_model) / GROUP * GROUP).max(GROUP);
+        let n_shards = config.vocab_size.div_ceil(whole_groups);
+        let even = config.vocab_size.div_ceil(n_shards).next_multiple_of(GROUP);
         let shards = (0..config.vocab_size).step_by(even).map(|first| even.min(config.vocab_size - first)).collect();
         let mut layout = Layout { untied, tensors: vec![], leaves: HashMap::new(), windows: vec![0], shards };
-        let tensors = config.tensor_shapes(untied);
-        // The rows of each leaf: those of all its members.
-        let mut rows: HashMap<String, usize> = HashMap::new();
-        for (name, shape) in &tensors {
-            *rows.entry(leaf_of(name)).or_default() += shape[0];
-        }
         let mut filled: HashMap<String, usize> = HashMap::new();
         for (name, shape) in tensors {
+            let leaf_name = leaf_of(&name);
+            let (leaf_rows, dtype) = wholes[&leaf_name];
             let cols: usize = shape[1..].iter().product();
             let mut pieces = Vec::new();
-            if matches!(name.as_str(), "shared.weight" | "lm_head.weight") {
+            if TABLES.contains(&name.as_str()) {
                 for (s, rows) in layout.shards.clone().into_iter().enumerate() {
-                    let leaf = layout.place(shard_leaf(&name, s), vec![rows, cols], window_len)?;
+                    let leaf = layout.place(shard_leaf(&name, s), vec![rows, cols], dtype, window_len)?;
                     pieces.push(Piece { window: leaf.window, offset: leaf.offset, rows, len: rows * cols });
                 }
             } else {
-                let leaf_name = leaf_of(&name);
                 let leaf = match layout.leaves.get(&leaf_name) {
                     Some(leaf) => leaf.clone(),
                     None => {
                         let mut whole = shape.clone();
-                        whole[0] = rows[&leaf_name];
-                        layout.place(leaf_name.clone(), whole, window_len)?
+                        whole[0] = leaf_rows;
+                        layout.place(leaf_name.clone(), whole, dtype, window_len)?
                     }
                 };
                 // Members follow one another in the order of the checkpoint: q, k, v; wi_0, wi_1.
                 let before = filled.entry(leaf_name).or_default();
                 let (rows, len) = (shape[0], shape[0] * cols);
                 pieces.push(Piece { window: leaf.window, offset: leaf.offset + *before, rows, len });
-                *before += len;
+                *before += rows * dtype.row_words(cols);
             }
             layout.tensors.push(TensorSpan { name, shape, pieces });
         }
@@ -113,8 +129,8 @@ impl Layout {
     }
 
     /// Finds an aligned place for a leaf, in a new window if the last one is full.
-    fn place(&mut self, name: String, shape: Vec<usize>, window_len: usize) -> Result<Leaf> {
-        let len: usize = shape.iter().product();
+    fn place(&mut self, name: String, shape: Vec<usize>, dtype: Dtype, window_len: usize) -> Result<Leaf> {
+        let len = (dtype.bytes(&shape) / 4) as usize;
         if len > window_len {
             return Err(Error::Adapter(format!(
                 "`{name}` takes {} MiB, this adapter binds at most {} MiB at once: the model is too large for it",
@@ -129,7 +145,7 @@ impl Layout {
             (window, offset) = (window + 1, 0);
         }
         self.windows[window] = offset + len;
-        let leaf = Leaf { window, offset, shape };
+        let leaf = Leaf { window, offset, shape, dtype };
         self.leaves.insert(name, leaf.clone());
         Ok(leaf)
     }
@@ -148,20 +164,34 @@ impl Layout {
         &self.shards
     }
 
-    /// Shape of a leaf.
+    /// Shape and type of a leaf.
     ///
     /// # Panics
     /// If there is no such leaf.
     #[track_caller]
-    pub fn shape(&self, leaf: &str) -> &[usize] {
-        &self.leaves.get(leaf).unwrap_or_else(|| panic!("no parameter leaf `{leaf}`")).shape
+    pub fn leaf(&self, leaf: &str) -> (&[usize], Dtype) {
+        let leaf = self.leaves.get(leaf).unwrap_or_else(|| panic!("no parameter leaf `{leaf}`"));
+        (&leaf.shape, leaf.dtype)
+    }
+
+    /// The type in which a tensor is held.
+    pub fn dtype(&self, tensor: &TensorSpan) -> Dtype {
+        let name = match TABLES.contains(&tensor.name.as_str()) {
+            true => shard_leaf(&tensor.name, 0),
+            false => leaf_of(&tensor.name),
+        };
+        self.leaf(&name).1
+    }
+
+    /// Whether any tensor is held in a type that only inference can use.
+    pub fn is_packed(&self) -> bool {
+        self.leaves.values().any(|leaf| leaf.dtype.is_packed())
     }
 
     /// A leaf's window of arenas with this layout.
     pub fn slice(&self, leaf: &str, arenas: &[Buffer]) -> Option<Slice> {
         let leaf = self.leaves.get(leaf)?;
-        let len: usize = leaf.shape.iter().product();
-        Some(arenas[leaf.window].slice(4 * leaf.offset as u64, 4 * len as u64))
+        Some(arenas[leaf.window].slice(4 * leaf.offset as u64, leaf.dtype.bytes(&leaf.shape)))
     }
 
     /// Zeroed arenas of this layout.
@@ -169,11 +199,19 @@ impl Layout {
         self.windows.iter().map(|&len| gpu.buffer(label, 4 * len as u64)).collect()
     }
 
+    /// Bytes of arenas of this layout.
+    pub fn bytes(&self) -> u64 {
+        self.windows.iter().map(|&len| 4 * len as u64).sum()
+    }
+
     /// Number of parameters.
     pub fn n_params(&self) -> usize {
         self.tensors.iter().map(|t| t.shape.iter().product::<usize>()).sum()
     }
 }
+
+/// Tensors that are cut into shards of rows.
+const TABLES: [&str; 2] = ["shared.weight", "lm_head.weight"];
 
 /// The leaf for shard `s` of a table.
 pub fn shard_leaf(name: &str, s: usize) -> String {

@@ -7,17 +7,22 @@ mod layout;
 mod limits;
 pub mod presets;
 mod shapes;
+mod storage;
 
 use std::collections::HashMap;
 use std::path::Path;
 
+use rayon::prelude::*;
+
 pub use builder::{BatchShape, Builder, DecodeShape};
 pub use config::T5Config;
 pub use layout::{Layout, Piece, TensorSpan};
+pub use storage::Storage;
 
 use crate::checkpoint::{Weights, write_model};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Slice};
+use crate::graph::Dtype;
 use crate::ops::distance_buckets;
 use crate::tune::Tuner;
 
@@ -41,7 +46,7 @@ impl Model {
     pub fn init(gpu: &Gpu, config: T5Config, seed: u64) -> Result<Model> {
         let model = Model::zeroed(gpu, config)?;
         for tensor in model.layout.tensors() {
-            model.write_tensor(tensor, &init::weights(&model.config, tensor, seed));
+            model.write_tensor(tensor, &init::weights(&model.config, tensor, seed))?;
         }
         Ok(model)
     }
@@ -51,24 +56,34 @@ impl Model {
         config.validate()?;
         let untied = !config.tie_word_embeddings;
         let (scale, _) = config.output_scale(untied);
-        Model::allocate(gpu, config, untied, scale)
+        Model::allocate(gpu, config, untied, scale, &|_| Dtype::F32)
     }
 
-    /// Opens a HuggingFace folder. Gives the model and remarks worth printing: which rule chose the output's scale,
+    /// Opens a HuggingFace folder, in f32. Gives the model and remarks worth printing: which rule chose the output's scale,
     /// which tensors of the file were ignored.
     pub fn load(gpu: &Gpu, dir: &Path) -> Result<(Model, Vec<String>)> {
+        Model::load_as(gpu, dir, Storage::F32)
+    }
+
+    /// [`Model::load`] with weights held as `storage` says, tensor by tensor: what the host needs is the largest of them.
+    ///
+    /// # Errors
+    /// Also `Numeric` where a weight is beyond the range of f16.
+    pub fn load_as(gpu: &Gpu, dir: &Path, storage: Storage) -> Result<(Model, Vec<String>)> {
         crate::checkpoint::recover(dir)?;
         let config = T5Config::from_file(dir.join("config.json"))?;
         let weights = Weights::open(dir)?;
         let untied = weights.contains("lm_head.weight");
         let (scale, rule) = config.output_scale(untied);
         let mut remarks = vec![rule];
-        let model = Model::allocate(gpu, config, untied, scale)?;
         let embedding = weights.embedding_name()?;
+        let wanted = |name: &str| storage.wanted(&weights, in_file(name, embedding));
+        let model = Model::allocate(gpu, config, untied, scale, &wanted)?;
         for tensor in model.layout.tensors() {
-            let name = if tensor.name == "shared.weight" { embedding } else { tensor.name.as_str() };
-            model.write_tensor(tensor, &weights.read_f32(name, &tensor.shape)?);
+            model.write_tensor(tensor, &weights.read_f32(in_file(&tensor.name, embedding), &tensor.shape)?)?;
+            gpu.flush()?;
         }
+        remarks.extend(storage::remark(&model.layout, |tensor| wanted(&tensor.name)));
         let unused = weights.unused(model.layout.tensors().iter().map(|t| t.name.as_str()));
         if !unused.is_empty() {
             remarks.push(format!("ignored {} tensors of the file: {}", unused.len(), unused.join(", ")));
@@ -76,8 +91,14 @@ impl Model {
         Ok((model, remarks))
     }
 
-    fn allocate(gpu: &Gpu, config: T5Config, untied: bool, output_scale: f32) -> Result<Model> {
-        let layout = Layout::new(&config, untied, gpu.caps().max_binding, gpu.caps().table_bytes)?;
+    fn allocate(
+        gpu: &Gpu,
+        config: T5Config,
+        untied: bool,
+        output_scale: f32,
+        wanted: &dyn Fn(&str) -> Dtype,
+    ) -> Result<Model> {
+        let layout = Layout::new(&config, untied, gpu.caps(), wanted)?;
         let params = layout.allocate(gpu, "parameters")?;
         let buckets = |bidirectional| {
             let (n, max) = (config.relative_attention_num_buckets, config.relative_attention_max_distance);
@@ -101,14 +122,44 @@ impl Model {
         constant.or_else(|| self.layout.slice(leaf, &self.params))
     }
 
-    fn write_tensor(&self, tensor: &TensorSpan, data: &[f32]) {
-        write_span(&self.gpu, tensor, &self.params, data);
+    fn write_tensor(&self, tensor: &TensorSpan, data: &[f32]) -> Result<()> {
+        let dtype = self.layout.dtype(tensor);
+        if dtype == Dtype::F32 {
+            write_span(&self.gpu, tensor, &self.params, data);
+            return Ok(());
+        }
+        let cols = tensor.shape[1];
+        let mut rest = data;
+        for piece in &tensor.pieces {
+            let (now, after) = rest.split_at(piece.len);
+            let encode = |rows| storage::encode(dtype, tensor, cols, rows);
+            let chunks: Vec<Vec<u32>> = now.par_chunks(ROWS_A_TASK * cols).map(encode).collect::<Result<_>>()?;
+            let mut at = 4 * piece.offset as u64;
+            for words in chunks {
+                self.gpu.write(&self.params[piece.window], at, &words);
+                at += 4 * words.len() as u64;
+            }
+            rest = after;
+        }
+        Ok(())
     }
 
-    /// Reads one parameter back by its HuggingFace name.
+    /// Reads one parameter back by its HuggingFace name: what the weights held stand for.
     pub async fn read_tensor(&self, name: &str) -> Result<Vec<f32>> {
         let tensor = self.layout.tensor(name).ok_or_else(|| Error::Input(format!("no parameter `{name}`")))?;
-        read_span(&self.gpu, tensor, &self.params).await
+        let dtype = self.layout.dtype(tensor);
+        if dtype == Dtype::F32 {
+            return read_span(&self.gpu, tensor, &self.params).await;
+        }
+        let cols = tensor.shape[1];
+        let mut data = Vec::with_capacity(tensor.len());
+        for piece in &tensor.pieces {
+            let start = 4 * piece.offset as u64;
+            let end = start + dtype.bytes(&[piece.rows, cols]);
+            let words: Vec<u32> = self.gpu.read(&self.params[piece.window], start..end).await?;
+            data.extend(dtype.decode(piece.rows, cols, &words));
+        }
+        Ok(data)
     }
 
     /// Writes `config.json` and `model.safetensors` into an existing folder.
@@ -120,7 +171,15 @@ impl Model {
     }
 }
 
-/// Writes a tensor into arenas laid out as its span says.
+/// What a checkpoint calls a tensor, given its name for the shared embedding.
+fn in_file<'a>(name: &'a str, embedding: &'a str) -> &'a str {
+    if name == "shared.weight" { embedding } else { name }
+}
+
+/// Rows that are packed at once: whole groups.
+const ROWS_A_TASK: usize = 1024;
+
+/// Writes a tensor of f32 into arenas laid out as its span says.
 pub fn write_span(gpu: &Gpu, tensor: &TensorSpan, arenas: &[Buffer], data: &[f32]) {
     let mut rest = data;
     for piece in &tensor.pieces {
@@ -130,7 +189,7 @@ pub fn write_span(gpu: &Gpu, tensor: &TensorSpan, arenas: &[Buffer], data: &[f32
     }
 }
 
-/// Reads a tensor out of arenas laid out as its span says.
+/// Reads a tensor of f32 out of arenas laid out as its span says.
 pub async fn read_span(gpu: &Gpu, tensor: &TensorSpan, arenas: &[Buffer]) -> Result<Vec<f32>> {
     let mut data = Vec::with_capacity(tensor.shape.iter().product());
     for piece in &tensor.pieces {

@@ -29,10 +29,11 @@ impl Variant {
 }
 
 impl Gemm {
-    /// The variant for this product. Sizes that are no multiples of four, which no published T5 has, go by the rules.
+    /// The variant for this product. Sizes that are no multiples of four, which no published T5 has, go by the rules, and so do
+    /// packed weights.
     pub(super) fn choose(&self, l: &mut Launcher<'_>, candidates: &[Variant]) -> Variant {
         let aligned = [self.a, self.b, self.c].iter().all(|matrix| matrix.is_vec4());
-        if !(aligned && self.n.is_multiple_of(4)) {
+        if !(aligned && self.n.is_multiple_of(4)) || self.b.is_packed() {
             return candidates[0];
         }
         let class = self.class(l.caps);

@@ -91,7 +91,7 @@ impl CrossEntropy {
             let h_rows = Matrix { operand: h, offset: first * d, ld: d };
             let part = |column| Matrix { operand: logits, offset: column, ld: vocab };
             for (shard, &n) in self.shards.iter().enumerate() {
-                let weights = Matrix::whole(l.input(3 + shard), d);
+                let weights = Matrix::whole(l.weights(3 + shard), d);
                 product(Layout::Nt, m, n, d, h_rows, weights, part(column), false).launch(l);
                 column += n;
             }

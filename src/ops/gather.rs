@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::rows::elem;
+use super::weights;
 use crate::gpu::{Header, Shader};
 use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Tensor64};
 
 /// `ids [count]`, `index` (see [`gather_index`]; only the gradient reads it), then the table in shards of rows
-/// -> `[count, cols]`.
+/// -> `[count, cols]`. The table may be packed.
 #[derive(Clone, Debug)]
 pub struct Gather {
     /// Rows of each shard.
@@ -95,16 +96,21 @@ impl Op for Gather {
     fn launch(&self, l: &mut Launcher<'_>) {
         let count = l.shape(0)[0];
         for (shard, (first, rows)) in self.firsts().enumerate() {
-            let (header, width) = elem(Header::new(), l.shape(2)[1]);
+            let (table, cols) = (l.weights(2 + shard), l.shape(2)[1]);
+            let (header, width) = elem(Header::new(), cols);
+            let table_rows = weights::rows(table.dtype, cols);
             l.launch(Launch {
                 shader: &GATHER,
-                header,
-                bindings: vec![("table", l.input(2 + shard)), ("ids", l.input(0)), ("out", l.output(0))],
+                header: header.part(weights::load_part(table, cols.is_multiple_of(4))),
+                bindings: vec![("src", table), ("ids", l.input(0)), ("out", l.output(0))],
                 params: vec![
                     ("count", count.into()),
                     ("width", width.into()),
                     ("first", first.into()),
                     ("rows", rows.into()),
+                    ("ld", table_rows.ld.into()),
+                    ("offset", 0u32.into()),
+                    ("scales", table_rows.scales.into()),
                 ],
                 workgroups: (count * width).div_ceil(64) as u64,
             });

@@ -39,7 +39,7 @@ impl Op for Logits {
                 n,
                 k,
                 a: Matrix::whole(l.input(0), k),
-                b: Matrix::whole(l.input(1 + shard), k),
+                b: Matrix::whole(l.weights(1 + shard), k),
                 c: Matrix { operand: l.output(0), offset, ld: vocab },
                 alpha: self.scale,
                 norm: self.norm.map(|eps| (l.input(1 + self.shards.len()), eps)),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::activation::FUNCTIONS;
 use super::attention::OUTER_PRODUCT;
 use super::rows::elem;
-use super::{Activation, RmsNorm};
+use super::{Activation, RmsNorm, weights};
 use crate::gpu::{Caps, Header, Shader, Value};
-use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
+use crate::graph::{Backward, Dtype, GROUP, Launch, Launcher, Op, Operand, Tensor64};
 
 /// Which operands are stored transposed. Storage is row-major throughout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,7 @@ pub enum Layout {
     /// `a [m, k]`, `b [k, n]`: gradient of a linear layer's input.
     Nn,
     /// `a [m, k]`, `b [n, k]`: a linear layer, weights as HuggingFace stores them, [out, in].
+    /// Only here b may be packed; sums are in f32 all the same.
     Nt,
     /// `a [k, m]`, `b [k, n]`: gradient of a linear layer's weights.
     Tn,
@@ -68,7 +69,8 @@ pub struct Gemm {
     pub variant: Option<Variant>,
 }
 
-/// A row-major matrix inside an operand: elements to its first, and from one row to the next.
+/// A row-major matrix inside an operand: elements to its first, and from one row to the next. A packed operand is one
+/// matrix as a whole.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix {
     pub operand: Operand,
@@ -76,7 +78,6 @@ pub struct Matrix {
     pub ld: usize,
 }
 
-const LOAD: [&str; 2] = [include_str!("../../shaders/load_f32.wgsl"), include_str!("../../shaders/load_vec4.wgsl")];
 const EMIT: [&str; 2] = [include_str!("../../shaders/emit_f32.wgsl"), include_str!("../../shaders/emit_vec4.wgsl")];
 
 static PACK: Shader = Shader {
@@ -139,8 +140,8 @@ const FEW_ROWS: usize = 8;
 /// loops after 65,535 iterations in all (LP_MAX_TGSI_LOOP_ITERATIONS in its gallivm).
 const MOST_STEPS: usize = 1 << 15;
 
-/// How a kernel walks along k: the parameter that counts its steps, their number, and the elements of a and of b from
-/// one step to the next.
+/// How a kernel walks along k: the parameter that counts its steps, their number, and the elements of a and of b (words, if
+/// it is packed) from one step to the next.
 struct Depth {
     name: &'static str,
     steps: usize,
@@ -155,6 +156,10 @@ impl Matrix {
         Matrix { operand, offset: 0, ld }
     }
 
+    pub(super) fn is_packed(&self) -> bool {
+        self.operand.dtype.is_packed()
+    }
+
     pub(super) fn is_vec4(&self) -> bool {
         self.offset.is_multiple_of(4) && self.ld.is_multiple_of(4) && self.operand.len.is_multiple_of(4)
     }
@@ -164,7 +169,9 @@ impl Variant {
     /// The variants that this adapter can run for this product, best first.
     pub fn candidates(caps: &Caps, gemm: &Gemm) -> Vec<Variant> {
         let mut candidates = Vec::new();
-        let rows_fit = gemm.along_k();
+        // The second half of packed columns must begin with a group of them. Every packed row is a whole number of loads.
+        let halves_fit = !(gemm.b.is_packed() && gemm.is_gated()) || gemm.n.is_multiple_of(GROUP);
+        let rows_fit = gemm.along_k() && halves_fit;
         if rows_fit && gemm.m <= FEW_ROWS {
             candidates.push(Variant::Rows);
         }
@@ -187,6 +194,8 @@ impl Gemm {
     }
 
     pub fn launch(&self, l: &mut Launcher<'_>) {
+        let packed_fits = self.layout == Layout::Nt && self.b.offset == 0 && self.b.ld == self.k;
+        assert!(!self.b.is_packed() || packed_fits, "a packed operand is b of layout Nt");
         let candidates = Variant::candidates(l.caps, self);
         let variant = self.variant.filter(|v| candidates.contains(v)).unwrap_or_else(|| self.choose(l, &candidates));
         if variant != Variant::Rows && (self.norm.is_some() || self.is_gated()) {
@@ -231,7 +240,7 @@ impl Gemm {
     fn launch_subgroup(&self, l: &mut Launcher<'_>) {
         let lanes = l.caps.fixed_subgroup().unwrap_or(8);
         let (tile, per_group) = (4 * lanes as usize, 32 / lanes as usize);
-        if !self.along_k() {
+        if !self.along_k() || self.b.is_packed() {
             return self.launch_k_major(l, &MATMUL_SUBGROUP, tile, per_group, Header::new().u32("LANES", lanes));
         }
         let tiles = self.m.div_ceil(tile) * self.n.div_ceil(tile);
@@ -248,8 +257,11 @@ impl Gemm {
             .bool("NORM", self.norm.is_some())
             .u32("STAGED4", staged as u32)
             .bool("GATED", self.is_gated());
+        let header = weights::weights_parts(header, self.b.operand.dtype);
         let groups = self.n.div_ceil(4 * 32);
-        let depth = Depth { name: "k4", steps: self.k / 4, strides: [4, 4], col_groups: Some(groups) };
+        let load = weights::load_len(self.b.operand.dtype);
+        let strides = [load, if self.b.is_packed() { 4 * GROUP } else { 4 }];
+        let depth = Depth { name: "loads", steps: self.k / load, strides, col_groups: Some(groups) };
         let workgroups = self.m.div_ceil(rows) * groups;
         self.launch_kernel(l, &MATMUL_ROWS, header, [self.a, self.b], depth, workgroups);
     }
@@ -271,6 +283,8 @@ impl Gemm {
             .bool("ACTIVATE", self.activation.is_some())
             .u32("KIND", self.activation.map_or(0, |a| a.function as u32));
         assert!(self.activation.is_none() && self.norm.is_none() || depth.steps <= MOST_STEPS, "{self:?}");
+        let b_rows = weights::rows(b.operand.dtype, b.ld);
+        let b_scales = (b.operand.dtype == Dtype::Q8 && depth.col_groups.is_some()).then_some(("b_scales", b.operand));
         for first in (0..depth.steps).step_by(MOST_STEPS) {
             let at = |matrix: Matrix, stride: usize| (matrix.offset + first * stride) / 4;
             l.launch(Launch {
@@ -282,6 +296,7 @@ impl Gemm {
                 bindings: [("a", a.operand), ("b", b.operand), ("residual", self.residual.unwrap_or(a.operand))]
                     .into_iter()
                     .chain(depth.col_groups.map(|_| ("scale", self.norm.map_or(a.operand, |(scale, _)| scale))))
+                    .chain(b_scales)
                     .chain([("c", self.c.operand)])
                     .collect(),
                 params: [
@@ -289,7 +304,7 @@ impl Gemm {
                     ("n", self.n.into()),
                     (depth.name, MOST_STEPS.min(depth.steps - first).into()),
                     ("lda4", (a.ld / 4).into()),
-                    ("ldb4", (b.ld / 4).into()),
+                    ("ldb4", (b_rows.ld / 4).into()),
                     ("a_offset4", at(a, depth.strides[0]).into()),
                     ("b_offset4", at(b, depth.strides[1]).into()),
                     ("ldc", self.c.ld.into()),
@@ -298,6 +313,8 @@ impl Gemm {
                 ]
                 .into_iter()
                 .chain(depth.col_groups.map(|groups| ("col_groups", groups.into())))
+                // A scale serves two loads.
+                .chain(depth.col_groups.map(|_| ("b_scales4", (b_rows.scales / 4 + first / 2).into())))
                 .chain(depth.col_groups.map(|_| ("eps", self.norm.map_or(0.0, |(_, eps)| eps).into())))
                 .collect(),
                 workgroups: workgroups as u64,
@@ -311,20 +328,21 @@ fn k_major(l: &mut Launcher<'_>, source: Matrix, transpose: bool, k: usize, m: u
     if !transpose && source.is_vec4() && m.is_multiple_of(4) {
         return source;
     }
+    let vec4 = source.is_vec4() && if transpose { k.is_multiple_of(4) } else { m.is_multiple_of(4) };
+    let rows = weights::rows(source.operand.dtype, source.ld);
     let padded = m.next_multiple_of(tile);
     let packed = l.scratch(k * padded);
     l.launch(Launch {
         shader: &PACK,
-        header: Header::new().bool("TRANSPOSE", transpose).part(
-            LOAD[(source.is_vec4() && if transpose { k.is_multiple_of(4) } else { m.is_multiple_of(4) }) as usize],
-        ),
+        header: Header::new().bool("TRANSPOSE", transpose).part(weights::load_part(source.operand, vec4)),
         bindings: vec![("src", source.operand), ("dst", packed)],
         params: vec![
             ("rows", k.into()),
             ("cols", m.into()),
             ("padded4", (padded / 4).into()),
-            ("ld", source.ld.into()),
+            ("ld", rows.ld.into()),
             ("offset", source.offset.into()),
+            ("scales", rows.scales.into()),
         ],
         workgroups: (k.div_ceil(4) * padded / 4).div_ceil(64) as u64,
     });
@@ -379,7 +397,7 @@ impl Op for Matmul {
             n,
             k,
             a: Matrix::whole(l.input(0), l.shape(0)[1]),
-            b: Matrix::whole(l.input(1), l.shape(1)[1]),
+            b: Matrix::whole(l.weights(1), l.shape(1)[1]),
             c: Matrix::whole(l.output(0), n),
             alpha: self.alpha,
             norm: self.norm.map(|eps| (l.input(2), eps)),

@@ -14,6 +14,7 @@ mod position_bias;
 mod rms_norm;
 mod rows;
 mod sample;
+mod weights;
 
 pub use activation::{Activation, Function};
 pub use attention::{Attention, Tiling};

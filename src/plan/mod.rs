@@ -116,7 +116,7 @@ impl Plan {
                 let info = graph.value(home);
                 if info.is_leaf {
                     if let std::collections::hash_map::Entry::Vacant(entry) = leaves.entry(home) {
-                        let bytes = 4 * graph.len(home) as u64;
+                        let bytes = graph.bytes(home);
                         let slice = match (options.bind)(&info.label) {
                             Some(slice) => slice,
                             None => {
@@ -134,7 +134,7 @@ impl Plan {
                     assert!(i >= node.inputs.len(), "{} reads a value that is never made", node.op.name());
                     known.insert(value, lifetimes.len());
                     let last = if wanted.contains(&value) { usize::MAX } else { n };
-                    let bytes = 4 * graph.len(value) as u64;
+                    let bytes = graph.bytes(value);
                     lifetimes.push(Lifetime { key: Memo::Value(value), first: n, last, bytes });
                 }
             }
@@ -203,7 +203,7 @@ impl Plan {
                 let home = graph.home(value);
                 let slice = match leaves.get(&home) {
                     Some(slice) => slice.clone(),
-                    None => buffers[place[&Memo::Value(value)]].slice(0, 4 * graph.len(value) as u64),
+                    None => buffers[place[&Memo::Value(value)]].slice(0, graph.bytes(value)),
                 };
                 (name.to_owned(), slice)
             })

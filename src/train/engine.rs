@@ -65,7 +65,13 @@ pub struct Engine {
 
 impl Engine {
     /// Takes a model over for training. `max_norm`: global gradient norm to clip to; 0 does not clip.
+    ///
+    /// # Errors
+    /// Also `Input` if the model's weights are packed.
     pub fn new(model: Model, objective: Objective, optimizer: &OptimizerConfig, max_norm: f32) -> Result<Engine> {
+        if model.layout.is_packed() {
+            return Err(Error::Input("only weights in f32 can be trained: load the model with Storage::F32".into()));
+        }
         let gpu = &model.gpu;
         let grads = model.layout.allocate(gpu, "gradients")?;
         let stats = gpu.buffer("stats", 16)?;

@@ -2,6 +2,7 @@
 //! T5's own shapes, for speed.
 
 mod decoding;
+mod packed;
 
 use std::collections::HashMap;
 
@@ -208,6 +209,7 @@ pub fn cases() -> Vec<Case> {
     decoding::push(&mut cases);
     logits(&mut cases);
     fused_matmul(&mut cases);
+    packed::push(&mut cases);
     cases
 }
 

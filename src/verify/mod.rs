@@ -86,12 +86,16 @@ fn compile(gpu: &Gpu, graph: &Graph, outputs: &[(&str, ValueId)], leaves: &HashM
         let Some(tensor) = leaves.get(&info.label) else {
             continue;
         };
-        let bytes = 4 * graph.len(value) as u64;
-        let buffer = match info.dtype {
-            Dtype::F32 => gpu.buffer_of(&info.label, &tensor.data.iter().map(|&x| x as f32).collect::<Vec<_>>())?,
-            Dtype::U32 => gpu.buffer_of(&info.label, &tensor.data.iter().map(|&x| x as u32).collect::<Vec<_>>())?,
+        let words = match info.dtype {
+            // Not by way of f32, which does not hold every whole number.
+            Dtype::U32 => tensor.data.iter().map(|&x| x as u32).collect(),
+            dtype => {
+                let data: Vec<f32> = tensor.data.iter().map(|&x| x as f32).collect();
+                dtype.encode(info.shape.last().copied().unwrap_or(1), &data)?
+            }
         };
-        buffers.insert(info.label.clone(), buffer.slice(0, bytes));
+        let buffer = gpu.buffer_of(&info.label, &words)?;
+        buffers.insert(info.label.clone(), buffer.slice(0, graph.bytes(value)));
     }
     let options = PlanOptions { bind: &|name| buffers.get(name).cloned(), pool: &SlotPool::new() };
     Plan::compile(gpu, graph, outputs, &options)
@@ -106,8 +110,8 @@ pub fn check_kernels(gpu: &Gpu, case: &Case) -> Result<Vec<Row>> {
         let reference = interpret(&built.graph, &values, &mut built.leaves.clone());
         for (((name, value), found), reference) in outputs.iter().zip(&found).zip(&reference) {
             let error = match built.graph.value(*value).dtype {
-                Dtype::F32 => relative_error(found, &reference.data),
                 Dtype::U32 => mismatches(found, &reference.data),
+                _ => relative_error(found, &reference.data),
             };
             rows.push(Row {
                 what: format!("{} {part} {name}", case.name),
