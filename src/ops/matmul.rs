@@ -208,7 +208,7 @@ impl Gemm {
         }
     }
 
-    fn is_gated(&self) -> bool {
+    pub(super) fn is_gated(&self) -> bool {
         self.activation.is_some_and(|a| a.gated)
     }
 
