@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// (user, used): the arrows allowed within a line.
 const PEERS: &[(&str, &str)] =
-    &[("model", "checkpoint"), ("data", "tokenizer"), ("train", "generate"), ("plan", "graph")];
+    &[("model", "checkpoint"), ("data", "tokenizer"), ("train", "generate"), ("plan", "graph"), ("bench", "verify")];
 
 /// What every module may use, and itself uses nothing else. `Error` and `Result` are `error`'s, named at the root.
 const BASE: &[&str] = &["error", "rng", "Error", "Result"];

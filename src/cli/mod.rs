@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, each thin. Only here are clap, anyhow and indicatif known.
 
+mod bench;
 mod data;
 mod devices;
 mod generate;
@@ -31,6 +32,7 @@ enum Command {
     Generate(generate::Args),
     Tokenize(tokenize::Args),
     Data(data::Args),
+    Bench(bench::Args),
 }
 
 /// Which adapter to compute on.
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),
         Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -1,10 +1,12 @@
 //! A recorded list of dispatches: pipelines, bind groups and parameters are made once, replaying is a bare loop.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Gpu;
 use super::buffer::{Buffer, Slice};
 use super::shader::{Header, Kernel, Param, Shader};
+use super::work::{StepWork, Work};
 use crate::error::{Error, Result};
 
 /// One kernel launch as plain data.
@@ -26,6 +28,7 @@ struct Step {
     kernel: Arc<Kernel>,
     bind_group: wgpu::BindGroup,
     grid: [u32; 2],
+    work: Work,
 }
 
 /// Dispatches ready to be replayed.
@@ -39,7 +42,11 @@ pub struct Program {
 pub struct StepTime {
     pub kernel: &'static str,
     pub label: String,
+    /// Since the program began.
+    pub start: f64,
     pub seconds: f64,
+    #[serde(flatten)]
+    pub work: Work,
 }
 
 /// Collects dispatches for a [`Program`].
@@ -55,6 +62,7 @@ struct Pending {
     bindings: Vec<(&'static str, Slice)>,
     params: (u64, u64),
     grid: [u32; 2],
+    work: Work,
 }
 
 impl ProgramBuilder {
@@ -62,8 +70,18 @@ impl ProgramBuilder {
         ProgramBuilder { gpu: gpu.clone(), pending: Vec::new(), params: Vec::new() }
     }
 
-    /// Compiles the kernel if it is new and records the launch. Launches of no workgroups are dropped.
+    /// [`ProgramBuilder::push_counted`] for a launch that reads and writes the whole of its bindings, and updates in place
+    /// those that it may write.
     pub fn push(&mut self, dispatch: Dispatch) -> Result<()> {
+        let kernel = self.gpu.kernel(dispatch.shader, &dispatch.header)?;
+        let writable = |name: &str| kernel.bindings.iter().any(|b| b.name == name && b.writable);
+        let times = |name: &str| if writable(name) { 2.0 } else { 1.0 };
+        let bytes = dispatch.bindings.iter().map(|(name, slice)| times(name) * slice.bytes as f64).sum();
+        self.push_counted(dispatch, Work { flops: 0.0, bytes })
+    }
+
+    /// Compiles the kernel if it is new and records the launch, which does `work`. Launches of no workgroups are dropped.
+    pub fn push_counted(&mut self, dispatch: Dispatch, work: Work) -> Result<()> {
         if dispatch.workgroups == 0 {
             return Ok(());
         }
@@ -90,7 +108,7 @@ impl ProgramBuilder {
         self.params.resize(offset as usize, 0);
         self.params.extend_from_slice(&packed);
         let params = (offset, packed.len() as u64);
-        self.pending.push(Pending { label: dispatch.label, kernel, bindings: dispatch.bindings, params, grid });
+        self.pending.push(Pending { label: dispatch.label, kernel, bindings: dispatch.bindings, params, grid, work });
         Ok(())
     }
 
@@ -131,7 +149,7 @@ impl Pending {
             layout: &self.kernel.layout,
             entries: &entries,
         });
-        Step { label: self.label.clone(), kernel: self.kernel.clone(), bind_group, grid: self.grid }
+        Step { label: self.label.clone(), kernel: self.kernel.clone(), bind_group, grid: self.grid, work: self.work }
     }
 }
 
@@ -143,6 +161,12 @@ impl Program {
 
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// What each dispatch of one replay has to do.
+    pub fn work(&self) -> Vec<StepWork> {
+        let step = |s: &Step| StepWork { kernel: s.kernel.name, label: s.label.clone(), work: s.work };
+        self.steps.iter().map(step).collect()
     }
 
     /// Replays the program `times` over, in one pass and one submit.
@@ -172,6 +196,32 @@ impl Program {
         self.gpu.wait()
     }
 
+    /// Seconds that `times` replays take in one pass: by the device's clock where it has one, else from submit to end.
+    pub async fn time(&self, times: usize) -> Result<f64> {
+        let device = &self.gpu.inner.device;
+        let clock = self.gpu.caps().timestamps.then(|| Clock::new(device, 2));
+        let mut encoder = device.create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some("time"),
+            timestamp_writes: clock.as_ref().map(|clock| clock.writes(0)),
+        });
+        for step in (0..times).flat_map(|_| &self.steps) {
+            step.encode(&mut pass);
+        }
+        drop(pass);
+        if let Some(clock) = &clock {
+            clock.resolve(&mut encoder);
+        }
+        let start = Instant::now();
+        self.gpu.inner.queue.submit([encoder.finish()]);
+        self.gpu.wait()?;
+        let by_host = start.elapsed().as_secs_f64();
+        let Some(clock) = clock else { return Ok(by_host) };
+        let by_device = clock.read(&self.gpu).await?[0].1;
+        // Some drivers promise timestamps and never write them.
+        Ok(if by_device > 0.0 { by_device } else { by_host })
+    }
+
     /// Replays once with a timestamp before and after each step.
     ///
     /// # Errors
@@ -181,45 +231,75 @@ impl Program {
             return Err(Error::Adapter(format!("{} offers no timestamp queries", self.gpu.caps().name)));
         }
         let device = &self.gpu.inner.device;
-        let period = f64::from(self.gpu.inner.queue.get_timestamp_period()) * 1e-9;
         let mut times = Vec::with_capacity(self.steps.len());
+        let mut zero = None;
         // A query set holds 4096 queries.
         for steps in self.steps.chunks(2048) {
-            let count = 2 * steps.len() as u32;
-            let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: Some("profile"),
-                ty: wgpu::QueryType::Timestamp,
-                count,
-            });
-            let resolved = device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("profile"),
-                size: u64::from(count) * 8,
-                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            });
-            let ticks = Buffer { bytes: resolved.size(), raw: resolved };
+            let clock = Clock::new(device, 2 * steps.len() as u32);
             let mut encoder = device.create_command_encoder(&Default::default());
             for (i, step) in steps.iter().enumerate() {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                     label: Some(&step.label),
-                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                        query_set: &queries,
-                        beginning_of_pass_write_index: Some(2 * i as u32),
-                        end_of_pass_write_index: Some(2 * i as u32 + 1),
-                    }),
+                    timestamp_writes: Some(clock.writes(2 * i as u32)),
                 });
                 step.encode(&mut pass);
             }
-            encoder.resolve_query_set(&queries, 0..count, &ticks.raw, 0);
+            clock.resolve(&mut encoder);
             self.gpu.inner.queue.submit([encoder.finish()]);
-            let read: Vec<u64> = self.gpu.read(&ticks, 0..ticks.bytes()).await?;
-            times.extend(steps.iter().zip(read.chunks(2)).map(|(step, pair)| StepTime {
+            times.extend(steps.iter().zip(clock.read(&self.gpu).await?).map(|(step, (begin, seconds))| StepTime {
                 kernel: step.kernel.name,
                 label: step.label.clone(),
-                seconds: pair[1].saturating_sub(pair[0]) as f64 * period,
+                start: begin - *zero.get_or_insert(begin),
+                seconds,
+                work: step.work,
             }));
         }
         Ok(times)
+    }
+}
+
+/// Timestamps in pairs, and where they are read from.
+struct Clock {
+    queries: wgpu::QuerySet,
+    ticks: Buffer,
+    count: u32,
+}
+
+impl Clock {
+    fn new(device: &wgpu::Device, count: u32) -> Clock {
+        let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: Some("clock"),
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        });
+        let raw = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("clock"),
+            size: u64::from(count) * 8,
+            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        Clock { queries, ticks: Buffer { bytes: raw.size(), raw }, count }
+    }
+
+    /// A pass's begin and end as queries `first` and the one after it.
+    fn writes(&self, first: u32) -> wgpu::ComputePassTimestampWrites<'_> {
+        wgpu::ComputePassTimestampWrites {
+            query_set: &self.queries,
+            beginning_of_pass_write_index: Some(first),
+            end_of_pass_write_index: Some(first + 1),
+        }
+    }
+
+    fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
+        encoder.resolve_query_set(&self.queries, 0..self.count, &self.ticks.raw, 0);
+    }
+
+    /// The first of each pair and the time between the two, in seconds.
+    async fn read(&self, gpu: &Gpu) -> Result<Vec<(f64, f64)>> {
+        let period = f64::from(gpu.inner.queue.get_timestamp_period()) * 1e-9;
+        let read: Vec<u64> = gpu.read(&self.ticks, 0..self.ticks.bytes()).await?;
+        let seconds = |pair: &[u64]| (pair[0] as f64 * period, pair[1].saturating_sub(pair[0]) as f64 * period);
+        Ok(read.chunks(2).map(seconds).collect())
     }
 }
 

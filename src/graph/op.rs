@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Backward, Dtype, Graph, Node, Tensor64, ValueId};
 use crate::error::Error;
-use crate::gpu::{Caps, Header, Param, Shader};
+use crate::gpu::{Caps, Header, Param, Shader, Work};
 
 /// One kind of computation. Ops hold their sizes and settings as plain fields.
 pub trait Op: Debug + Send + Sync {
@@ -41,7 +41,7 @@ pub trait Op: Debug + Send + Sync {
         None
     }
 
-    /// Floating-point operations of one run, for profiles.
+    /// Floating-point operations of one run, where the op knows them without its inputs' shapes.
     fn flops(&self) -> f64 {
         0.0
     }
@@ -78,6 +78,8 @@ pub struct Launcher<'a> {
     graph: &'a Graph,
     node: &'a Node,
     pub launches: Vec<Launch>,
+    /// What is declared of each launch.
+    counts: Vec<Counts>,
     pub(crate) scratch: Vec<usize>,
     /// Why this adapter cannot run the node.
     pub(crate) refusal: Option<Error>,
@@ -85,7 +87,7 @@ pub struct Launcher<'a> {
 
 impl<'a> Launcher<'a> {
     pub fn new(caps: &'a Caps, graph: &'a Graph, node: &'a Node) -> Launcher<'a> {
-        Launcher { caps, graph, node, launches: Vec::new(), scratch: Vec::new(), refusal: None }
+        Launcher { caps, graph, node, launches: Vec::new(), counts: Vec::new(), scratch: Vec::new(), refusal: None }
     }
 
     fn operand(&self, value: ValueId) -> Operand {
@@ -131,5 +133,51 @@ impl<'a> Launcher<'a> {
 
     pub fn launch(&mut self, launch: Launch) {
         self.launches.push(launch);
+        self.counts.push(Counts::default());
     }
+
+    /// Declares the floating-point operations of the launch just recorded, if it multiplies matrices.
+    pub fn flops(&mut self, flops: f64) {
+        if let Some(counts) = self.counts.last_mut() {
+            counts.flops = flops;
+        }
+    }
+
+    /// Declares how many elements of one binding the launch just recorded moves, where that is not each of them once: a
+    /// table of which it reads some rows, an output that it adds to.
+    pub fn moves(&mut self, binding: &'static str, elements: usize) {
+        if let Some(counts) = self.counts.last_mut() {
+            counts.moves.push((binding, elements));
+        }
+    }
+
+    /// What each launch has to do. Operands move once unless declared otherwise, outputs that live in a leaf twice: they
+    /// are updated in place.
+    pub fn work(&self) -> Vec<Work> {
+        let in_place = |place: Place| match place {
+            Place::Value(value) => self.graph.value(value).stored_in.is_some(),
+            Place::Scratch(_) => false,
+        };
+        let work = |(launch, counts): (&Launch, &Counts)| {
+            let mut seen: Vec<Place> = Vec::new();
+            let mut bytes = 0.0;
+            for &(name, operand) in &launch.bindings {
+                if seen.contains(&operand.place) {
+                    continue;
+                }
+                seen.push(operand.place);
+                let declared = counts.moves.iter().find(|(binding, _)| *binding == name).map(|(_, elements)| *elements);
+                let whole = operand.len * if in_place(operand.place) { 2 } else { 1 };
+                bytes += 4.0 * declared.unwrap_or(whole) as f64;
+            }
+            Work { flops: counts.flops, bytes }
+        };
+        self.launches.iter().zip(&self.counts).map(work).collect()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    flops: f64,
+    moves: Vec<(&'static str, usize)>,
 }

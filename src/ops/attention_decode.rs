@@ -101,6 +101,8 @@ impl Op for AttentionDecode {
             ],
             workgroups: (self.batch * self.heads) as u64,
         });
+        l.flops(self.flops());
+        l.moves("q", self.batch * self.inner());
     }
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {

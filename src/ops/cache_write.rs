@@ -27,6 +27,7 @@ impl Op for CacheWrite {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let (batch, inner) = (l.shape(0)[0], l.shape(0)[1] / 3);
+        let moved = 2 * batch * inner;
         let (header, inner) = elem(Header::new(), inner);
         l.launch(Launch {
             shader: &CACHE_WRITE,
@@ -35,6 +36,8 @@ impl Op for CacheWrite {
             params: vec![("batch", batch.into()), ("max_len", self.max_len.into()), ("inner", inner.into())],
             workgroups: (batch * 2 * inner).div_ceil(64) as u64,
         });
+        l.moves("qkv", moved);
+        l.moves("cache", moved);
     }
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {

@@ -94,6 +94,7 @@ impl Op for Gather {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let count = l.shape(0)[0];
+        let moved = count * l.shape(2)[1] / self.shards.len();
         for (shard, (first, rows)) in self.firsts().enumerate() {
             let (header, width) = elem(Header::new(), l.shape(2)[1]);
             l.launch(Launch {
@@ -108,6 +109,8 @@ impl Op for Gather {
                 ],
                 workgroups: (count * width).div_ceil(64) as u64,
             });
+            l.moves("table", moved);
+            l.moves("out", moved);
         }
     }
 
@@ -159,6 +162,7 @@ impl Op for GatherBackward {
                 ],
                 workgroups: (ids * width).div_ceil(64) as u64,
             });
+            l.moves("dtable", 2 * ids * cols);
         }
     }
 
