@@ -1,6 +1,6 @@
 // dst = src: what the memory's bandwidth is measured with.
 //
-// One invocation per vec4.
+// One invocation copies EACH vec4s, a workgroup's width apart.
 
 struct Params {
     len4: u32,
@@ -13,7 +13,9 @@ struct Params {
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let i = (group.y * p.grid_x + group.x) * 256u + lane;
-    if i >= p.len4 { return; }
-    dst[i] = src[i];
+    let first = (group.y * p.grid_x + group.x) * 256u * EACH + lane;
+    for (var k = 0u; k < EACH; k++) {
+        let i = first + k * 256u;
+        if i < p.len4 { dst[i] = src[i]; }
+    }
 }

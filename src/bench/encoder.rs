@@ -33,9 +33,9 @@ impl Bench<'_, '_> {
         })];
         let spread = self.time(&mut arms)?[0];
         let tokens = (shape.batch * shape.src_len) as f64;
-        let figure = Figure::new(section, &name, "tokens/s", spread.map(|s| tokens / s));
-        self.report.figures.push(figure.with_work(&plan.work(), spread.median, &self.report.ceilings));
-        self.report.figures.push(Figure::new(section, &format!("{name}, time"), "ms", spread.map(|s| 1e3 * s)));
+        self.report.figures.push(Figure::new(section, &name, "tokens/s", spread.map(|s| tokens / s)));
+        let time = Figure::new(section, &format!("{name}, time"), "ms", spread.map(|s| 1e3 * s));
+        self.report.figures.push(time.with_work(&plan.work(), spread.median, &self.report.ceilings));
         if self.gpu.caps().timestamps {
             let steps = pollster::block_on(plan.profile())?;
             self.profile(section, &name, &steps);

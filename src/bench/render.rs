@@ -17,6 +17,11 @@ pub fn render(report: &Report) -> String {
         let millions = model.parameters as f64 / 1e6;
         let _ = writeln!(text, "model: {}, {millions:.1} million parameters", model.name);
     }
+    let _ = writeln!(
+        text,
+        "of ceiling: the time that the rates under \"ceilings\" would allow, divided by the time taken; over 100 % where \
+         operands\nstay in a cache. GF/s: matrix products and attention; GB/s: each operand of each dispatch moved once."
+    );
     if report.quick {
         let _ = writeln!(text, "a quick run: an impression, no measurement");
     }

@@ -66,12 +66,12 @@ impl Bench<'_, '_> {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let [parameters, gradients, moments, activations] = engine.memory().map(mib);
         let figures = [
-            Figure::new(section, &name, "tokens/s", spreads[0].map(|s| tokens / s)).with_work(
+            Figure::new(section, &name, "tokens/s", spreads[0].map(|s| tokens / s)),
+            Figure::new(section, &of("step"), "ms", spreads[0].map(|s| 1e3 * s)).with_work(
                 &steps,
                 spreads[0].median,
                 &ceilings,
             ),
-            Figure::new(section, &of("step"), "ms", spreads[0].map(|s| 1e3 * s)),
             Figure::new(section, &of("loss alone"), "ms", spreads[1].map(|s| 1e3 * s)),
             Figure::new(section, &of("optimiser alone"), "ms", spreads[2].map(|s| 1e3 * s)).with_work(
                 &engine.optimizer.program().work(),
@@ -86,6 +86,12 @@ impl Bench<'_, '_> {
             Figure::exact(section, &of("activations"), "MiB", activations),
             Figure::exact(section, &of("live activations at most"), "MiB", mib(plan.memory().live_maximum)),
             Figure::new(section, "span corruption on one core", "tokens/s", spreads[3]),
+            Figure::exact(
+                section,
+                "share of a core that makes the examples",
+                "%",
+                100.0 * tokens / spreads[0].median / spreads[3].median,
+            ),
         ];
         self.report.figures.extend(figures);
         if self.gpu.caps().timestamps {

@@ -9,7 +9,8 @@ pub struct Work {
     /// Floating-point operations of matrix products and attention, a multiplication and an addition counted as two. What
     /// element-wise kernels compute counts as nothing: memory is what they wait for.
     pub flops: f64,
-    /// Bytes that must be read and written if every operand is moved once; an operand updated in place counts twice.
+    /// Bytes read and written if the dispatch moves every operand once, scratch memory included; an operand updated in place
+    /// counts twice.
     pub bytes: f64,
 }
 
