@@ -142,12 +142,16 @@ pub fn run(gpu: &Gpu, options: &BenchOptions, progress: &mut Progress<'_>) -> Re
     if options.trace && !(options.has(Section::Decode) || options.has(Section::Train)) {
         return Err(Error::Input("a trace is made of the sections decode and train: name one of them".into()));
     }
+    let needs_model = Section::ALL.into_iter().any(|section| section.needs_model() && options.has(section));
+    if needs_model {
+        options.subject.check(gpu, options.has(Section::Train))?;
+    }
     let mut bench = Bench { gpu, options, report: Report::new(gpu, options), traces: Vec::new(), progress };
     bench.ceilings()?;
     if options.has(Section::Ops) {
         bench.ops()?;
     }
-    if Section::ALL.into_iter().any(|section| section.needs_model() && options.has(section)) {
+    if needs_model {
         (bench.progress)("making the model");
         let model = options.subject.open(gpu, options.has(Section::Train))?;
         bench.report.set_model(&options.subject, &model);

@@ -48,11 +48,12 @@ impl Subject {
         }
     }
 
-    /// Puts the model on the device.
+    /// Whether the model can fit, as far as that is known before anything is tried: a software adapter's memory is the
+    /// host's.
     ///
     /// # Errors
-    /// `OutOfMemory` with the sizes of what does not fit, before anything is tried where the memory is known.
-    pub fn open(&self, gpu: &Gpu, training: bool) -> Result<Model> {
+    /// `OutOfMemory` with the sizes of what does not fit.
+    pub fn check(&self, gpu: &Gpu, training: bool) -> Result<()> {
         let config = self.config()?;
         config.validate()?;
         let needed = Needed::of(&config, training);
@@ -62,6 +63,16 @@ impl Subject {
             let what = format!("{self} {needed}; this machine has {} MiB available", available >> 20);
             return Err(Error::OutOfMemory(format!("{what}; choose a smaller --model or fewer sections")));
         }
+        Ok(())
+    }
+
+    /// Puts the model on the device.
+    ///
+    /// # Errors
+    /// `OutOfMemory` with the sizes of what does not fit.
+    pub fn open(&self, gpu: &Gpu, training: bool) -> Result<Model> {
+        let config = self.config()?;
+        let needed = Needed::of(&config, training);
         let opened = match self {
             Subject::Random { .. } => Model::init(gpu, config, 0),
             Subject::Folder(dir) => Model::load(gpu, dir).map(|(model, _)| model),
