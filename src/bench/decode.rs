@@ -14,7 +14,12 @@ impl Bench<'_, '_> {
     pub(super) fn decode(&mut self, model: &Model) -> Result<()> {
         let quick = self.options.quick;
         let source_len = self.options.source_len.unwrap_or(64);
-        let new_tokens = self.options.target_len.unwrap_or(if quick { 8 } else { 64 }).max(2);
+        let wanted = match (quick, self.gpu.caps().is_cpu()) {
+            (true, _) => 8,
+            (false, true) => 32,
+            (false, false) => 64,
+        };
+        let new_tokens = self.options.target_len.unwrap_or(wanted).max(2);
         let batches = self.options.batch.map_or(if quick { vec![1, 4] } else { vec![1, 16] }, |batch| vec![batch]);
         let mut generators = Vec::new();
         for &batch in &batches {

@@ -85,7 +85,8 @@ pub struct BenchOptions {
     pub batch: Option<usize>,
     /// Source tokens; `None`: 512, and in decoding 64.
     pub source_len: Option<usize>,
-    /// Target tokens; `None`: 114 in training (what span corruption makes of 512), 64 in decoding.
+    /// Target tokens; `None`: 114 in training (what span corruption makes of 512), 64 in decoding (32 on a
+    /// software adapter).
     pub target_len: Option<usize>,
     /// Measuring time of each figure, in seconds; warm-up not counted.
     pub seconds: f64,

@@ -30,6 +30,10 @@ pub struct Budget {
     pub most: usize,
 }
 
+/// Something that takes a multiple of its time gets no more than a few samples.
+const SLOW: f64 = 8.0;
+const SLOW_SAMPLES: usize = 3;
+
 impl<'a> Arm<'a> {
     pub fn new(name: impl Into<String>, run: impl FnMut() -> Result<f64> + 'a) -> Arm<'a> {
         Arm { name: name.into(), run: Box::new(run) }
@@ -69,7 +73,8 @@ pub fn in_turn(arms: &mut [Arm<'_>], budget: Budget, progress: &mut Progress<'_>
         let mut under_way = false;
         for (i, arm) in arms.iter_mut().enumerate() {
             let count = samples[i].len();
-            if count >= budget.most || (count >= budget.least && spent[i] >= budget.seconds) {
+            let long = count >= SLOW_SAMPLES && spent[i] >= SLOW * budget.seconds;
+            if count >= budget.most || long || (count >= budget.least && spent[i] >= budget.seconds) {
                 continue;
             }
             under_way = true;

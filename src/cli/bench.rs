@@ -43,7 +43,7 @@ pub struct Args {
     /// Source tokens [default: 512; in decoding 64]
     #[arg(long, value_name = "N")]
     source_len: Option<usize>,
-    /// Target tokens [default: 114 in training; 64 in decoding]
+    /// Target tokens [default: 114 in training; 64 in decoding, 32 on a software adapter]
     #[arg(long, value_name = "N")]
     target_len: Option<usize>,
     /// Measuring time of each figure [default: 0.5, or 0.05 with --quick]
