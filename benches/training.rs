@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
+use t5_wgpu::bench::random_batch;
 use t5_wgpu::data::Batch;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::model::{BatchShape, Model, T5Config};
@@ -73,19 +74,7 @@ fn engine(optimizer: &OptimizerConfig) -> Engine {
 
 /// A batch of made-up bytes.
 fn batch(shape: BatchShape) -> Batch {
-    let BatchShape { batch, src_len, tgt_len } = shape;
-    let ids = |len: usize| (0..(batch * len) as u32).map(|i| 3 + i * 7919 % 256).collect::<Vec<_>>();
-    Batch {
-        batch,
-        src_len,
-        tgt_len,
-        src_ids: ids(src_len),
-        src_lens: vec![src_len as u32; batch],
-        tgt_in: ids(tgt_len),
-        labels: ids(tgt_len),
-        tgt_lens: vec![tgt_len as u32; batch],
-        examples: Vec::new(),
-    }
+    random_batch(shape, 259)
 }
 
 fn positions(batch: &Batch) -> ItemsCount {

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use naga::valid::{Capabilities, ModuleInfo, SubgroupOperationSet, ValidationFlags, Validator};
 use naga::{AddressSpace, Module};
+use t5_wgpu::bench;
 use t5_wgpu::gpu::{Caps, Header, Shader};
 use t5_wgpu::graph::{Dtype, Graph, Launcher};
 use t5_wgpu::model::T5Config;
@@ -57,7 +58,7 @@ impl Sources {
         for (d_kv, reach) in [(64, 128), (128, T5Config::MAX_DISTANCE)] {
             sources.add_graph(&attention(d_kv, reach));
         }
-        for (shader, header) in optimizer::kernels() {
+        for (shader, header) in [optimizer::kernels(), bench::kernels()].concat() {
             sources.add(shader, &header);
         }
         sources

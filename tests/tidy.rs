@@ -24,6 +24,7 @@ const PEERS: &[(&str, &str)] = &[
     ("data", "tokenizer"),
     ("train", "generate"),
     ("plan", "graph"),
+    ("bench", "verify"),
 ];
 
 /// What every module may use, and itself uses nothing else. `Error` and `Result` are `error`'s, named at the root.

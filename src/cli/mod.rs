@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, each thin. Only here are clap, anyhow and indicatif known.
 
+mod bench;
 mod data;
 mod devices;
 mod generate;
@@ -35,6 +36,7 @@ enum Command {
     Tune(tune::Args),
     Tokenize(tokenize::Args),
     Data(data::Args),
+    Bench(bench::Args),
 }
 
 /// Which adapter to compute on.
@@ -92,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Tune(args) => tune::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),
         Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

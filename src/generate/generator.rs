@@ -92,6 +92,12 @@ impl Generator {
         self.pool.bytes() + self.sessions.iter().map(|(_, session)| session.bytes()).sum::<u64>()
     }
 
+    /// The shape that serves these sources in one batch.
+    pub fn shape(sources: &[Vec<u32>], max_new_tokens: usize) -> DecodeShape {
+        let rows: Vec<usize> = (0..sources.len()).collect();
+        bucket(&rows, sources, max_new_tokens)
+    }
+
     /// The plan of a decoding step, for profiles and printing.
     pub fn step_plan(&mut self, shape: DecodeShape) -> Result<&Plan> {
         Ok(&self.session(shape)?.step)

@@ -7,6 +7,7 @@ mod adapter;
 mod buffer;
 mod program;
 mod shader;
+mod work;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,7 @@ pub use adapter::{AdapterReport, Caps, list_adapters};
 pub use buffer::{Buffer, Readback, Slice};
 pub use program::{Dispatch, Program, ProgramBuilder, StepTime};
 pub use shader::{Header, Param, Shader, Value};
+pub use work::{StepWork, Work};
 
 use crate::error::{Error, Result};
 use shader::Kernel;

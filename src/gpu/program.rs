@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::Gpu;
 use super::buffer::{Buffer, Slice};
 use super::shader::{Header, Kernel, Param, Shader};
+use super::work::{StepWork, Work};
 use crate::error::{Error, Result};
 
 /// One kernel launch as plain data.
@@ -27,6 +28,7 @@ struct Step {
     kernel: Arc<Kernel>,
     bind_group: wgpu::BindGroup,
     grid: [u32; 2],
+    work: Work,
 }
 
 /// Dispatches ready to be replayed.
@@ -40,7 +42,11 @@ pub struct Program {
 pub struct StepTime {
     pub kernel: &'static str,
     pub label: String,
+    /// Since the program began.
+    pub start: f64,
     pub seconds: f64,
+    #[serde(flatten)]
+    pub work: Work,
 }
 
 /// Collects dispatches for a [`Program`].
@@ -56,6 +62,7 @@ struct Pending {
     bindings: Vec<(&'static str, Slice)>,
     params: (u64, u64),
     grid: [u32; 2],
+    work: Work,
 }
 
 impl ProgramBuilder {
@@ -63,8 +70,18 @@ impl ProgramBuilder {
         ProgramBuilder { gpu: gpu.clone(), pending: Vec::new(), params: Vec::new() }
     }
 
-    /// Compiles the kernel if it is new and records the launch. Launches of no workgroups are dropped.
+    /// [`ProgramBuilder::push_counted`] for a launch that reads and writes the whole of its bindings, and updates in place
+    /// those that it may write.
     pub fn push(&mut self, dispatch: Dispatch) -> Result<()> {
+        let kernel = self.gpu.kernel(dispatch.shader, &dispatch.header)?;
+        let writable = |name: &str| kernel.bindings.iter().any(|b| b.name == name && b.writable);
+        let times = |name: &str| if writable(name) { 2.0 } else { 1.0 };
+        let bytes = dispatch.bindings.iter().map(|(name, slice)| times(name) * slice.bytes as f64).sum();
+        self.push_counted(dispatch, Work { flops: 0.0, bytes })
+    }
+
+    /// Compiles the kernel if it is new and records the launch, which does `work`. Launches of no workgroups are dropped.
+    pub fn push_counted(&mut self, dispatch: Dispatch, work: Work) -> Result<()> {
         if dispatch.workgroups == 0 {
             return Ok(());
         }
@@ -91,7 +108,7 @@ impl ProgramBuilder {
         self.params.resize(offset as usize, 0);
         self.params.extend_from_slice(&packed);
         let params = (offset, packed.len() as u64);
-        self.pending.push(Pending { label: dispatch.label, kernel, bindings: dispatch.bindings, params, grid });
+        self.pending.push(Pending { label: dispatch.label, kernel, bindings: dispatch.bindings, params, grid, work });
         Ok(())
     }
 
@@ -132,7 +149,7 @@ impl Pending {
             layout: &self.kernel.layout,
             entries: &entries,
         });
-        Step { label: self.label.clone(), kernel: self.kernel.clone(), bind_group, grid: self.grid }
+        Step { label: self.label.clone(), kernel: self.kernel.clone(), bind_group, grid: self.grid, work: self.work }
     }
 }
 
@@ -144,6 +161,12 @@ impl Program {
 
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// What each dispatch of one replay has to do.
+    pub fn work(&self) -> Vec<StepWork> {
+        let step = |s: &Step| StepWork { kernel: s.kernel.name, label: s.label.clone(), work: s.work };
+        self.steps.iter().map(step).collect()
     }
 
     /// Replays the program `times` over, in one pass and one submit.
@@ -194,7 +217,7 @@ impl Program {
         self.gpu.wait()?;
         let by_host = start.elapsed().as_secs_f64();
         let Some(clock) = clock else { return Ok(by_host) };
-        let by_device = clock.read(&self.gpu).await?[0];
+        let by_device = clock.read(&self.gpu).await?[0].1;
         // Some drivers promise timestamps and never write them.
         Ok(if by_device > 0.0 { by_device } else { by_host })
     }
@@ -209,6 +232,7 @@ impl Program {
         }
         let device = &self.gpu.inner.device;
         let mut times = Vec::with_capacity(self.steps.len());
+        let mut zero = None;
         // A query set holds 4096 queries.
         for steps in self.steps.chunks(2048) {
             let clock = Clock::new(device, 2 * steps.len() as u32);
@@ -222,10 +246,12 @@ impl Program {
             }
             clock.resolve(&mut encoder);
             self.gpu.inner.queue.submit([encoder.finish()]);
-            times.extend(steps.iter().zip(clock.read(&self.gpu).await?).map(|(step, seconds)| StepTime {
+            times.extend(steps.iter().zip(clock.read(&self.gpu).await?).map(|(step, (begin, seconds))| StepTime {
                 kernel: step.kernel.name,
                 label: step.label.clone(),
+                start: begin - *zero.get_or_insert(begin),
                 seconds,
+                work: step.work,
             }));
         }
         Ok(times)
@@ -268,11 +294,12 @@ impl Clock {
         encoder.resolve_query_set(&self.queries, 0..self.count, &self.ticks.raw, 0);
     }
 
-    /// Seconds between the two of each pair.
-    async fn read(&self, gpu: &Gpu) -> Result<Vec<f64>> {
+    /// The first of each pair and the time between the two, in seconds.
+    async fn read(&self, gpu: &Gpu) -> Result<Vec<(f64, f64)>> {
         let period = f64::from(gpu.inner.queue.get_timestamp_period()) * 1e-9;
         let read: Vec<u64> = gpu.read(&self.ticks, 0..self.ticks.bytes()).await?;
-        Ok(read.chunks(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period).collect())
+        let seconds = |pair: &[u64]| (pair[0] as f64 * period, pair[1].saturating_sub(pair[0]) as f64 * period);
+        Ok(read.chunks(2).map(seconds).collect())
     }
 }
 

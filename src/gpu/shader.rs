@@ -120,6 +120,7 @@ impl From<f32> for Param {
 pub(super) struct Binding {
     pub name: String,
     pub index: u32,
+    pub writable: bool,
 }
 
 /// A compiled pipeline with what reflection says of it.
@@ -215,7 +216,11 @@ fn reflect(module: &naga::Module) -> Result<(Vec<Binding>, Params, u32), Invalid
                 params.push((member.name.clone().unwrap_or_default(), member.offset, is_float));
             }
         }
-        bindings.push(Binding { name, index: binding.binding });
+        let writable = matches!(
+            variable.space,
+            naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE)
+        );
+        bindings.push(Binding { name, index: binding.binding, writable });
     }
     Ok((bindings, params, params_bytes))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::choice::{Candidate, Choices, Class, Question, Trial};
 use super::{Backward, Dtype, Graph, Node, Tensor64, ValueId};
 use crate::error::Error;
-use crate::gpu::{Caps, Header, Param, Shader};
+use crate::gpu::{Caps, Header, Param, Shader, Work};
 
 /// One kind of computation. Ops hold their sizes and settings as plain fields.
 pub trait Op: Debug + Send + Sync {
@@ -42,7 +42,7 @@ pub trait Op: Debug + Send + Sync {
         None
     }
 
-    /// Floating-point operations of one run, for profiles.
+    /// Floating-point operations of one run, where the op knows them without its inputs' shapes.
     fn flops(&self) -> f64 {
         0.0
     }
@@ -80,6 +80,8 @@ pub struct Launcher<'a> {
     graph: &'a Graph,
     node: &'a Node,
     pub launches: Vec<Launch>,
+    /// What is declared of each launch.
+    counts: Vec<Counts>,
     pub(crate) scratch: Vec<usize>,
     choices: &'a Choices,
     pub(super) questions: Vec<Question>,
@@ -92,8 +94,8 @@ static BY_RULE: Choices = Choices::none();
 impl<'a> Launcher<'a> {
     /// A launcher with which every op goes by its own rules.
     pub fn new(caps: &'a Caps, graph: &'a Graph, node: &'a Node) -> Launcher<'a> {
-        let (launches, scratch, questions) = (Vec::new(), Vec::new(), Vec::new());
-        Launcher { caps, graph, node, launches, scratch, choices: &BY_RULE, questions, refusal: None }
+        let (launches, counts, scratch, questions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Launcher { caps, graph, node, launches, counts, scratch, choices: &BY_RULE, questions, refusal: None }
     }
 
     pub fn with_choices(self, choices: &'a Choices) -> Launcher<'a> {
@@ -173,5 +175,56 @@ impl<'a> Launcher<'a> {
 
     pub fn launch(&mut self, launch: Launch) {
         self.launches.push(launch);
+        self.counts.push(Counts::default());
     }
+
+    /// Declares the floating-point operations of the launch just recorded, if it multiplies matrices.
+    pub fn flops(&mut self, flops: f64) {
+        if let Some(counts) = self.counts.last_mut() {
+            counts.flops = flops;
+        }
+    }
+
+    /// Declares how many elements of one binding the launch just recorded moves, where that is not each of them once: a
+    /// table of which it reads some rows, an output that it adds to.
+    pub fn moves(&mut self, binding: &'static str, elements: usize) {
+        if let Some(counts) = self.counts.last_mut() {
+            counts.moves.push((binding, elements));
+        }
+    }
+
+    /// What each launch has to do. Operands move once unless declared otherwise, outputs that live in a leaf twice: they
+    /// are updated in place.
+    pub fn work(&self) -> Vec<Work> {
+        let in_place = |place: Place| match place {
+            Place::Value(value) => self.graph.value(value).stored_in.is_some(),
+            Place::Scratch(_) => false,
+        };
+        let work = |(launch, counts): (&Launch, &Counts)| {
+            let mut seen: Vec<Place> = Vec::new();
+            let mut bytes = 0.0;
+            for &(name, operand) in &launch.bindings {
+                if seen.contains(&operand.place) {
+                    continue;
+                }
+                seen.push(operand.place);
+                let declared = counts.moves.iter().find(|(binding, _)| *binding == name).map(|(_, elements)| *elements);
+                let whole = match operand.place {
+                    Place::Value(value) => self.graph.bytes(value),
+                    Place::Scratch(_) => 4 * operand.len as u64,
+                };
+                let share = declared.map_or(1.0, |elements| elements as f64 / operand.len.max(1) as f64);
+                let passes = if declared.is_none() && in_place(operand.place) { 2.0 } else { 1.0 };
+                bytes += whole as f64 * share * passes;
+            }
+            Work { flops: counts.flops, bytes }
+        };
+        self.launches.iter().zip(&self.counts).map(work).collect()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    flops: f64,
+    moves: Vec<(&'static str, usize)>,
 }

@@ -52,17 +52,18 @@ impl Stack {
 
 impl<'a> Builder<'a> {
     pub fn new(model: &'a super::Model, shape: BatchShape, dropout: f32) -> Builder<'a> {
-        let (config, layout) = (&model.config, &model.layout);
-        Builder {
-            graph: Graph::new(),
-            config,
-            layout,
-            output_scale: model.output_scale,
-            shape,
-            dropout,
-            sites: 0,
-            variant: None,
-        }
+        Builder::on_layout(&model.config, &model.layout, model.output_scale, shape, dropout)
+    }
+
+    /// A builder for a model that need not be on any device.
+    pub fn on_layout(
+        config: &'a T5Config,
+        layout: &'a Layout,
+        output_scale: f32,
+        shape: BatchShape,
+        dropout: f32,
+    ) -> Builder<'a> {
+        Builder { graph: Graph::new(), config, layout, output_scale, shape, dropout, sites: 0, variant: None }
     }
 
     pub fn config(&self) -> &'a T5Config {

@@ -258,6 +258,7 @@ impl Op for Attention {
             params: self.params([self.inner(), 0, 0], side),
             workgroups: self.workgroups(self.q_len, side),
         });
+        l.flops(self.flops());
     }
 
     fn backward(&self, b: &mut Backward<'_>) {
@@ -329,6 +330,9 @@ impl Op for AttentionBackward {
             params: a.params(a.kv_layout(), side),
             workgroups: a.workgroups(a.kv_len, side),
         });
+        // Scores, their gradient, and the two products with it and with the weights.
+        l.flops(2.0 * a.flops());
+        l.moves("out", 2 * a.batch * a.kv_len * a.inner());
 
         inputs.push(("out", l.output(0)));
         l.launch(Launch {
@@ -338,6 +342,8 @@ impl Op for AttentionBackward {
             params: a.params([a.q_ld(), 0, 0], side),
             workgroups: a.workgroups(a.q_len, side),
         });
+        l.flops(1.5 * a.flops());
+        l.moves("out", a.batch * a.q_len * a.inner());
         if a.reach.is_some() {
             let total = l.output(if a.fused { 1 } else { 2 });
             super::rows::column_sum(l, dbias, tiles, total, false);

@@ -127,6 +127,8 @@ impl Op for AttentionDecode {
             ],
             workgroups: (rows * parts) as u64,
         });
+        l.flops(self.flops());
+        l.moves("q", self.batch * self.inner());
         if parts > 1 {
             l.launch(Launch {
                 shader: &ATTENTION_DECODE_JOIN,

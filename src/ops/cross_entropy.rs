@@ -112,6 +112,7 @@ impl CrossEntropy {
                 ],
                 workgroups: m.div_ceil(64 / lanes as usize) as u64,
             });
+            l.moves("logits", m * vocab * if into.is_some() { 2 } else { 1 });
             let Some((dh, dweights)) = &into else { continue };
             let dh_rows = Matrix { operand: *dh, offset: first * d, ld: d };
             column = 0;

@@ -95,6 +95,7 @@ impl Op for Gather {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let count = l.shape(0)[0];
+        let moved = count * l.shape(2)[1] / self.shards.len();
         for (shard, (first, rows)) in self.firsts().enumerate() {
             let (table, cols) = (l.weights(2 + shard), l.shape(2)[1]);
             let (header, width) = elem(Header::new(), cols);
@@ -114,6 +115,8 @@ impl Op for Gather {
                 ],
                 workgroups: (count * width).div_ceil(64) as u64,
             });
+            l.moves("table", moved);
+            l.moves("out", moved);
         }
     }
 
@@ -165,6 +168,7 @@ impl Op for GatherBackward {
                 ],
                 workgroups: (ids * width).div_ceil(64) as u64,
             });
+            l.moves("dtable", 2 * ids * cols);
         }
     }
 

@@ -319,6 +319,11 @@ impl Gemm {
                 .collect(),
                 workgroups: workgroups as u64,
             });
+            let deep = MOST_STEPS.min(depth.steps - first) * (self.k / depth.steps);
+            l.flops(2.0 * (self.m * self.n * deep) as f64);
+            l.moves("a", self.m * deep);
+            l.moves("b", self.n * deep);
+            l.moves("c", self.m * self.n * if self.accumulate || first > 0 { 2 } else { 1 });
         }
     }
 }
@@ -346,6 +351,7 @@ fn k_major(l: &mut Launcher<'_>, source: Matrix, transpose: bool, k: usize, m: u
         ],
         workgroups: (k.div_ceil(4) * padded / 4).div_ceil(64) as u64,
     });
+    l.moves("src", k * m);
     Matrix::whole(packed, padded)
 }
 

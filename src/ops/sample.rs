@@ -84,6 +84,7 @@ impl Op for Sample {
             params: vec![("batch", batch.into()), ("vocab", vocab.into()), ("len", self.len.into())],
             workgroups: batch as u64,
         });
+        l.moves("tokens", batch);
     }
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {

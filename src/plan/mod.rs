@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Dispatch, Gpu, Program, ProgramBuilder, Slice, StepTime};
+use crate::gpu::{Buffer, Caps, Dispatch, Gpu, Program, ProgramBuilder, Slice, StepTime, StepWork};
 use crate::graph::{Choices, Graph, Launch, Launcher, Place, ValueId};
 use slots::{Lifetime, assign};
 
@@ -147,7 +147,7 @@ impl Plan {
                 let bytes = 4 * len as u64;
                 lifetimes.push(Lifetime { key: Memo::Scratch(n, s), first: n, last: n, bytes });
             }
-            steps.push(launcher.launches);
+            steps.push((launcher.work(), launcher.launches));
         }
         for lifetime in &mut lifetimes {
             if let Memo::Value(v) = lifetime.key
@@ -183,8 +183,8 @@ impl Plan {
         let mut text = String::new();
         let mut builder = ProgramBuilder::new(gpu);
         let (mut written, mut kernels) = (Vec::new(), Vec::new());
-        for (n, (node, launches)) in nodes.iter().zip(steps).enumerate() {
-            for launch in launches.into_iter().filter(|l| l.workgroups > 0) {
+        for (n, (node, (works, launches))) in nodes.iter().zip(steps).enumerate() {
+            for (launch, work) in launches.into_iter().zip(works).filter(|(l, _)| l.workgroups > 0) {
                 let Launch { shader, header, bindings, params, workgroups } = launch;
                 let bound: Vec<_> = bindings.iter().map(|&(name, o)| (name, resolve(n, o.place, o.len))).collect();
                 describe(&mut text, written.len(), shader.name, &node.label, &params, &bound);
@@ -194,7 +194,7 @@ impl Plan {
                 let (name, variant) = (shader.name, header.constants_text());
                 kernels.push(KernelUse { label: label.clone(), shader: name, variant, workgroups });
                 let bindings = bound.into_iter().map(|(name, (slice, _))| (name, slice)).collect();
-                builder.push(Dispatch { label, shader, header, bindings, params, workgroups })?;
+                builder.push_counted(Dispatch { label, shader, header, bindings, params, workgroups }, work)?;
             }
         }
         let outputs = outputs
@@ -266,6 +266,11 @@ impl Plan {
         self.program.time(times).await
     }
 
+    /// What each dispatch of one run has to do.
+    pub fn work(&self) -> Vec<StepWork> {
+        self.program.work()
+    }
+
     /// Number of dispatches of one run.
     pub fn dispatches(&self) -> usize {
         self.program.len()
@@ -285,6 +290,25 @@ impl std::fmt::Display for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// What each dispatch would have to do if this graph were compiled for such an adapter. Needs no device.
+pub fn outline(caps: &Caps, graph: &Graph, outputs: &[ValueId]) -> Result<Vec<StepWork>> {
+    let live = graph.live_nodes(outputs);
+    let mut steps = Vec::new();
+    for (_, node) in graph.nodes().iter().enumerate().filter(|(n, _)| live[*n]) {
+        let mut launcher = Launcher::new(caps, graph, node);
+        node.op.launch(&mut launcher);
+        let works = launcher.work();
+        if let Some(refusal) = launcher.refusal {
+            return Err(refusal);
+        }
+        let label = if node.label.is_empty() { node.op.name() } else { &node.label };
+        for (launch, work) in launcher.launches.iter().zip(works).filter(|(l, _)| l.workgroups > 0) {
+            steps.push(StepWork { kernel: launch.shader.name, label: label.to_owned(), work });
+        }
+    }
+    Ok(steps)
 }
 
 /// What occupies a slot.

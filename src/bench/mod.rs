@@ -1,0 +1,186 @@
+//! How fast the engine is on the adapter at hand, and how far from what the adapter itself can do.
+//!
+//! Everything is timed against ceilings that are measured first, on the same adapter, by the same clock. Things that are
+//! to be compared are timed in turn, round after round, so that a change of the machine's speed meets all of them.
+
+mod ceilings;
+mod compare;
+mod decode;
+mod encoder;
+mod gpus;
+mod ops;
+mod predict;
+mod render;
+mod report;
+mod spread;
+mod subject;
+mod trace;
+mod train;
+
+use std::str::FromStr;
+
+pub use ceilings::{Ceilings, kernels};
+pub use compare::{Comparison, Saved, Verdict};
+pub use gpus::{GPUS, NamedGpu};
+pub use predict::{Forecast, Workload, predict, seconds_on};
+pub use render::{render, render_comparison, render_forecasts};
+pub use report::{Figure, KernelShare, Profile, Report, SCHEMA};
+pub use spread::{Arm, Spread, in_turn};
+pub use subject::{Subject, random_batch};
+pub use trace::{Trace, chrome_trace};
+
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use spread::Budget;
+
+/// A part of the benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Section {
+    /// What the adapter can do; always measured, since the others are held against it.
+    Ceilings,
+    /// Each op at T5's shapes.
+    Ops,
+    Encoder,
+    Decode,
+    Train,
+}
+
+impl Section {
+    pub const ALL: [Section; 5] = [Section::Ceilings, Section::Ops, Section::Encoder, Section::Decode, Section::Train];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Section::Ceilings => "ceilings",
+            Section::Ops => "ops",
+            Section::Encoder => "encoder",
+            Section::Decode => "decode",
+            Section::Train => "train",
+        }
+    }
+
+    fn needs_model(self) -> bool {
+        matches!(self, Section::Encoder | Section::Decode | Section::Train)
+    }
+}
+
+impl FromStr for Section {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Section> {
+        let found = Section::ALL.into_iter().find(|section| section.name() == text);
+        found.ok_or_else(|| {
+            let names = Section::ALL.map(Section::name).join(", ");
+            Error::Input(format!("the benchmark has no section `{text}`; there are {names} and all"))
+        })
+    }
+}
+
+/// What is to be measured, and how long.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// None: all.
+    pub sections: Vec<Section>,
+    pub subject: Subject,
+    /// Sequences; `None`: 8 on a graphics card and 1 on a software adapter, and in decoding 1 and 16.
+    pub batch: Option<usize>,
+    /// Source tokens; `None`: 512, and in decoding 64.
+    pub source_len: Option<usize>,
+    /// Target tokens; `None`: 114 in training (what span corruption makes of 512), 64 in decoding (32 on a
+    /// software adapter).
+    pub target_len: Option<usize>,
+    /// Measuring time of each figure, in seconds; warm-up not counted.
+    pub seconds: f64,
+    /// Smaller products and fewer rounds: an impression, no measurement.
+    pub quick: bool,
+    /// Collect the time of every dispatch of a step.
+    pub trace: bool,
+}
+
+impl BenchOptions {
+    fn has(&self, section: Section) -> bool {
+        self.sections.is_empty() || self.sections.contains(&section)
+    }
+
+    fn budget(&self) -> Budget {
+        let least = if self.quick { 2 } else { 5 };
+        Budget { seconds: self.seconds, least, most: 50 }
+    }
+
+    /// Sequences of the encoder's and of the training batch.
+    fn batch(&self, gpu: &Gpu) -> usize {
+        self.batch.unwrap_or(if gpu.caps().is_cpu() || self.quick { 1 } else { 8 })
+    }
+
+    fn check(&self) -> Result<()> {
+        for (name, size) in [("batch", self.batch), ("source-len", self.source_len), ("target-len", self.target_len)] {
+            if size == Some(0) {
+                return Err(Error::Input(format!("{name} is 0: there would be nothing to measure")));
+            }
+        }
+        if !(self.seconds > 0.0 && self.seconds.is_finite()) {
+            return Err(Error::Input(format!("{} seconds a figure: give a positive number", self.seconds)));
+        }
+        Ok(())
+    }
+}
+
+/// Hears what is being measured.
+pub type Progress<'a> = dyn FnMut(&str) + 'a;
+
+/// Runs the benchmark. Gives the report and, where they were asked for, the traces of a step.
+///
+/// # Errors
+/// `Input` for impossible settings, `Adapter` if a trace is wanted of an adapter without timestamps, `OutOfMemory` with
+/// what the model needs.
+pub fn run(gpu: &Gpu, options: &BenchOptions, progress: &mut Progress<'_>) -> Result<(Report, Vec<Trace>)> {
+    options.check()?;
+    if options.trace && !gpu.caps().timestamps {
+        return Err(Error::Adapter(format!(
+            "{} offers no timestamp queries, from which a trace is made; choose another adapter, or go without --trace",
+            gpu.caps()
+        )));
+    }
+    if options.trace && !(options.has(Section::Decode) || options.has(Section::Train)) {
+        return Err(Error::Input("a trace is made of the sections decode and train: name one of them".into()));
+    }
+    let needs_model = Section::ALL.into_iter().any(|section| section.needs_model() && options.has(section));
+    if needs_model {
+        options.subject.check(gpu, options.has(Section::Train))?;
+    }
+    let mut bench = Bench { gpu, options, report: Report::new(gpu, options), traces: Vec::new(), progress };
+    bench.ceilings()?;
+    if options.has(Section::Ops) {
+        bench.ops()?;
+    }
+    if needs_model {
+        (bench.progress)("making the model");
+        let model = options.subject.open(gpu, options.has(Section::Train))?;
+        bench.report.set_model(&options.subject, &model);
+        if options.has(Section::Encoder) {
+            bench.encoder(&model)?;
+        }
+        if options.has(Section::Decode) {
+            bench.decode(&model)?;
+        }
+        if options.has(Section::Train) {
+            bench.train(model)?;
+        }
+    }
+    Ok((bench.report, bench.traces))
+}
+
+/// A run under way.
+struct Bench<'a, 'p> {
+    gpu: &'a Gpu,
+    options: &'a BenchOptions,
+    report: Report,
+    traces: Vec<Trace>,
+    progress: &'a mut Progress<'p>,
+}
+
+impl Bench<'_, '_> {
+    /// Times the arms in turn.
+    fn time(&mut self, arms: &mut [Arm<'_>]) -> Result<Vec<Spread>> {
+        in_turn(arms, self.options.budget(), self.progress)
+    }
+}

@@ -1,0 +1,179 @@
+//! Reports as text for people.
+
+use std::fmt::Write as _;
+
+use super::Section;
+use super::compare::{Comparison, Verdict};
+use super::predict::{Forecast, Workload};
+use super::report::{Figure, Profile, Report};
+
+/// The whole report as tables.
+pub fn render(report: &Report) -> String {
+    let mut text = String::new();
+    let commit = report.commit.map(|c| format!(" ({c})")).unwrap_or_default();
+    let checked = if report.checked { ", shaders with bounds checks" } else { "" };
+    let _ = writeln!(text, "t5 {}{commit} on {}{checked}, {}", report.version, report.adapter, report.date);
+    if let Some(model) = &report.model {
+        let millions = model.parameters as f64 / 1e6;
+        let _ = writeln!(text, "model: {}, {millions:.1} million parameters", model.name);
+    }
+    let _ = writeln!(
+        text,
+        "of ceiling: the time that the rates under \"ceilings\" would allow, divided by the time taken; over 100 % where \
+         operands\nstay in a cache. GF/s: matrix products and attention; GB/s: each operand of each dispatch moved once."
+    );
+    if report.quick {
+        let _ = writeln!(text, "a quick run: an impression, no measurement");
+    }
+    for section in Section::ALL {
+        let figures: Vec<_> = report.figures.iter().filter(|f| f.section == section.name()).collect();
+        if figures.is_empty() {
+            continue;
+        }
+        let _ = writeln!(text, "\n{}", section.name());
+        let rows = figures.iter().map(|figure| row(figure)).collect();
+        let header = ["", "median", "quartiles", "samples", "dispatches", "GF/s", "GB/s", "of ceiling"];
+        text += &table(&header, rows);
+        if section == Section::Ceilings {
+            let _ = writeln!(
+                text,
+                "  ceilings: {} GF/s by {}; {} GB/s",
+                number(report.ceilings.flops / 1e9),
+                report.ceilings.matmul,
+                number(report.ceilings.bytes / 1e9)
+            );
+        }
+        for profile in report.profiles.iter().filter(|p| p.section == section.name()) {
+            text += &render_profile(profile);
+        }
+    }
+    text
+}
+
+/// A table of new over old.
+pub fn render_comparison(comparisons: &[Comparison]) -> String {
+    let row = |c: &Comparison| {
+        let mark = match c.verdict {
+            Verdict::Better => "better",
+            Verdict::Worse => "WORSE",
+            Verdict::Same => "",
+        };
+        vec![
+            format!("{} {}", c.old.section, c.old.name),
+            number(c.old.value),
+            number(c.new.value),
+            c.new.unit.clone(),
+            format!("{:.3}", c.ratio),
+            format!("{:.2}-{:.2}", c.low, c.high),
+            mark.to_owned(),
+        ]
+    };
+    let header = ["", "old", "new", "unit", "new/old", "spread", ""];
+    let count = |verdict| comparisons.iter().filter(|c| c.verdict == verdict).count();
+    let summary = format!(
+        "{} better, {} worse, {} within the noise (quartiles overlap, or less than 2 %)\n",
+        count(Verdict::Better),
+        count(Verdict::Worse),
+        count(Verdict::Same)
+    );
+    table(&header, comparisons.iter().map(row).collect()) + &summary
+}
+
+/// A table of cards and what they should need.
+pub fn render_forecasts(model: &str, workloads: &[Workload], forecasts: &[Forecast]) -> String {
+    let mut text = format!(
+        "PREDICTED for {model}, not measured: work counted from the plans' dispatches, f32; rates from vendors' sheets, of \
+         which\n35 % of the peak (20 % below 64 rows) and 75 % of the bandwidth are taken to be reached; launches estimated.\n\n"
+    );
+    let work = workloads.iter().map(|w| {
+        vec![
+            w.name.clone(),
+            w.dispatches.to_string(),
+            number(w.work.flops / 1e9),
+            number(w.work.bytes / f64::from(1 << 20)),
+        ]
+    });
+    text += &table(&["a run of", "dispatches", "GFLOP", "MiB moved"], work.collect());
+    text.push('\n');
+    let mut header = vec!["card"];
+    let titles: Vec<[String; 2]> =
+        workloads.iter().map(|w| [format!("{}: ms", w.name), "tokens/s".to_owned()]).collect();
+    header.extend(titles.iter().flatten().map(String::as_str));
+    let row = |f: &Forecast| {
+        let cells = f.seconds.iter().zip(workloads);
+        let cells = cells.flat_map(|(s, w)| [number(1e3 * s), number(w.tokens as f64 / s)]);
+        [f.gpu.name.to_owned()].into_iter().chain(cells).collect()
+    };
+    text + &table(&header, forecasts.iter().map(row).collect())
+}
+
+fn row(f: &Figure) -> Vec<String> {
+    let seconds = match f.unit.as_str() {
+        "ms" => Some(f.value / 1e3),
+        _ => None,
+    };
+    let rate = |work: Option<f64>| match (work, seconds) {
+        (Some(work), Some(seconds)) if work > 0.0 => number(work / seconds / 1e9),
+        _ => String::new(),
+    };
+    let spread = if f.samples > 1 { format!("{}-{}", number(f.low), number(f.high)) } else { String::new() };
+    vec![
+        f.name.clone(),
+        format!("{} {}", number(f.value), f.unit),
+        spread,
+        if f.samples > 1 { f.samples.to_string() } else { String::new() },
+        f.dispatches.map(|d| d.to_string()).unwrap_or_default(),
+        rate(f.flops),
+        rate(f.bytes),
+        f.ceiling_share.map(|share| format!("{:.0} %", 100.0 * share)).unwrap_or_default(),
+    ]
+}
+
+fn render_profile(profile: &Profile) -> String {
+    let rows = profile.kernels.iter().map(|k| {
+        vec![
+            k.kernel.to_owned(),
+            format!("{:.1} %", 100.0 * k.share),
+            format!("{} ms", number(1e3 * k.seconds)),
+            k.dispatches.to_string(),
+            number(k.work.flops / k.seconds.max(1e-12) / 1e9),
+            number(k.work.bytes / k.seconds.max(1e-12) / 1e9),
+            format!("{:.0} %", 100.0 * k.ceiling_share),
+        ]
+    });
+    let header = ["kernel", "of the time", "time", "dispatches", "GF/s", "GB/s", "of ceiling"];
+    format!("  where the device's time goes: {}\n{}", profile.name, table(&header, rows.collect()))
+}
+
+/// Four digits, without an exponent where that is readable.
+fn number(x: f64) -> String {
+    let digits = match x.abs() {
+        a if a >= 1000.0 || a == 0.0 => 0,
+        a if a >= 100.0 => 1,
+        a if a >= 10.0 => 2,
+        _ => 3,
+    };
+    format!("{x:.digits$}")
+}
+
+/// Columns as wide as their widest cell, the first to the left, the others to the right.
+fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let widest = |i: usize| {
+        let cells = rows.iter().map(|row| row[i].chars().count());
+        cells.chain([header[i].chars().count()]).max().unwrap_or(0)
+    };
+    let empty = |i: usize| rows.iter().all(|row| row[i].is_empty());
+    let columns: Vec<(usize, usize)> = (0..header.len()).filter(|&i| !empty(i)).map(|i| (i, widest(i))).collect();
+    let line = |cells: &dyn Fn(usize) -> String| {
+        let cell = |&(i, width): &(usize, usize)| {
+            if i == 0 { format!("{:width$}", cells(i)) } else { format!("{:>width$}", cells(i)) }
+        };
+        let text = columns.iter().map(cell).collect::<Vec<_>>().join("  ");
+        format!("  {}\n", text.trim_end())
+    };
+    let mut text = line(&|i| header[i].to_owned());
+    for row in &rows {
+        text += &line(&|i| row[i].clone());
+    }
+    text
+}

@@ -1,0 +1,235 @@
+//! What a run found, as plain data.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::ceilings::Ceilings;
+use super::spread::Spread;
+use super::subject::Subject;
+use super::{BenchOptions, Section};
+use crate::gpu::{Caps, Gpu, StepTime, StepWork, Work};
+use crate::model::Model;
+
+/// The version of the saved form; a reader refuses others.
+pub const SCHEMA: u32 = 1;
+
+/// Everything that a run measured, and what it must be read with.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub schema: u32,
+    pub version: &'static str,
+    /// Of the build, where the environment variable `T5_COMMIT` named it.
+    pub commit: Option<&'static str>,
+    /// UTC, as `2026-01-31T12:00:00Z`.
+    pub date: String,
+    pub adapter: Caps,
+    /// Whether shaders were compiled with bounds checks.
+    pub checked: bool,
+    pub quick: bool,
+    /// Measuring time of each figure.
+    pub seconds: f64,
+    pub model: Option<ModelFacts>,
+    pub ceilings: Ceilings,
+    pub figures: Vec<Figure>,
+    pub profiles: Vec<Profile>,
+}
+
+/// What was timed as a whole.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelFacts {
+    pub name: String,
+    pub parameters: usize,
+}
+
+/// One number, with the quartiles of its samples.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    pub section: String,
+    pub name: String,
+    /// A unit that ends with `/s` is better high, any other better low.
+    pub unit: String,
+    pub value: f64,
+    pub low: f64,
+    pub high: f64,
+    pub samples: usize,
+    /// Work of one run, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flops: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<f64>,
+    /// What the ceilings would allow, divided by what it took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceiling_share: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dispatches: Option<usize>,
+}
+
+/// Where the device's time of one step goes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Profile {
+    pub section: String,
+    pub name: String,
+    /// The most expensive first.
+    pub kernels: Vec<KernelShare>,
+}
+
+/// All dispatches of one kernel in a step.
+#[derive(Clone, Debug, Serialize)]
+pub struct KernelShare {
+    pub kernel: &'static str,
+    pub dispatches: usize,
+    pub seconds: f64,
+    /// Of the step.
+    pub share: f64,
+    #[serde(flatten)]
+    pub work: Work,
+    pub ceiling_share: f64,
+}
+
+impl Report {
+    pub(super) fn new(gpu: &Gpu, options: &BenchOptions) -> Report {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Report {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            commit: option_env!("T5_COMMIT"),
+            date: utc(now.as_secs()),
+            adapter: gpu.caps().clone(),
+            checked: gpu.checked(),
+            quick: options.quick,
+            seconds: options.seconds,
+            model: None,
+            ceilings: Ceilings::default(),
+            figures: Vec::new(),
+            profiles: Vec::new(),
+        }
+    }
+
+    pub(super) fn set_model(&mut self, subject: &Subject, model: &Model) {
+        self.model = Some(ModelFacts { name: subject.to_string(), parameters: model.layout.n_params() });
+    }
+
+    /// A figure by section and name.
+    pub fn figure(&self, section: Section, name: &str) -> Option<&Figure> {
+        self.figures.iter().find(|f| f.section == section.name() && f.name == name)
+    }
+
+    /// One line a figure, under a line of column names.
+    pub fn csv(&self) -> String {
+        let mut text = "section,name,value,unit,low,high,samples,flops,bytes,ceiling_share,dispatches\n".to_owned();
+        for f in &self.figures {
+            let number = |x: Option<f64>| x.map(|x| x.to_string()).unwrap_or_default();
+            let dispatches = f.dispatches.map(|d| d.to_string()).unwrap_or_default();
+            let line = [
+                f.section.clone(),
+                format!("\"{}\"", f.name.replace('"', "\"\"")),
+                f.value.to_string(),
+                f.unit.clone(),
+                f.low.to_string(),
+                f.high.to_string(),
+                f.samples.to_string(),
+                number(f.flops),
+                number(f.bytes),
+                number(f.ceiling_share),
+                dispatches,
+            ];
+            text += &line.join(",");
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Adds up a profiled step by kernel.
+    pub(super) fn add_profile(&mut self, section: Section, name: &str, steps: &[StepTime]) -> Profile {
+        let mut kernels: BTreeMap<&'static str, (usize, f64, Work)> = BTreeMap::new();
+        for step in steps {
+            let (count, seconds, work) = kernels.entry(step.kernel).or_default();
+            (*count, *seconds, *work) = (*count + 1, *seconds + step.seconds, *work + step.work);
+        }
+        let total: f64 = kernels.values().map(|(_, seconds, _)| seconds).sum();
+        let share = |(kernel, (dispatches, seconds, work)): (&'static str, (usize, f64, Work))| KernelShare {
+            kernel,
+            dispatches,
+            seconds,
+            share: seconds / total.max(f64::MIN_POSITIVE),
+            work,
+            ceiling_share: self.ceilings.share(work, seconds.max(f64::MIN_POSITIVE)),
+        };
+        let mut kernels: Vec<_> = kernels.into_iter().map(share).collect();
+        kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        let profile = Profile { section: section.name().into(), name: name.into(), kernels };
+        self.profiles.push(profile.clone());
+        profile
+    }
+}
+
+impl Profile {
+    /// Seconds and work of the matrix products, the copies that pack their operands included.
+    pub fn products(&self) -> (f64, Work) {
+        let products = self.kernels.iter().filter(|k| k.kernel.starts_with("matmul") || k.kernel == "pack");
+        products.fold((0.0, Work::default()), |(seconds, work), k| (seconds + k.seconds, work + k.work))
+    }
+
+    /// Seconds of all kernels.
+    pub fn seconds(&self) -> f64 {
+        self.kernels.iter().map(|k| k.seconds).sum()
+    }
+}
+
+impl Figure {
+    pub fn new(section: Section, name: &str, unit: &str, spread: Spread) -> Figure {
+        let Spread { median, low, high, samples } = spread;
+        let (section, name, unit) = (section.name().to_owned(), name.to_owned(), unit.to_owned());
+        Figure { section, name, unit, value: median, low, high, samples, ..Figure::default() }
+    }
+
+    /// A number that is counted, not measured.
+    pub fn exact(section: Section, name: &str, unit: &str, value: f64) -> Figure {
+        Figure::new(section, name, unit, Spread { median: value, low: value, high: value, samples: 1 })
+    }
+
+    /// With the work of a run that took `seconds`.
+    pub fn with_work(self, steps: &[StepWork], seconds: f64, ceilings: &Ceilings) -> Figure {
+        let work: Work = steps.iter().map(|step| step.work).sum();
+        Figure {
+            flops: Some(work.flops),
+            bytes: Some(work.bytes),
+            ceiling_share: Some(ceilings.share(work, seconds)),
+            dispatches: Some(steps.len()),
+            ..self
+        }
+    }
+
+    pub fn higher_is_better(&self) -> bool {
+        self.unit.ends_with("/s")
+    }
+}
+
+/// Seconds since 1970 as `2026-01-31T12:00:00Z`; the calendar of Hinnant, "chrono-compatible low-level date algorithms".
+fn utc(seconds: u64) -> String {
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utc;
+
+    #[test]
+    fn dates() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(utc(1_798_761_599), "2026-12-31T23:59:59Z");
+    }
+}

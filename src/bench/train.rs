@@ -1,0 +1,132 @@
+//! A training step: forward, backward, optimiser; and whether the data can keep up.
+
+use super::report::Figure;
+use super::spread::{Arm, seconds};
+use super::subject::{Needed, random_batch};
+use super::trace::Trace;
+use super::{Bench, Section};
+use crate::data::{Markers, SpanCorruption};
+use crate::error::Result;
+use crate::gpu::StepWork;
+use crate::model::{BatchShape, Model};
+use crate::rng::{Purpose, Rng};
+use crate::train::engine::{Engine, Objective};
+use crate::train::optimizer::OptimizerConfig;
+
+/// Segments that one sample of the data's rate corrupts.
+const SEGMENTS: usize = 50;
+
+impl Bench<'_, '_> {
+    pub(super) fn train(&mut self, model: Model) -> Result<()> {
+        let section = Section::Train;
+        let shape = BatchShape {
+            batch: self.options.batch(self.gpu),
+            src_len: self.options.source_len.unwrap_or(512),
+            tgt_len: self.options.target_len.unwrap_or(114),
+        };
+        let needed = Needed::of(&model.config, true);
+        let subject = &self.options.subject;
+        let batch = random_batch(shape, model.config.vocab_size);
+        let mut engine =
+            Engine::new(model, Objective { dropout: 0.1, ..Objective::default() }, &OptimizerConfig::adamw(), 1.0)
+                .map_err(|e| needed.explain(subject, e))?;
+        engine.prepare(shape).map_err(|e| needed.explain(subject, e))?;
+
+        let name = format!("{} x ({} + {}) tokens", shape.batch, shape.src_len, shape.tgt_len);
+        let tokens = (shape.batch * (shape.src_len + shape.tgt_len)) as f64;
+        let engine = std::cell::RefCell::new(engine);
+        let mut number = 0;
+        let mut arms = [
+            Arm::new(format!("training step {name}"), || {
+                let mut engine = engine.borrow_mut();
+                seconds(|| {
+                    engine.begin_step();
+                    engine.micro_batch(&batch, [0, 0, number as u32, 0])?;
+                    // A learning rate of zero: the weights stay those that the next run finds.
+                    engine.finish_step(0.0, number)?;
+                    number += 1;
+                    pollster::block_on(engine.report()).map(drop)
+                })
+            }),
+            Arm::new("loss alone", || {
+                let mut engine = engine.borrow_mut();
+                seconds(|| pollster::block_on(engine.evaluate(&batch)).map(drop))
+            }),
+            Arm::new("optimiser alone", || pollster::block_on(engine.borrow().optimizer.program().time(1))),
+            Arm::new("span corruption", corruption(shape.src_len)?),
+        ];
+        let spreads = self.time(&mut arms)?;
+        drop(arms);
+        let engine = engine.into_inner();
+        let Some(plan) = engine.plan(shape) else { return Ok(()) };
+        let steps: Vec<StepWork> = [plan.work(), engine.optimizer.program().work()].concat();
+        let ceilings = self.report.ceilings.clone();
+        let flops: f64 = steps.iter().map(|step| step.work.flops).sum();
+        let of = |what: &str| format!("{name}, {what}");
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let [parameters, gradients, moments, activations] = engine.memory().map(mib);
+        let figures = [
+            Figure::new(section, &name, "tokens/s", spreads[0].map(|s| tokens / s)),
+            Figure::new(section, &of("step"), "ms", spreads[0].map(|s| 1e3 * s)).with_work(
+                &steps,
+                spreads[0].median,
+                &ceilings,
+            ),
+            Figure::new(section, &of("loss alone"), "ms", spreads[1].map(|s| 1e3 * s)),
+            Figure::new(section, &of("optimiser alone"), "ms", spreads[2].map(|s| 1e3 * s)).with_work(
+                &engine.optimizer.program().work(),
+                spreads[2].median,
+                &ceilings,
+            ),
+            Figure::new(section, &of("matmul and attention"), "GF/s", spreads[0].map(|s| flops / s / 1e9)),
+            Figure::exact(section, &of("of the matmul rate"), "%", 100.0 * flops / spreads[0].median / ceilings.flops),
+            Figure::exact(section, &of("parameters"), "MiB", parameters),
+            Figure::exact(section, &of("gradients"), "MiB", gradients),
+            Figure::exact(section, &of("moments"), "MiB", moments),
+            Figure::exact(section, &of("activations"), "MiB", activations),
+            Figure::exact(section, &of("live activations at most"), "MiB", mib(plan.memory().live_maximum)),
+            Figure::new(section, "span corruption on one core", "tokens/s", spreads[3]),
+            Figure::exact(
+                section,
+                "share of a core that makes the examples",
+                "%",
+                100.0 * tokens / spreads[0].median / spreads[3].median,
+            ),
+        ];
+        self.report.figures.extend(figures);
+        if self.gpu.caps().timestamps {
+            let mut times = pollster::block_on(plan.profile())?;
+            let end = times.last().map_or(0.0, |step| step.start + step.seconds);
+            let optimizer = pollster::block_on(engine.optimizer.program().profile())?;
+            times.extend(optimizer.into_iter().map(|step| crate::gpu::StepTime { start: step.start + end, ..step }));
+            self.profile(section, &name, &times);
+            if self.options.trace {
+                self.traces.push(Trace { name: format!("training step, {name}"), steps: times });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes examples of random tokens and gives their tokens a second, sources and targets together.
+fn corruption(source_len: usize) -> Result<impl FnMut() -> Result<f64>> {
+    let objective = SpanCorruption::default();
+    let (raw, _) = objective.lengths(source_len)?;
+    let text: Vec<u32> = (0..raw as u32).map(|i| 3 + i * 7919 % 32_000).collect();
+    let sentinels = (0..objective.n_spans(raw) as u32).map(|k| 40_000 + k).collect();
+    let markers = Markers { sentinels, eos: 1 };
+    let mut number = 0;
+    Ok(move || {
+        let mut tokens = 0;
+        let spent = seconds(|| {
+            for _ in 0..SEGMENTS {
+                number += 1;
+                let mut rng = Rng::new(0, Purpose::Corruption, &[number]);
+                let example = objective.corrupt(&text, &markers, &mut rng)?;
+                tokens += example.source.len() + example.target.len();
+            }
+            Ok(())
+        })?;
+        Ok(tokens as f64 / spent)
+    })
+}

@@ -1,0 +1,160 @@
+//! `t5 bench`: how fast the engine is on an adapter.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use t5_wgpu::bench::{
+    self, BenchOptions, Saved, Section, Subject, chrome_trace, render, render_comparison, render_forecasts,
+};
+
+use super::GpuArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  Everything, for T5 small (two to four minutes on two processor cores):
+    t5 bench
+  Before and after a change:
+    t5 bench --json > old.json
+    t5 bench --compare old.json
+  A larger model's generation, with a trace for https://ui.perfetto.dev:
+    t5 bench decode --model flan-t5-base --trace decode.json
+  What cards that you do not have should need:
+    t5 bench --predict --model flan-t5-xl";
+
+/// Measure how fast the engine is on this adapter
+///
+/// Measures first what the adapter itself can do (matrix products, bandwidth, the cost of dispatches and transfers), then
+/// each op at T5's shapes, the encoder, generation and a training step, and says how much of the adapter's ceilings each
+/// of them reaches. What is to be compared is timed in turn; figures are medians, with quartiles.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// What to measure: ceilings, ops, encoder, decode, train, or all; ceilings always are [default: all]
+    #[arg(value_name = "SECTION", value_parser = section)]
+    sections: Vec<Choice>,
+    /// The model: a published size by name, with random weights, or a model folder
+    #[arg(long, value_name = "NAME|DIR", default_value = "t5-small")]
+    model: String,
+    /// Sequences [default: 8, or 1 on a software adapter; in decoding 1 and 16]
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Source tokens [default: 512; in decoding 64]
+    #[arg(long, value_name = "N")]
+    source_len: Option<usize>,
+    /// Target tokens [default: 114 in training; 64 in decoding, 32 on a software adapter]
+    #[arg(long, value_name = "N")]
+    target_len: Option<usize>,
+    /// Measuring time of each figure [default: 0.5, or 0.05 with --quick]
+    #[arg(long, value_name = "S")]
+    seconds: Option<f64>,
+    /// Smaller sizes and fewer rounds: an impression, no measurement
+    #[arg(long)]
+    quick: bool,
+    /// Print one JSON document: save it for --compare
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Print one line a figure, comma-separated
+    #[arg(long)]
+    csv: bool,
+    /// Show the ratios to an earlier run that was saved with --json
+    #[arg(long, value_name = "OLD.JSON")]
+    compare: Option<PathBuf>,
+    /// Write the dispatches of a decoding and of a training step as a trace for Chrome or Perfetto
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Measure nothing; say what named graphics cards should need for this model
+    #[arg(long, conflicts_with_all = ["compare", "trace", "csv", "sections"])]
+    predict: bool,
+    #[command(flatten)]
+    gpu: GpuArgs,
+}
+
+#[derive(Clone, Copy)]
+enum Choice {
+    All,
+    One(Section),
+}
+
+fn section(text: &str) -> t5_wgpu::Result<Choice> {
+    if text == "all" { Ok(Choice::All) } else { text.parse().map(Choice::One) }
+}
+
+impl Args {
+    fn options(&self) -> t5_wgpu::Result<BenchOptions> {
+        let chosen = |choice: &Choice| match choice {
+            Choice::All => Section::ALL.to_vec(),
+            Choice::One(section) => vec![*section],
+        };
+        Ok(BenchOptions {
+            sections: self.sections.iter().flat_map(chosen).collect(),
+            batch: self.batch,
+            source_len: self.source_len,
+            target_len: self.target_len,
+            seconds: self.seconds.unwrap_or(if self.quick { 0.05 } else { 0.5 }),
+            quick: self.quick,
+            trace: self.trace.is_some(),
+            ..BenchOptions::new(Subject::parse(&self.model)?)
+        })
+    }
+}
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let options = args.options()?;
+    if args.predict {
+        return predict(args, &options);
+    }
+    // Before minutes of measuring.
+    let old = args.compare.as_deref().map(Saved::read).transpose()?;
+    let gpu = args.gpu.open(false)?;
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}")?);
+    let (report, traces) = bench::run(&gpu, &options, &mut |what| {
+        bar.set_message(what.to_owned());
+        bar.tick();
+    })?;
+    bar.finish_and_clear();
+    if let Some(path) = &args.trace {
+        let text = chrome_trace(gpu.caps(), &traces).to_string();
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        eprintln!("wrote {}: open it in https://ui.perfetto.dev", path.display());
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else if args.csv {
+        print!("{}", report.csv());
+    } else {
+        print!("{}", render(&report));
+    }
+    if let Some(old) = &old {
+        let mut text = format!("\ncompared with version {} of {}", old.version, old.date);
+        for difference in old.differences(&report) {
+            text += &format!("\nwarning: {difference}");
+        }
+        text += &format!("\n{}", render_comparison(&old.compare(&report)));
+        // Standard output stays one document.
+        if args.json || args.csv { eprint!("{text}") } else { print!("{text}") }
+    } else if !args.json && !args.csv {
+        println!(
+            "\nNext: `t5 bench --json > old.json`, change something, `t5 bench --compare old.json`. Where a kernel is far \
+             below\nits ceiling there is something to gain; `--trace FILE` shows a step dispatch by dispatch."
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn predict(args: &Args, options: &BenchOptions) -> anyhow::Result<ExitCode> {
+    let (workloads, forecasts) = bench::predict(options)?;
+    if args.json {
+        let report = serde_json::json!({
+            "schema": bench::SCHEMA, "prediction": true, "model": options.subject.to_string(), "workloads": workloads,
+            "cards": forecasts,
+        });
+        println!("{report:#}");
+    } else {
+        print!("{}", render_forecasts(&options.subject.to_string(), &workloads, &forecasts));
+        println!("\nNext: `t5 bench --model {}` measures this machine's adapter.", options.subject);
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,232 @@
+//! The benchmark's own arithmetic, and what it writes.
+
+#![cfg(feature = "cli")]
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+use t5_wgpu::gpu::{Caps, Gpu, GpuOptions, StepWork};
+use t5_wgpu::graph::{Dtype, Graph};
+use t5_wgpu::model::{BatchShape, Builder, DecodeShape, Model, T5Config};
+use t5_wgpu::ops::{Attention, Layout, Matmul};
+use t5_wgpu::plan::{Plan, PlanOptions, SlotPool, outline};
+use t5_wgpu::verify::{Timed, bench_cases};
+
+fn adapters() -> [Caps; 2] {
+    let caps = |kind, subgroup| Caps { kind, subgroup, max_binding: 128 << 20, ..Caps::default() };
+    [caps("CPU", Some((8, 8))), caps("discrete GPU", None)]
+}
+
+fn flops(steps: &[StepWork]) -> f64 {
+    steps.iter().map(|step| step.work.flops).sum()
+}
+
+fn bytes(steps: &[StepWork]) -> f64 {
+    steps.iter().map(|step| step.work.bytes).sum()
+}
+
+#[test]
+fn products_are_counted() {
+    for caps in adapters() {
+        for (layout, a, b) in
+            [(Layout::Nn, [16, 64], [64, 32]), (Layout::Nt, [16, 64], [32, 64]), (Layout::Tn, [64, 16], [64, 32])]
+        {
+            let mut graph = Graph::new();
+            let inputs = [graph.leaf("a", &a, Dtype::F32), graph.leaf("b", &b, Dtype::F32)];
+            let c = graph.push1(Matmul::new(layout), &inputs);
+            let steps = outline(&caps, &graph, &[c]).unwrap();
+            assert_eq!(flops(&steps), 2.0 * 16.0 * 32.0 * 64.0, "{layout:?}");
+            // Where no operand is packed, each moves once.
+            if steps.len() == 1 {
+                assert_eq!(bytes(&steps), 4.0 * (16 * 64 + 64 * 32 + 16 * 32) as f64, "{layout:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_is_counted() {
+    let (batch, heads, d_kv, len) = (2, 3, 8, 20);
+    let op = Attention {
+        batch,
+        heads,
+        d_kv,
+        q_len: len,
+        kv_len: len,
+        causal: true,
+        fused: true,
+        reach: None,
+        dropout: 0.0,
+        site: 0,
+        tiling: None,
+    };
+    let pairs = (batch * heads * len * len * d_kv) as f64;
+    for caps in adapters() {
+        let mut graph = Graph::new();
+        let qkv = graph.leaf("qkv", &[batch * len, 3 * heads * d_kv], Dtype::F32);
+        let seed = graph.leaf("seed", &[batch * len, heads * d_kv], Dtype::F32);
+        let out = graph.push(op.clone(), &[qkv])[0];
+        assert_eq!(flops(&outline(&caps, &graph, &[out]).unwrap()), 4.0 * pairs);
+        let grads = graph.backward(&[(out, seed)], &[(qkv, None)]);
+        assert_eq!(flops(&outline(&caps, &graph, &grads).unwrap()), (4.0 + 14.0) * pairs);
+    }
+}
+
+/// A training step's products: 6 operations a parameter and token, the encoder's parameters meeting source tokens only.
+#[test]
+fn a_training_step_is_counted() {
+    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    let config = T5Config::preset("tiny").unwrap();
+    let model = Model::init(&gpu, config, 0).unwrap();
+    let shape = BatchShape { batch: 2, src_len: 24, tgt_len: 12 };
+    let mut b = Builder::new(&model, shape, 0.0);
+    let encoded = b.encoder();
+    let hidden = b.decoder(encoded);
+    let stats = b.loss(hidden, 0.0, 0.0);
+    let stats = b.graph.replayed(stats);
+    let c = &model.config;
+    let inner = c.inner_dim();
+    let (source, target) = (48.0, 24.0);
+    let feed = (3 * c.d_model * c.d_ff) as f64;
+    let attention = (4 * c.d_model * inner) as f64;
+    let encoder = c.num_layers as f64 * source * (feed + attention);
+    let cross = (2 * c.d_model * inner) as f64 * (source + target);
+    let decoder = c.num_decoder_layers as f64 * (target * (feed + attention) + cross);
+    let head = target * (c.vocab_size * c.d_model) as f64;
+    let pairs = |q: usize, k: usize| (2 * c.num_heads * q * k * c.d_kv) as f64;
+    let attended = c.num_layers as f64 * pairs(24, 24) + c.num_decoder_layers as f64 * (pairs(12, 12) + pairs(12, 24));
+    let expected = 2.0 * (encoder + decoder + head) + 4.0 * attended;
+    let steps = outline(gpu.caps(), &b.graph, &[stats]).unwrap();
+    assert_eq!(flops(&steps), expected);
+}
+
+#[test]
+fn an_outline_is_what_the_plan_records() {
+    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    let model = Model::init(&gpu, T5Config::preset("tiny").unwrap(), 0).unwrap();
+    let DecodeShape { batch, src_len, max_len } = DecodeShape { batch: 2, src_len: 16, max_len: 32 };
+    let mut b = Builder::new(&model, BatchShape { batch, src_len, tgt_len: max_len }, 0.0);
+    b.decode_step();
+    let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };
+    let plan = Plan::compile(&gpu, &b.graph, &[], &options).unwrap();
+    let counted = outline(gpu.caps(), &b.graph, &[]).unwrap();
+    let recorded = plan.work();
+    assert_eq!(recorded.len(), plan.dispatches());
+    let same = |(a, b): (&StepWork, &StepWork)| (a.kernel, &a.label, a.work) == (b.kernel, &b.label, b.work);
+    assert!(recorded.len() == counted.len() && recorded.iter().zip(&counted).all(same));
+}
+
+#[test]
+fn every_case_moves_something() {
+    for case in bench_cases().iter().filter(|case| case.name.starts_with("add") || case.name.contains("gather")) {
+        let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+        let moved = bytes(&case.plan(&gpu, Timed::Forward).unwrap().work());
+        let expected = match case.name.as_str() {
+            "gather 512 of 32128x512" => (2 * 512 * 512 + 512) as f64,
+            _ => (3 * 8192 * 512) as f64,
+        };
+        assert_eq!(moved, 4.0 * expected, "{}", case.name);
+    }
+}
+
+fn bench(args: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_t5")).arg("bench").args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+const SMALL: [&str; 10] =
+    ["--model", "tiny", "--quick", "--seconds", "0.01", "--source-len", "24", "--target-len", "12", "--json"];
+
+#[test]
+fn a_run_is_saved_traced_and_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (old, trace) = (path("old.json"), path("trace.json"));
+    let args = [&["encoder", "decode", "train", "--trace", &trace][..], &SMALL].concat();
+    let (code, stdout, stderr) = bench(&args);
+    assert_eq!(code, Some(0), "{stderr}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["schema"], 1);
+    assert!(report["adapter"]["name"].is_string() && report["date"].is_string() && report["version"].is_string());
+    assert!(report["ceilings"]["flops"].as_f64().unwrap() > 0.0 && report["ceilings"]["bytes"].as_f64().unwrap() > 0.0);
+    let figures = report["figures"].as_array().unwrap();
+    for section in ["ceilings", "encoder", "decode", "train"] {
+        assert!(figures.iter().any(|f| f["section"] == section), "{section}");
+    }
+    for figure in figures {
+        let number = |key: &str| figure[key].as_f64().unwrap_or(f64::NAN);
+        assert!(number("low") <= number("value") && number("value") <= number("high"), "{figure}");
+    }
+
+    // One slice a dispatch: a step of decoding at each batch size, and one of training.
+    let events: Value = serde_json::from_str(&fs::read_to_string(&trace).unwrap()).unwrap();
+    let events = events["traceEvents"].as_array().unwrap();
+    let slices = events.iter().filter(|e| e["ph"] == "X").count() as u64;
+    let profiles = report["profiles"].as_array().unwrap().iter().filter(|p| p["section"] != "encoder");
+    let kernels = profiles.flat_map(|p| p["kernels"].as_array().unwrap());
+    assert_eq!(slices, kernels.map(|k| k["dispatches"].as_u64().unwrap()).sum::<u64>());
+    let step = figures.iter().find(|f| f["name"] == "1 x (24 + 12) tokens, step").unwrap();
+    let training = events.iter().filter(|e| e["ph"] == "X" && e["pid"] == 2).count() as u64;
+    assert_eq!(step["dispatches"].as_u64().unwrap(), training);
+    assert!(events.iter().filter(|e| e["ph"] == "X").all(|e| e["dur"].as_f64().unwrap() >= 0.0));
+
+    // The same ceilings again, and a file in which one of them was ten times as high.
+    let mut faster = report.clone();
+    let first = &mut faster["figures"][0];
+    for key in ["value", "low", "high"] {
+        first[key] = (10.0 * first[key].as_f64().unwrap()).into();
+    }
+    fs::write(&old, faster.to_string()).unwrap();
+    let (code, stdout, stderr) =
+        bench(&["ceilings", "--model", "tiny", "--quick", "--seconds", "0.01", "--compare", &old]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let line = stdout.lines().find(|line| line.contains("WORSE")).expect("a figure got worse");
+    assert!(line.contains(report["figures"][0]["name"].as_str().unwrap()), "{line}");
+}
+
+#[test]
+fn mistakes_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("other.json");
+    fs::write(&other, r#"{"schema": 99}"#).unwrap();
+    let other = other.to_str().unwrap();
+    let cases: [(&[&str], &str); 5] = [
+        (&["--model", "t5-medium"], "t5-small"),
+        (&["--model", "no/such/folder"], "no model folder"),
+        (&["nonsense"], "encoder"),
+        (&["--compare", other], "schema 99"),
+        (&["ceilings", "--trace", "x.json"], "decode and train"),
+    ];
+    for (args, expected) in cases {
+        let (code, _, stderr) = bench(args);
+        assert_ne!(code, Some(0), "{args:?}");
+        assert!(stderr.contains(expected) && !stderr.contains("panicked"), "{args:?}: {stderr}");
+    }
+}
+
+/// 180 GiB with gradients and moments: refused before anything is allocated, where the memory is the host's.
+#[test]
+fn a_model_that_does_not_fit_is_refused() {
+    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let digits: String = memory.lines().next().unwrap_or_default().chars().filter(char::is_ascii_digit).collect();
+    let known_and_small = digits.parse::<u64>().is_ok_and(|kib| kib < 160 << 20);
+    if gpu.caps().is_cpu() && known_and_small {
+        let (code, _, stderr) = bench(&["train", "--model", "t5-11b", "--quick", "--seconds", "0.01"]);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains("MiB for its parameters") && stderr.contains("smaller --model"), "{stderr}");
+    }
+}
+
+#[test]
+fn predictions_need_no_adapter() {
+    let (code, stdout, stderr) = bench(&["--predict", "--model", "flan-t5-xl", "--json", "--adapter", "none such"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["prediction"], true);
+    assert!(report["cards"].as_array().unwrap().len() > 10);
+    let (code, stdout, _) = bench(&["--predict"]);
+    assert!(code == Some(0) && stdout.starts_with("PREDICTED"), "{stdout}");
+}
