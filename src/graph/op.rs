@@ -187,7 +187,10 @@ impl<'a> Launcher<'a> {
 
     /// Declares how many elements of one binding the launch just recorded moves, where that is not each of them once: a
     /// table of which it reads some rows, an output that it adds to.
+    #[track_caller]
     pub fn moves(&mut self, binding: &'static str, elements: usize) {
+        let known = self.launches.last().is_some_and(|l| l.bindings.iter().any(|(name, _)| *name == binding));
+        assert!(known, "the launch binds no `{binding}`");
         if let Some(counts) = self.counts.last_mut() {
             counts.moves.push((binding, elements));
         }

@@ -128,7 +128,10 @@ impl Op for AttentionDecode {
             workgroups: (rows * parts) as u64,
         });
         l.flops(self.flops());
-        l.moves("q", self.batch * self.inner());
+        l.moves("q", self.batch * self.q_ld());
+        // The cache once, and the new row of each sequence.
+        let written = if self.causal { 2 * self.batch * self.inner() } else { 0 };
+        l.moves("kv", 2 * self.batch * self.kv_len * self.inner() + written);
         if parts > 1 {
             l.launch(Launch {
                 shader: &ATTENTION_DECODE_JOIN,

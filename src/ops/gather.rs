@@ -115,7 +115,7 @@ impl Op for Gather {
                 ],
                 workgroups: (count * width).div_ceil(64) as u64,
             });
-            l.moves("table", moved);
+            l.moves("src", moved);
             l.moves("out", moved);
         }
     }

@@ -320,9 +320,10 @@ impl Gemm {
                 workgroups: workgroups as u64,
             });
             let deep = MOST_STEPS.min(depth.steps - first) * (self.k / depth.steps);
-            l.flops(2.0 * (self.m * self.n * deep) as f64);
+            let columns = if self.is_gated() { 2 * self.n } else { self.n };
+            l.flops(2.0 * (self.m * columns * deep) as f64);
             l.moves("a", self.m * deep);
-            l.moves("b", self.n * deep);
+            l.moves("b", columns * deep);
             l.moves("c", self.m * self.n * if self.accumulate || first > 0 { 2 } else { 1 });
         }
     }
