@@ -59,7 +59,11 @@ fn print(report: &AdapterReport) {
         caps.max_workgroup_bytes >> 10
     );
     let subgroup_matmul = caps.is_cpu() && matches!(caps.fixed_subgroup(), Some(4 | 8));
-    let matmul = if subgroup_matmul { "subgroup outer products" } else { "register tiles" };
+    let matmul = match (subgroup_matmul, caps.is_cpu()) {
+        (true, _) => "subgroup outer products",
+        (false, true) => "register tiles",
+        (false, false) => "tiles in workgroup memory",
+    };
     println!("     engine uses   matmul by {matmul}");
     if let Some(lack) = &report.unusable {
         println!("     NOT USABLE    {lack}");

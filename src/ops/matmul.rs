@@ -1,5 +1,7 @@
 //! Matrix products in the three layouts that a linear layer and its gradients need.
 
+mod shared;
+
 use std::sync::Arc;
 
 use super::activation::FUNCTIONS;
@@ -45,6 +47,8 @@ pub enum Variant {
     Tile,
     /// Outer products across subgroups of a fixed size.
     Subgroup,
+    /// Tiles in workgroup memory, both operands read as they are stored; any adapter, made for GPUs.
+    Shared,
     /// Preferred for few rows; layout NT, k a multiple of four. A row's result does not depend on the other rows.
     Rows,
 }
@@ -179,7 +183,12 @@ impl Variant {
         if caps.is_cpu() && caps.fixed_subgroup().is_some_and(|s| s == 4 || s == 8) {
             candidates.push(Variant::Subgroup);
         }
-        candidates.push(Variant::Tile);
+        // A software rasteriser's workgroup memory is as slow as any other, and its barriers cost dear.
+        candidates.extend(if caps.is_cpu() {
+            [Variant::Tile, Variant::Shared]
+        } else {
+            [Variant::Shared, Variant::Tile]
+        });
         if rows_fit && gemm.m > FEW_ROWS {
             candidates.push(Variant::Rows);
         }
@@ -205,6 +214,7 @@ impl Gemm {
             Variant::Rows => self.launch_rows(l),
             Variant::Tile => self.launch_k_major(l, &MATMUL, 8, 64, Header::new()),
             Variant::Subgroup => self.launch_subgroup(l),
+            Variant::Shared => self.launch_shared(l),
         }
     }
 
@@ -266,6 +276,17 @@ impl Gemm {
         self.launch_kernel(l, &MATMUL_ROWS, header, [self.a, self.b], depth, workgroups);
     }
 
+    /// What follows the sum over k, as a part of the kernel.
+    fn epilogue(&self, header: Header) -> Header {
+        let residual_fits = self.residual.is_none_or(|r| r.len.is_multiple_of(4));
+        let vec4 = self.c.is_vec4() && self.n.is_multiple_of(4) && residual_fits;
+        let (header, _) = elem(header, if vec4 { 4 } else { 1 });
+        header
+            .part(EMIT[vec4 as usize])
+            .bool("ACTIVATE", self.activation.is_some())
+            .u32("KIND", self.activation.map_or(0, |a| a.function as u32))
+    }
+
     fn launch_kernel(
         &self,
         l: &mut Launcher<'_>,
@@ -275,13 +296,7 @@ impl Gemm {
         depth: Depth,
         workgroups: usize,
     ) {
-        let residual_fits = self.residual.is_none_or(|r| r.len.is_multiple_of(4));
-        let vec4 = self.c.is_vec4() && self.n.is_multiple_of(4) && residual_fits;
-        let (header, _) = elem(header, if vec4 { 4 } else { 1 });
-        let header = header
-            .part(EMIT[vec4 as usize])
-            .bool("ACTIVATE", self.activation.is_some())
-            .u32("KIND", self.activation.map_or(0, |a| a.function as u32));
+        let header = self.epilogue(header);
         assert!(self.activation.is_none() && self.norm.is_none() || depth.steps <= MOST_STEPS, "{self:?}");
         let b_rows = weights::rows(b.operand.dtype, b.ld);
         let b_scales = (b.operand.dtype == Dtype::Q8 && depth.col_groups.is_some()).then_some(("b_scales", b.operand));

@@ -389,11 +389,22 @@ fn cross_entropy(cases: &mut Vec<Case>) {
 }
 
 fn matmul(cases: &mut Vec<Case>) {
-    let sizes =
-        [[1, 1, 1], [5, 3, 7], [8, 8, 4], [33, 70, 19], [64, 36, 40], [7, 130, 64], [2, 32, 12], [130, 257, 66]];
+    // In the last two, Variant::Shared shares out k.
+    let sizes = [
+        [1, 1, 1],
+        [5, 3, 7],
+        [8, 8, 4],
+        [33, 70, 19],
+        [64, 36, 40],
+        [7, 130, 64],
+        [2, 32, 12],
+        [130, 257, 66],
+        [5, 3, 1027],
+        [36, 40, 1100],
+    ];
     for [m, n, k] in sizes {
         for layout in [Layout::Nn, Layout::Nt, Layout::Tn] {
-            for variant in [Variant::Tile, Variant::Subgroup, Variant::Rows] {
+            for variant in [Variant::Tile, Variant::Subgroup, Variant::Shared, Variant::Rows] {
                 let name = format!("matmul {layout:?} {variant:?} [{m} {n} {k}]");
                 cases.push(Case::new(name, move |b| {
                     let a = if layout == Layout::Tn { [k, m] } else { [m, k] };
@@ -436,7 +447,7 @@ fn logits(cases: &mut Vec<Case>) {
 /// Products with everything that may come before and after them.
 fn fused_matmul(cases: &mut Vec<Case>) {
     let functions = [Function::Relu, Function::GeluTanh, Function::GeluErf, Function::Silu];
-    let variants = [Variant::Rows, Variant::Tile, Variant::Subgroup];
+    let variants = [Variant::Rows, Variant::Tile, Variant::Subgroup, Variant::Shared];
     // The last is too large for workgroup memory.
     for (i, [m, n, k]) in [[1, 5, 8], [3, 132, 40], [9, 12, 36], [2, 9, 7], [8, 36, 400]].into_iter().enumerate() {
         for (v, variant) in variants.into_iter().enumerate() {

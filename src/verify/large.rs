@@ -25,21 +25,26 @@ pub fn large_cases() -> Vec<Case> {
         attention(16, 9552),
         attention(9552, 16),
     ];
-    for (layout, variant, k) in [
-        (Layout::Nn, Variant::Tile, 70_003),
-        (Layout::Nt, Variant::Tile, 70_003),
-        (Layout::Tn, Variant::Tile, 70_003),
-        (Layout::Nt, Variant::Subgroup, 70_003),
-        (Layout::Tn, Variant::Subgroup, 70_004),
-        (Layout::Nt, Variant::Rows, 300_004),
+    for (layout, variant, sizes) in [
+        (Layout::Nn, Variant::Tile, [4, 12, 70_003]),
+        (Layout::Nt, Variant::Tile, [4, 12, 70_003]),
+        (Layout::Tn, Variant::Tile, [4, 12, 70_003]),
+        (Layout::Nt, Variant::Subgroup, [4, 12, 70_003]),
+        (Layout::Tn, Variant::Subgroup, [4, 12, 70_004]),
+        (Layout::Nn, Variant::Shared, [4, 12, 70_003]),
+        (Layout::Nt, Variant::Shared, [5, 7, 140_004]),
+        // Enough for the larger tiles.
+        (Layout::Nn, Variant::Shared, [1028, 1028, 20]),
+        (Layout::Nt, Variant::Shared, [1030, 1030, 20]),
+        (Layout::Tn, Variant::Shared, [1030, 1031, 21]),
+        (Layout::Nt, Variant::Rows, [4, 12, 300_004]),
     ] {
-        cases.push(matmul(layout, variant, k));
+        cases.push(matmul(layout, variant, sizes));
     }
     cases
 }
 
-fn matmul(layout: Layout, variant: Variant, k: usize) -> Case {
-    let [m, n] = [4, 12];
+fn matmul(layout: Layout, variant: Variant, [m, n, k]: [usize; 3]) -> Case {
     let case = Case::new(format!("matmul {layout:?} {variant:?} [{m} {n} {k}]"), move |b| {
         let a = if layout == Layout::Tn { [k, m] } else { [m, k] };
         let w = if layout == Layout::Nt { [n, k] } else { [k, n] };

@@ -1,0 +1,160 @@
+//! Products by tiles in workgroup memory, which read both operands as they are stored, k shared out where it is long.
+
+use super::{ACCUMULATE, ACTIVATE, Gemm, KIND, Layout, Matrix, RESIDUAL};
+use crate::gpu::{Header, Shader, Value};
+use crate::graph::{Launch, Launcher};
+use crate::ops::activation::FUNCTIONS;
+
+const OPERANDS: [&str; 2] =
+    [include_str!("../../../shaders/operands_f32.wgsl"), include_str!("../../../shaders/operands_vec4.wgsl")];
+
+static MATMUL_SHARED: Shader = Shader {
+    name: "matmul_shared",
+    source: include_str!("../../../shaders/matmul_shared.wgsl"),
+    shared: &[FUNCTIONS],
+    defaults: &[
+        RESIDUAL,
+        ACCUMULATE,
+        ACTIVATE,
+        KIND,
+        ("TILE", Value::U32(64)),
+        ("A_ALONG_K", Value::Bool(true)),
+        ("B_ALONG_K", Value::Bool(true)),
+    ],
+};
+
+static MATMUL_PARTS: Shader = Shader {
+    name: "matmul_parts",
+    source: include_str!("../../../shaders/matmul_parts.wgsl"),
+    shared: &[FUNCTIONS],
+    defaults: &[RESIDUAL, ACCUMULATE, ACTIVATE, KIND],
+};
+
+/// Workgroups below which a GPU has idle processors: WebGPU does not tell how many it has, the large ones have 60 to 170.
+const WANTED_WORKGROUPS: usize = 256;
+
+/// Steps along k worth a part of their own: fewer cost less than writing and adding up their sums.
+const LEAST_PART: usize = 512;
+
+/// Steps along k that one invocation may take: it counts up to 1.3 iterations a step (see [`super::MOST_STEPS`]).
+const MOST_PART: usize = super::MOST_STEPS;
+
+/// How a product is cut up.
+#[derive(Debug, PartialEq)]
+struct Cut {
+    /// Side of a workgroup's tile: 64, or 32 where larger ones would be too few.
+    tile: usize,
+    tiles: usize,
+    parts: usize,
+    /// Steps along k of each part; fewer in the last.
+    part_k: usize,
+}
+
+impl Cut {
+    fn of(m: usize, n: usize, k: usize) -> Cut {
+        let tiles = |tile: usize| m.div_ceil(tile) * n.div_ceil(tile);
+        let most = (k / LEAST_PART).max(1);
+        let tile = if tiles(64) * most >= WANTED_WORKGROUPS { 64 } else { 32 };
+        let tiles = tiles(tile);
+        let parts = (WANTED_WORKGROUPS / tiles).clamp(1, most).max(k.div_ceil(MOST_PART));
+        // A multiple of the kernel's DEPTH for either tile.
+        let part_k = k.div_ceil(parts).next_multiple_of(32);
+        Cut { tile, tiles, parts: k.div_ceil(part_k), part_k }
+    }
+}
+
+impl Gemm {
+    pub(super) fn launch_shared(&self, l: &mut Launcher<'_>) {
+        let cut = Cut::of(self.m, self.n, self.k);
+        if cut.parts == 1 {
+            return self.launch_tiles(l, &cut);
+        }
+        let ld = self.n.next_multiple_of(4);
+        let sums = l.scratch(cut.parts * self.m * ld);
+        let c = Matrix::whole(sums, ld);
+        let parts = Gemm { c, alpha: 1.0, activation: None, residual: None, accumulate: false, ..*self };
+        parts.launch_tiles(l, &cut);
+        l.launch(Launch {
+            shader: &MATMUL_PARTS,
+            header: self
+                .epilogue(Header::new())
+                .bool("RESIDUAL", self.residual.is_some())
+                .bool("ACCUMULATE", self.accumulate),
+            bindings: vec![("x", sums), ("residual", self.residual.unwrap_or(sums)), ("c", self.c.operand)],
+            params: vec![
+                ("m", self.m.into()),
+                ("n", self.n.into()),
+                ("parts", cut.parts.into()),
+                ("ldx4", (ld / 4).into()),
+                ("ldc", self.c.ld.into()),
+                ("c_offset", self.c.offset.into()),
+                ("alpha", self.alpha.into()),
+            ],
+            workgroups: (self.m * ld / 4).div_ceil(64) as u64,
+        });
+    }
+
+    fn launch_tiles(&self, l: &mut Launcher<'_>, cut: &Cut) {
+        let (a_along_k, b_along_k) = (self.layout != Layout::Tn, self.layout == Layout::Nt);
+        let vec4 = |x: Matrix, along_k: bool, width: usize| {
+            x.is_vec4() && if along_k { self.k } else { width }.is_multiple_of(4)
+        };
+        let aligned = vec4(self.a, a_along_k, self.m) && vec4(self.b, b_along_k, self.n);
+        let header = self
+            .epilogue(Header::new().part(OPERANDS[aligned as usize]))
+            .bool("RESIDUAL", self.residual.is_some())
+            .bool("ACCUMULATE", self.accumulate)
+            .u32("TILE", cut.tile as u32)
+            .bool("A_ALONG_K", a_along_k)
+            .bool("B_ALONG_K", b_along_k);
+        l.launch(Launch {
+            shader: &MATMUL_SHARED,
+            header,
+            bindings: vec![
+                ("a", self.a.operand),
+                ("b", self.b.operand),
+                ("residual", self.residual.unwrap_or(self.a.operand)),
+                ("c", self.c.operand),
+            ],
+            params: vec![
+                ("m", (cut.parts * self.m).into()),
+                ("rows", self.m.into()),
+                ("n", self.n.into()),
+                ("k", self.k.into()),
+                ("part_k", cut.part_k.into()),
+                ("lda", self.a.ld.into()),
+                ("ldb", self.b.ld.into()),
+                ("a_offset", self.a.offset.into()),
+                ("b_offset", self.b.offset.into()),
+                ("ldc", self.c.ld.into()),
+                ("c_offset", self.c.offset.into()),
+                ("alpha", self.alpha.into()),
+            ],
+            workgroups: (cut.parts * cut.tiles) as u64,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cut;
+
+    #[test]
+    fn few_tiles_share_out_a_long_k() {
+        let weights = Cut::of(512, 512, 4096);
+        assert_eq!(weights, Cut { tile: 64, tiles: 64, parts: 4, part_k: 1024 });
+        let activations = Cut::of(4096, 512, 512);
+        assert_eq!(activations, Cut { tile: 64, tiles: 512, parts: 1, part_k: 512 });
+        let small = Cut::of(512, 512, 512);
+        assert_eq!(small, Cut { tile: 32, tiles: 256, parts: 1, part_k: 512 });
+    }
+
+    #[test]
+    fn parts_cover_every_step() {
+        for k in [1, 31, 511, 1025, 70_003, 1 << 20] {
+            let cut = Cut::of(4, 12, k);
+            assert!((cut.parts - 1) * cut.part_k < k && k <= cut.parts * cut.part_k, "{cut:?}");
+            assert!(cut.part_k.is_multiple_of(32), "{cut:?}");
+        }
+    }
+}
