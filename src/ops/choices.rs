@@ -22,6 +22,7 @@ impl Variant {
     fn name(self) -> &'static str {
         match self {
             Variant::Tile => "tile",
+            Variant::Shared => "shared",
             Variant::Subgroup => "subgroup",
             Variant::Rows => "rows",
         }
@@ -37,6 +38,9 @@ impl Gemm {
             return candidates[0];
         }
         let class = self.class(l.caps);
+        // A software adapter pays for barriers and gains nothing from workgroup memory: not worth compiling.
+        let worth = |v: &&Variant| !(l.caps.is_cpu() && **v == Variant::Shared);
+        let candidates: Vec<_> = candidates.iter().filter(worth).copied().collect();
         let names: Vec<_> = candidates.iter().map(|v| v.name()).collect();
         let columns = if self.is_gated() { 2 * self.n } else { self.n };
         let flops = 2.0 * (self.m * columns) as f64 * self.k as f64;

@@ -1,6 +1,6 @@
 //! Products by tiles in workgroup memory, which read both operands as they are stored, k shared out where it is long.
 
-use super::{ACCUMULATE, ACTIVATE, Gemm, KIND, Layout, Matrix, RESIDUAL};
+use super::{ACCUMULATE, ACTIVATE, Gemm, KIND, Layout, Matrix, RESIDUAL, k_major};
 use crate::gpu::{Header, Shader, Value};
 use crate::graph::{Launch, Launcher};
 use crate::ops::activation::FUNCTIONS;
@@ -65,6 +65,10 @@ impl Cut {
 
 impl Gemm {
     pub(super) fn launch_shared(&self, l: &mut Launcher<'_>) {
+        if self.b.is_packed() {
+            let b = k_major(l, self.b, true, self.k, self.n, 4);
+            return Gemm { layout: Layout::Nn, b, ..*self }.launch_shared(l);
+        }
         let cut = Cut::of(self.m, self.n, self.k);
         if cut.parts == 1 {
             return self.launch_tiles(l, &cut);
@@ -92,6 +96,7 @@ impl Gemm {
             ],
             workgroups: (self.m * ld / 4).div_ceil(64) as u64,
         });
+        l.moves("c", self.m * self.n * if self.accumulate { 2 } else { 1 });
     }
 
     fn launch_tiles(&self, l: &mut Launcher<'_>, cut: &Cut) {
@@ -132,6 +137,10 @@ impl Gemm {
             ],
             workgroups: (cut.parts * cut.tiles) as u64,
         });
+        l.flops(2.0 * (self.m * self.n * self.k) as f64);
+        l.moves("a", self.m * self.k);
+        l.moves("b", self.n * self.k);
+        l.moves("c", cut.parts * self.m * self.n * if self.accumulate { 2 } else { 1 });
     }
 }
 
