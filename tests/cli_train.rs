@@ -97,7 +97,7 @@ fn resuming_keeps_to_the_run() {
     assert_eq!(resume(&["--steps", "6"]).0, Some(0));
     let state = fs::read_to_string(out.join("last/training_state/state.json")).unwrap();
     assert!(state.contains("\"step\": 6,") && state.contains("\"recompute\": true"), "{state}");
-    fs::write(out.join("last/training_state/state.json"), state.replace("\"format\": 1", "\"format\": 9")).unwrap();
+    fs::write(out.join("last/training_state/state.json"), state.replace("\"format\": 2", "\"format\": 9")).unwrap();
     assert_fails(resume(&[]), &["state.json", "format is 9"]);
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Projections that are applied to the same input are one leaf (q, k and v; k and v of cross-attention; the two halves of
 //! a gated feed-forward network): one matmul instead of two or three. Tables larger than one storage binding are cut
-//! into shards of rows, each a leaf of its own.
+//! into shards of rows, each a leaf of its own. The keys and values of cross-attention are leaves by block for training and,
+//! in the same memory, runs of blocks for decoding, which makes them all from one input.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::config::T5Config;
 use crate::error::{Error, Result};
@@ -52,6 +54,9 @@ pub struct Layout {
     windows: Vec<usize>,
     /// Rows of each shard of the embedding and the head.
     shards: Vec<usize>,
+    decoder_blocks: usize,
+    /// The most elements of one binding.
+    window_len: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -59,6 +64,12 @@ struct Leaf {
     window: usize,
     offset: usize,
     shape: Vec<usize>,
+}
+
+impl Leaf {
+    fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
 }
 
 /// Elements to which leaves are aligned: 256 bytes, the strictest alignment of a binding.
@@ -75,13 +86,21 @@ impl Layout {
         let n_shards = config.vocab_size.div_ceil((shard_len / config.d_model).max(1));
         let even = config.vocab_size.div_ceil(n_shards);
         let shards = (0..config.vocab_size).step_by(even).map(|first| even.min(config.vocab_size - first)).collect();
-        let mut layout = Layout { untied, tensors: vec![], leaves: HashMap::new(), windows: vec![0], shards };
+        let decoder_blocks = config.num_decoder_layers;
+        let (tensors, leaves) = (vec![], HashMap::new());
+        let mut layout = Layout { untied, tensors, leaves, windows: vec![0], shards, decoder_blocks, window_len };
         let tensors = config.tensor_shapes(untied);
         // The rows of each leaf: those of all its members.
         let mut rows: HashMap<String, usize> = HashMap::new();
         for (name, shape) in &tensors {
             *rows.entry(leaf_of(name)).or_default() += shape[0];
         }
+        for block in 0..decoder_blocks {
+            let name = cross_leaf(&(block..block + 1));
+            let shape = vec![rows[&name], config.d_model];
+            layout.place(name, shape, window_len)?;
+        }
+        layout.join_cross_leaves();
         let mut filled: HashMap<String, usize> = HashMap::new();
         for (name, shape) in tensors {
             let cols: usize = shape[1..].iter().product();
@@ -134,6 +153,38 @@ impl Layout {
         Ok(leaf)
     }
 
+    /// Makes leaves of the runs of decoder blocks whose cross-attention keys and values lie next to one another.
+    fn join_cross_leaves(&mut self) {
+        for first in 0..self.decoder_blocks {
+            let mut joint = self.leaves[&cross_leaf(&(first..first + 1))].clone();
+            for block in first + 1..self.decoder_blocks {
+                let next = &self.leaves[&cross_leaf(&(block..block + 1))];
+                if (next.window, next.offset) != (joint.window, joint.offset + joint.len()) {
+                    break;
+                }
+                joint.shape[0] += next.shape[0];
+                self.leaves.insert(cross_leaf(&(first..block + 1)), joint.clone());
+            }
+        }
+    }
+
+    /// The decoder's blocks in the longest runs of which each has one leaf of cross-attention keys and values, and fits
+    /// a binding with those of `positions` source positions.
+    pub fn cross_runs(&self, positions: usize) -> Vec<Range<usize>> {
+        let fits = |run: &Range<usize>| {
+            let leaf = self.leaves.get(&cross_leaf(run));
+            leaf.is_some_and(|leaf| leaf.shape[0] * positions <= self.window_len)
+        };
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for block in 0..self.decoder_blocks {
+            match runs.last_mut() {
+                Some(run) if fits(&(run.start..block + 1)) => run.end = block + 1,
+                _ => runs.push(block..block + 1),
+            }
+        }
+        runs
+    }
+
     /// Every tensor under its HuggingFace name, in the order of the model's modules.
     pub fn tensors(&self) -> &[TensorSpan] {
         &self.tensors
@@ -160,7 +211,7 @@ impl Layout {
     /// A leaf's window of arenas with this layout.
     pub fn slice(&self, leaf: &str, arenas: &[Buffer]) -> Option<Slice> {
         let leaf = self.leaves.get(leaf)?;
-        let len: usize = leaf.shape.iter().product();
+        let len = leaf.len();
         Some(arenas[leaf.window].slice(4 * leaf.offset as u64, 4 * len as u64))
     }
 
@@ -180,6 +231,14 @@ pub fn shard_leaf(name: &str, s: usize) -> String {
     format!("{name}#{s}")
 }
 
+/// The leaf of the keys and values of cross-attention in a run of decoder blocks: `[blocks 2 heads d_kv, d_model]`.
+pub fn cross_leaf(run: &Range<usize>) -> String {
+    match run.len() {
+        1 => format!("decoder.block.{}.layer.1.EncDecAttention.kv.weight", run.start),
+        _ => format!("decoder.block.{}-{}.layer.1.EncDecAttention.kv.weight", run.start, run.end - 1),
+    }
+}
+
 /// The leaf that a tensor belongs to: fused projections share one.
 fn leaf_of(name: &str) -> String {
     for (member, fused) in [
@@ -196,4 +255,32 @@ fn leaf_of(name: &str) -> String {
         }
     }
     name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cross_attention_runs_fit_a_binding() {
+        let text = r#"{"model_type": "t5", "vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 6,
+            "num_heads": 4, "feed_forward_proj": "relu"}"#;
+        let config = T5Config::from_json(text, "test").unwrap();
+        let leaf = 4 * 64 * 32;
+        let layout = Layout::new(&config, false, 100 * leaf, 100 * leaf).unwrap();
+        assert_eq!(layout.shape(&cross_leaf(&(0..6))), [6 * 64, 32]);
+        assert_eq!(layout.shape(&cross_leaf(&(2..3))), [64, 32]);
+        let positions = |n: usize| layout.cross_runs(n);
+        assert_eq!(positions(1), [0..6]);
+        // A position takes 1/32 of a leaf: 1,600 positions take half a binding for each block.
+        assert_eq!(positions(1600), [0..2, 2..4, 4..6]);
+        assert_eq!(positions(9999), [0..1, 1..2, 2..3, 3..4, 4..5, 5..6]);
+        // Arenas of four leaves.
+        let layout = Layout::new(&config, false, 4 * leaf, 4 * leaf).unwrap();
+        assert_eq!(layout.cross_runs(1), [0..4, 4..6]);
+        let place = |run| layout.leaves[&cross_leaf(&run)].clone();
+        assert_eq!((place(0..4).window, place(0..4).offset), (place(0..1).window, place(0..1).offset));
+        assert_ne!(place(4..6).window, place(0..1).window);
+        assert!(layout.tensor("decoder.block.5.layer.1.EncDecAttention.v.weight").is_some());
+    }
 }
