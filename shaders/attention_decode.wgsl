@@ -17,7 +17,8 @@ struct Params {
     kv_len: u32,
     q_ld: u32, // elements from one row of q to the next
     kv_ld: u32,
-    v_offset: u32,
+    k_offset: u32, // from the beginning of a row of kv to the keys of this block
+    v_offset: u32, // from keys to values
     lanes: u32, // 64; a run-time bound, since some compilers unroll every constant one
     reach: u32, // largest distance that the bias tells apart
     parts: u32, // workgroups to a (sequence, head)
@@ -45,7 +46,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let sequence = index / p.heads;
     let head = index % p.heads;
     let q_at = sequence * p.q_ld + head * p.d_kv;
-    let kv_at = sequence * p.kv_len * p.kv_ld + head * p.d_kv;
+    let kv_at = sequence * p.kv_len * p.kv_ld + p.k_offset + head * p.d_kv;
     let keys = min(lens[sequence] + select(0u, 1u, CAUSAL), p.kv_len);
     let start = part * PART;
     let end = min(keys, start + PART);

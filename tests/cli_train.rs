@@ -93,10 +93,11 @@ fn resuming_keeps_to_the_run() {
     );
     assert_fails(resume(&["--steps", "3"]), &["step 4"]);
     assert_eq!(run(&pairs, &out, &["--optimizer", "adafactor", "--resume"]).0, Some(0));
+    assert_eq!(resume(&["--steps", "5", "--recompute"]).0, Some(0));
     assert_eq!(resume(&["--steps", "6"]).0, Some(0));
     let state = fs::read_to_string(out.join("last/training_state/state.json")).unwrap();
-    assert!(state.contains("\"step\": 6,"), "{state}");
-    fs::write(out.join("last/training_state/state.json"), state.replace("\"format\": 1", "\"format\": 9")).unwrap();
+    assert!(state.contains("\"step\": 6,") && state.contains("\"recompute\": true"), "{state}");
+    fs::write(out.join("last/training_state/state.json"), state.replace("\"format\": 2", "\"format\": 9")).unwrap();
     assert_fails(resume(&[]), &["state.json", "format is 9"]);
 }
 

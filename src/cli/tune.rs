@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use t5_wgpu::model::{BatchShape, Builder, Model, T5Config};
-use t5_wgpu::train::engine::{Objective, graph};
+use t5_wgpu::train::engine::{Objective, Pass, graph};
 use t5_wgpu::tune::{Budget, Decision, Mode, Source, Tuner};
 
 use super::{GpuArgs, cache_of};
@@ -64,9 +64,9 @@ pub fn run(args: &Args) -> Result<()> {
     let model = Model::zeroed(&gpu, config)?;
     let shape = BatchShape { batch: args.batch, src_len: args.source_len, tgt_len: args.target_len };
     let objective = Objective { dropout: model.config.dropout_rate as f32, ..Objective::default() };
-    for training in [true, false] {
-        let (graph, stats) = graph(&model, objective, shape, training);
-        let outputs = if training { vec![] } else { vec![stats] };
+    for pass in [Pass::Training { recompute: false }, Pass::Evaluation] {
+        let (graph, stats) = graph(&model, objective, shape, pass);
+        let outputs = if pass == Pass::Evaluation { vec![stats] } else { vec![] };
         tuner.choices(&gpu, &graph, &outputs)?;
     }
     let mut preparation = Builder::new(&model, shape, 0.0);

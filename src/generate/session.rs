@@ -20,7 +20,7 @@ impl Session {
     pub fn compile(model: &Model, shape: DecodeShape, pool: &SlotPool) -> Result<Session> {
         let gpu = &model.gpu;
         let mut state = HashMap::new();
-        for (name, len) in shape.state(&model.config) {
+        for (name, len) in shape.state(&model.config, &model.layout) {
             let buffer = gpu.buffer(&name, 4 * len as u64)?;
             state.insert(name, (buffer, len));
         }

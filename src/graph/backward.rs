@@ -1,6 +1,7 @@
 //! Reverse mode: gradients are ordinary nodes of the same graph.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use super::{Add, Graph, Node, ValueId};
 
@@ -18,16 +19,18 @@ pub struct Backward<'a> {
 }
 
 impl Backward<'_> {
+    /// An input, as it is to be read by gradient nodes.
     pub fn input(&self, index: usize) -> ValueId {
-        self.node.inputs[index]
+        self.graph.replayed(self.node.inputs[index])
     }
 
     pub fn n_inputs(&self) -> usize {
         self.node.inputs.len()
     }
 
+    /// An output, as it is to be read by gradient nodes.
     pub fn output(&self, index: usize) -> ValueId {
-        self.node.outputs[index]
+        self.graph.replayed(self.node.outputs[index])
     }
 
     /// The gradient of an output; `None` if nothing depends on it.
@@ -69,9 +72,9 @@ impl Backward<'_> {
         (!used).then_some(self.start + node)
     }
 
-    /// Says that `value` is computed again by a backward node as `again`.
-    pub fn replay(&mut self, value: ValueId, again: ValueId) {
-        self.graph.replays.push((value, again));
+    /// Says that output `index` is computed again by a backward node as `again`.
+    pub fn replay(&mut self, index: usize, again: ValueId) {
+        self.graph.replays.insert(self.node.outputs[index], again);
     }
 }
 
@@ -80,6 +83,9 @@ impl Graph {
     /// `targets`. Each target is a leaf and, where its gradient shall add up in memory, the leaf that holds it.
     ///
     /// Gives the gradients of the targets without a gradient leaf, in order of the targets.
+    ///
+    /// Values inside of the blocks that [`Graph::begin_block`] began are computed again ahead of the block's gradients,
+    /// so that they need no memory from the forward pass on; not so the last block, whose turn comes first.
     ///
     /// # Panics
     /// If a target without a gradient leaf does not influence any seed.
@@ -96,7 +102,14 @@ impl Graph {
         let leaves: HashMap<_, _> = targets.iter().filter_map(|&(t, leaf)| Some((t, leaf?))).collect();
         let mut grads: HashMap<ValueId, ValueId> = seeds.iter().copied().collect();
         let scope = std::mem::take(&mut self.scope);
-        for n in (0..self.nodes.len()).rev() {
+        let blocks = std::mem::take(&mut self.blocks);
+        let n_forward = self.nodes.len();
+        for n in (0..n_forward).rev() {
+            if let Some((_, before)) = blocks.split_last()
+                && let Some(block) = before.iter().find(|b| b.end == n + 1)
+            {
+                self.replay_block(block.clone(), n_forward);
+            }
             let node = self.nodes[n].clone();
             let wanted = node.outputs.iter().any(|o| grads.contains_key(o));
             if wanted && node.inputs.iter().any(|i| needed[i.0]) {
@@ -110,6 +123,24 @@ impl Graph {
         self.scope = scope;
         let plain = targets.iter().filter(|(_, leaf)| leaf.is_none());
         plain.map(|(target, _)| *grads.get(target).expect("a target that does not influence the seeds")).collect()
+    }
+
+    /// Emits the nodes of a block once more for the gradients that follow. Values read outside of the block stay as they
+    /// are: they are in memory anyway. Nodes that no gradient reads fall away in the plan.
+    fn replay_block(&mut self, block: Range<usize>, n_forward: usize) {
+        let outside = (0..n_forward).filter(|n| !block.contains(n));
+        let kept: HashSet<ValueId> = outside.flat_map(|n| self.nodes[n].inputs.iter().copied()).collect();
+        for n in block {
+            let node = self.nodes[n].clone();
+            if node.outputs.iter().all(|o| kept.contains(o)) {
+                continue;
+            }
+            self.scope = node.label;
+            let inputs: Vec<ValueId> = node.inputs.iter().map(|&v| self.replayed(v)).collect();
+            let again = self.push_shared(node.op, &inputs);
+            let inner = node.outputs.into_iter().zip(again).filter(|(value, _)| !kept.contains(value));
+            self.replays.extend(inner);
+        }
     }
 
     /// `gradient + before`, inside the kernel that makes `gradient` where it is fresh and its op can.

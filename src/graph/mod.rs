@@ -11,6 +11,8 @@ mod dtype;
 mod interpret;
 mod op;
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 pub use add::{Add, AddInto};
@@ -51,8 +53,10 @@ pub struct Graph {
     nodes: Vec<Node>,
     values: Vec<ValueInfo>,
     scope: String,
-    /// Forward values that a backward node computes again: see [`Graph::backward`].
-    replays: Vec<(ValueId, ValueId)>,
+    /// Nodes whose values the backward pass computes again instead of keeping them.
+    blocks: Vec<Range<usize>>,
+    /// Forward values that a later node computes again: see [`Graph::replayed`].
+    replays: HashMap<ValueId, ValueId>,
 }
 
 impl Graph {
@@ -176,10 +180,30 @@ impl Graph {
         self.values[value.0].stored_in.unwrap_or(value)
     }
 
-    /// The value to read instead of `value` where a backward node computes it again (cross-entropy makes its loss and
-    /// its gradient in one go, so that a training plan runs the vocabulary projection once).
+    /// Begins a block: until [`Graph::end_block`], nodes whose values [`Graph::backward`] shall compute again instead of
+    /// keeping them. Blocks do not nest.
+    ///
+    /// # Panics
+    /// If a block is open.
+    pub fn begin_block(&mut self) {
+        assert!(self.blocks.last().is_none_or(|b| b.start < b.end), "blocks do not nest");
+        self.blocks.push(self.nodes.len()..self.nodes.len());
+    }
+
+    /// Ends the block that [`Graph::begin_block`] began.
+    ///
+    /// # Panics
+    /// If none is open.
+    pub fn end_block(&mut self) {
+        let end = self.nodes.len();
+        self.blocks.last_mut().filter(|b| b.start == b.end).expect("an open block").end = end;
+    }
+
+    /// The value to read instead of `value` where a later node computes it again: the insides of a block, ahead of its
+    /// gradients; the loss, since cross-entropy makes it in one go with its gradient, so that a training plan runs the
+    /// vocabulary projection once.
     pub fn replayed(&self, value: ValueId) -> ValueId {
-        self.replays.iter().find(|(from, _)| *from == value).map_or(value, |(_, to)| *to)
+        self.replays.get(&value).copied().unwrap_or(value)
     }
 
     /// Which nodes are needed for these outputs: those that lead to them or write into leaves that are not among `dead`.

@@ -35,6 +35,8 @@ pub struct Builder<'a> {
     sites: u32,
     /// The kernel to prefer for matrix products.
     variant: Option<Variant>,
+    /// Whether the backward pass computes the blocks' values again.
+    recompute: bool,
 }
 
 /// One of the two stacks.
@@ -63,7 +65,14 @@ impl<'a> Builder<'a> {
         shape: BatchShape,
         dropout: f32,
     ) -> Builder<'a> {
-        Builder { graph: Graph::new(), config, layout, output_scale, shape, dropout, sites: 0, variant: None }
+        let (graph, sites, variant, recompute) = (Graph::new(), 0, None, false);
+        Builder { graph, config, layout, output_scale, shape, dropout, sites, variant, recompute }
+    }
+
+    /// Lets [`Builder::backward`] compute the values inside of each block again instead of keeping them from the forward
+    /// pass on: of a block, only its input takes memory. To be said before the stacks are built.
+    pub fn recompute_blocks(&mut self) {
+        self.recompute = true;
     }
 
     pub fn config(&self) -> &'a T5Config {
@@ -80,8 +89,10 @@ impl<'a> Builder<'a> {
         for block in 0..self.config.num_layers {
             bias = self.bias(Stack::Encoder, block, bias);
             let layer = format!("encoder.block.{block}.layer");
+            self.begin_block();
             x = self.self_attention(&layer, x, len, bias, Some(lens));
             x = self.feed_forward(&format!("{layer}.1"), x);
+            self.end_block();
         }
         self.graph.scope("encoder");
         let y = self.norm("encoder.final_layer_norm.weight", x);
@@ -99,6 +110,7 @@ impl<'a> Builder<'a> {
         for block in 0..self.config.num_decoder_layers {
             bias = self.bias(Stack::Decoder, block, bias);
             let layer = format!("decoder.block.{block}.layer");
+            self.begin_block();
             x = self.self_attention(&layer, x, tgt_len, bias, None);
             self.graph.scope(format!("{layer}.1"));
             let n = self.norm(&format!("{layer}.1.layer_norm.weight"), x);
@@ -108,10 +120,23 @@ impl<'a> Builder<'a> {
             let attended = self.attend(op, &[q, kv, lens]);
             x = self.project_back(&format!("{layer}.1.EncDecAttention.o.weight"), attended, x);
             x = self.feed_forward(&format!("{layer}.2"), x);
+            self.end_block();
         }
         self.graph.scope("decoder");
         let y = self.norm("decoder.final_layer_norm.weight", x);
         self.dropout(y, None)
+    }
+
+    fn begin_block(&mut self) {
+        if self.recompute {
+            self.graph.begin_block();
+        }
+    }
+
+    fn end_block(&mut self) {
+        if self.recompute {
+            self.graph.end_block();
+        }
     }
 
     /// Logits of decoder states `[rows, D]`, taken through the layer norm of this weight first if there is one:

@@ -2,9 +2,11 @@
 //!
 //! Projections that are applied to the same input are one leaf (q, k and v; k and v of cross-attention; the two halves of
 //! a gated feed-forward network): one matmul instead of two or three. Tables larger than one storage binding are cut
-//! into shards of rows, each a leaf of its own.
+//! into shards of rows, each a leaf of its own. The keys and values of cross-attention are leaves by block for training and,
+//! in the same memory, runs of blocks for decoding, which makes them all from one input.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::config::T5Config;
 use super::storage::fitting;
@@ -54,6 +56,9 @@ pub struct Layout {
     windows: Vec<usize>,
     /// Rows of each shard of the embedding and the head.
     shards: Vec<usize>,
+    decoder_blocks: usize,
+    /// The most elements of one binding.
+    window_len: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -63,6 +68,12 @@ struct Leaf {
     offset: usize,
     shape: Vec<usize>,
     dtype: Dtype,
+}
+
+impl Leaf {
+    fn words(&self) -> usize {
+        (self.dtype.bytes(&self.shape) / 4) as usize
+    }
 }
 
 /// Words to which leaves are aligned: 256 bytes, the strictest alignment of a binding.
@@ -96,7 +107,22 @@ impl Layout {
         let n_shards = config.vocab_size.div_ceil(whole_groups);
         let even = config.vocab_size.div_ceil(n_shards).next_multiple_of(GROUP);
         let shards = (0..config.vocab_size).step_by(even).map(|first| even.min(config.vocab_size - first)).collect();
-        let mut layout = Layout { untied, tensors: vec![], leaves: HashMap::new(), windows: vec![0], shards };
+        let decoder_blocks = config.num_decoder_layers;
+        let mut layout = Layout {
+            untied,
+            tensors: vec![],
+            leaves: HashMap::new(),
+            windows: vec![0],
+            shards,
+            decoder_blocks,
+            window_len,
+        };
+        for block in 0..decoder_blocks {
+            let name = cross_leaf(&(block..block + 1));
+            let (rows, dtype) = wholes[&name];
+            layout.place(name, vec![rows, config.d_model], dtype, window_len)?;
+        }
+        layout.join_cross_leaves();
         let mut filled: HashMap<String, usize> = HashMap::new();
         for (name, shape) in tensors {
             let leaf_name = leaf_of(&name);
@@ -148,6 +174,41 @@ impl Layout {
         let leaf = Leaf { window, offset, shape, dtype };
         self.leaves.insert(name, leaf.clone());
         Ok(leaf)
+    }
+
+    /// Makes leaves of the runs of decoder blocks whose cross-attention keys and values lie next to one another.
+    fn join_cross_leaves(&mut self) {
+        for first in 0..self.decoder_blocks {
+            let mut joint = self.leaves[&cross_leaf(&(first..first + 1))].clone();
+            for block in first + 1..self.decoder_blocks {
+                let next = &self.leaves[&cross_leaf(&(block..block + 1))];
+                // Packed rows lie in groups, none of which may be filled up in the middle of a run.
+                let whole_groups = !joint.dtype.is_packed() || joint.shape[0].is_multiple_of(GROUP);
+                let follows = (next.window, next.offset) == (joint.window, joint.offset + joint.words());
+                if !(follows && whole_groups && next.dtype == joint.dtype) {
+                    break;
+                }
+                joint.shape[0] += next.shape[0];
+                self.leaves.insert(cross_leaf(&(first..block + 1)), joint.clone());
+            }
+        }
+    }
+
+    /// The decoder's blocks in the longest runs of which each has one leaf of cross-attention keys and values, and fits
+    /// a binding with those of `positions` source positions.
+    pub fn cross_runs(&self, positions: usize) -> Vec<Range<usize>> {
+        let fits = |run: &Range<usize>| {
+            let leaf = self.leaves.get(&cross_leaf(run));
+            leaf.is_some_and(|leaf| leaf.shape[0] * positions <= self.window_len)
+        };
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for block in 0..self.decoder_blocks {
+            match runs.last_mut() {
+                Some(run) if fits(&(run.start..block + 1)) => run.end = block + 1,
+                _ => runs.push(block..block + 1),
+            }
+        }
+        runs
     }
 
     /// Every tensor under its HuggingFace name, in the order of the model's modules.
@@ -218,6 +279,14 @@ pub fn shard_leaf(name: &str, s: usize) -> String {
     format!("{name}#{s}")
 }
 
+/// The leaf of the keys and values of cross-attention in a run of decoder blocks: `[blocks 2 heads d_kv, d_model]`.
+pub fn cross_leaf(run: &Range<usize>) -> String {
+    match run.len() {
+        1 => format!("decoder.block.{}.layer.1.EncDecAttention.kv.weight", run.start),
+        _ => format!("decoder.block.{}-{}.layer.1.EncDecAttention.kv.weight", run.start, run.end - 1),
+    }
+}
+
 /// The leaf that a tensor belongs to: fused projections share one.
 fn leaf_of(name: &str) -> String {
     for (member, fused) in [
@@ -234,4 +303,35 @@ fn leaf_of(name: &str) -> String {
         }
     }
     name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cross_attention_runs_fit_a_binding() {
+        let text = r#"{"model_type": "t5", "vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 6,
+            "num_heads": 4, "feed_forward_proj": "relu"}"#;
+        let config = T5Config::from_json(text, "test").unwrap();
+        let leaf = 4 * 64 * 32;
+        let layout = |bytes: usize| {
+            let caps = Caps { max_binding: bytes as u64, table_bytes: bytes as u64, ..Caps::default() };
+            Layout::new(&config, false, &caps, &|_| Dtype::F32).unwrap()
+        };
+        let (small, layout) = (layout(4 * leaf), layout(100 * leaf));
+        assert_eq!(layout.leaves[&cross_leaf(&(0..6))].shape, [6 * 64, 32]);
+        assert_eq!(layout.leaves[&cross_leaf(&(2..3))].shape, [64, 32]);
+        let positions = |n: usize| layout.cross_runs(n);
+        assert_eq!(positions(1), std::slice::from_ref(&(0..6)));
+        // A position takes 1/32 of a leaf: 1,600 positions take half a binding for each block.
+        assert_eq!(positions(1600), [0..2, 2..4, 4..6]);
+        assert_eq!(positions(9999), [0..1, 1..2, 2..3, 3..4, 4..5, 5..6]);
+        // Arenas of four leaves.
+        assert_eq!(small.cross_runs(1), [0..4, 4..6]);
+        let place = |run| small.leaves[&cross_leaf(&run)].clone();
+        assert_eq!((place(0..4).window, place(0..4).offset), (place(0..1).window, place(0..1).offset));
+        assert_ne!(place(4..6).window, place(0..1).window);
+        assert!(small.tensor("decoder.block.5.layer.1.EncDecAttention.v.weight").is_some());
+    }
 }

@@ -6,7 +6,7 @@ use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
 /// `softmax(q k^T + bias) v` with one query per sequence and head.
 ///
 /// Inputs, in order:
-/// - over the encoder's output: `q [batch, heads d_kv]`, `kv [batch kv_len, 2 heads d_kv]` in rows of `[k | v]`, and
+/// - over the encoder's output: `q [batch, heads d_kv]`, `kv [batch kv_len, windows 2 heads d_kv]`, each window `[k | v]`, and
 ///   the number of keys, `[batch]` (u32)
 /// - causal, over a cache: `qkv [batch, 3 heads d_kv]`, its position, `[batch]` (u32), up to which keys are visible, and
 ///   the bias `[heads, 2 reach + 1]`, by clamped distance
@@ -19,6 +19,10 @@ pub struct AttentionDecode {
     pub heads: usize,
     pub d_kv: usize,
     pub kv_len: usize,
+    /// Windows of `2 heads d_kv` side by side in each row of `kv`: several blocks' keys and values made by one product.
+    pub windows: usize,
+    /// Which of them is read.
+    pub window: usize,
     /// Self-attention over a cache, with T5's position bias.
     pub causal: bool,
     /// Largest distance that the bias tells apart.
@@ -53,6 +57,16 @@ impl AttentionDecode {
         self.heads * self.d_kv
     }
 
+    /// Elements from one row of `kv` to the next.
+    fn kv_ld(&self) -> usize {
+        self.windows * 2 * self.inner()
+    }
+
+    /// Elements of a row of `kv` before the keys.
+    fn k_offset(&self) -> usize {
+        self.window * 2 * self.inner()
+    }
+
     fn q_ld(&self) -> usize {
         if self.causal { 3 * self.inner() } else { self.inner() }
     }
@@ -64,7 +78,8 @@ impl Op for AttentionDecode {
     }
 
     fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
-        let kv = vec![self.batch * self.kv_len, 2 * self.inner()];
+        assert!(self.window < self.windows, "{self:?}");
+        let kv = vec![self.batch * self.kv_len, self.kv_ld()];
         let mut outputs = vec![(vec![self.batch, self.inner()], Dtype::F32)];
         let (lens, third) = if self.causal {
             outputs.push((kv, Dtype::F32));
@@ -119,7 +134,8 @@ impl Op for AttentionDecode {
                 ("groups", teams.into()),
                 ("kv_len", self.kv_len.into()),
                 ("q_ld", self.q_ld().into()),
-                ("kv_ld", (2 * self.inner()).into()),
+                ("kv_ld", self.kv_ld().into()),
+                ("k_offset", self.k_offset().into()),
                 ("v_offset", self.inner().into()),
                 ("lanes", LANES.into()),
                 ("reach", self.reach.into()),
@@ -158,15 +174,18 @@ impl Op for AttentionDecode {
         };
         for (b, &at) in lens.data.iter().enumerate().filter(|(_, at)| self.causal && **at < self.kv_len as f64) {
             let row = &q.data[b * self.q_ld()..][inner..3 * inner];
-            kv.data[(b * self.kv_len + at as usize) * 2 * inner..][..2 * inner].copy_from_slice(row);
+            kv.data[(b * self.kv_len + at as usize) * self.kv_ld() + self.k_offset()..][..2 * inner]
+                .copy_from_slice(row);
         }
         let mut out = Tensor64::zeros(&[self.batch, inner]);
         for b in 0..self.batch {
             let keys = (lens.data[b] as usize + usize::from(self.causal)).min(self.kv_len);
             for h in 0..self.heads {
                 let q = &q.data[b * self.q_ld() + h * d_kv..][..d_kv];
-                let row =
-                    |j: usize, offset: usize| &kv.data[(b * self.kv_len + j) * 2 * inner + offset + h * d_kv..][..d_kv];
+                let row = |j: usize, offset: usize| {
+                    let at = (b * self.kv_len + j) * self.kv_ld() + self.k_offset();
+                    &kv.data[at + offset + h * d_kv..][..d_kv]
+                };
                 let score = |j: usize| -> f64 {
                     let distance = (keys - 1 - j).min(self.reach);
                     let bias_of = |t: &Tensor64| t.data[h * (2 * self.reach + 1) + self.reach - distance];

@@ -190,8 +190,7 @@ impl Op for CrossEntropy {
         let op = CrossEntropyBackward { forward: self.clone(), accumulate: vec![false; self.shards.len()] };
         let grads = b.graph.push(op, &inputs);
         b.give(0, grads[0]);
-        let stats = b.output(0);
-        b.replay(stats, grads[1]);
+        b.replay(0, grads[1]);
         for shard in 0..self.shards.len() {
             b.give(3 + shard, grads[2 + shard]);
         }

@@ -56,6 +56,7 @@ pub struct Engine {
     pub model: Model,
     pub optimizer: Optimizer,
     objective: Objective,
+    recompute: bool,
     grads: Vec<Buffer>,
     stats: Buffer,
     pool: SlotPool,
@@ -78,7 +79,14 @@ impl Engine {
         let spans = model.layout.tensors();
         let optimizer = Optimizer::new(gpu, optimizer, spans, &model.params, &grads, &stats, max_norm)?;
         let (training, evaluation) = (HashMap::new(), HashMap::new());
-        Ok(Engine { optimizer, objective, grads, stats, pool: SlotPool::new(), training, evaluation, model })
+        let (recompute, pool) = (false, SlotPool::new());
+        Ok(Engine { optimizer, objective, recompute, grads, stats, pool, training, evaluation, model })
+    }
+
+    /// Whether the backward pass computes each block's activations again instead of keeping them: less memory for up to a
+    /// third more work, the same results bit for bit.
+    pub fn with_recompute(self, recompute: bool) -> Engine {
+        Engine { recompute, training: HashMap::new(), ..self }
     }
 
     fn gpu(&self) -> &Gpu {
@@ -95,7 +103,8 @@ impl Engine {
     }
 
     fn compile(&self, shape: BatchShape, training: bool) -> Result<Plan> {
-        let (graph, stats) = graph(&self.model, self.objective, shape, training);
+        let pass = if training { Pass::Training { recompute: self.recompute } } else { Pass::Evaluation };
+        let (graph, stats) = graph(&self.model, self.objective, shape, pass);
         let bind = |name: &str| match name.strip_prefix("grad/") {
             Some(leaf) => self.model.layout.slice(leaf, &self.grads),
             None if name == "stats" => Some(self.stats.all()),
@@ -197,11 +206,24 @@ impl PendingReport {
     }
 }
 
+/// What a graph of [`graph`] is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// The loss alone, without dropout.
+    Evaluation,
+    /// Loss and gradients; for `recompute` see [`Engine::with_recompute`].
+    Training { recompute: bool },
+}
+
 /// The graph of a training pass (loss and gradients) or of an evaluation, and its stats, which a training pass adds up
 /// in the leaf of that name.
-pub fn graph(model: &Model, objective: Objective, shape: BatchShape, training: bool) -> (Graph, ValueId) {
+pub fn graph(model: &Model, objective: Objective, shape: BatchShape, pass: Pass) -> (Graph, ValueId) {
+    let training = pass != Pass::Evaluation;
     let Objective { dropout, z_loss, label_smoothing } = if training { objective } else { Objective::default() };
     let mut b = Builder::new(model, shape, dropout);
+    if pass == (Pass::Training { recompute: true }) {
+        b.recompute_blocks();
+    }
     let encoded = b.encoder();
     let hidden = b.decoder(encoded);
     let stats = b.loss(hidden, z_loss, label_smoothing);

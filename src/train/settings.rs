@@ -47,6 +47,9 @@ pub struct Settings {
     pub batch_size: usize,
     /// Passes whose gradients are added up before a step.
     pub accumulate: usize,
+    /// Whether the backward pass computes activations again instead of keeping them; no result depends on it.
+    #[serde(default)]
+    pub recompute: bool,
     /// Peak learning rate.
     pub lr: f64,
     pub optimizer: OptimizerConfig,
@@ -79,6 +82,7 @@ impl Settings {
             steps: 1000,
             batch_size: 32,
             accumulate: 1,
+            recompute: false,
             lr: 1e-3,
             optimizer: with_weight_decay(OptimizerConfig::adamw(), 0.0),
             schedule: Decay::Linear,
@@ -138,7 +142,8 @@ impl Settings {
         Objective { dropout: self.dropout, z_loss: self.z_loss, label_smoothing: self.label_smoothing }
     }
 
-    /// Which settings differ from those of the run `other`, as "lr is 0.2 in the run, not 0.1"; the number of steps may differ.
+    /// Which settings differ from those of the run `other`, as "lr is 0.2 in the run, not 0.1"; the number of steps may
+    /// differ, and what no result depends on.
     pub fn differences(&self, other: &Settings) -> Vec<String> {
         let fields = |settings: &Settings| match serde_json::to_value(settings) {
             Ok(Value::Object(fields)) => fields,
@@ -146,7 +151,7 @@ impl Settings {
         };
         let (own, others) = (fields(self), fields(other));
         own.iter()
-            .filter(|(key, value)| *key != "steps" && others.get(*key) != Some(value))
+            .filter(|(key, value)| !["steps", "recompute"].contains(&key.as_str()) && others.get(*key) != Some(value))
             .map(|(key, value)| format!("{key} is {} in the run, not {value}", others.get(key).unwrap_or(&Value::Null)))
             .collect()
     }

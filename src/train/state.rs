@@ -17,8 +17,8 @@ use crate::gpu::Gpu;
 /// The folder within a checkpoint.
 pub const FOLDER: &str = "training_state";
 
-/// Raised whenever an older program could not read what a newer one writes.
-const FORMAT: u32 = 1;
+/// Raised whenever one program could not read what another one writes; 2: moments lie as cross-attention's runs of leaves.
+const FORMAT: u32 = 2;
 
 const STATE_FILE: &str = "state.json";
 const MOMENTS_FILE: &str = "optimizer.safetensors";

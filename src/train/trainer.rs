@@ -183,7 +183,8 @@ impl Trainer {
         let batches = BatchStream::new(opened.training, options)?;
         let evaluator = opened.held_out.map(|held_out| Evaluator::new(held_out, settings, &model, &tokenizer));
         let evaluator = evaluator.transpose()?;
-        let mut engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
+        let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
+        let mut engine = engine.with_recompute(settings.recompute);
         // The largest first: later plans share its memory, and too little of it shows now.
         let (batch, src_len, tgt_len) = batches.largest_shape();
         engine.prepare(BatchShape { batch, src_len, tgt_len })?;

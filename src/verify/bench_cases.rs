@@ -161,7 +161,16 @@ fn attention(b: &mut Builder, encoder: bool) {
 
 /// A step of self-attention over a full cache.
 fn attention_decode(b: &mut Builder) {
-    let op = AttentionDecode { batch: SEQUENCES, heads: HEADS, d_kv: D_KV, kv_len: LEN, causal: true, reach: REACH };
+    let op = AttentionDecode {
+        batch: SEQUENCES,
+        heads: HEADS,
+        d_kv: D_KV,
+        kv_len: LEN,
+        windows: 1,
+        window: 0,
+        causal: true,
+        reach: REACH,
+    };
     let inputs = [
         b.constant("qkv", &[SEQUENCES, 3 * INNER], 0.5),
         b.ids("pos", &[LEN as u32 - 1; SEQUENCES]),

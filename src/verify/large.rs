@@ -125,7 +125,7 @@ fn sample(batch: usize, vocab: usize) -> Case {
 fn attention_decode(kv_len: usize) -> Case {
     let case = Case::new(format!("attention_decode of {kv_len} keys"), move |b| {
         let [batch, heads, d_kv, reach] = [2, 1, 64, 128];
-        let op = AttentionDecode { batch, heads, d_kv, kv_len, causal: true, reach };
+        let op = AttentionDecode { batch, heads, d_kv, kv_len, windows: 1, window: 0, causal: true, reach };
         let inputs = [
             b.constant("qkv", &[batch, 3 * d_kv], 0.5),
             b.ids("pos", &[kv_len as u32 - 1, kv_len as u32 / 2]),

@@ -95,6 +95,10 @@ pub struct Args {
     /// Passes whose gradients are added up before a step [default: 1]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub accumulate: Option<usize>,
+    /// Compute activations again for the gradients instead of keeping them: less memory for up to a third more time, the
+    /// same results; may be changed on resuming [default: false]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", help_heading = "Training")]
+    pub recompute: Option<bool>,
     /// Peak learning rate [default: 1e-3 with adamw, 1e-2 with adafactor; a tenth of it with --model]
     #[arg(long, help_heading = "Training")]
     pub lr: Option<f64>,
@@ -258,6 +262,7 @@ impl Args {
         set(&mut settings.steps, &self.steps);
         set(&mut settings.batch_size, &self.batch_size);
         set(&mut settings.accumulate, &self.accumulate);
+        set(&mut settings.recompute, &self.recompute);
         set(&mut settings.lr, &self.lr);
         set(&mut settings.schedule, &self.schedule);
         set(&mut settings.clip, &self.clip);

@@ -42,8 +42,9 @@ impl Renderer {
         let [params, grads, moments, activations] = engine.memory().map(|bytes| bytes as f64 / f64::from(1 << 20));
         self.remark(&format!(
             "{:.2} million parameters; MiB on the device: {params:.0} parameters, {grads:.0} gradients, {moments:.0} \
-             moments, {activations:.0} activations",
-            engine.model.layout.n_params() as f64 / 1e6
+             moments, {activations:.0} activations{}",
+            engine.model.layout.n_params() as f64 / 1e6,
+            if settings.recompute { " (computed again for the gradients)" } else { "" }
         ));
         match trainer.step() {
             0 => self.remark(&format!(

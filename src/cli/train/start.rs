@@ -54,7 +54,7 @@ fn resume(args: &Args, gpu: &Gpu) -> Result<Option<Trainer>> {
     if asked.steps < state.step {
         bail!("{}: the run is at step {} already, beyond --steps {}", args.out.display(), state.step, asked.steps);
     }
-    state.settings.steps = asked.steps;
+    (state.settings.steps, state.settings.recompute) = (asked.steps, asked.recompute);
     let tuner = tuner(args, gpu, asked.steps * asked.accumulate as u64);
     Ok(Some(Trainer::resume(gpu, &tuner, state, &args.out)?))
 }

@@ -4,6 +4,8 @@
 
 use super::{Builder, Stack};
 use crate::graph::{Dtype, ValueId};
+use crate::model::config::T5Config;
+use crate::model::layout::{Layout, cross_leaf};
 use crate::ops::{Activation, AttentionDecode, Matmul, SETTINGS_LEN, Sample, Variant};
 
 /// Sizes of a decoding session.
@@ -16,16 +18,19 @@ pub struct DecodeShape {
 }
 
 impl DecodeShape {
-    /// The leaves that outlive a run, with their elements: per decoder block the keys and values of the source
-    /// (`cross.N`) and of the target so far (`cache.N`), the position biases (`bias.N`), and per sequence the newest
-    /// token (`tgt_ids`), all tokens (`tokens`, `[max_len, batch]`), `finished`, `pos`, `src_lens` and `sequences`; the
+    /// The leaves that outlive a run, with their elements: per run of decoder blocks that begins with block N the keys and
+    /// values of the source (`cross.N`), per block those of the target so far (`cache.N`) and the position biases
+    /// (`bias.N`), and per sequence the newest token (`tgt_ids`), all tokens (`tokens`, `[max_len, batch]`), `finished`, `pos`, `src_lens` and `sequences`; the
     /// `settings` of [`Sample`].
-    pub fn state(&self, config: &super::T5Config) -> Vec<(String, usize)> {
+    pub fn state(&self, config: &T5Config, layout: &Layout) -> Vec<(String, usize)> {
         let row = 2 * config.inner_dim();
         let distances = 2 * config.relative_attention_max_distance + 1;
         let mut leaves = Vec::new();
+        let positions = self.batch * self.src_len;
+        for run in layout.cross_runs(positions) {
+            leaves.push((format!("cross.{}", run.start), positions * run.len() * row));
+        }
         for block in 0..config.num_decoder_layers {
-            leaves.push((format!("cross.{block}"), self.batch * self.src_len * row));
             leaves.push((format!("cache.{block}"), self.batch * self.max_len * row));
             if config.has_relative_bias(block) {
                 leaves.push((format!("bias.{block}"), config.num_heads * distances));
@@ -53,11 +58,12 @@ impl Builder<'_> {
                 let leaf = self.graph.leaf(format!("bias.{block}"), &shape, Dtype::F32);
                 self.graph.store_in(bias, leaf);
             }
-            let layer = format!("decoder.block.{block}.layer.1");
-            self.graph.scope(layer.clone());
-            let kv = self.linear(&format!("{layer}.EncDecAttention.kv.weight"), encoded);
+        }
+        for run in self.layout.cross_runs(self.shape.batch * self.shape.src_len) {
+            self.graph.scope(format!("decoder.block.{}.layer.1", run.start));
+            let kv = self.linear(&cross_leaf(&run), encoded);
             let shape = self.graph.shape(kv).to_vec();
-            let leaf = self.graph.leaf(format!("cross.{block}"), &shape, Dtype::F32);
+            let leaf = self.graph.leaf(format!("cross.{}", run.start), &shape, Dtype::F32);
             self.graph.store_in(kv, leaf);
         }
     }
@@ -77,12 +83,15 @@ impl Builder<'_> {
             heads: self.config.num_heads,
             d_kv: self.config.d_kv,
             kv_len: max_len,
+            windows: 1,
+            window: 0,
             causal: true,
             reach: self.config.relative_attention_max_distance,
         };
         let mut x = self.embed("tgt", batch);
         let mut bias_block = 0;
-        for block in 0..self.config.num_decoder_layers {
+        let runs = self.layout.cross_runs(batch * src_len);
+        for (run, block) in runs.iter().flat_map(|run| run.clone().map(move |block| (run, block))) {
             if self.config.has_relative_bias(block) {
                 bias_block = block;
             }
@@ -100,8 +109,10 @@ impl Builder<'_> {
             self.graph.scope(format!("{layer}.1"));
             let names = [format!("{layer}.1.layer_norm.weight"), format!("{layer}.1.EncDecAttention.q.weight")];
             let q = self.linear_of_norm(names, x, None);
-            let cross = self.graph.leaf(format!("cross.{block}"), &[batch * src_len, 2 * inner], Dtype::F32);
-            let op = AttentionDecode { kv_len: src_len, causal: false, ..attention.clone() };
+            let cross_shape = [batch * src_len, run.len() * 2 * inner];
+            let cross = self.graph.leaf(format!("cross.{}", run.start), &cross_shape, Dtype::F32);
+            let (windows, window) = (run.len(), block - run.start);
+            let op = AttentionDecode { kv_len: src_len, windows, window, causal: false, ..attention.clone() };
             let attended = self.graph.push1(op, &[q, cross, lens]);
             x = self.project_back(&format!("{layer}.1.EncDecAttention.o.weight"), attended, x);
 

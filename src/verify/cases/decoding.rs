@@ -27,21 +27,24 @@ fn attention_decode(cases: &mut Vec<Case>) {
                 let name = format!("attention_decode [{batch} {heads} {d_kv} {kv_len}] causal={causal} x{scale}");
                 let case = Case::new(name, move |b| {
                     let (inner, reach) = (heads * d_kv, 6);
-                    let op = AttentionDecode { batch, heads, d_kv, kv_len, causal, reach };
+                    // Causal attention writes: the cache's other windows must stay as they were.
+                    let (windows, window) = if kv_len % 2 == 1 { (3, 1) } else { (1, 0) };
+                    let op = AttentionDecode { batch, heads, d_kv, kv_len, windows, window, causal, reach };
+                    let row = windows * 2 * inner;
                     // Full, half, and only the first key, or none; the fourth of four is past the end of its cache.
                     let lens = [kv_len - usize::from(causal), kv_len / 2, 0, kv_len];
                     let lens = b.ids("lens", &(0..batch).map(|i| lens[i % 4] as u32).collect::<Vec<_>>());
                     if causal {
                         let qkv = b.constant("qkv", &[batch, 3 * inner], scale);
                         let bias = b.constant("bias", &[heads, 2 * reach + 1], 1.0);
-                        let memory = b.constant("cache", &[batch * kv_len, 2 * inner], scale);
+                        let memory = b.constant("cache", &[batch * kv_len, row], scale);
                         let made = b.graph.push(op, &[qkv, lens, bias]);
                         b.graph.store_in(made[1], memory);
                         b.output_constant("out", made[0]);
                         b.output_constant("cache", memory);
                     } else {
                         let q = b.constant("q", &[batch, inner], scale);
-                        let kv = b.constant("kv", &[batch * kv_len, 2 * inner], scale);
+                        let kv = b.constant("kv", &[batch * kv_len, row], scale);
                         let out = b.graph.push1(op, &[q, kv, lens]);
                         b.output_constant("out", out);
                     }
