@@ -117,7 +117,7 @@ impl Op for Activation {
     fn backward(&self, b: &mut Backward<'_>) {
         let Some(dy) = b.grad(0) else { return };
         let h = b.input(0);
-        let dh = b.graph.push1(ActivationBackward(self.clone()), &[h, dy]);
+        let dh = b.graph.push1(ActivationBackward(*self), &[h, dy]);
         b.give(0, dh);
     }
 
