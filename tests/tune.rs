@@ -15,7 +15,7 @@ use t5_wgpu::model::{BatchShape, Builder, Model, T5Config};
 use t5_wgpu::ops::{Activation, Function, Layout, Matmul};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
 use t5_wgpu::tokenizer::Tokenizer;
-use t5_wgpu::train::engine::{Objective, graph};
+use t5_wgpu::train::engine::{Objective, Pass, graph};
 use t5_wgpu::train::{Hooks, Outcome, Settings, Task, Trainer};
 use t5_wgpu::tune::cache::{Cache, Entry, Identity};
 use t5_wgpu::tune::{Budget, Mode, Source, Tuner};
@@ -35,7 +35,7 @@ fn model(gpu: &Gpu) -> Model {
 
 /// The graph of a training pass.
 fn training(model: &Model) -> Graph {
-    graph(model, Objective::default(), SHAPE, true).0
+    graph(model, Objective::default(), SHAPE, Pass::Training { recompute: false }).0
 }
 
 fn entry(variant: &str) -> Entry {
@@ -230,7 +230,8 @@ fn trials_for_a_card_agree() {
     let gpu = gpu();
     let model = model(&gpu);
     let card = Caps { kind: "discrete GPU", ..gpu.caps().clone() };
-    let graph = graph(&model, Objective { dropout: 0.1, ..Objective::default() }, SHAPE, true).0;
+    let graph =
+        graph(&model, Objective { dropout: 0.1, ..Objective::default() }, SHAPE, Pass::Training { recompute: false }).0;
     let mut seen = BTreeMap::new();
     for question in questions(&card, &graph, &[], &Choices::none()) {
         seen.entry(question.class.clone()).or_insert(question);
