@@ -1,10 +1,11 @@
-// Epilogue of the matmul kernels: c = act(alpha * acc) (+ residual) (+ c), four columns at a time, at any alignment.
+// Epilogue of the matmul kernels: c = dropout(act(alpha * acc)) (+ residual) (+ c), four columns at a time, at any alignment.
 @group(0) @binding(3) var<storage, read> residual: array<f32>; // as c
 @group(0) @binding(4) var<storage, read_write> c: array<f32>; // [m, ldc]
 
 fn emit1(i: u32, acc: f32) {
     var v = p.alpha * acc;
     if ACTIVATE { v = activate(v); }
+    v *= keep_result(i);
     if RESIDUAL { v += residual[i]; }
     if ACCUMULATE { v += c[i]; }
     c[i] = v;

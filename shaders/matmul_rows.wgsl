@@ -17,6 +17,8 @@ struct Params {
     ldc: u32,
     c_offset: u32,
     alpha: f32,
+    rate: f32, // of dropout
+    site: u32,
     eps: f32,
     col_groups: u32, // workgroups that go over the columns for one block of rows
     grid_x: u32,

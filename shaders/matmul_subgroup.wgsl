@@ -16,6 +16,8 @@ struct Params {
     ldc: u32,
     c_offset: u32,
     alpha: f32,
+    rate: f32, // of dropout
+    site: u32,
     grid_x: u32,
 }
 

@@ -27,7 +27,7 @@ const ADAMW_DISPATCHES: [usize; 2] = [2, 1];
 pub struct Forecast {
     #[serde(flatten)]
     pub gpu: NamedGpu,
-    /// In the order of [`workloads`].
+    /// In the order of `workloads`.
     pub seconds: Vec<f64>,
 }
 

@@ -10,8 +10,8 @@ use super::config::{Activation as Act, T5Config};
 use super::layout::{Layout, shard_leaf};
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::ops::{
-    Activation, Attention, CrossEntropy, Dropout, Function, Gather, Layout as MatmulLayout, Logits, Matmul,
-    PositionBias, RmsNorm, Variant, gather_index_len,
+    Activation, Attention, CrossEntropy, Dropout, DropoutMask, Function, Gather, Layout as MatmulLayout, Logits,
+    Matmul, PositionBias, RmsNorm, Variant, gather_index_len,
 };
 
 /// Sizes of a batch: every sequence is padded to them.
@@ -84,7 +84,7 @@ impl<'a> Builder<'a> {
         let (batch, len) = (self.shape.batch, self.shape.src_len);
         let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
         let mut x = self.embed("src", batch * len);
-        x = self.dropout(x, None);
+        x = self.dropout(x);
         let mut bias = None;
         for block in 0..self.config.num_layers {
             bias = self.bias(Stack::Encoder, block, bias);
@@ -96,7 +96,7 @@ impl<'a> Builder<'a> {
         }
         self.graph.scope("encoder");
         let y = self.norm("encoder.final_layer_norm.weight", x);
-        self.dropout(y, None)
+        self.dropout(y)
     }
 
     /// Decoder over whole targets: reads `tgt_ids`, `tgt_index` (`[B T]`) and `src_lens` (`[B]`), attends to the
@@ -105,7 +105,7 @@ impl<'a> Builder<'a> {
         let BatchShape { batch, src_len, tgt_len } = self.shape;
         let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
         let mut x = self.embed("tgt", batch * tgt_len);
-        x = self.dropout(x, None);
+        x = self.dropout(x);
         let mut bias = None;
         for block in 0..self.config.num_decoder_layers {
             bias = self.bias(Stack::Decoder, block, bias);
@@ -124,7 +124,7 @@ impl<'a> Builder<'a> {
         }
         self.graph.scope("decoder");
         let y = self.norm("decoder.final_layer_norm.weight", x);
-        self.dropout(y, None)
+        self.dropout(y)
     }
 
     fn begin_block(&mut self) {
@@ -272,7 +272,7 @@ impl<'a> Builder<'a> {
         let h = self.linear(&format!("{layer}.DenseReluDense.wi.weight"), n);
         let activation = self.activation();
         let a = self.graph.push1(activation, &[h]);
-        let a = self.dropout(a, None);
+        let a = self.dropout(a);
         self.project_back(&format!("{layer}.DenseReluDense.wo.weight"), a, x)
     }
 
@@ -306,26 +306,28 @@ impl<'a> Builder<'a> {
 
     /// residual + dropout(linear(x)).
     pub fn project_back(&mut self, weight: &str, x: ValueId, residual: ValueId) -> ValueId {
-        if self.dropout > 0.0 {
-            let y = self.linear(weight, x);
-            return self.dropout(y, Some(residual));
-        }
         let w = self.param(weight);
-        self.graph.push1(self.product().with_residual(), &[x, w, residual])
+        let op = self.product().with_residual();
+        if self.dropout == 0.0 {
+            return self.graph.push1(op, &[x, w, residual]);
+        }
+        self.sites += 1;
+        let dropout = Some(DropoutMask { rate: self.dropout, site: self.sites });
+        let key = self.key();
+        self.graph.push1(Matmul { dropout, ..op }, &[x, w, key, residual])
     }
 
     fn key(&mut self) -> ValueId {
         self.graph.leaf("key", &[4], Dtype::U32)
     }
 
-    /// dropout(x) (+ residual); x itself outside of training.
-    fn dropout(&mut self, x: ValueId, residual: Option<ValueId>) -> ValueId {
+    /// dropout(x); x itself outside of training.
+    fn dropout(&mut self, x: ValueId) -> ValueId {
         if self.dropout == 0.0 {
             return x;
         }
         self.sites += 1;
-        let op = Dropout { rate: self.dropout, site: self.sites, add: residual.is_some() };
-        let inputs: Vec<_> = [x, self.key()].into_iter().chain(residual).collect();
-        self.graph.push1(op, &inputs)
+        let key = self.key();
+        self.graph.push1(Dropout { rate: self.dropout, site: self.sites, add: false }, &[x, key])
     }
 }

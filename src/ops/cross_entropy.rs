@@ -84,6 +84,7 @@ impl CrossEntropy {
                 alpha: self.scale,
                 norm: None,
                 activation: None,
+                dropout: None,
                 accumulate,
                 residual: None,
                 variant: None,

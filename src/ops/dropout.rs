@@ -16,6 +16,14 @@ pub struct Dropout {
     pub add: bool,
 }
 
+/// Which mask is drawn, for an op with dropout inside.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DropoutMask {
+    pub rate: f32,
+    /// See [`Dropout::site`].
+    pub site: u32,
+}
+
 pub(super) const RANDOM: &str = include_str!("../../shaders/random.wgsl");
 
 static DROPOUT: Shader = Shader {

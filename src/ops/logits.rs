@@ -44,6 +44,7 @@ impl Op for Logits {
                 alpha: self.scale,
                 norm: self.norm.map(|eps| (l.input(1 + self.shards.len()), eps)),
                 activation: None,
+                dropout: None,
                 accumulate: false,
                 residual: None,
                 variant: self.variant,

@@ -20,7 +20,7 @@ pub use activation::{Activation, Function};
 pub use attention::{Attention, Tiling};
 pub use attention_decode::AttentionDecode;
 pub use cross_entropy::{CrossEntropy, IGNORE};
-pub use dropout::Dropout;
+pub use dropout::{Dropout, DropoutMask};
 pub use gather::{Gather, NO_ID, gather_index, gather_index_len};
 pub use logits::Logits;
 pub use matmul::{Layout, Matmul, Variant};

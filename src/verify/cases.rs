@@ -2,6 +2,7 @@
 //! T5's own shapes, for speed.
 
 mod decoding;
+mod fused;
 mod packed;
 
 use std::collections::HashMap;
@@ -208,7 +209,7 @@ pub fn cases() -> Vec<Case> {
     cross_entropy(&mut cases);
     decoding::push(&mut cases);
     logits(&mut cases);
-    fused_matmul(&mut cases);
+    fused::push(&mut cases);
     packed::push(&mut cases);
     cases
 }
@@ -440,36 +441,6 @@ fn logits(cases: &mut Vec<Case>) {
                 let logits = b.graph.push1(op, &inputs);
                 b.output_constant("logits", logits);
             }));
-        }
-    }
-}
-
-/// Products with everything that may come before and after them.
-fn fused_matmul(cases: &mut Vec<Case>) {
-    let functions = [Function::Relu, Function::GeluTanh, Function::GeluErf, Function::Silu];
-    let variants = [Variant::Rows, Variant::Tile, Variant::Subgroup, Variant::Shared];
-    // The last is too large for workgroup memory.
-    for (i, [m, n, k]) in [[1, 5, 8], [3, 132, 40], [9, 12, 36], [2, 9, 7], [8, 36, 400]].into_iter().enumerate() {
-        for (v, variant) in variants.into_iter().enumerate() {
-            for gated in [false, true] {
-                for norm in [None, Some(1e-6)] {
-                    let function = functions[(i + v) % 4];
-                    let residual = !gated && norm.is_some();
-                    let name = format!("matmul [{m} {n} {k}] {variant:?} {function:?} gated={gated} norm={norm:?}");
-                    cases.push(Case::new(name, move |b| {
-                        let activation = Some(Activation { function, gated });
-                        let op =
-                            Matmul { norm, activation, residual, variant: Some(variant), ..Matmul::new(Layout::Nt) };
-                        // The oracle's erf is good for arguments of a few units: the products stay there.
-                        let mut inputs = vec![b.constant("a", &[m, k], if norm.is_some() { 1.0 } else { 0.2 })];
-                        inputs.push(b.constant("b", &[if gated { 2 * n } else { n }, k], 0.2));
-                        inputs.extend(norm.map(|_| b.constant("scale", &[k], 1.0)));
-                        inputs.extend(residual.then(|| b.constant("residual", &[m, n], 1.0)));
-                        let c = b.graph.push1(op, &inputs);
-                        b.output_constant("c", c);
-                    }));
-                }
-            }
         }
     }
 }

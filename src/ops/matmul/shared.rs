@@ -1,6 +1,7 @@
 //! Products by tiles in workgroup memory, which read both operands as they are stored, k shared out where it is long.
 
-use super::{ACCUMULATE, ACTIVATE, Gemm, KIND, Layout, Matrix, RESIDUAL, k_major};
+use super::Layout;
+use super::gemm::{ACCUMULATE, ACTIVATE, Gemm, KIND, MOST_STEPS, Matrix, RESIDUAL, k_major};
 use crate::gpu::{Header, Shader, Value};
 use crate::graph::{Launch, Launcher};
 use crate::ops::activation::FUNCTIONS;
@@ -36,8 +37,8 @@ const WANTED_WORKGROUPS: usize = 256;
 /// Steps along k worth a part of their own: fewer cost less than writing and adding up their sums.
 const LEAST_PART: usize = 512;
 
-/// Steps along k that one invocation may take: it counts up to 1.3 iterations a step (see [`super::MOST_STEPS`]).
-const MOST_PART: usize = super::MOST_STEPS;
+/// Steps along k that one invocation may take: it counts up to 1.3 iterations a step (see [`MOST_STEPS`]).
+const MOST_PART: usize = MOST_STEPS;
 
 /// How a product is cut up.
 #[derive(Debug, PartialEq)]
@@ -76,7 +77,7 @@ impl Gemm {
         let ld = self.n.next_multiple_of(4);
         let sums = l.scratch(cut.parts * self.m * ld);
         let c = Matrix::whole(sums, ld);
-        let parts = Gemm { c, alpha: 1.0, activation: None, residual: None, accumulate: false, ..*self };
+        let parts = Gemm { c, alpha: 1.0, activation: None, dropout: None, residual: None, accumulate: false, ..*self };
         parts.launch_tiles(l, &cut);
         l.launch(Launch {
             shader: &MATMUL_PARTS,
@@ -84,16 +85,22 @@ impl Gemm {
                 .epilogue(Header::new())
                 .bool("RESIDUAL", self.residual.is_some())
                 .bool("ACCUMULATE", self.accumulate),
-            bindings: vec![("x", sums), ("residual", self.residual.unwrap_or(sums)), ("c", self.c.operand)],
-            params: vec![
+            bindings: [("x", sums), ("residual", self.residual.unwrap_or(sums))]
+                .into_iter()
+                .chain(self.epilogue_bindings())
+                .chain([("c", self.c.operand)])
+                .collect(),
+            params: [
                 ("m", self.m.into()),
                 ("n", self.n.into()),
                 ("parts", cut.parts.into()),
                 ("ldx4", (ld / 4).into()),
                 ("ldc", self.c.ld.into()),
                 ("c_offset", self.c.offset.into()),
-                ("alpha", self.alpha.into()),
-            ],
+            ]
+            .into_iter()
+            .chain(self.epilogue_params())
+            .collect(),
             workgroups: (self.m * ld / 4).div_ceil(64) as u64,
         });
         l.moves("c", self.m * self.n * if self.accumulate { 2 } else { 1 });
@@ -115,13 +122,16 @@ impl Gemm {
         l.launch(Launch {
             shader: &MATMUL_SHARED,
             header,
-            bindings: vec![
+            bindings: [
                 ("a", self.a.operand),
                 ("b", self.b.operand),
                 ("residual", self.residual.unwrap_or(self.a.operand)),
-                ("c", self.c.operand),
-            ],
-            params: vec![
+            ]
+            .into_iter()
+            .chain(self.epilogue_bindings())
+            .chain([("c", self.c.operand)])
+            .collect(),
+            params: [
                 ("m", (cut.parts * self.m).into()),
                 ("rows", self.m.into()),
                 ("n", self.n.into()),
@@ -133,8 +143,10 @@ impl Gemm {
                 ("b_offset", self.b.offset.into()),
                 ("ldc", self.c.ld.into()),
                 ("c_offset", self.c.offset.into()),
-                ("alpha", self.alpha.into()),
-            ],
+            ]
+            .into_iter()
+            .chain(self.epilogue_params())
+            .collect(),
             workgroups: (cut.parts * cut.tiles) as u64,
         });
         l.flops(2.0 * (self.m * self.n * self.k) as f64);
