@@ -65,6 +65,8 @@ fn neighbours_and_padding_change_nothing() {
     // Of many lengths, more than the few-row kernels take at once, and no power of two.
     let mut many: Vec<Vec<u32>> = (0..11).map(|i| sources[i % sources.len()].repeat(1 + i % 4)).collect();
     many.push(vec![1]);
+    // Longer than what one workgroup attends to: beside it, the others' attention is put together from parts.
+    many.push([7, 9, 11].repeat(200));
     for options in [greedy(20), sampled(1.5, 0, 0.95, 7)] {
         let together = run(&mut generator, &many, &options);
         for max_batch in [1, 5] {

@@ -132,7 +132,7 @@ impl Op for Matmul {
             }
             None => dc,
         };
-        let product = |layout| Matmul::new(layout).scaled(self.alpha);
+        let product = |layout| Matmul { variant: self.variant, ..Matmul::new(layout).scaled(self.alpha) };
         if b.needs(0) {
             let weights = b.input(1);
             let da = b.graph.push1(product(Layout::Nn), &[dc, weights]);

@@ -7,12 +7,8 @@ use crate::gpu::{Buffer, Dispatch, Header, ProgramBuilder, Shader};
 pub(super) const CONTROL: &str = include_str!("../../shaders/optimizer_control.wgsl");
 pub(super) const WORKGROUP_SUM: &str = include_str!("../../shaders/workgroup_sum.wgsl");
 
-static GLOBAL_NORM: Shader = Shader {
-    name: "global_norm",
-    source: include_str!("../../shaders/global_norm.wgsl"),
-    shared: &[WORKGROUP_SUM],
-    defaults: &[],
-};
+static GLOBAL_NORM: Shader =
+    Shader { name: "global_norm", source: include_str!("../../shaders/global_norm.wgsl"), shared: &[], defaults: &[] };
 
 static GLOBAL_NORM_FINISH: Shader = Shader {
     name: "global_norm_finish",
@@ -26,7 +22,7 @@ pub(super) fn kernels() -> Vec<(&'static Shader, Header)> {
 }
 
 /// Bytes of a window that one workgroup sums.
-const TILE_BYTES: u64 = 4096 * 4;
+const TILE_BYTES: u64 = 16_384 * 4;
 
 /// Records the passes that fill the head of `control`: one per window and one to add up.
 pub(super) fn record(builder: &mut ProgramBuilder, arenas: &Arenas<'_>, stats: &Buffer, max_norm: f32) -> Result<()> {

@@ -390,7 +390,7 @@ fn cross_entropy(cases: &mut Vec<Case>) {
 }
 
 fn matmul(cases: &mut Vec<Case>) {
-    // In the last two, Variant::Shared shares out k.
+    // In the last three, Variant::Shared shares out what is summed over, in the last one for the gradient of b.
     let sizes = [
         [1, 1, 1],
         [5, 3, 7],
@@ -402,6 +402,7 @@ fn matmul(cases: &mut Vec<Case>) {
         [130, 257, 66],
         [5, 3, 1027],
         [36, 40, 1100],
+        [1030, 8, 12],
     ];
     for [m, n, k] in sizes {
         for layout in [Layout::Nn, Layout::Nt, Layout::Tn] {
