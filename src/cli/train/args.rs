@@ -95,7 +95,7 @@ pub struct Args {
     /// Passes whose gradients are added up before a step [default: 1]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub accumulate: Option<usize>,
-    /// Compute activations again for the gradients instead of keeping them: less memory for up to a third more time, the
+    /// Compute activations again for the gradients instead of keeping them: less memory for up to a third more work, the
     /// same results; may be changed on resuming [default: false]
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", help_heading = "Training")]
     pub recompute: Option<bool>,

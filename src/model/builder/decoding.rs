@@ -20,8 +20,8 @@ pub struct DecodeShape {
 impl DecodeShape {
     /// The leaves that outlive a run, with their elements: per run of decoder blocks that begins with block N the keys and
     /// values of the source (`cross.N`), per block those of the target so far (`cache.N`) and the position biases
-    /// (`bias.N`), and per sequence the newest token (`tgt_ids`), all tokens (`tokens`, `[max_len, batch]`), `finished`, `pos`, `src_lens` and `sequences`; the
-    /// `settings` of [`Sample`].
+    /// (`bias.N`), and per sequence the newest token (`tgt_ids`), all tokens (`tokens`, `[max_len, batch]`), `finished`,
+    /// `pos`, `src_lens` and `sequences`; the `settings` of [`Sample`].
     pub fn state(&self, config: &T5Config, layout: &Layout) -> Vec<(String, usize)> {
         let row = 2 * config.inner_dim();
         let distances = 2 * config.relative_attention_max_distance + 1;
