@@ -1,22 +1,32 @@
-//! Evaluation on held-out examples: loss and accuracy given the reference so far, and scores of free answers.
+//! Evaluation: loss and accuracy given the reference so far, and metrics of free answers.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Engine, LossStats};
-use super::examples::Examples;
+use super::engine::LossStats;
+use super::examples::Evaluated;
 use super::settings::Settings;
-use crate::data::{BatchOptions, BatchOrder, BatchStream, Example, ExampleSource, ScoreReport, Scores};
-use crate::error::Result;
+use crate::data::metrics::{Direction, Score};
+use crate::data::stream::by_length;
+use crate::data::task::{TaskConfig, TaskExample};
+use crate::data::Batch;
+use crate::error::{Error, Result};
 use crate::generate::{GenerateOptions, Generator};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 
 /// The result of one evaluation.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// Examples that the loss is over.
+    pub tasks: BTreeMap<String, TaskEvaluation>,
+    pub seconds: f64,
+}
+
+/// The result on one task.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TaskEvaluation {
     pub examples: usize,
     /// Target tokens that the loss is over.
     pub tokens: u64,
@@ -24,162 +34,217 @@ pub struct Evaluation {
     pub loss: f64,
     /// Share of target tokens predicted right, given those before.
     pub accuracy: f64,
-    /// Of greedy answers; pairs only.
-    #[serde(flatten)]
-    pub scores: Option<ScoreReport>,
-    pub seconds: f64,
+    /// For unlabelled text: cross-entropy in bits per byte of the text that the targets spell out, sentinels being free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bits_per_byte: Option<f64>,
+    /// Of the answers: metric -> value.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, f64>,
+    /// The same with directions, counts and signatures.
+    #[serde(skip)]
+    pub scores: Vec<Score>,
+    /// For each of the examples.
+    #[serde(skip)]
+    pub predictions: Vec<Prediction>,
+}
+
+/// An answer beside what was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Prediction {
+    pub source: String,
+    pub prediction: String,
+    pub references: Vec<String>,
+    /// Whether it equals one of the references.
+    pub correct: bool,
 }
 
 /// The best evaluation of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     pub step: u64,
-    /// "unit_error_rate" where answers were scored, else "loss": less is better.
+    /// TASK/METRIC
     pub metric: String,
     pub value: f64,
 }
 
 impl Best {
-    pub fn of(step: u64, evaluation: &Evaluation) -> Best {
-        let (metric, value) = match &evaluation.scores {
-            Some(scores) => ("unit_error_rate", scores.unit_error_rate),
-            None => ("loss", evaluation.loss),
-        };
-        Best { step, metric: metric.into(), value }
-    }
-
-    /// Whether this replaces `before`: a lower value of the same metric, or the first of its metric.
-    pub fn beats(&self, before: Option<&Best>) -> bool {
-        before.is_none_or(|before| before.metric != self.metric || self.value < before.value)
+    /// Whether a later figure replaces this one; `higher` is better, or lower.
+    pub fn is_beaten(&self, by: f64, higher: bool) -> bool {
+        if higher { by > self.value } else { by < self.value }
     }
 }
 
-/// The held-out examples, ready to be evaluated on.
+impl Evaluation {
+    /// The figure `metric` = TASK/METRIC and whether more of it is better.
+    ///
+    /// # Errors
+    /// `Input` listing the figures that there are.
+    pub fn figure(&self, metric: &str) -> Result<(f64, bool)> {
+        let figures = self.figures();
+        match figures.iter().find(|(name, ..)| name == metric) {
+            Some((_, value, higher)) => Ok((*value, *higher)),
+            None => {
+                let known: Vec<&str> = figures.iter().map(|(name, ..)| name.as_str()).collect();
+                Err(Error::Input(format!("no figure is called `{metric}`: there are {}", known.join(", "))))
+            }
+        }
+    }
+
+    /// (TASK/METRIC, value, whether more is better) of everything.
+    pub fn figures(&self) -> Vec<(String, f64, bool)> {
+        let mut figures = Vec::new();
+        for (task, result) in &self.tasks {
+            for score in &result.scores {
+                figures.push((format!("{task}/{}", score.name), score.value, score.better == Direction::Higher));
+            }
+            figures.push((format!("{task}/loss"), result.loss, false));
+            figures.push((format!("{task}/accuracy"), result.accuracy, true));
+        }
+        figures
+    }
+}
+
+/// How answers are decoded.
+#[derive(Clone, Debug, Default)]
+pub struct Decoding {
+    pub options: GenerateOptions,
+    /// Tokens after which an answer ends; `None`: somewhat more than the longest target has.
+    pub max_new_tokens: Option<usize>,
+}
+
+/// The examples to evaluate on, ready for a model.
 pub struct Evaluator {
-    batches: BatchStream<Sample>,
-    questions: Vec<Question>,
-    /// Shares the parameters with the engine.
+    tasks: Vec<Prepared>,
+    /// Shares the parameters with whatever trains them.
     generator: Generator,
-    /// Ids that the tokenizer knows.
-    vocab: usize,
+    decoding: Decoding,
 }
 
-/// A source and all texts that are right answers.
-struct Question {
-    source: Vec<u32>,
-    references: Vec<String>,
-    /// Of the longest reference, EOS counted.
-    tokens: usize,
+struct Prepared {
+    name: String,
+    batches: Vec<Batch>,
+    examples: usize,
+    answers: Option<Answers>,
+    /// Bytes that the targets of unlabelled text spell out.
+    bytes: u64,
 }
 
-/// Some of the examples of the first epoch.
-struct Sample {
-    examples: Examples,
-    indices: Vec<usize>,
+struct Answers {
+    task: TaskConfig,
+    texts: Vec<TaskExample>,
+    sources: Vec<Vec<u32>>,
+    /// Tokens of the longest target, EOS counted.
+    longest: usize,
 }
 
-/// Tokens that an answer may be longer than the longest reference.
+/// Tokens that an answer may be longer than the longest target.
 const SLACK: usize = 16;
 
-/// Sources that are decoded side by side.
-const ANSWERED_AT_ONCE: usize = 64;
-
 impl Evaluator {
-    /// Takes `eval_examples` of the examples, evenly spread.
-    pub fn new(examples: Examples, settings: &Settings, model: &Model, tokenizer: &Tokenizer) -> Result<Evaluator> {
+    /// `rows` examples are evaluated side by side; the model's parameters are read as they are at each evaluation.
+    pub fn new(
+        evaluated: Vec<Evaluated>,
+        rows: usize,
+        decoding: Decoding,
+        model: &Model,
+        tokenizer: &Tokenizer,
+    ) -> Evaluator {
         let config = &model.config;
-        let questions = questions(&examples, settings.eval_examples);
-        let indices = spread(examples.len_per_epoch(), settings.eval_examples);
-        let options = BatchOptions {
-            batch_size: settings.batch_size.min(indices.len()),
-            order: BatchOrder::ByLength,
-            pad: config.pad_token_id,
-            decoder_start: config.decoder_start_token_id,
-            ..BatchOptions::default()
+        let prepare = |Evaluated { name, examples, task }: Evaluated| {
+            let rows = rows.min(examples.len());
+            let bytes = match &task {
+                Some(_) => 0,
+                None => examples.iter().map(|example| spelled(tokenizer, &example.target)).sum(),
+            };
+            let answers = task.map(|(task, texts)| Answers {
+                task,
+                texts,
+                sources: examples.iter().map(|example| example.source.clone()).collect(),
+                longest: examples.iter().map(|example| example.target.len()).max().unwrap_or(0),
+            });
+            let batches = by_length(&examples, rows, config.pad_token_id, config.decoder_start_token_id);
+            Prepared { name, batches, examples: examples.len(), answers, bytes }
         };
-        let batches = BatchStream::new(Sample { examples, indices }, options)?;
-        let generator = Generator::new(model.clone());
-        Ok(Evaluator { batches, questions, generator, vocab: tokenizer.vocab_size().min(config.vocab_size) })
+        let limit = Some(tokenizer.vocab_size().min(config.vocab_size));
+        let options = GenerateOptions { max_batch: rows, limit, ..decoding.options };
+        Evaluator {
+            tasks: evaluated.into_iter().map(prepare).collect(),
+            generator: Generator::new(model.clone()),
+            decoding: Decoding { options, ..decoding },
+        }
     }
 
-    /// Evaluates the engine's parameters as they are.
-    pub fn evaluate(&mut self, engine: &mut Engine, tokenizer: &Tokenizer) -> Result<Evaluation> {
+    /// The figure that says which checkpoint is the best, if there is anything to evaluate on.
+    pub fn best_metric(&self, settings: &Settings) -> Option<String> {
+        let first = self.tasks.first()?;
+        let metric = first.answers.as_ref().and_then(|answers| answers.task.first_score());
+        let default = || format!("{}/{}", first.name, metric.unwrap_or_else(|| "loss".into()));
+        Some(settings.best.clone().unwrap_or_else(default))
+    }
+
+    /// Evaluates the parameters as they are; `loss_of` gives the loss of a batch with them.
+    pub fn evaluate(
+        &mut self,
+        loss_of: &mut dyn FnMut(&Batch) -> Result<LossStats>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Evaluation> {
         let start = Instant::now();
-        let mut stats = LossStats::default();
-        for index in 0..self.batches.batches_per_epoch() {
-            stats.add(&pollster::block_on(engine.evaluate(&self.batches.get(index)?))?);
+        let mut tasks = BTreeMap::new();
+        for prepared in &self.tasks {
+            let mut stats = LossStats::default();
+            for batch in &prepared.batches {
+                stats.add(&loss_of(batch)?);
+            }
+            let (mut scores, mut predictions) = (Vec::new(), Vec::new());
+            if let Some(answers) = &prepared.answers {
+                predictions = answers.predict(&mut self.generator, &self.decoding, tokenizer)?;
+                let texts: Vec<String> = predictions.iter().map(|p| p.prediction.clone()).collect();
+                scores = answers.task.score(&texts, &answers.texts)?;
+            }
+            let result = TaskEvaluation {
+                examples: prepared.examples,
+                tokens: stats.tokens as u64,
+                loss: stats.mean_loss(),
+                accuracy: stats.accuracy(),
+                bits_per_byte: (prepared.bytes > 0)
+                    .then(|| stats.loss / std::f64::consts::LN_2 / prepared.bytes as f64),
+                metrics: scores.iter().map(|score| (score.name.clone(), score.value)).collect(),
+                scores,
+                predictions,
+            };
+            tasks.insert(prepared.name.clone(), result);
         }
-        let scores = if self.questions.is_empty() { None } else { Some(self.score(tokenizer)?) };
-        Ok(Evaluation {
-            examples: self.batches.source().indices.len(),
-            tokens: stats.tokens as u64,
-            loss: stats.mean_loss(),
-            accuracy: stats.accuracy(),
-            scores,
-            seconds: start.elapsed().as_secs_f64(),
-        })
-    }
-
-    fn score(&mut self, tokenizer: &Tokenizer) -> Result<ScoreReport> {
-        let sources: Vec<Vec<u32>> = self.questions.iter().map(|q| q.source.clone()).collect();
-        let longest = self.questions.iter().map(|q| q.tokens).max().unwrap_or(0);
-        let (max_new_tokens, limit) = (longest + SLACK, Some(self.vocab));
-        let options = GenerateOptions { max_new_tokens, max_batch: ANSWERED_AT_ONCE, limit, ..Default::default() };
-        let answers = pollster::block_on(self.generator.generate_all(&sources, &options))?;
-        let mut scores = Scores::default();
-        for (question, answer) in self.questions.iter().zip(&answers) {
-            let references: Vec<&str> = question.references.iter().map(String::as_str).collect();
-            scores.add(&tokenizer.decode(&answer.ids), &references);
-        }
-        Ok(scores.report())
+        Ok(Evaluation { tasks, seconds: start.elapsed().as_secs_f64() })
     }
 }
 
-/// Up to `most` distinct sources of pairs with their references; none for text.
-fn questions(examples: &Examples, most: usize) -> Vec<Question> {
-    let Examples::Pairs { set, rows } = examples else {
-        return Vec::new();
-    };
-    let wanted: std::collections::HashSet<usize> = rows.iter().copied().collect();
-    let mut groups = set.groups();
-    groups.retain(|group| group.iter().all(|row| wanted.contains(row)));
-    let question = |group: &Vec<usize>| Question {
-        source: set.examples()[group[0]].source.clone(),
-        references: group.iter().map(|&row| set.texts()[row].target.clone()).collect(),
-        tokens: group.iter().map(|&row| set.examples()[row].target.len()).max().unwrap_or(0),
-    };
-    spread(groups.len(), most).into_iter().map(|index| question(&groups[index])).collect()
-}
-
-/// Up to `most` of 0..n, evenly spaced.
-fn spread(n: usize, most: usize) -> Vec<usize> {
-    let count = n.min(most);
-    (0..count).map(|i| i * n / count).collect()
-}
-
-impl ExampleSource for Sample {
-    fn len_per_epoch(&self) -> usize {
-        self.indices.len()
-    }
-
-    fn lengths(&self, _epoch: u64) -> Vec<(usize, usize)> {
-        let lengths = self.examples.lengths(0);
-        self.indices.iter().map(|&index| lengths[index]).collect()
-    }
-
-    fn example(&self, _epoch: u64, index: usize) -> Result<Example> {
-        self.examples.example(0, self.indices[index])
+impl Answers {
+    fn predict(
+        &self,
+        generator: &mut Generator,
+        decoding: &Decoding,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<Prediction>> {
+        let max_new_tokens = decoding.max_new_tokens.unwrap_or(self.longest + SLACK);
+        let options = GenerateOptions { max_new_tokens, ..decoding.options.clone() };
+        let generated = pollster::block_on(generator.generate_all(&self.sources, &options))?;
+        let predictions = generated.iter().zip(&self.texts).map(|(generation, text)| {
+            let prediction = tokenizer.decode(&generation.ids);
+            Prediction {
+                source: text.source.clone(),
+                correct: text.references.iter().any(|reference| reference.trim() == prediction.trim()),
+                prediction,
+                references: text.references.clone(),
+            }
+        });
+        Ok(predictions.collect())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::spread;
-
-    #[test]
-    fn samples_are_spread_evenly() {
-        assert_eq!(spread(10, 3), [0, 3, 6]);
-        assert_eq!(spread(3, 10), [0, 1, 2]);
-        assert_eq!(spread(0, 5), [0usize; 0]);
-    }
+/// Bytes of the text between the special tokens of a target.
+fn spelled(tokenizer: &Tokenizer, target: &[u32]) -> u64 {
+    let sentinels: Vec<u32> = (0..tokenizer.n_sentinels()).map_while(|k| tokenizer.sentinel(k)).collect();
+    let is_text = |id: &u32| *id != tokenizer.eos() && !sentinels.contains(id);
+    let ids: Vec<u32> = target.iter().copied().filter(is_text).collect();
+    tokenizer.decode(&ids).len() as u64
 }

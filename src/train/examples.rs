@@ -1,180 +1,260 @@
-//! The examples of a run: opened from its settings, split into what is trained on and what is held out.
+//! What a run reads: the stream of batches that it trains on, and the examples that it is evaluated on.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::settings::{HeldOut, Settings, Task};
-use crate::data::{Denoising, Example, ExampleSource, PairSet};
+use super::settings::{Settings, TextConfig};
+use crate::data::mixture::{Member, MemberPosition, Mixture, Shuffled, Weighted};
+use crate::data::stream::{BatchPosition, Batches, StreamOptions};
+use crate::data::task::{Split, TaskConfig, TaskExample, TaskSet};
+use crate::data::text::{TextOptions, TextPosition, TextStream};
+use crate::data::{Example, files};
 use crate::error::{Error, Result};
-use crate::rng::{Purpose, permutation};
+use crate::model::T5Config;
 use crate::tokenizer::Tokenizer;
 
-/// Examples of either task.
-pub enum Examples {
-    Text(Denoising),
-    /// Some examples of a set: those of these indices.
-    Pairs {
-        set: Arc<PairSet>,
-        rows: Vec<usize>,
-    },
-}
-
-/// What a run reads.
-pub struct Opened {
-    pub training: Examples,
-    pub held_out: Option<Examples>,
-    /// Worth telling the user: pairs left out or cut.
+/// The sources of a run: texts to be streamed, and the examples of tasks in memory.
+pub struct Sources {
+    settings: Settings,
+    tokenizer: Arc<Tokenizer>,
+    /// Training examples of each task.
+    sets: BTreeMap<String, Arc<Vec<Example>>>,
+    /// Files of each text.
+    files: BTreeMap<String, Vec<PathBuf>>,
+    /// Worth telling the user: what is read, and what is left out or cut.
     pub remarks: Vec<String>,
+    /// Changes with the contents of the files.
+    pub fingerprint: String,
 }
 
-impl Examples {
-    /// Reads the files that the settings name.
+/// What a task is evaluated on.
+pub struct Evaluated {
+    pub name: String,
+    /// For the loss.
+    pub examples: Vec<Example>,
+    /// For answers: the declaration and the texts of `examples`; `None` for unlabelled text.
+    pub task: Option<(TaskConfig, Vec<TaskExample>)>,
+}
+
+impl Sources {
+    /// Reads the tasks that the settings train on and looks at the files of texts.
     ///
     /// # Errors
     /// What reading them gives: each error names the file, and the line where there is one.
-    pub fn open(settings: &Settings, tokenizer: &Tokenizer) -> Result<Opened> {
-        let mut remarks = Vec::new();
-        let all = match &settings.task {
-            Task::Text { files, seq_len, objective } => {
-                Examples::Text(Denoising::open(files, tokenizer, *objective, *seq_len, settings.seed)?)
-            }
-            Task::Pairs { file, .. } => Examples::open_pairs(settings, file, tokenizer, &mut remarks)?,
+    pub fn open(settings: &Settings, tokenizer: &Arc<Tokenizer>) -> Result<Sources> {
+        let mut sources = Sources {
+            settings: settings.clone(),
+            tokenizer: tokenizer.clone(),
+            sets: BTreeMap::new(),
+            files: BTreeMap::new(),
+            remarks: Vec::new(),
+            fingerprint: String::new(),
         };
-        let (training, held_out) = match (&settings.held_out, &settings.task) {
-            (HeldOut::None, _) => (all, None),
-            (HeldOut::Share(share), _) => {
-                let (training, held_out) = all.split(*share, settings.seed)?;
-                (training, Some(held_out))
-            }
-            (HeldOut::File(file), Task::Text { seq_len, objective, .. }) => {
-                let held_out = Denoising::open(&[file], tokenizer, *objective, *seq_len, settings.seed)?;
-                (all, Some(Examples::Text(held_out)))
-            }
-            (HeldOut::File(file), Task::Pairs { .. }) => {
-                (all, Some(Examples::open_pairs(settings, file, tokenizer, &mut remarks)?))
-            }
-        };
-        Ok(Opened { training, held_out, remarks })
-    }
-
-    fn open_pairs(
-        settings: &Settings,
-        file: &std::path::Path,
-        tokenizer: &Tokenizer,
-        remarks: &mut Vec<String>,
-    ) -> Result<Examples> {
-        let Task::Pairs { options, .. } = &settings.task else {
-            return Err(Error::file(file, "pairs are asked for in a run on text"));
-        };
-        let set = PairSet::open(file, None, options, tokenizer)?;
-        let limits = format!("longer than {} source or {} target tokens", options.max_source, options.max_target);
-        for (count, what) in [(set.skipped_too_long(), "left out"), (set.truncated(), "cut")] {
-            if count > 0 {
-                remarks.push(format!("{}: {count} pairs {limits} are {what}", file.display()));
+        let mut prints = Vec::new();
+        for name in &settings.train {
+            if let Some(text) = settings.texts.get(name) {
+                let files = files::expand(&text.files)?;
+                let paths = if files.len() == 1 { files[0].display().to_string() } else { format!("{} files", files.len()) };
+                sources.remarks.push(format!("training on {name}: text of {paths}"));
+                prints.extend(files.iter().map(|file| fingerprint(file)).collect::<Result<Vec<_>>>()?);
+                sources.files.insert(name.clone(), files);
+            } else if let Some(task) = settings.tasks.get(name) {
+                let set = open_task(name, task, Split::Train, tokenizer, &mut sources.remarks)?;
+                sources.remarks.push(format!("training on {name}: {} examples", set.examples.len()));
+                let files = task.files(Path::new(""), Split::Train)?;
+                prints.extend(files.iter().map(|file| fingerprint(file)).collect::<Result<Vec<_>>>()?);
+                sources.sets.insert(name.clone(), Arc::new(set.examples));
             }
         }
-        let rows = (0..set.n_examples()).collect();
-        Ok(Examples::Pairs { set: Arc::new(set), rows })
+        let all = prints.iter().fold(0xcbf2_9ce4_8422_2325, |h: u64, print| (h ^ print).wrapping_mul(0x100_0000_01b3));
+        sources.fingerprint = format!("{all:016x}");
+        Ok(sources)
     }
 
-    /// Holds out a share of the documents of a text, or of the distinct sources of pairs with all of their targets: at
-    /// least one, and never all.
-    fn split(self, share: f64, seed: u64) -> Result<(Examples, Examples)> {
-        let chosen = |n: usize| {
-            let count = ((share * n as f64).round() as usize).clamp(1, n.saturating_sub(1).max(1));
-            let mut held = vec![false; n];
-            permutation(seed, Purpose::HeldOut, 0, n as u32).iter().take(count).for_each(|&i| held[i as usize] = true);
-            held
-        };
-        match self {
-            Examples::Text(text) => {
-                let (rest, held) = text.split(&chosen(text.corpus().n_documents()))?;
-                Ok((Examples::Text(rest), Examples::Text(held)))
-            }
-            Examples::Pairs { set, .. } => {
-                let groups = set.groups();
-                if groups.len() < 2 {
-                    let what = "all pairs have the same source: none can be held out; name a file to evaluate on";
-                    return Err(Error::Input(what.into()));
-                }
-                let held = chosen(groups.len());
-                let part = |wanted: bool| {
-                    let members = groups.iter().zip(&held).filter(|(_, held)| **held == wanted);
-                    let mut rows: Vec<usize> = members.flat_map(|(group, _)| group.iter().copied()).collect();
-                    rows.sort_unstable();
-                    Examples::Pairs { set: set.clone(), rows }
-                };
-                Ok((part(false), part(true)))
-            }
-        }
-    }
-
+    /// The batches from a position on.
+    ///
     /// # Errors
-    /// `Input` if an example holds an id that a model of this vocabulary has no embedding for.
-    pub fn check_vocab(&self, vocab: usize) -> Result<()> {
-        let max = match self {
-            Examples::Text(text) => text.max_id(),
-            Examples::Pairs { .. } => self.pair_ids().max().unwrap_or(0),
+    /// What opening the texts gives; a mixture that is none.
+    pub fn stream(&self, config: &T5Config, position: &BatchPosition) -> Result<Batches> {
+        let settings = &self.settings;
+        let mut members = Vec::with_capacity(settings.train.len());
+        for (index, name) in settings.train.iter().enumerate() {
+            let at = position.source.members.get(index);
+            let scale = settings.scale.get(name).copied().unwrap_or(1.0);
+            let (member, size) = if let Some(text) = settings.texts.get(name) {
+                let at = match at {
+                    Some(MemberPosition::Text(at)) => at.clone(),
+                    _ => TextPosition::default(),
+                };
+                let stream = self.open_text(text, &self.files[name], false, at)?;
+                (Member::Text(Box::new(stream)), self.size_of_text(name, text)?)
+            } else {
+                let drawn = match at {
+                    Some(MemberPosition::Examples(drawn)) => *drawn,
+                    _ => 0,
+                };
+                let examples = self.sets[name].clone();
+                let size = examples.len() as f64;
+                (Member::Examples(Shuffled::new(examples, settings.seed.wrapping_add(index as u64), drawn)?), size)
+            };
+            members.push(Weighted { name: name.clone(), member, size, scale });
+        }
+        let mixture = Mixture::new(members, &settings.mixture, settings.seed, position.source.drawn)?;
+        let options = StreamOptions {
+            batch_size: settings.batch_size,
+            batching: settings.batching,
+            seed: settings.seed,
+            pad: config.pad_token_id,
+            decoder_start: config.decoder_start_token_id,
         };
-        if max as usize >= vocab {
-            return Err(Error::Input(format!(
-                "token id {max} is outside of the model's vocabulary of {vocab}: the tokenizer does not belong to this \
-                 model (choose another with --tokenizer, or another size of vocabulary)"
-            )));
-        }
-        Ok(())
+        Batches::new(mixture, options, position)
     }
 
-    /// Changes whenever a token does: tells whether a resumed run reads the same data (FNV-1a).
-    pub fn fingerprint(&self) -> u64 {
-        let hash = |h: u64, id: u32| (h ^ u64::from(id)).wrapping_mul(0x100_0000_01b3);
-        let start = self.len_per_epoch() as u64 ^ 0xcbf2_9ce4_8422_2325;
-        match self {
-            Examples::Text(text) => text.corpus().tokens().iter().copied().fold(start, hash),
-            Examples::Pairs { .. } => self.pair_ids().fold(start, hash),
+    /// At most `most` examples of this split of everything that is evaluated on, evenly spread over a task's, the first ones of
+    /// a text.
+    ///
+    /// # Errors
+    /// What reading the files gives, or that there are no examples.
+    pub fn evaluated(
+        settings: &Settings,
+        tokenizer: &Arc<Tokenizer>,
+        split: Split,
+        most: usize,
+        remarks: &mut Vec<String>,
+    ) -> Result<Vec<Evaluated>> {
+        let mut all = Vec::with_capacity(settings.evaluate.len());
+        for name in &settings.evaluate {
+            let evaluated = match (settings.texts.get(name), settings.tasks.get(name)) {
+                (Some(text), _) => {
+                    let examples = held_out_text(settings, text, tokenizer, most)
+                        .and_then(|examples| {
+                            if !examples.is_empty() {
+                                return Ok(examples);
+                            }
+                            let what = "no example to evaluate on: hold more out, or name a file of its own";
+                            Err(Error::Input(what.into()))
+                        })
+                        .map_err(|e| Error::Input(format!("{name}: {e}")))?;
+                    Evaluated { name: name.clone(), examples, task: None }
+                }
+                (None, Some(task)) => {
+                    let TaskSet { examples, texts, .. } = open_task(name, task, split, tokenizer, remarks)?;
+                    let chosen = spread(examples.len(), most);
+                    let texts = chosen.iter().map(|&index| texts[index].clone()).collect();
+                    let examples = chosen.iter().map(|&index| examples[index].clone()).collect();
+                    Evaluated { name: name.clone(), examples, task: Some((task.clone(), texts)) }
+                }
+                (None, None) => return Err(Error::Input(format!("there is no task `{name}` to evaluate on"))),
+            };
+            remarks.push(format!("evaluating on {name}: {} examples", evaluated.examples.len()));
+            all.push(evaluated);
         }
+        Ok(all)
     }
 
-    /// (examples, tokens or pairs) in words.
-    pub fn describe(&self) -> String {
-        match self {
-            Examples::Text(text) => {
-                let corpus = text.corpus();
-                let (tokens, lines, segments) = (corpus.n_tokens(), corpus.n_documents(), corpus.n_segments());
-                format!("{tokens} tokens in {lines} lines, cut into {segments} segments")
-            }
-            Examples::Pairs { rows, .. } => format!("{} pairs", rows.len()),
-        }
+    fn open_text(&self, text: &TextConfig, files: &[PathBuf], held_out: bool, at: TextPosition) -> Result<TextStream> {
+        TextStream::open(files, self.tokenizer.clone(), text_options(&self.settings, text, held_out), at)
     }
 
-    fn pair_ids(&self) -> impl Iterator<Item = u32> {
-        let (set, rows) = match self {
-            Examples::Pairs { set, rows } => (Some(set), rows.as_slice()),
-            Examples::Text(_) => (None, [].as_slice()),
-        };
-        let examples = rows.iter().filter_map(move |&row| Some(&set?.examples()[row]));
-        examples.flat_map(|e| e.source.iter().chain(&e.target).copied())
+    /// What a text counts as in a mixture.
+    fn size_of_text(&self, name: &str, text: &TextConfig) -> Result<f64> {
+        let needed = self.settings.train.len() > 1 && self.settings.mixture.rates == crate::data::mixture::Rates::Proportional;
+        match text.examples {
+            Some(examples) => Ok(examples as f64),
+            None if !needed => Ok(1.0),
+            None => Err(Error::Input(format!(
+                "{name}: a text has no number of examples to be mixed by: say as how many it counts (`examples`), or mix at \
+                 equal rates"
+            ))),
+        }
     }
 }
 
-impl ExampleSource for Examples {
-    fn len_per_epoch(&self) -> usize {
-        match self {
-            Examples::Text(text) => text.len_per_epoch(),
-            Examples::Pairs { rows, .. } => rows.len(),
+fn text_options(settings: &Settings, text: &TextConfig, held_out: bool) -> TextOptions {
+    TextOptions {
+        objective: text.objective.clone(),
+        inputs_len: text.inputs_len,
+        targets_len: text.targets_len,
+        seed: settings.seed,
+        held_out: text.held_out.map(|share| (share, held_out)),
+    }
+}
+
+/// The first examples of a text's validation files, or of the lines held out; at most one pass.
+fn held_out_text(
+    settings: &Settings,
+    text: &TextConfig,
+    tokenizer: &Arc<Tokenizer>,
+    most: usize,
+) -> Result<Vec<Example>> {
+    let (files, options) = if text.validation.is_empty() {
+        (files::expand(&text.files)?, text_options(settings, text, true))
+    } else {
+        (files::expand(&text.validation)?, TextOptions { held_out: None, ..text_options(settings, text, false) })
+    };
+    let mut stream = TextStream::open(&files, tokenizer.clone(), options, TextPosition::default())?;
+    let mut examples = Vec::new();
+    while examples.len() < most {
+        let example = stream.next()?;
+        // The position is that of the next example: the first one of another epoch does not count.
+        examples.push(example);
+        if stream.position().epoch > 0 {
+            break;
         }
     }
+    Ok(examples)
+}
 
-    fn lengths(&self, epoch: u64) -> Vec<(usize, usize)> {
-        match self {
-            Examples::Text(text) => text.lengths(epoch),
-            Examples::Pairs { set, rows } => rows.iter().map(|&row| set.examples()[row].lengths()).collect(),
+fn open_task(
+    name: &str,
+    task: &TaskConfig,
+    split: Split,
+    tokenizer: &Tokenizer,
+    remarks: &mut Vec<String>,
+) -> Result<TaskSet> {
+    let set = TaskSet::open(task, Path::new(""), split, tokenizer)?;
+    for (count, what) in [(set.skipped_too_long, "left out"), (set.truncated, "cut")] {
+        if count > 0 {
+            remarks.push(format!(
+                "{name}: {count} examples longer than {} source or {} target tokens are {what}",
+                task.max_source, task.max_target
+            ));
         }
     }
+    Ok(set)
+}
 
-    fn example(&self, epoch: u64, index: usize) -> Result<Example> {
-        match self {
-            Examples::Text(text) => text.example(epoch, index),
-            Examples::Pairs { set, rows } => set.example(epoch, rows[index]),
-        }
+/// Bytes at either end of a file that its fingerprint is made of.
+const ENDS: u64 = 1 << 16;
+
+/// Of a file's length and its ends (FNV-1a): tells whether a resumed run reads the same data without reading all of it.
+fn fingerprint(path: &Path) -> Result<u64> {
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let len = file.metadata().map_err(Error::io("read", path))?.len();
+    let mut bytes = len.to_le_bytes().to_vec();
+    (&mut file).take(ENDS).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    file.seek(SeekFrom::Start(len.saturating_sub(ENDS))).map_err(Error::io("read", path))?;
+    file.take(ENDS).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    Ok(bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)))
+}
+
+/// Up to `most` of 0..n, evenly spaced.
+fn spread(n: usize, most: usize) -> Vec<usize> {
+    let count = n.min(most);
+    (0..count).map(|i| i * n / count).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn samples_are_spread_evenly() {
+        assert_eq!(spread(10, 3), [0, 3, 6]);
+        assert_eq!(spread(3, 10), [0, 1, 2]);
+        assert_eq!(spread(0, 5), [0usize; 0]);
     }
 }

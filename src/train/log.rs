@@ -22,6 +22,9 @@ pub enum Event {
         step: u64,
         #[serde(flatten)]
         evaluation: Evaluation,
+        /// The figure that says which checkpoint is the best, TASK/METRIC, and its value.
+        metric: String,
+        value: f64,
         /// Whether it is the best so far, and therefore saved.
         best: bool,
     },
@@ -31,6 +34,12 @@ pub enum Event {
         /// Time that measuring has taken so far.
         seconds: f64,
         choices: Vec<Decision>,
+    },
+    /// Training ends before its last step: evaluations no longer improve.
+    EndsEarly {
+        step: u64,
+        /// Evaluations since the best one.
+        evaluations: u64,
     },
     Saved {
         step: u64,
@@ -49,7 +58,7 @@ pub struct StepLog {
     pub step: u64,
     /// Of how many.
     pub steps: u64,
-    /// Passes over the training data so far.
+    /// Passes over the training data so far; of several tasks, those over the one that is the furthest.
     pub epoch: f64,
     /// Mean cross-entropy per target token in nats, over these steps.
     pub loss: f64,
@@ -66,6 +75,8 @@ pub struct StepLog {
     /// Source and target tokens of the whole run, padding not counted.
     pub tokens: u64,
     pub tokens_per_second: f64,
+    /// Share of the positions of these steps that was padding.
+    pub padding: f64,
     /// Seconds of the whole run, in all its sessions.
     pub elapsed: f64,
     /// Estimated seconds to the end.

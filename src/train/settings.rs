@@ -1,5 +1,6 @@
 //! Everything that a run's result follows from, besides the contents of its files; stored with each checkpoint.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -8,48 +9,65 @@ use serde_json::Value;
 use super::engine::Objective;
 use super::optimizer::OptimizerConfig;
 use super::schedule::{Decay, LrSchedule};
-use crate::data::{PairOptions, SpanCorruption};
+use crate::data::mixture::Mixing;
+use crate::data::stream::Batching;
+use crate::data::task::{Split, TaskConfig};
+use crate::data::Objective as TextObjective;
 use crate::error::{Error, Result};
 
-/// What is trained on.
+/// Unlabelled text as a task: restore it under a denoising objective.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Task {
-    /// Running text under span corruption, in sources of `seq_len` tokens.
-    Text { files: Vec<PathBuf>, seq_len: usize, objective: SpanCorruption },
-    /// Pairs of source and target.
-    Pairs { file: PathBuf, options: PairOptions },
-}
-
-/// What is evaluated on.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HeldOut {
-    /// Nothing: only the training loss is known, and there is no best checkpoint.
-    #[default]
-    None,
-    /// A file of the same format as the training data.
-    File(PathBuf),
-    /// This share of the training data, 0 < share < 1: of the documents of a text, of the distinct sources of pairs.
-    Share(f64),
+#[serde(deny_unknown_fields)]
+pub struct TextConfig {
+    /// One document or paragraph a line; plain, .gz, .xz or .zst. Stars and question marks stand for parts of names.
+    #[serde(with = "one_or_many")]
+    pub files: Vec<PathBuf>,
+    /// Text to evaluate on.
+    #[serde(default, with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub validation: Vec<PathBuf>,
+    /// Evaluate on this share of the lines of `files` instead, which are not trained on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<f64>,
+    #[serde(default)]
+    pub objective: TextObjective,
+    /// Tokens of a source, EOS counted; that of the raw text follows from it (512: 568 raw tokens).
+    #[serde(default = "default_inputs_len")]
+    pub inputs_len: usize,
+    /// Tokens of a target, where the objective leaves it open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets_len: Option<usize>,
+    /// Examples that it counts as where rates are proportional to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub examples: Option<u64>,
 }
 
 /// The settings of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    pub task: Task,
-    pub held_out: HeldOut,
+    /// Unlabelled texts by name.
+    pub texts: BTreeMap<String, TextConfig>,
+    /// Supervised tasks by name.
+    pub tasks: BTreeMap<String, TaskConfig>,
+    /// Names of what is trained on.
+    pub train: Vec<String>,
+    /// Names of what is evaluated on.
+    pub evaluate: Vec<String>,
+    pub mixture: Mixing,
+    /// What the sizes of tasks are multiplied by before they are mixed; 1 where nothing is said.
+    pub scale: BTreeMap<String, f64>,
+    pub batching: Batching,
     /// Where the first weights came from, in words; for comparison on resuming.
     pub origin: String,
     /// Optimiser steps of the whole run.
     pub steps: u64,
-    /// Examples in one pass over the device.
+    /// Rows in one pass over the device.
     pub batch_size: usize,
     /// Passes whose gradients are added up before a step.
     pub accumulate: usize,
     /// Whether the backward pass computes activations again instead of keeping them; no result depends on it.
-    #[serde(default)]
     pub recompute: bool,
+    /// Threads that make batches ahead of time; no result depends on them.
+    pub prefetch: usize,
     /// Peak learning rate.
     pub lr: f64,
     pub optimizer: OptimizerConfig,
@@ -64,25 +82,118 @@ pub struct Settings {
     pub seed: u64,
     /// Steps between evaluations. `None`: a twentieth of the steps, at most 1,000.
     pub eval_every: Option<u64>,
-    /// Most examples of an evaluation, spread evenly over those held out.
+    /// Most examples of a task in an evaluation, spread evenly over those there are.
     pub eval_examples: usize,
+    /// Rows that are evaluated side by side.
+    pub eval_batch_size: usize,
+    /// The figure that says which checkpoint is the best: TASK/METRIC or TASK/loss. `None`: the first metric of the first
+    /// task evaluated on, or its loss.
+    pub best: Option<String>,
+    /// Evaluations without a new best after which training ends early.
+    pub patience: Option<u64>,
     /// Steps between checkpoints. `None`: a twentieth of the steps, at most 1,000.
     pub save_every: Option<u64>,
     /// Steps between log lines; 0: about one line a second.
     pub log_every: u64,
 }
 
+/// Settings that no result depends on, or that may change on resuming.
+const FREE: [&str; 3] = ["steps", "recompute", "prefetch"];
+
+fn default_inputs_len() -> usize {
+    512
+}
+
+/// A path, or a list of them.
+mod one_or_many {
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a path, or a list of paths")]
+    enum OneOrMany {
+        One(PathBuf),
+        Many(Vec<PathBuf>),
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+        Ok(match OneOrMany::deserialize(deserializer)? {
+            OneOrMany::One(path) => vec![path],
+            OneOrMany::Many(paths) => paths,
+        })
+    }
+
+    pub fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        paths.serialize(serializer)
+    }
+}
+
+impl TextConfig {
+    /// Span corruption in sources of 512 tokens.
+    pub fn new(files: Vec<PathBuf>) -> TextConfig {
+        TextConfig {
+            files,
+            validation: Vec::new(),
+            held_out: None,
+            objective: TextObjective::default(),
+            inputs_len: default_inputs_len(),
+            targets_len: None,
+            examples: None,
+        }
+    }
+
+    /// # Errors
+    /// `Input` naming the first setting that cannot be used.
+    pub fn check(&self) -> Result<()> {
+        if self.files.is_empty() {
+            return Err(Error::Input("no files: name some text".into()));
+        }
+        check_held_out(self.held_out, !self.validation.is_empty())?;
+        self.objective.lengths(self.inputs_len, self.targets_len).map(drop)
+    }
+
+    /// Whether there is something to evaluate on.
+    pub fn has_validation(&self) -> bool {
+        self.held_out.is_some() || !self.validation.is_empty()
+    }
+}
+
+/// # Errors
+/// `Input` if the share is none, or if there is a file to evaluate on besides.
+pub fn check_held_out(share: Option<f64>, has_file: bool) -> Result<()> {
+    match share {
+        Some(_) if has_file => Err(Error::Input("name a file to evaluate on or a share to hold out, not both".into())),
+        Some(share) if !(share > 0.0 && share < 1.0) => {
+            Err(Error::Input("the share held out must lie between 0 and 1".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings::new()
+    }
+}
+
 impl Settings {
-    /// AdamW at 1e-3 with linear decay, batches of 32, 1,000 steps, no dropout.
-    pub fn new(task: Task) -> Settings {
+    /// AdamW at 1e-3 with linear decay, batches of 32, 1,000 steps, no dropout; nothing to train on yet.
+    pub fn new() -> Settings {
         Settings {
-            task,
-            held_out: HeldOut::None,
+            texts: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            train: Vec::new(),
+            evaluate: Vec::new(),
+            mixture: Mixing::default(),
+            scale: BTreeMap::new(),
+            batching: Batching::default(),
             origin: String::new(),
             steps: 1000,
             batch_size: 32,
             accumulate: 1,
             recompute: false,
+            prefetch: 1,
             lr: 1e-3,
             optimizer: with_weight_decay(OptimizerConfig::adamw(), 0.0),
             schedule: Decay::Linear,
@@ -94,9 +205,26 @@ impl Settings {
             seed: 0,
             eval_every: None,
             eval_examples: 512,
+            eval_batch_size: 64,
+            best: None,
+            patience: None,
             save_every: None,
             log_every: 0,
         }
+    }
+
+    /// Trains on this text, and evaluates on what it has for that.
+    pub fn on_text(name: &str, text: TextConfig) -> Settings {
+        let evaluate = if text.has_validation() { vec![name.to_owned()] } else { Vec::new() };
+        let texts = BTreeMap::from([(name.to_owned(), text)]);
+        Settings { texts, train: vec![name.to_owned()], evaluate, ..Settings::new() }
+    }
+
+    /// Trains on this task, and evaluates on its validation split if it has one.
+    pub fn on_task(name: &str, task: TaskConfig) -> Settings {
+        let evaluate = if task.has(Split::Validation) { vec![name.to_owned()] } else { Vec::new() };
+        let tasks = BTreeMap::from([(name.to_owned(), task)]);
+        Settings { tasks, train: vec![name.to_owned()], evaluate, ..Settings::new() }
     }
 
     /// # Errors
@@ -114,11 +242,27 @@ impl Settings {
         require(self.z_loss >= 0.0 && self.z_loss.is_finite(), "the z-loss factor must be 0 or more")?;
         require(self.clip >= 0.0 && self.clip.is_finite(), "the gradient norm to clip to must be 0 (never) or more")?;
         require(self.eval_examples > 0, "an evaluation needs at least 1 example")?;
+        require(self.eval_batch_size > 0, "evaluation needs rows for at least 1 example")?;
+        require(self.patience != Some(0), "training cannot end early before its first evaluation: patience starts at 1")?;
+        require(
+            self.patience.is_none() || !self.evaluate.is_empty(),
+            "ending early needs something to evaluate on: name a validation file or hold some examples out",
+        )?;
+        require(!self.train.is_empty(), "nothing to train on: name a text or a task")?;
+        for name in self.train.iter().chain(&self.evaluate).chain(self.scale.keys()) {
+            if !self.texts.contains_key(name) && !self.tasks.contains_key(name) {
+                let known: Vec<&str> = self.texts.keys().chain(self.tasks.keys()).map(String::as_str).collect();
+                return Err(Error::Input(format!("there is no task `{name}`; there are: {}", known.join(", "))));
+            }
+        }
+        for (name, text) in &self.texts {
+            text.check().map_err(|e| Error::Input(format!("{name}: {e}")))?;
+        }
+        for (name, task) in &self.tasks {
+            task.check().map_err(|e| Error::Input(format!("{name}: {e}")))?;
+        }
         for every in [self.eval_every, self.save_every] {
             require(every != Some(0), "steps between evaluations and between checkpoints must be at least 1")?;
-        }
-        if let HeldOut::Share(share) = self.held_out {
-            require(share > 0.0 && share < 1.0, "the share held out must lie between 0 and 1")?;
         }
         self.optimizer.validate()?;
         self.lr_schedule().check()
@@ -151,7 +295,7 @@ impl Settings {
         };
         let (own, others) = (fields(self), fields(other));
         own.iter()
-            .filter(|(key, value)| !["steps", "recompute"].contains(&key.as_str()) && others.get(*key) != Some(value))
+            .filter(|(key, value)| !FREE.contains(&key.as_str()) && others.get(*key) != Some(value))
             .map(|(key, value)| format!("{key} is {} in the run, not {value}", others.get(key).unwrap_or(&Value::Null)))
             .collect()
     }

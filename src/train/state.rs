@@ -11,19 +11,20 @@ use super::evaluate::Best;
 use super::optimizer::Optimizer;
 use super::settings::Settings;
 use crate::checkpoint::{Weights, write_model};
+use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 
 /// The folder within a checkpoint.
 pub const FOLDER: &str = "training_state";
 
-/// Raised whenever one program could not read what another one writes; 2: moments lie as cross-attention's runs of leaves.
-const FORMAT: u32 = 2;
+/// Raised whenever one program could not read what another one writes; 3: data are a stream with a position.
+const FORMAT: u32 = 3;
 
 const STATE_FILE: &str = "state.json";
 const MOMENTS_FILE: &str = "optimizer.safetensors";
 
-/// How far a run is. Data order and dropout follow from the step number, so nothing else is kept.
+/// How far a run is. Dropout follows from the step number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
     pub format: u32,
@@ -37,7 +38,13 @@ pub struct State {
     /// Seconds of training in all sessions.
     pub elapsed: f64,
     pub best: Option<Best>,
-    /// Of the training examples, in hexadecimal.
+    /// Evaluations since the best one.
+    pub evaluations_since_best: u64,
+    /// Whether training ended before its last step.
+    pub ended_early: bool,
+    /// Where the data of the next step begin.
+    pub position: BatchPosition,
+    /// Of the training files, in hexadecimal.
     pub data: String,
     pub settings: Settings,
     /// The kernel of each class of shapes, where the run does not go by the ops' own rules: another kernel rounds otherwise.
@@ -46,7 +53,7 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(settings: Settings, data: u64) -> State {
+    pub fn new(settings: Settings, data: String) -> State {
         State {
             format: FORMAT,
             step: 0,
@@ -55,7 +62,10 @@ impl State {
             skipped_in_a_row: 0,
             elapsed: 0.0,
             best: None,
-            data: format!("{data:016x}"),
+            evaluations_since_best: 0,
+            ended_early: false,
+            position: BatchPosition::default(),
+            data,
             settings,
             kernels: None,
         }

@@ -1,0 +1,81 @@
+//! Batches made ahead of time on threads of their own: the stream is the same for any number of them.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use super::batches::Batch;
+use super::stream::{BatchPosition, Batches};
+use crate::{Error, Result};
+
+/// Batches that wait for the device, at most.
+const AHEAD: usize = 8;
+
+/// The batches of a [`Batches`], made by nobody else or by threads.
+pub enum Prefetch {
+    /// Made when they are asked for.
+    Inline(Box<Batches>),
+    Threads(Receiver<Result<Ready>>),
+}
+
+/// A batch and what goes with it.
+pub struct Ready {
+    pub batch: Batch,
+    /// Where the batch after it begins.
+    pub next: BatchPosition,
+    /// Passes over the data once it is used.
+    pub passes: f64,
+}
+
+impl Prefetch {
+    /// With 0 `threads` batches are made in [`Prefetch::next`]; else one thread makes them in order, and shares the
+    /// tokenising of text with the others.
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
+    pub fn new(batches: Batches, threads: usize) -> Result<Prefetch> {
+        if threads == 0 {
+            return Ok(Prefetch::Inline(Box::new(batches)));
+        }
+        let (sender, receiver) = sync_channel(AHEAD);
+        let no_thread = |e: String| Error::Input(format!("cannot start {threads} threads for the data: {e}"));
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("data-{index}"))
+            .build()
+            .map_err(|e| no_thread(e.to_string()))?;
+        thread::Builder::new()
+            .name("data".into())
+            .spawn(move || pool.install(|| produce(batches, &sender)))
+            .map_err(|e| no_thread(e.to_string()))?;
+        Ok(Prefetch::Threads(receiver))
+    }
+
+    /// The next batch.
+    ///
+    /// # Errors
+    /// What making it gave; the stream ends with its first error.
+    pub fn next(&mut self) -> Result<Ready> {
+        match self {
+            Prefetch::Inline(batches) => ready(batches),
+            Prefetch::Threads(receiver) => receiver
+                .recv()
+                .unwrap_or_else(|_| Err(Error::Input("the threads that make batches ended after an error".into()))),
+        }
+    }
+}
+
+fn ready(batches: &mut Batches) -> Result<Ready> {
+    let batch = batches.next()?;
+    Ok(Ready { batch, next: batches.position(), passes: batches.mixture().passes() })
+}
+
+/// Ends with an error, or when nobody listens any more.
+fn produce(mut batches: Batches, sender: &SyncSender<Result<Ready>>) {
+    loop {
+        let made = ready(&mut batches);
+        let failed = made.is_err();
+        if sender.send(made).is_err() || failed {
+            return;
+        }
+    }
+}
