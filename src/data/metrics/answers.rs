@@ -119,9 +119,9 @@ fn same_referent(prediction: &str, referent: &str) -> Option<bool> {
     match (ours.is_empty(), theirs.is_empty()) {
         (true, _) => None,
         (false, true) => Some(false),
-        (false, false) => Some(
-            possessive(&ours) == possessive(&theirs) && (ours.is_subset(&theirs) || theirs.is_subset(&ours)),
-        ),
+        (false, false) => {
+            Some(possessive(&ours) == possessive(&theirs) && (ours.is_subset(&theirs) || theirs.is_subset(&ours)))
+        }
     }
 }
 
