@@ -145,14 +145,10 @@ impl Counts {
         let mean_log = precisions.iter().map(|p| p.ln()).sum::<f64>() / MAX_ORDER as f64;
         let value = if all_positive { brevity * mean_log.exp() } else { 0.0 };
         let mut part = Part::new(value, &[("sys_len", ours), ("ref_len", theirs), ("bp", brevity)]);
-        for order in 0..MAX_ORDER {
-            for (name, count) in [
-                ("correct", self.correct[order] as f64),
-                ("total", self.total[order] as f64),
-                ("precision", 100.0 * precisions[order]),
-            ] {
-                part.counts.insert(format!("{name}_{}", order + 1), count);
-            }
+        let rows = self.correct.iter().zip(&self.total).zip(&precisions).enumerate();
+        for (index, ((&correct, &total), precision)) in rows {
+            let named = [("correct", correct as f64), ("total", total as f64), ("precision", 100.0 * precision)];
+            part.counts.extend(named.map(|(name, count)| (format!("{name}_{}", index + 1), count)));
         }
         part
     }

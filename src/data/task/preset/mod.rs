@@ -317,7 +317,8 @@ impl PresetMaker {
         let target = match self.label_value(row, split)? {
             Some(value) => {
                 let text = super::row::text_of(value)?;
-                let number: f32 = text.trim().parse().map_err(|_| format!("the label {text:?} is not a number"))?;
+                let number = text.trim().parse().ok().filter(|x: &f32| x.is_finite());
+                let number = number.ok_or_else(|| format!("the label {text:?} is not a number"))?;
                 format!("{:.1}", (number * 5.0).round_ties_even() / 5.0)
             }
             None => UNKNOWN_LABEL.to_owned(),

@@ -144,11 +144,11 @@ impl PresetMaker {
     }
 }
 
-/// Blanks round whatever is no ASCII letter, digit or underscore, accented letters included: T5's expression knows ASCII
-/// only.
+/// Blanks round ASCII punctuation, as in T5 since 2022; the released checkpoints saw them round all characters but ASCII
+/// letters, digits and underscores, those of accented letters included.
 fn spaced(text: &str) -> String {
-    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let padded: String = text.chars().map(|c| if is_word(c) { c.to_string() } else { format!(" {c} ") }).collect();
+    let padded: String =
+        text.chars().map(|c| if c.is_ascii_punctuation() { format!(" {c} ") } else { c.to_string() }).collect();
     single_blanks(&padded)
 }
 
@@ -200,14 +200,14 @@ fn object(value: &Value) -> Result<&Map<String, Value>, String> {
 mod tests {
     use super::*;
 
-    /// T5's `preprocessors_test.py`, and the quirk that its docstrings leave out.
+    /// T5's `preprocessors_test.py`.
     #[test]
     fn blanks_round_punctuation() {
         assert_eq!(
             spaced("\"This  is a string with \"punctuation (1845-1986) \"."),
             " \" This is a string with \" punctuation ( 1845 - 1986 ) \" . "
         );
-        assert_eq!(spaced("Café_1"), "Caf é _1");
+        assert_eq!(spaced("Café_1"), "Café _ 1");
     }
 
     #[test]

@@ -67,8 +67,13 @@ fn mark_word(text: &str, word: &str, index: usize) -> Result<String, String> {
         .or_else(|| nearest(&opens))
         .ok_or_else(|| format!("word {index} of the text is not {word:?}, as span2_text says"))?;
     let rest = words[at][word.len()..].to_owned();
-    words[at] = if rest.is_empty() { format!("*{word}*") } else { format!("*{word}* {rest}") };
-    Ok(words.join(" "))
+    if rest.is_empty() {
+        words[at] = format!("*{word}*");
+        return Ok(words.join(" "));
+    }
+    words[at] = format!("*{word}* {rest}");
+    // T5's corrected text has lost the blank at its end.
+    Ok(words.join(" ").trim_end().to_owned())
 }
 
 /// Stars round the first such word that stands after a blank and before a blank, point or comma; none if there is none.
