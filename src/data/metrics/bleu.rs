@@ -94,7 +94,6 @@ static INTL: LazyLock<Vec<(Regex, &str)>> =
     LazyLock::new(|| rules(&[(r"(\P{N})(\p{P})", "$1 $2 "), (r"(\p{P})(\P{N})", " $1 $2"), (r"(\p{S})", " $1 ")]));
 
 fn rules(patterns: &[(&str, &'static str)]) -> Vec<(Regex, &'static str)> {
-    // (?s) is not needed: no pattern has a dot outside brackets.
     patterns.iter().map(|&(pattern, by)| (Regex::new(pattern).expect("a valid pattern"), by)).collect()
 }
 
