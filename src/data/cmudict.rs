@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use super::lines::for_each_line;
 use crate::{Error, Result};
 
-/// Share of the words that is kept for development, out of [`SPLIT_OUT_OF`].
+/// Shares of the words that are kept for development and for the final test, out of [`SPLIT_OUT_OF`].
 const DEV_SHARE: u64 = 500;
+const TEST_SHARE: u64 = 500;
 const SPLIT_OUT_OF: u64 = 10_000;
 
 /// A word and its pronunciations, the usual one first.
@@ -96,9 +97,20 @@ impl CmuDict {
 
 /// Whether a word belongs to the development set; a function of the word alone.
 pub fn is_dev(word: &str) -> bool {
+    place(word) < DEV_SHARE
+}
+
+/// Whether a word belongs to the test set, as large as the development set and apart from it. [`CmuDict::write_tsv`] has
+/// no such set: its training words include these.
+pub fn is_test(word: &str) -> bool {
+    (DEV_SHARE..DEV_SHARE + TEST_SHARE).contains(&place(word))
+}
+
+/// Below [`SPLIT_OUT_OF`], as good as uniform.
+fn place(word: &str) -> u64 {
     // FNV-1a, with its high bits folded in because the low ones alone mix poorly on short words.
     let hash = word.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
-    (hash ^ (hash >> 32)) % SPLIT_OUT_OF < DEV_SHARE
+    (hash ^ (hash >> 32)) % SPLIT_OUT_OF
 }
 
 fn parse(line: &str) -> Result<(&str, String), String> {

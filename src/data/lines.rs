@@ -36,7 +36,8 @@ pub(super) fn for_each_line(path: &Path, mut visit: impl FnMut(usize, &str) -> R
     if visited { Ok(()) } else { Err(Error::file(path, "the file holds no text")) }
 }
 
-fn open(path: &Path) -> Result<Box<dyn BufRead>> {
+/// The bytes of a file, unpacked.
+pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let mut reader = BufReader::with_capacity(1 << 16, file);
     let head = reader.fill_buf().map_err(Error::io("read", path))?;

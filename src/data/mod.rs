@@ -9,6 +9,7 @@ pub mod denoising;
 pub mod metrics;
 pub mod pairs;
 pub mod span_corruption;
+pub mod task;
 pub mod text;
 
 mod lines;
@@ -16,9 +17,10 @@ mod lines;
 pub use crate::rng::Rng;
 pub use batches::{Batch, BatchOptions, BatchOrder, BatchStream, EpochBatches, IGNORE};
 pub use denoising::Denoising;
-pub use metrics::{ScoreReport, Scores};
+pub use metrics::{Metric, Score, ScoreReport, Scores};
 pub use pairs::{PairFormat, PairOptions, PairSet, TooLong};
 pub use span_corruption::{Markers, SpanCorruption};
+pub use task::{Split, TaskConfig, TaskExample, TaskSet};
 pub use text::TextCorpus;
 
 use crate::Result;

@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::{Case, MetricKind, Part};
+
 /// Sums over all predictions; [`Scores::report`] divides them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scores {
@@ -120,6 +122,31 @@ impl fmt::Display for ScoreReport {
             percent(self.char_error_rate)
         )
     }
+}
+
+/// The rates of this module as metrics: one part, for the kinds that compare units or characters.
+pub(super) fn rate(cases: &[Case], kind: MetricKind) -> Result<Vec<Part>, String> {
+    let mut sums = Scores::default();
+    for case in cases {
+        let references: Vec<&str> = case.references.iter().map(|reference| reference.as_ref()).collect();
+        sums.add(&case.prediction, &references);
+    }
+    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let ratio = |part: (&str, u64), whole: (&str, u64)| Part::ratio((part.0, count(part.1)), (whole.0, count(whole.1)));
+    let part = match kind {
+        MetricKind::SequenceError => {
+            ratio(("inexact", sums.predictions - sums.exact), ("predictions", sums.predictions))
+        }
+        MetricKind::Wer | MetricKind::Per => {
+            ratio(("unit_edits", sums.unit_edits), ("reference_units", sums.reference_units))
+        }
+        MetricKind::Cer => ratio(("char_edits", sums.char_edits), ("reference_chars", sums.reference_chars)),
+        MetricKind::UnitAccuracy => {
+            ratio(("matching_units", sums.matching_units), ("compared_units", sums.compared_units))
+        }
+        _ => ratio(("exact", sums.exact), ("predictions", sums.predictions)),
+    };
+    Ok(vec![part?])
 }
 
 struct Text<'a> {

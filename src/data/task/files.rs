@@ -1,0 +1,168 @@
+//! The files of a split: paths, globs, and tables of parallel files.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{Error, Result};
+
+/// `"a.tsv"`, `["a.tsv", "b-*.tsv"]`, or `{ en = "train.en.gz", de = "train.de.gz" }`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// Files that each hold all columns. Never empty when read from a recipe.
+    Together(Vec<String>),
+    /// Files of lines, one or several for each column; the n-th lines of all columns belong together.
+    Parallel(BTreeMap<String, Vec<String>>),
+}
+
+/// Files found on disk, as many for each column of parallel ones.
+pub(super) enum Paths {
+    Together(Vec<PathBuf>),
+    Parallel(Vec<(String, Vec<PathBuf>)>),
+}
+
+impl Files {
+    /// Globs resolved, in alphabetical order each.
+    pub(super) fn resolve(&self, base: &Path) -> Result<Paths> {
+        match self {
+            Files::Together(patterns) => Ok(Paths::Together(resolve_all(patterns, base)?)),
+            Files::Parallel(columns) => {
+                let resolve = |(name, patterns): (&String, &Vec<String>)| {
+                    resolve_all(patterns, base).map(|paths| (name.clone(), paths))
+                };
+                let columns: Vec<(String, Vec<PathBuf>)> = columns.iter().map(resolve).collect::<Result<_>>()?;
+                let n_files = |column: &(String, Vec<PathBuf>)| column.1.len();
+                if let [first, rest @ ..] = columns.as_slice()
+                    && let Some(other) = rest.iter().find(|column| n_files(column) != n_files(first))
+                {
+                    return Err(Error::Input(format!(
+                        "parallel files must be as many for each column: {:?} has {}, {:?} has {}",
+                        first.0,
+                        n_files(first),
+                        other.0,
+                        n_files(other)
+                    )));
+                }
+                Ok(Paths::Parallel(columns))
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Files::Together(patterns) => patterns.is_empty(),
+            Files::Parallel(columns) => columns.is_empty() || columns.values().any(Vec::is_empty),
+        }
+    }
+}
+
+impl Paths {
+    pub(super) fn into_paths(self) -> Vec<PathBuf> {
+        match self {
+            Paths::Together(paths) => paths,
+            Paths::Parallel(columns) => columns.into_iter().flat_map(|(_, paths)| paths).collect(),
+        }
+    }
+}
+
+fn resolve_all(patterns: &[String], base: &Path) -> Result<Vec<PathBuf>> {
+    let lists: Vec<Vec<PathBuf>> = patterns.iter().map(|pattern| resolve(pattern, base)).collect::<Result<_>>()?;
+    Ok(lists.concat())
+}
+
+fn resolve(pattern: &str, base: &Path) -> Result<Vec<PathBuf>> {
+    let path = base.join(pattern);
+    if !pattern.contains(['*', '?', '[']) || path.exists() {
+        fs::metadata(&path).map_err(Error::io("find", &path))?;
+        return Ok(vec![path]);
+    }
+    let whole = if Path::new(pattern).is_absolute() {
+        pattern.to_owned()
+    } else {
+        Path::new(&glob::Pattern::escape(&base.to_string_lossy())).join(pattern).to_string_lossy().into_owned()
+    };
+    let found = glob::glob(&whole).map_err(|e| Error::file(&path, format!("not a valid pattern: {e}")))?;
+    let read = |e: glob::GlobError| {
+        let path = e.path().to_path_buf();
+        Error::io("read", path)(e.into())
+    };
+    let mut paths: Vec<PathBuf> = found.map(|path| path.map_err(read)).collect::<Result<_>>()?;
+    paths.retain(|path| path.is_file());
+    if paths.is_empty() {
+        return Err(Error::file(&path, "no file matches this pattern"));
+    }
+    Ok(paths)
+}
+
+/// One or several paths, the way they are written.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a path or a list of paths")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn new(paths: &[String]) -> OneOrMany {
+        match paths {
+            [path] => OneOrMany::One(path.clone()),
+            paths => OneOrMany::Many(paths.to_vec()),
+        }
+    }
+
+    fn into_vec(self) -> Vec<String> {
+        match self {
+            OneOrMany::One(path) => vec![path],
+            OneOrMany::Many(paths) => paths,
+        }
+    }
+}
+
+impl Serialize for Files {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Files::Together(paths) => OneOrMany::new(paths).serialize(serializer),
+            Files::Parallel(columns) => {
+                serializer.collect_map(columns.iter().map(|(name, paths)| (name, OneOrMany::new(paths))))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Files {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Files, D::Error> {
+        let files = deserializer.deserialize_any(FilesVisitor)?;
+        if files.is_empty() {
+            return Err(serde::de::Error::custom("no file is named: give a path, or leave the key out"));
+        }
+        Ok(files)
+    }
+}
+
+struct FilesVisitor;
+
+impl<'de> Visitor<'de> for FilesVisitor {
+    type Value = Files;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a path, a list of paths, or a table of parallel files ({ en = \"a.en\", de = \"a.de\" })")
+    }
+
+    fn visit_str<E>(self, path: &str) -> Result<Files, E> {
+        Ok(Files::Together(vec![path.to_owned()]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, paths: A) -> Result<Files, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(paths)).map(Files::Together)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, columns: A) -> Result<Files, A::Error> {
+        let columns: BTreeMap<String, OneOrMany> = BTreeMap::deserialize(MapAccessDeserializer::new(columns))?;
+        Ok(Files::Parallel(columns.into_iter().map(|(name, paths)| (name, paths.into_vec())).collect()))
+    }
+}

@@ -1,0 +1,220 @@
+//! From rows to examples.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::preset::PresetMaker;
+use super::row::{Row, text_of};
+use super::rows::{Layout, for_each_row};
+use super::template::Template;
+use super::{Format, Split, TaskConfig, TaskExample, UNKNOWN_LABEL};
+use crate::{Error, Result};
+
+/// Examples with where they stand, for messages about them.
+pub(super) struct Loaded {
+    pub files: Vec<PathBuf>,
+    pub examples: Vec<Placed>,
+}
+
+pub(super) struct Placed {
+    pub example: TaskExample,
+    /// Index into the files.
+    file: usize,
+    line: Option<usize>,
+}
+
+impl Loaded {
+    pub(super) fn into_examples(self) -> Vec<TaskExample> {
+        self.examples.into_iter().map(|placed| placed.example).collect()
+    }
+
+    pub(super) fn error(&self, placed: &Placed, what: String) -> Error {
+        let path = self.files.get(placed.file).cloned().unwrap_or_default();
+        Error::File { path, line: placed.line, what }
+    }
+}
+
+/// How a declaration turns rows into examples.
+pub(super) enum Maker {
+    /// Templates over the columns; the column `label` is replaced by its word before.
+    Template {
+        prefix: String,
+        input: Template,
+        target: Template,
+        label: Option<String>,
+        labels: Vec<String>,
+    },
+    Preset(PresetMaker),
+}
+
+pub(super) fn load(config: &TaskConfig, base: &Path, split: Split) -> Result<Loaded> {
+    config.check()?;
+    let paths = config.declared(split)?.resolve(base)?;
+    let maker = maker(config).map_err(Error::Input)?;
+    let layout = layout(config);
+    let mut loaded = Loaded { files: Vec::new(), examples: Vec::new() };
+    for_each_row(&paths, &layout, split, &mut |path, line, row| {
+        if loaded.files.last().is_none_or(|last| last != path) {
+            loaded.files.push(path.to_path_buf());
+        }
+        let fail = |what: String| Error::File { path: path.to_path_buf(), line, what };
+        let examples = maker.examples(row, split).map_err(fail)?;
+        for example in examples {
+            checked(&example).map_err(fail)?;
+            loaded.examples.push(Placed { example, file: loaded.files.len() - 1, line });
+        }
+        Ok(())
+    })?;
+    if loaded.examples.is_empty() {
+        let files: Vec<String> = paths.into_paths().iter().map(|path| path.display().to_string()).collect();
+        return Err(Error::Input(format!("there is no example for {split} in {}", files.join(", "))));
+    }
+    if split != Split::Train && config.groups_references() {
+        loaded.examples = grouped(loaded.examples);
+    }
+    Ok(loaded)
+}
+
+/// Errors name the key of the declaration.
+pub(super) fn maker(config: &TaskConfig) -> Result<Maker, String> {
+    let prefix = config.prefix.as_deref();
+    if let Some(name) = &config.preset {
+        let languages = config.source_language.as_deref().zip(config.target_language.as_deref());
+        let made = PresetMaker::new(name, prefix, languages, config.label.as_deref(), config.label_words())?;
+        return Ok(Maker::Preset(made));
+    }
+    let columns = known_columns(config);
+    let has_both = |names: &[String]| ["source", "target"].iter().all(|side| names.iter().any(|name| name == side));
+    // Parallel files are a table, whose keys have no order.
+    let is_ordered = config.known_format() != Some(Format::Lines);
+    let (first, second) = match columns.as_deref() {
+        Some([first, second]) if is_ordered && !has_both(&[first.clone(), second.clone()]) => {
+            (first.clone(), second.clone())
+        }
+        _ => ("source".to_owned(), "target".to_owned()),
+    };
+    let second = config.label.clone().unwrap_or(second);
+    let parse = |template: &Option<String>, column: &str| match template {
+        Some(template) => Template::parse(template),
+        None => Ok(Template::column(column)),
+    };
+    let (input, target) = (parse(&config.input, &first)?, parse(&config.target, &second)?);
+    if let Some(columns) = &columns {
+        let is_known = |name: &str| columns.iter().any(|column| column == name);
+        let used = input.columns().chain(target.columns()).chain(config.label.as_deref());
+        if let Some(unknown) = used.into_iter().find(|name| !is_known(name)) {
+            return Err(format!(
+                "there is no column {unknown:?}; there are {}: set input and target to templates over them, such as \
+                 input = \"{{{}}}\"",
+                columns.join(", "),
+                columns.first().map_or("", String::as_str)
+            ));
+        }
+    }
+    Ok(Maker::Template {
+        prefix: prefix.unwrap_or_default().to_owned(),
+        input,
+        target,
+        label: config.label.clone(),
+        labels: config.label_words(),
+    })
+}
+
+/// The names of the columns, as far as the declaration tells.
+fn known_columns(config: &TaskConfig) -> Option<Vec<String>> {
+    let parallel =
+        [&config.train, &config.validation, &config.test].into_iter().flatten().find_map(|files| match files {
+            super::Files::Parallel(columns) => Some(columns.keys().cloned().collect()),
+            super::Files::Together(_) => None,
+        });
+    let own = || config.known_format()?.own_columns().map(|names| names.map(str::to_owned).to_vec());
+    parallel.or_else(|| config.columns.clone()).or_else(own)
+}
+
+fn layout(config: &TaskConfig) -> Layout {
+    let own = config.known_preset().map_or(&[][..], |preset| preset.tsv_columns);
+    let is_own_file = config.columns.is_none() && config.header.is_none() && config.known_format() == Some(Format::Tsv);
+    let columns = if is_own_file && !own.is_empty() {
+        Some(own.iter().map(|&name| name.to_owned()).collect())
+    } else {
+        config.columns.clone()
+    };
+    Layout { format: config.format, header: config.header.unwrap_or(columns.is_none()), columns }
+}
+
+/// The word of a label given as a number, as true or false, or as the word; [`UNKNOWN_LABEL`] for -1.
+pub(super) fn label_word(value: &Value, labels: &[String]) -> Result<String, String> {
+    let text = text_of(value)?;
+    if labels.contains(&text) {
+        return Ok(text);
+    }
+    let number = match value {
+        Value::Bool(flag) => Some(i64::from(*flag)),
+        _ => text.trim().parse::<f64>().ok().filter(|x| x.fract() == 0.0).map(|x| x as i64),
+    };
+    match number {
+        Some(-1) => Ok(UNKNOWN_LABEL.to_owned()),
+        Some(number) if usize::try_from(number).is_ok_and(|n| n < labels.len()) => Ok(labels[number as usize].clone()),
+        _ => Err(format!("the label {text:?} is none of {} nor their numbers from 0", labels.join(", "))),
+    }
+}
+
+fn checked(example: &TaskExample) -> Result<(), String> {
+    if example.source.trim().is_empty() {
+        return Err("the source is empty".into());
+    }
+    if example.target.trim().is_empty() {
+        return Err("the target is empty".into());
+    }
+    Ok(())
+}
+
+/// Examples with one source become one with all their references, where the first of them stood.
+fn grouped(examples: Vec<Placed>) -> Vec<Placed> {
+    let mut groups: Vec<Placed> = Vec::new();
+    let mut group_of: HashMap<String, usize> = HashMap::new();
+    for placed in examples {
+        match group_of.get(&placed.example.source).and_then(|&index| groups.get_mut(index)) {
+            Some(group) => {
+                for reference in placed.example.references {
+                    if !group.example.references.contains(&reference) {
+                        group.example.references.push(reference);
+                    }
+                }
+            }
+            None => {
+                group_of.insert(placed.example.source.clone(), groups.len());
+                groups.push(placed);
+            }
+        }
+    }
+    groups
+}
+
+impl Maker {
+    /// The examples of a row: one for most tasks.
+    pub(super) fn examples(&self, row: Row, split: Split) -> Result<Vec<TaskExample>, String> {
+        match self {
+            Maker::Template { prefix, input, target, label, labels } => {
+                let row = match label {
+                    Some(column) => with_label(row, column, labels)?,
+                    None => row,
+                };
+                let target = target.render(&row)?;
+                let source = format!("{prefix}{}", input.render(&row)?);
+                Ok(vec![TaskExample { source, references: vec![target.clone()], target, extra: Value::Null }])
+            }
+            Maker::Preset(made) => made.examples(row, split),
+        }
+    }
+}
+
+/// The row with the label's word in place of its number.
+fn with_label(row: Row, column: &str, labels: &[String]) -> Result<Row, String> {
+    let word = label_word(row.need(&[column])?, labels)?;
+    let mut values = row.values().clone();
+    values.insert(column.to_owned(), Value::from(word));
+    Ok(Row::new(values))
+}

@@ -1,0 +1,249 @@
+//! Supervised tasks: files of examples and the words that turn them into a source text and a target text.
+//!
+//! A recipe declares a task by its files and two templates over their columns:
+//!
+//! ```toml
+//! [tasks.pronounce]
+//! train = "words-*.tsv"
+//! validation = "held-out.tsv.gz"
+//! columns = ["word", "pronunciation"]
+//! prefix = "pronounce: "
+//! input = "{word}"
+//! target = "{pronunciation}"
+//! metrics = ["sequence_error", "per", { name = "per", ignore = "012", as = "per_unstressed" }]
+//! ```
+//!
+//! or by a preset of the T5 paper, which knows columns, words and metrics (see [`presets`]):
+//!
+//! ```toml
+//! [tasks.cola]
+//! preset = "glue/cola"
+//! train = "cola/train.jsonl"
+//! validation = "cola/validation.jsonl"
+//! ```
+
+mod check;
+mod files;
+mod languages;
+mod load;
+mod preset;
+mod row;
+mod rows;
+mod set;
+mod template;
+
+pub use files::Files;
+pub use preset::presets;
+pub use rows::Format;
+pub use set::TaskSet;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::TooLong;
+use super::metrics::{Metric, MetricKind};
+use crate::{Error, Result};
+use preset::Preset;
+
+/// What stands for a label that a test set does not tell.
+pub const UNKNOWN_LABEL: &str = "<unk>";
+
+/// Tokens of a source and a target, EOS included, where the declaration says nothing else.
+const DEFAULT_LENGTH: usize = 512;
+
+/// A task as a recipe declares it. [`TaskConfig::check`] says what is wrong with one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskConfig {
+    /// A file, a list of files, globs, or a table of parallel files, one a column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<Files>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Files>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<Files>,
+    /// By default what the file's name ends in, before .gz, .xz or .zst.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// The names of the columns of TSV and CSV files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<String>>,
+    /// Whether the first row of TSV and CSV files names the columns. By default it does if `columns` is not given; with
+    /// both, the row is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<bool>,
+    /// Makes sources and targets as the T5 paper does, and gives what else the declaration leaves open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// Put before every source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// The source: text with columns in braces, as "question: {q} context: {page.text}"; `{{` and `}}` are braces. By
+    /// default "{source}", or the first of two `columns`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// The target, likewise. By default "{target}", or the second of two `columns`, or the label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The column that holds a label: its number among `labels`, or the word itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The words of the labels 0, 1, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+    /// For the preset "wmt": a code ("de") or a name ("German").
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_language: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_language: Option<String>,
+    /// By default those of the preset, `accuracy` where there are labels, else `exact_match`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Vec<Metric>>,
+    /// Most tokens of a source, prefix and EOS counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_source: Option<usize>,
+    /// Most tokens of a target, EOS counted. By default 512, or the preset's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_target: Option<usize>,
+    /// By default longer examples are skipped, with a preset truncated as the paper does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub too_long: Option<TooLong>,
+    /// Whether examples for evaluation with one source are one question with several references. By default yes, and with
+    /// a preset no: there every line is a question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_references: Option<bool>,
+}
+
+/// One source and what is right to say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskExample {
+    /// With prefix and template, what the model reads.
+    pub source: String,
+    /// What training teaches: the first reference.
+    pub target: String,
+    /// What evaluation accepts; at least one.
+    pub references: Vec<String>,
+    /// What some metrics ask for, such as the number of the question; null for most tasks.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub extra: Value,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    Train,
+    Validation,
+    Test,
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Split::Train => "train",
+            Split::Validation => "validation",
+            Split::Test => "test",
+        })
+    }
+}
+
+impl TaskConfig {
+    /// Whether the task can be carried out, as far as that shows without its files.
+    ///
+    /// # Errors
+    /// Say which key to change and how.
+    pub fn check(&self) -> Result<()> {
+        check::check(self).map_err(Error::Input)
+    }
+
+    /// Whether the declaration names files for the split.
+    pub fn has(&self, split: Split) -> bool {
+        self.of(split).is_some()
+    }
+
+    /// The files of a split, with globs resolved, in order; relative paths start at `base`.
+    ///
+    /// # Errors
+    /// The split has none, one does not exist, or a glob matches nothing.
+    pub fn files(&self, base: &Path, split: Split) -> Result<Vec<PathBuf>> {
+        Ok(self.declared(split)?.resolve(base)?.into_paths())
+    }
+
+    /// The examples of a split in the order of its files. Blank lines are left out; of parallel files so is any line that
+    /// is blank in one of them.
+    ///
+    /// For training every line is an example. For evaluation, lines with one source are one question with several
+    /// references, unless `group_references` says otherwise.
+    ///
+    /// # Errors
+    /// Those of [`TaskConfig::check`] and [`TaskConfig::files`]; else they name the file and the line: not UTF-8, a
+    /// missing column, a label that is none, an empty source or target. Also if no example is left.
+    pub fn load(&self, base: &Path, split: Split) -> Result<Vec<TaskExample>> {
+        Ok(load::load(self, base, split)?.into_examples())
+    }
+
+    /// The metrics of the task, with its labels where they count some.
+    pub fn resolved_metrics(&self) -> Vec<Metric> {
+        let labels = self.label_words();
+        let declared = self.metrics.clone().unwrap_or_else(|| self.default_metrics());
+        declared.into_iter().map(|metric| metric.with_labels(&labels)).collect()
+    }
+
+    /// Most tokens of (sources, targets), EOS included.
+    pub fn lengths(&self) -> (usize, usize) {
+        let preset = self.known_preset().map_or(DEFAULT_LENGTH, |preset| preset.max_target);
+        (self.max_source.unwrap_or(DEFAULT_LENGTH), self.max_target.unwrap_or(preset))
+    }
+
+    fn too_long(&self) -> TooLong {
+        let default = if self.preset.is_some() { TooLong::Truncate } else { TooLong::Skip };
+        self.too_long.unwrap_or(default)
+    }
+
+    fn groups_references(&self) -> bool {
+        self.group_references.unwrap_or(self.preset.is_none())
+    }
+
+    fn of(&self, split: Split) -> Option<&Files> {
+        match split {
+            Split::Train => self.train.as_ref(),
+            Split::Validation => self.validation.as_ref(),
+            Split::Test => self.test.as_ref(),
+        }
+    }
+
+    fn declared(&self, split: Split) -> Result<&Files> {
+        self.of(split).ok_or_else(|| Error::Input(format!("the task has no files for {split}: set {split} = \"...\"")))
+    }
+
+    /// The format as far as it shows without a look at the disk: a glob may hide the ending.
+    fn known_format(&self) -> Option<Format> {
+        let first = [Split::Train, Split::Validation, Split::Test].into_iter().find_map(|split| self.of(split));
+        let by_name = || match first? {
+            Files::Together(paths) => Format::from_path(Path::new(paths.first()?)).ok(),
+            Files::Parallel(_) => Some(Format::Lines),
+        };
+        self.format.or_else(by_name)
+    }
+
+    fn known_preset(&self) -> Option<&'static Preset> {
+        self.preset.as_deref().and_then(|name| Preset::find(name).ok())
+    }
+
+    fn label_words(&self) -> Vec<String> {
+        let preset = || self.known_preset().map(|preset| preset.labels.iter().map(|&word| word.to_owned()).collect());
+        self.labels.clone().or_else(preset).unwrap_or_default()
+    }
+
+    fn default_metrics(&self) -> Vec<Metric> {
+        let kinds = match self.known_preset() {
+            Some(preset) => return preset.metrics(),
+            None if self.labels.is_some() => vec![MetricKind::Accuracy],
+            None if self.known_format() == Some(Format::Cmudict) => vec![MetricKind::SequenceError, MetricKind::Per],
+            None => vec![MetricKind::ExactMatch],
+        };
+        kinds.into_iter().map(Metric::new).collect()
+    }
+}

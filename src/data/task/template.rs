@@ -1,0 +1,103 @@
+//! Texts with columns in braces.
+
+use super::row::Row;
+
+/// A text such as "question: {question} context: {page.text}".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Template(Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Column(String),
+}
+
+impl Template {
+    pub(super) fn parse(template: &str) -> Result<Template, String> {
+        let bad =
+            |what: &str| format!("{what} in the template {template:?}; write {{{{ or }}}} for a brace of the text");
+        let mut parts = Vec::new();
+        let mut text = String::new();
+        let mut rest = template;
+        while let Some(at) = rest.find(['{', '}']) {
+            text.push_str(&rest[..at]);
+            let brace = &rest[at..=at];
+            rest = &rest[at + 1..];
+            if let Some(after) = rest.strip_prefix(brace) {
+                text.push_str(brace);
+                rest = after;
+            } else if brace == "{" {
+                let (name, after) = rest.split_once('}').ok_or_else(|| bad("a { without }"))?;
+                if name.trim().is_empty() || name.contains('{') {
+                    return Err(bad("a { without the name of a column and }"));
+                }
+                parts.extend([Part::Text(std::mem::take(&mut text)), Part::Column(name.trim().to_owned())]);
+                rest = after;
+            } else {
+                return Err(bad("a } without {"));
+            }
+        }
+        parts.push(Part::Text(text + rest));
+        parts.retain(|part| *part != Part::Text(String::new()));
+        Ok(Template(parts))
+    }
+
+    /// "{column}"
+    pub(super) fn column(name: &str) -> Template {
+        Template(vec![Part::Column(name.to_owned())])
+    }
+
+    pub(super) fn render(&self, row: &Row) -> Result<String, String> {
+        self.0
+            .iter()
+            .map(|part| match part {
+                Part::Text(text) => Ok(text.clone()),
+                Part::Column(name) => row.text(&[name]),
+            })
+            .collect()
+    }
+
+    pub(super) fn columns(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Column(name) => Some(name.as_str()),
+            Part::Text(_) => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn rendered(template: &str) -> Result<String, String> {
+        let row = json!({"q": "why?", "page": {"text": "so", "n": [1, "two"]}, "a.b": "dotted", "none": null});
+        Template::parse(template)?.render(&Row::new(row.as_object().unwrap().clone()))
+    }
+
+    #[test]
+    fn templates() {
+        for (template, text) in [
+            ("{q}", "why?"),
+            ("q: {q} c: {page.text}.", "q: why? c: so."),
+            ("{{q}} {{{q}}}", "{q} {why?}"),
+            ("{page.n.1}{page.n}{a.b}{ q }", "two1, twodottedwhy?"),
+            ("", ""),
+        ] {
+            assert_eq!(rendered(template).unwrap(), text, "{template}");
+        }
+        for (template, message) in [
+            ("{q", "a { without }"),
+            ("q}", "a } without {"),
+            ("{}", "without the name"),
+            ("{a{b}", "without the name"),
+            ("{x}", "no column \"x\"; there are a.b, none, page, q"),
+            ("{page}", "is an object, not a text: name one of its keys after a dot (n, text)"),
+            ("{none}", "no column \"none\""),
+        ] {
+            let error = rendered(template).unwrap_err();
+            assert!(error.contains(message), "{template}: {error}");
+        }
+    }
+}
