@@ -3,7 +3,11 @@
 mod bench;
 mod data;
 mod devices;
+mod dry_run;
+mod eval;
 mod generate;
+mod progress;
+mod run;
 mod tokenize;
 mod train;
 mod tune;
@@ -31,7 +35,9 @@ struct Cli {
 enum Command {
     Devices(devices::Args),
     Verify(verify::Args),
+    Run(run::Args),
     Train(Box<train::Args>),
+    Eval(eval::Args),
     Generate(generate::Args),
     Tune(tune::Args),
     Tokenize(tokenize::Args),
@@ -89,7 +95,9 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Devices(args) => devices::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Run(args) => run::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tune(args) => tune::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),

@@ -1,10 +1,6 @@
-//! Batches: which examples meet in one, in which order batches come, and how they are padded.
-//!
-//! Micro-batch i of a run belongs to epoch i / batches_per_epoch, so its contents follow from the seed and i alone.
+//! Batches: how examples are padded to a common shape.
 
-use super::{Example, ExampleSource};
-use crate::rng::{Purpose, Rng, permutation};
-use crate::{Error, Result};
+use super::Example;
 
 /// The label of a position that carries no loss.
 pub const IGNORE: u32 = u32::MAX;
@@ -28,51 +24,6 @@ pub struct Batch {
     pub labels: Vec<u32>,
     /// `[batch]`, tokens of each target.
     pub tgt_lens: Vec<u32>,
-    /// Which examples of the epoch the rows hold; shorter than `batch` if rows are empty.
-    pub examples: Vec<usize>,
-}
-
-/// In which order an epoch visits its examples.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BatchOrder {
-    /// Training: a new random order in every epoch. Examples that do not fill a last batch wait for another epoch.
-    Shuffled,
-    /// Evaluation: every example once, by length, the same in every epoch; the last batch may be short of rows.
-    ByLength,
-}
-
-#[derive(Clone, Debug)]
-pub struct BatchOptions {
-    /// Rows of a (micro-)batch.
-    pub batch_size: usize,
-    pub seed: u64,
-    pub order: BatchOrder,
-    /// A shuffled order is sorted by length within windows of so many batches: the larger, the less padding and the more
-    /// alike are the examples of a batch.
-    pub window_batches: usize,
-    pub pad: u32,
-    pub decoder_start: u32,
-}
-
-/// Which examples make up the batches of one epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EpochBatches {
-    batches: Vec<Vec<usize>>,
-}
-
-/// The batches of a run by their number, epoch after epoch without end.
-pub struct BatchStream<S> {
-    source: S,
-    options: BatchOptions,
-    batches_per_epoch: u64,
-    /// A cache only.
-    current: Option<Epoch>,
-}
-
-struct Epoch {
-    number: u64,
-    batches: EpochBatches,
-    longest: (usize, usize),
 }
 
 /// Rounds a length up to a coarse grid, so that few different shapes occur: multiples of 8 up to 64, of 16 up to 128, of
@@ -87,34 +38,17 @@ pub fn bucket_len(len: usize) -> usize {
     len.max(1).next_multiple_of(step)
 }
 
-impl Default for BatchOptions {
-    /// Pad and decoder start are T5's: both 0.
-    fn default() -> Self {
-        BatchOptions {
-            batch_size: 32,
-            seed: 0,
-            order: BatchOrder::Shuffled,
-            window_batches: 64,
-            pad: 0,
-            decoder_start: 0,
-        }
-    }
-}
-
 impl Batch {
     /// Pads examples to `shape` = (batch, src_len, tgt_len). Panics if there are more or longer examples than it holds.
-    /// `indices` names the examples, one for each.
     #[track_caller]
     pub fn collate(
         examples: &[&Example],
-        indices: &[usize],
         shape: (usize, usize, usize),
         pad: u32,
         decoder_start: u32,
     ) -> Batch {
         let (batch, src_len, tgt_len) = shape;
         assert!(examples.len() <= batch, "{} examples in a batch of {batch}", examples.len());
-        assert_eq!(examples.len(), indices.len(), "every example has an index");
         let mut out = Batch {
             batch,
             src_len,
@@ -124,7 +58,6 @@ impl Batch {
             tgt_in: vec![pad; batch * tgt_len],
             labels: vec![IGNORE; batch * tgt_len],
             tgt_lens: vec![0; batch],
-            examples: indices.to_vec(),
         };
         for (row, Example { source, target }) in examples.iter().enumerate() {
             assert!(source.len() <= src_len, "a source of {} tokens in a row of {src_len}", source.len());
@@ -153,152 +86,26 @@ impl Batch {
         (self.batch, self.src_len, self.tgt_len)
     }
 
+    /// Source and target tokens, padding not counted.
+    pub fn n_tokens(&self) -> u64 {
+        let sources: u64 = self.src_lens.iter().map(|&len| u64::from(len)).sum();
+        sources + self.n_target_tokens() as u64
+    }
+
+    /// Source and target positions, padding counted.
+    pub fn n_positions(&self) -> u64 {
+        (self.batch * (self.src_len + self.tgt_len)) as u64
+    }
+
     /// Labels that carry loss.
     pub fn n_target_tokens(&self) -> usize {
         self.tgt_lens.iter().map(|&len| len as usize).sum()
     }
 }
 
-impl EpochBatches {
-    /// Deals the examples of an epoch, of the given (source, target) lengths, into batches. Shuffled epochs have
-    /// n / batch_size batches (at least 1), all full unless there are fewer examples than one batch holds.
-    /// Panics if `batch_size` or `window_batches` is 0 ([`BatchStream::new`] checks them).
-    pub fn new(lengths: &[(usize, usize)], options: &BatchOptions, epoch: u64) -> EpochBatches {
-        let sort_key = |&index: &usize| (bucket_len(lengths[index].0), lengths[index].1, lengths[index].0);
-        match options.order {
-            BatchOrder::ByLength => {
-                let mut order: Vec<usize> = (0..lengths.len()).collect();
-                order.sort_by_key(sort_key);
-                EpochBatches { batches: order.chunks(options.batch_size).map(<[usize]>::to_vec).collect() }
-            }
-            BatchOrder::Shuffled => {
-                let shuffled = permutation(options.seed, Purpose::Examples, epoch, lengths.len() as u32);
-                let mut order: Vec<usize> = shuffled.into_iter().map(|index| index as usize).collect();
-                order.truncate(batch_count(lengths.len(), options) * options.batch_size);
-                let mut batches = Vec::new();
-                for window in order.chunks_mut(options.window_batches * options.batch_size) {
-                    // Stable: examples of equal lengths stay shuffled.
-                    window.sort_by_key(sort_key);
-                    batches.extend(window.chunks(options.batch_size).map(<[usize]>::to_vec));
-                }
-                Rng::new(options.seed, Purpose::Batches, &[epoch]).shuffle(&mut batches);
-                EpochBatches { batches }
-            }
-        }
-    }
-
-    pub fn n_batches(&self) -> usize {
-        self.batches.len()
-    }
-
-    /// Indices of the examples of a batch.
-    pub fn batch(&self, index: usize) -> &[usize] {
-        &self.batches[index]
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &[usize]> {
-        self.batches.iter().map(Vec::as_slice)
-    }
-}
-
-impl<S: ExampleSource> BatchStream<S> {
-    /// Errors with `Input` if there are no examples or more than 2^32, or if the batch size or the window is 0.
-    pub fn new(source: S, options: BatchOptions) -> Result<BatchStream<S>> {
-        let n = source.len_per_epoch();
-        if options.batch_size == 0 || options.window_batches == 0 {
-            return Err(Error::Input("the batch size and the sorting window must be at least 1".into()));
-        }
-        if n == 0 || u32::try_from(n).is_err() {
-            return Err(Error::Input(format!("{n} examples: there must be between 1 and 2^32")));
-        }
-        let batches_per_epoch = batch_count(n, &options) as u64;
-        Ok(BatchStream { source, options, batches_per_epoch, current: None })
-    }
-
-    pub fn source(&self) -> &S {
-        &self.source
-    }
-
-    /// The same in every epoch, at least 1.
-    pub fn batches_per_epoch(&self) -> u64 {
-        self.batches_per_epoch
-    }
-
-    /// A shape that every batch of the first epoch fits into.
-    pub fn largest_shape(&self) -> (usize, usize, usize) {
-        let (src, tgt) = longest(self.source.lengths(0).into_iter());
-        let round = |len: usize| len.next_multiple_of(FINEST);
-        (self.options.batch_size, round(src), round(tgt))
-    }
-
-    /// (epoch, batch in the epoch) of a micro-batch counted from the start of the run.
-    pub fn position(&self, micro_batch: u64) -> (u64, usize) {
-        (micro_batch / self.batches_per_epoch, (micro_batch % self.batches_per_epoch) as usize)
-    }
-
-    /// Micro-batch number `micro_batch` of the run. It always has `batch_size` rows; its lengths are those of its longest
-    /// example rounded up by [`bucket_len`], but never beyond the longest example of the epoch rounded up to 8.
-    pub fn get(&mut self, micro_batch: u64) -> Result<Batch> {
-        let (number, index) = self.position(micro_batch);
-        if self.current.as_ref().is_none_or(|epoch| epoch.number != number) {
-            self.current = None;
-        }
-        let (source, options) = (&self.source, &self.options);
-        let epoch = self.current.get_or_insert_with(|| Epoch::new(source, options, number));
-        let indices = epoch.batches.batch(index);
-        let examples: Vec<Example> = indices.iter().map(|&i| source.example(number, i)).collect::<Result<_>>()?;
-        let examples: Vec<&Example> = examples.iter().collect();
-        let (src, tgt) = longest(examples.iter().map(|example| example.lengths()));
-        let shape = (options.batch_size, bucket_len(src).min(epoch.longest.0), bucket_len(tgt).min(epoch.longest.1));
-        Ok(Batch::collate(&examples, indices, shape, options.pad, options.decoder_start))
-    }
-}
-
-impl Epoch {
-    fn new<S: ExampleSource>(source: &S, options: &BatchOptions, number: u64) -> Epoch {
-        let lengths = source.lengths(number);
-        let (src, tgt) = longest(lengths.iter().copied());
-        let longest = (src.next_multiple_of(FINEST), tgt.next_multiple_of(FINEST));
-        Epoch { number, batches: EpochBatches::new(&lengths, options, number), longest }
-    }
-}
-
-fn batch_count(examples: usize, options: &BatchOptions) -> usize {
-    match options.order {
-        BatchOrder::Shuffled => (examples / options.batch_size).max(1),
-        BatchOrder::ByLength => examples.div_ceil(options.batch_size),
-    }
-}
-
-fn longest(lengths: impl Iterator<Item = (usize, usize)>) -> (usize, usize) {
-    lengths.fold((1, 1), |(src, tgt), (s, t)| (src.max(s), tgt.max(t)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Sources of n tokens and targets of n / 2, n from 2 to 51.
-    struct Ramp(usize);
-
-    impl ExampleSource for Ramp {
-        fn len_per_epoch(&self) -> usize {
-            self.0
-        }
-
-        fn lengths(&self, epoch: u64) -> Vec<(usize, usize)> {
-            (0..self.0).map(|i| self.example(epoch, i).unwrap().lengths()).collect()
-        }
-
-        fn example(&self, _epoch: u64, index: usize) -> Result<Example> {
-            let n = 2 + index % 50;
-            Ok(Example { source: vec![7; n], target: vec![8; n / 2] })
-        }
-    }
-
-    fn options(batch_size: usize, order: BatchOrder) -> BatchOptions {
-        BatchOptions { batch_size, order, seed: 5, window_batches: 4, ..BatchOptions::default() }
-    }
 
     #[test]
     fn collate_shifts_right_and_pads() {

@@ -1,29 +1,30 @@
 //! Data: texts and pairs in, batches of token ids out, and the metrics that compare texts.
 //!
-//! Everything here is a pure function of (seed, epoch, index): there is no random state that runs along, so a training
-//! run resumes from nothing but its step number, and the same seed gives a bit-identical stream of batches.
+//! Everything random is a function of the seed and of indices: no generator runs along, so that the same seed gives the same
+//! batches whatever the number of threads, and a run goes on from a short description of its place ([`stream::BatchPosition`]).
 
 pub mod batches;
 pub mod cmudict;
-pub mod denoising;
 pub mod metrics;
-pub mod pairs;
-pub mod span_corruption;
+pub mod mixture;
+pub mod objective;
+pub mod packing;
+pub mod prefetch;
+pub mod stream;
 pub mod task;
 pub mod text;
 
 mod lines;
 
 pub use crate::rng::Rng;
-pub use batches::{Batch, BatchOptions, BatchOrder, BatchStream, EpochBatches, IGNORE};
-pub use denoising::Denoising;
-pub use metrics::{Metric, Score, ScoreReport, Scores};
-pub use pairs::{PairFormat, PairOptions, PairSet, TooLong};
-pub use span_corruption::{Markers, SpanCorruption};
-pub use task::{Split, TaskConfig, TaskExample, TaskSet};
-pub use text::TextCorpus;
-
-use crate::Result;
+pub use batches::{Batch, IGNORE};
+pub use lines::for_each_line;
+pub use metrics::{Metric, Score};
+pub use mixture::Mixing;
+pub use objective::{Lengths, Markers, Objective, SpanCorruption};
+pub use stream::Batching;
+pub use task::{Split, TaskConfig, TaskExample, TaskSet, TooLong};
+pub use text::TextStream;
 
 /// One source and its target as token ids; both end with EOS, neither holds padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,47 +37,5 @@ impl Example {
     /// (source tokens, target tokens), EOS included.
     pub fn lengths(&self) -> (usize, usize) {
         (self.source.len(), self.target.len())
-    }
-}
-
-/// A set of examples that can be visited for any number of epochs.
-///
-/// Implementations are pure: the same (epoch, index) always gives the same example.
-pub trait ExampleSource {
-    /// Examples in an epoch, the same for every epoch.
-    fn len_per_epoch(&self) -> usize;
-
-    /// (source tokens, target tokens) of every example of an epoch, EOS included: `[len_per_epoch]`.
-    fn lengths(&self, epoch: u64) -> Vec<(usize, usize)>;
-
-    /// One example; `index < len_per_epoch`.
-    fn example(&self, epoch: u64, index: usize) -> Result<Example>;
-}
-
-impl<S: ExampleSource + ?Sized> ExampleSource for &S {
-    fn len_per_epoch(&self) -> usize {
-        (**self).len_per_epoch()
-    }
-
-    fn lengths(&self, epoch: u64) -> Vec<(usize, usize)> {
-        (**self).lengths(epoch)
-    }
-
-    fn example(&self, epoch: u64, index: usize) -> Result<Example> {
-        (**self).example(epoch, index)
-    }
-}
-
-impl<S: ExampleSource + ?Sized> ExampleSource for Box<S> {
-    fn len_per_epoch(&self) -> usize {
-        (**self).len_per_epoch()
-    }
-
-    fn lengths(&self, epoch: u64) -> Vec<(usize, usize)> {
-        (**self).lengths(epoch)
-    }
-
-    fn example(&self, epoch: u64, index: usize) -> Result<Example> {
-        (**self).example(epoch, index)
     }
 }

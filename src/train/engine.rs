@@ -61,7 +61,50 @@ pub struct Engine {
     stats: Buffer,
     pool: SlotPool,
     training: HashMap<BatchShape, Plan>,
-    evaluation: HashMap<BatchShape, Plan>,
+    scorer: Scorer,
+}
+
+/// The loss of batches under a model, without dropout and without gradients.
+pub struct Scorer {
+    model: Model,
+    pool: SlotPool,
+    plans: HashMap<BatchShape, Plan>,
+}
+
+impl Scorer {
+    pub fn new(model: Model) -> Scorer {
+        Scorer::sharing(model, SlotPool::new())
+    }
+
+    fn sharing(model: Model, pool: SlotPool) -> Scorer {
+        Scorer { model, pool, plans: HashMap::new() }
+    }
+
+    /// The loss of a batch with the parameters as they are.
+    ///
+    /// # Errors
+    /// `Input` for an id outside of the vocabulary; `OutOfMemory`.
+    pub async fn score(&mut self, batch: &Batch) -> Result<LossStats> {
+        let shape = checked_shape(batch, &self.model)?;
+        if !self.plans.contains_key(&shape) {
+            let plan = self.compile(shape)?;
+            self.plans.insert(shape, plan);
+        }
+        let plan = &self.plans[&shape];
+        write_batch(plan, batch);
+        plan.run()?;
+        Ok(LossStats::from_gpu(&plan.read::<f32>("stats").await?))
+    }
+
+    fn compile(&self, shape: BatchShape) -> Result<Plan> {
+        let (graph, stats) = graph(&self.model, Objective::default(), shape, Pass::Evaluation);
+        let bind = |name: &str| self.model.bind(name);
+        let choices = self.model.tuner.choices(&self.model.gpu, &graph, &[stats])?;
+        let options = PlanOptions { bind: &bind, pool: &self.pool };
+        let plan = Plan::compile_with(&self.model.gpu, &graph, &[("stats", stats)], &options, &choices)?;
+        plan.write("dstats", &[0f32, 0.0, 0.0, 1.0]);
+        Ok(plan)
+    }
 }
 
 impl Engine {
@@ -78,9 +121,10 @@ impl Engine {
         let stats = gpu.buffer("stats", 16)?;
         let spans = model.layout.tensors();
         let optimizer = Optimizer::new(gpu, optimizer, spans, &model.params, &grads, &stats, max_norm)?;
-        let (training, evaluation) = (HashMap::new(), HashMap::new());
-        let (recompute, pool) = (false, SlotPool::new());
-        Ok(Engine { optimizer, objective, recompute, grads, stats, pool, training, evaluation, model })
+        let (recompute, pool, training) = (false, SlotPool::new(), HashMap::new());
+        // Evaluations come between steps: they use the memory of the steps' activations.
+        let scorer = Scorer::sharing(model.clone(), pool.clone());
+        Ok(Engine { optimizer, objective, recompute, grads, stats, pool, training, scorer, model })
     }
 
     /// Whether the backward pass computes each block's activations again instead of keeping them: less memory for up to a
@@ -96,24 +140,23 @@ impl Engine {
     /// Compiles the plan for a shape ahead of its first batch: the largest first, so that smaller ones fit its memory.
     pub fn prepare(&mut self, shape: BatchShape) -> Result<()> {
         if !self.training.contains_key(&shape) {
-            let plan = self.compile(shape, true)?;
+            let plan = self.compile(shape)?;
             self.training.insert(shape, plan);
         }
         Ok(())
     }
 
-    fn compile(&self, shape: BatchShape, training: bool) -> Result<Plan> {
-        let pass = if training { Pass::Training { recompute: self.recompute } } else { Pass::Evaluation };
-        let (graph, stats) = graph(&self.model, self.objective, shape, pass);
+    fn compile(&self, shape: BatchShape) -> Result<Plan> {
+        let pass = Pass::Training { recompute: self.recompute };
+        let (graph, _) = graph(&self.model, self.objective, shape, pass);
         let bind = |name: &str| match name.strip_prefix("grad/") {
             Some(leaf) => self.model.layout.slice(leaf, &self.grads),
             None if name == "stats" => Some(self.stats.all()),
             None => self.model.bind(name),
         };
-        let outputs = (!training).then_some(("stats", stats));
-        let choices = self.model.tuner.choices(self.gpu(), &graph, outputs.map(|(_, value)| value).as_slice())?;
+        let choices = self.model.tuner.choices(self.gpu(), &graph, &[])?;
         let options = PlanOptions { bind: &bind, pool: &self.pool };
-        let plan = Plan::compile_with(self.gpu(), &graph, outputs.as_slice(), &options, &choices)?;
+        let plan = Plan::compile_with(self.gpu(), &graph, &[], &options, &choices)?;
         plan.write("dstats", &[0f32, 0.0, 0.0, 1.0]);
         Ok(plan)
     }
@@ -138,15 +181,7 @@ impl Engine {
 
     /// The loss of a batch, without dropout and without gradients.
     pub async fn evaluate(&mut self, batch: &Batch) -> Result<LossStats> {
-        let shape = checked_shape(batch, &self.model)?;
-        if !self.evaluation.contains_key(&shape) {
-            let plan = self.compile(shape, false)?;
-            self.evaluation.insert(shape, plan);
-        }
-        let plan = &self.evaluation[&shape];
-        write_batch(plan, batch);
-        plan.run()?;
-        Ok(LossStats::from_gpu(&plan.read::<f32>("stats").await?))
+        self.scorer.score(batch).await
     }
 
     /// Divides the sums by the token count, clips, and updates the parameters. `step` counts from 0.

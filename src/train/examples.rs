@@ -10,8 +10,8 @@ use super::settings::{Settings, TextConfig};
 use crate::data::mixture::{Member, MemberPosition, Mixture, Shuffled, Weighted};
 use crate::data::stream::{BatchPosition, Batches, StreamOptions};
 use crate::data::task::{Split, TaskConfig, TaskExample, TaskSet};
-use crate::data::text::{TextOptions, TextPosition, TextStream};
-use crate::data::{Example, files};
+use crate::data::text::{TextOptions, TextPosition, TextStream, one_pass};
+use crate::data::Example;
 use crate::error::{Error, Result};
 use crate::model::T5Config;
 use crate::tokenizer::Tokenizer;
@@ -56,17 +56,17 @@ impl Sources {
         let mut prints = Vec::new();
         for name in &settings.train {
             if let Some(text) = settings.texts.get(name) {
-                let files = files::expand(&text.files)?;
+                let files = text.files.paths(Path::new(""))?;
                 let paths = if files.len() == 1 { files[0].display().to_string() } else { format!("{} files", files.len()) };
                 sources.remarks.push(format!("training on {name}: text of {paths}"));
                 prints.extend(files.iter().map(|file| fingerprint(file)).collect::<Result<Vec<_>>>()?);
                 sources.files.insert(name.clone(), files);
             } else if let Some(task) = settings.tasks.get(name) {
                 let set = open_task(name, task, Split::Train, tokenizer, &mut sources.remarks)?;
-                sources.remarks.push(format!("training on {name}: {} examples", set.examples.len()));
+                sources.remarks.push(format!("training on {name}: {} examples", set.n_examples()));
                 let files = task.files(Path::new(""), Split::Train)?;
                 prints.extend(files.iter().map(|file| fingerprint(file)).collect::<Result<Vec<_>>>()?);
-                sources.sets.insert(name.clone(), Arc::new(set.examples));
+                sources.sets.insert(name.clone(), Arc::new(set.into_parts().0));
             }
         }
         let all = prints.iter().fold(0xcbf2_9ce4_8422_2325, |h: u64, print| (h ^ print).wrapping_mul(0x100_0000_01b3));
@@ -141,7 +141,7 @@ impl Sources {
                     Evaluated { name: name.clone(), examples, task: None }
                 }
                 (None, Some(task)) => {
-                    let TaskSet { examples, texts, .. } = open_task(name, task, split, tokenizer, remarks)?;
+                    let (examples, texts) = open_task(name, task, split, tokenizer, remarks)?.into_parts();
                     let chosen = spread(examples.len(), most);
                     let texts = chosen.iter().map(|&index| texts[index].clone()).collect();
                     let examples = chosen.iter().map(|&index| examples[index].clone()).collect();
@@ -190,22 +190,12 @@ fn held_out_text(
     tokenizer: &Arc<Tokenizer>,
     most: usize,
 ) -> Result<Vec<Example>> {
-    let (files, options) = if text.validation.is_empty() {
-        (files::expand(&text.files)?, text_options(settings, text, true))
-    } else {
-        (files::expand(&text.validation)?, TextOptions { held_out: None, ..text_options(settings, text, false) })
+    let (files, options) = match &text.validation {
+        None => (&text.files, text_options(settings, text, true)),
+        Some(files) => (files, TextOptions { held_out: None, ..text_options(settings, text, false) }),
     };
-    let mut stream = TextStream::open(&files, tokenizer.clone(), options, TextPosition::default())?;
-    let mut examples = Vec::new();
-    while examples.len() < most {
-        let example = stream.next()?;
-        // The position is that of the next example: the first one of another epoch does not count.
-        examples.push(example);
-        if stream.position().epoch > 0 {
-            break;
-        }
-    }
-    Ok(examples)
+    let files = files.paths(Path::new(""))?;
+    one_pass(&files, tokenizer, options, most)
 }
 
 fn open_task(
@@ -216,11 +206,11 @@ fn open_task(
     remarks: &mut Vec<String>,
 ) -> Result<TaskSet> {
     let set = TaskSet::open(task, Path::new(""), split, tokenizer)?;
-    for (count, what) in [(set.skipped_too_long, "left out"), (set.truncated, "cut")] {
+    let (max_source, max_target) = task.lengths();
+    for (count, what) in [(set.skipped_too_long(), "left out"), (set.truncated(), "cut")] {
         if count > 0 {
             remarks.push(format!(
-                "{name}: {count} examples longer than {} source or {} target tokens are {what}",
-                task.max_source, task.max_target
+                "{name}: {count} examples longer than {max_source} source or {max_target} target tokens are {what}"
             ));
         }
     }

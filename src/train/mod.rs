@@ -14,7 +14,7 @@ pub mod settings;
 pub mod state;
 pub mod trainer;
 
-pub use evaluate::Evaluation;
+pub use evaluate::{Evaluation, TaskEvaluation};
 pub use log::{Event, StepLog};
-pub use settings::{HeldOut, Settings, Task};
+pub use settings::Settings;
 pub use trainer::{Hooks, Outcome, Trainer};

@@ -84,6 +84,12 @@ const RATES_AT: u64 = 16;
 const TENSORS_AT: u64 = 32;
 
 impl OptimizerConfig {
+    pub fn weight_decay(&self) -> f64 {
+        match self {
+            OptimizerConfig::AdamW { weight_decay, .. } | OptimizerConfig::Adafactor { weight_decay, .. } => *weight_decay,
+        }
+    }
+
     /// PyTorch's defaults: betas 0.9 and 0.999, eps 1e-8, decay 0.01.
     pub fn adamw() -> OptimizerConfig {
         OptimizerConfig::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 }

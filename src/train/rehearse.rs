@@ -31,8 +31,12 @@ impl Trainer {
             gpu.clear(&moments.all());
         }
         (self.state.step, self.state.tokens) = (0, 0);
+        self.rewind()?;
+        let engine = &mut self.engine;
         let evaluation = match &mut self.evaluator {
-            Some(evaluator) => evaluator.evaluate(&mut self.engine, &self.tokenizer)?.seconds,
+            Some(evaluator) => {
+                evaluator.evaluate(&mut |batch| pollster::block_on(engine.evaluate(batch)), &self.tokenizer)?.seconds
+            }
             None => 0.0,
         };
         // A driver that compiles shaders for long must not leave a run of a single step.

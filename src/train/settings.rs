@@ -1,7 +1,7 @@
 //! Everything that a run's result follows from, besides the contents of its files; stored with each checkpoint.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,7 +11,7 @@ use super::optimizer::OptimizerConfig;
 use super::schedule::{Decay, LrSchedule};
 use crate::data::mixture::Mixing;
 use crate::data::stream::Batching;
-use crate::data::task::{Split, TaskConfig};
+use crate::data::task::{Files, Split, TaskConfig};
 use crate::data::Objective as TextObjective;
 use crate::error::{Error, Result};
 
@@ -19,12 +19,11 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextConfig {
-    /// One document or paragraph a line; plain, .gz, .xz or .zst. Stars and question marks stand for parts of names.
-    #[serde(with = "one_or_many")]
-    pub files: Vec<PathBuf>,
+    /// One document or paragraph a line; plain, .gz, .xz or .zst.
+    pub files: Files,
     /// Text to evaluate on.
-    #[serde(default, with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
-    pub validation: Vec<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Files>,
     /// Evaluate on this share of the lines of `files` instead, which are not trained on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<f64>,
@@ -104,37 +103,12 @@ fn default_inputs_len() -> usize {
     512
 }
 
-/// A path, or a list of them.
-mod one_or_many {
-    use std::path::PathBuf;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a path, or a list of paths")]
-    enum OneOrMany {
-        One(PathBuf),
-        Many(Vec<PathBuf>),
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
-        Ok(match OneOrMany::deserialize(deserializer)? {
-            OneOrMany::One(path) => vec![path],
-            OneOrMany::Many(paths) => paths,
-        })
-    }
-
-    pub fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
-        paths.serialize(serializer)
-    }
-}
-
 impl TextConfig {
     /// Span corruption in sources of 512 tokens.
-    pub fn new(files: Vec<PathBuf>) -> TextConfig {
+    pub fn new(files: Files) -> TextConfig {
         TextConfig {
             files,
-            validation: Vec::new(),
+            validation: None,
             held_out: None,
             objective: TextObjective::default(),
             inputs_len: default_inputs_len(),
@@ -146,28 +120,32 @@ impl TextConfig {
     /// # Errors
     /// `Input` naming the first setting that cannot be used.
     pub fn check(&self) -> Result<()> {
-        if self.files.is_empty() {
-            return Err(Error::Input("no files: name some text".into()));
+        if [Some(&self.files), self.validation.as_ref()].into_iter().flatten().any(|f| matches!(f, Files::Parallel(_))) {
+            return Err(Error::Input("text is read from a file or a list of files, not from columns".into()));
         }
-        check_held_out(self.held_out, !self.validation.is_empty())?;
+        match self.held_out {
+            Some(_) if self.validation.is_some() => {
+                return Err(Error::Input("name a file to evaluate on or a share to hold out, not both".into()));
+            }
+            Some(share) if !(share > 0.0 && share < 1.0) => {
+                return Err(Error::Input("the share held out must lie between 0 and 1".into()));
+            }
+            _ => {}
+        }
         self.objective.lengths(self.inputs_len, self.targets_len).map(drop)
     }
 
     /// Whether there is something to evaluate on.
     pub fn has_validation(&self) -> bool {
-        self.held_out.is_some() || !self.validation.is_empty()
+        self.held_out.is_some() || self.validation.is_some()
     }
-}
 
-/// # Errors
-/// `Input` if the share is none, or if there is a file to evaluate on besides.
-pub fn check_held_out(share: Option<f64>, has_file: bool) -> Result<()> {
-    match share {
-        Some(_) if has_file => Err(Error::Input("name a file to evaluate on or a share to hold out, not both".into())),
-        Some(share) if !(share > 0.0 && share < 1.0) => {
-            Err(Error::Input("the share held out must lie between 0 and 1".into()))
+    /// The declaration with its relative paths taken from `base`.
+    pub fn absolute(mut self, base: &Path) -> TextConfig {
+        for files in [Some(&mut self.files), self.validation.as_mut()].into_iter().flatten() {
+            files.start_at(base);
         }
-        _ => Ok(()),
+        self
     }
 }
 

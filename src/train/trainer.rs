@@ -2,17 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, LossStats, PendingReport};
-use super::evaluate::{Best, Evaluator};
-use super::examples::{Examples, Opened};
+use super::evaluate::{Best, Decoding, Evaluator};
+use super::examples::Sources;
 use super::log::{Event, Log, StepLog};
 use super::optimizer::StepReport;
 use super::settings::Settings;
 use super::state::State;
 use crate::checkpoint::{AtomicDir, recover};
-use crate::data::{Batch, BatchOptions, BatchStream};
+use crate::data::Split;
+use crate::data::prefetch::{Prefetch, Ready};
+use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::{BatchShape, Model};
@@ -32,8 +35,9 @@ const MOST_SKIPPED: u64 = 20;
 /// A run in its folder.
 pub struct Trainer {
     pub(super) engine: Engine,
-    pub(super) tokenizer: Tokenizer,
-    batches: BatchStream<Examples>,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    sources: Sources,
+    batches: Prefetch,
     pub(super) evaluator: Option<Evaluator>,
     pub(super) state: State,
     out: PathBuf,
@@ -41,6 +45,8 @@ pub struct Trainer {
     /// The report of the last step submitted: read when the next one is on its way, so that the device never waits.
     pending: Option<(u64, PendingReport)>,
     window: Window,
+    /// Passes over the data.
+    passes: f64,
     remarks: Vec<String>,
 }
 
@@ -55,6 +61,10 @@ pub struct Hooks<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Finished,
+    /// Evaluations no longer improved.
+    EndedEarly {
+        step: u64,
+    },
     /// `should_stop` said so; the checkpoint of this step is saved.
     Stopped {
         step: u64,
@@ -65,6 +75,8 @@ pub enum Outcome {
 struct Window {
     start: Instant,
     first_token: u64,
+    /// Of the batches, padding counted.
+    positions: u64,
     stats: LossStats,
     last: StepReport,
 }
@@ -84,11 +96,13 @@ impl Trainer {
         overwrite: bool,
     ) -> Result<Trainer> {
         Trainer::refuse_run(out, overwrite)?;
-        let opened = Examples::open(&settings, &tokenizer)?;
-        let mut state = State::new(settings, opened.training.fingerprint());
+        settings.check()?;
+        let tokenizer = Arc::new(tokenizer);
+        let sources = Sources::open(&settings, &tokenizer)?;
+        let mut state = State::new(settings, sources.fingerprint.clone());
         state.kernels = model.tuner.is_on().then(Default::default);
         // Only once everything else is known to be right may an old run go.
-        Trainer::assemble(model, tokenizer, state, opened, out, || {
+        Trainer::assemble(model, tokenizer, state, sources, out, || {
             fs::create_dir_all(out).map_err(Error::io("create", out))?;
             let log = Log::create(&out.join(LOG))?;
             for folder in [LAST, BEST].map(|name| out.join(name)).iter().filter(|folder| folder.exists()) {
@@ -127,16 +141,16 @@ impl Trainer {
             kernels.extend(Log::kernels(&out.join(LOG))?);
             model.tuner = tuner.continuing(kernels.clone());
         }
-        let tokenizer = Tokenizer::from_dir(&last)?;
-        let opened = Examples::open(&state.settings, &tokenizer)?;
-        if format!("{:016x}", opened.training.fingerprint()) != state.data {
+        let tokenizer = Arc::new(Tokenizer::from_dir(&last)?);
+        let sources = Sources::open(&state.settings, &tokenizer)?;
+        if sources.fingerprint != state.data {
             let what = "the training data changed since this run began: it cannot be continued as if nothing had happened \
                         (fine-tune from this folder instead, with --model)";
             return Err(Error::file(&last, what));
         }
         let step = state.step;
         let open_log = || Log::resume(&out.join(LOG), step);
-        let trainer = Trainer::assemble(model, tokenizer, state, opened, out, open_log)?;
+        let trainer = Trainer::assemble(model, tokenizer, state, sources, out, open_log)?;
         State::load_moments(&last, gpu, &trainer.engine.optimizer)?;
         Ok(trainer)
     }
@@ -150,22 +164,31 @@ impl Trainer {
 
     fn assemble(
         model: Model,
-        tokenizer: Tokenizer,
+        tokenizer: Arc<Tokenizer>,
         state: State,
-        opened: Opened,
+        mut sources: Sources,
         out: &Path,
         open_log: impl FnOnce() -> Result<Log>,
     ) -> Result<Trainer> {
         let settings = &state.settings;
-        settings.check()?;
         let config = model.config.clone();
-        let mut remarks = opened.remarks;
-        remarks.push(format!("training on {}", opened.training.describe()));
-        opened.training.check_vocab(config.vocab_size)?;
-        if let Some(held_out) = &opened.held_out {
-            held_out.check_vocab(config.vocab_size)?;
-            remarks.push(format!("evaluating on {}", held_out.describe()));
+        if tokenizer.vocab_size() > config.vocab_size {
+            return Err(Error::Input(format!(
+                "the tokenizer has {} pieces, some outside of the model's vocabulary of {}: it does not belong to this model \
+                 (choose another with --tokenizer, or another size of vocabulary)",
+                tokenizer.vocab_size(),
+                config.vocab_size
+            )));
         }
+        let batches = sources.stream(&config, &state.position)?;
+        let mut remarks = std::mem::take(&mut sources.remarks);
+        if batches.mixture().members().count() > 1 {
+            let share = |(name, share, _): (&str, f64, f64)| format!("{:.1} % {name}", 100.0 * share);
+            let shares: Vec<String> = batches.mixture().members().map(share).collect();
+            remarks.push(format!("mixed: {}", shares.join(", ")));
+        }
+        let evaluated =
+            Sources::evaluated(settings, &tokenizer, Split::Validation, settings.eval_examples, &mut remarks)?;
         if !config.eos_token_id.contains(&tokenizer.eos()) {
             remarks.push(format!(
                 "the tokenizer ends texts with id {}, the model's configuration with {:?}: answers may not end",
@@ -173,24 +196,25 @@ impl Trainer {
                 config.eos_token_id
             ));
         }
-        let options = BatchOptions {
-            batch_size: settings.batch_size,
-            seed: settings.seed,
-            pad: config.pad_token_id,
-            decoder_start: config.decoder_start_token_id,
-            ..BatchOptions::default()
-        };
-        let batches = BatchStream::new(opened.training, options)?;
-        let evaluator = opened.held_out.map(|held_out| Evaluator::new(held_out, settings, &model, &tokenizer));
-        let evaluator = evaluator.transpose()?;
+        let (batch, src_len, tgt_len) = batches.largest_shape();
+        let batches = Prefetch::new(batches, settings.prefetch)?;
+        let evaluator = (!evaluated.is_empty())
+            .then(|| Evaluator::new(evaluated, settings.eval_batch_size, Decoding::default(), &model, &tokenizer));
         let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
         let mut engine = engine.with_recompute(settings.recompute);
         // The largest first: later plans share its memory, and too little of it shows now.
-        let (batch, src_len, tgt_len) = batches.largest_shape();
         engine.prepare(BatchShape { batch, src_len, tgt_len })?;
         let window = Window::new(state.tokens);
-        let (out, pending, log) = (out.to_path_buf(), None, open_log()?);
-        Ok(Trainer { engine, tokenizer, batches, evaluator, state, out, log, pending, window, remarks })
+        let (out, pending, log, passes) = (out.to_path_buf(), None, open_log()?, 0.0);
+        Ok(Trainer { engine, tokenizer, sources, batches, evaluator, state, out, log, pending, window, passes, remarks })
+    }
+
+    /// Begins the data again.
+    pub(super) fn rewind(&mut self) -> Result<()> {
+        self.state.position = BatchPosition::default();
+        let batches = self.sources.stream(&self.engine.model.config, &self.state.position)?;
+        self.batches = Prefetch::new(batches, self.state.settings.prefetch)?;
+        Ok(())
     }
 
     /// Trains to the last step, or until told to stop. Checkpoints are only taken between steps.
@@ -206,7 +230,7 @@ impl Trainer {
             |step: u64, every: Option<u64>| step == steps || every.is_some_and(|every| step.is_multiple_of(every));
         let session = Session { start: Instant::now(), first_step: self.state.step, elapsed: self.state.elapsed };
         self.window = Window::new(self.state.tokens);
-        while self.state.step < steps {
+        while self.state.step < steps && !self.state.ended_early {
             let lr = schedule.lr(self.state.step);
             self.train_step(lr, &mut hooks)?;
             let step = self.state.step;
@@ -217,7 +241,7 @@ impl Trainer {
             if due(step, eval_every) && !stop {
                 self.evaluate(&mut hooks)?;
             }
-            if stop || due(step, save_every) {
+            if stop || due(step, save_every) || self.state.ended_early {
                 self.finish_pending(&mut hooks)?;
                 self.state.elapsed = session.total();
                 self.save(LAST, &mut hooks)?;
@@ -226,7 +250,7 @@ impl Trainer {
                 return Ok(Outcome::Stopped { step });
             }
         }
-        Ok(Outcome::Finished)
+        Ok(if self.state.ended_early { Outcome::EndedEarly { step: self.state.step } } else { Outcome::Finished })
     }
 
     /// Submits one step, then hears of the step before it.
@@ -260,8 +284,10 @@ impl Trainer {
         self.engine.begin_step();
         for pass in 0..accumulate as u64 {
             let index = self.state.step * accumulate as u64 + pass;
-            let batch = self.batches.get(index)?;
-            self.state.tokens += real_tokens(&batch);
+            let Ready { batch, next, passes } = self.batches.next()?;
+            self.state.tokens += batch.n_tokens();
+            self.window.positions += batch.n_positions();
+            (self.state.position, self.passes) = (next, passes);
             let halves = |x: u64| [x as u32, (x >> 32) as u32];
             let ([a, b], [c, d]) = (halves(seed), halves(index));
             self.engine.micro_batch(&batch, [a, b, c, d])?;
@@ -309,12 +335,12 @@ impl Trainer {
     fn log_steps(&mut self, lr: f64, session: &Session, hooks: &mut Hooks<'_>) -> Result<()> {
         self.finish_pending(hooks)?;
         let (state, window) = (&self.state, &self.window);
-        let accumulated = state.step * state.settings.accumulate as u64;
+        let tokens = (state.tokens - window.first_token) as f64;
         let seconds = window.start.elapsed().as_secs_f64().max(1e-9);
         let event = Event::Step(StepLog {
             step: state.step,
             steps: state.settings.steps,
-            epoch: accumulated as f64 / self.batches.batches_per_epoch() as f64,
+            epoch: self.passes,
             loss: window.stats.mean_loss(),
             accuracy: window.stats.accuracy(),
             lr,
@@ -322,7 +348,8 @@ impl Trainer {
             clip: window.last.clip,
             skipped: state.skipped,
             tokens: state.tokens,
-            tokens_per_second: (state.tokens - window.first_token) as f64 / seconds,
+            tokens_per_second: tokens / seconds,
+            padding: 1.0 - tokens / (window.positions as f64).max(1.0),
             elapsed: session.total(),
             time_left: session.seconds_per_step(state.step) * (state.settings.steps - state.step) as f64,
         });
@@ -337,20 +364,34 @@ impl Trainer {
             return Ok(());
         };
         let step = self.state.step;
-        let evaluation = evaluator.evaluate(&mut self.engine, &self.tokenizer)?;
+        let engine = &mut self.engine;
+        let evaluation =
+            evaluator.evaluate(&mut |batch| pollster::block_on(engine.evaluate(batch)), &self.tokenizer)?;
+        let metric = evaluator.best_metric(&self.state.settings).unwrap_or_default();
         self.record_kernels(hooks)?;
-        if !evaluation.loss.is_finite() {
-            return Err(Error::Numeric(format!("step {step}: the loss of the evaluation is {}", evaluation.loss)));
+        for (name, task) in &evaluation.tasks {
+            if !task.loss.is_finite() {
+                return Err(Error::Numeric(format!("step {step}: the loss on {name} is {}", task.loss)));
+            }
         }
-        let result = Best::of(step, &evaluation);
-        let best = result.beats(self.state.best.as_ref());
-        self.tell(&Event::Evaluation { step, evaluation, best }, hooks)?;
+        let (value, higher) = evaluation.figure(&metric)?;
+        let best = self.state.best.as_ref().is_none_or(|best| best.is_beaten(value, higher));
+        let seconds = evaluation.seconds;
+        self.tell(&Event::Evaluation { step, evaluation, metric: metric.clone(), value, best }, hooks)?;
         if best {
-            self.state.best = Some(result);
+            self.state.best = Some(Best { step, metric, value });
+            self.state.evaluations_since_best = 0;
             self.save(BEST, hooks)?;
+        } else {
+            self.state.evaluations_since_best += 1;
+        }
+        let evaluations = self.state.evaluations_since_best;
+        if self.state.settings.patience.is_some_and(|patience| evaluations >= patience) && step < self.state.settings.steps {
+            self.state.ended_early = true;
+            self.tell(&Event::EndsEarly { step, evaluations }, hooks)?;
         }
         // The time that it took says nothing about the speed of training.
-        self.window.start += Duration::from_secs_f64(evaluation.seconds);
+        self.window.start += Duration::from_secs_f64(seconds);
         Ok(())
     }
 
@@ -417,11 +458,6 @@ impl Session {
 impl Window {
     fn new(first_token: u64) -> Window {
         let last = StepReport { grad_norm: 0.0, clip: 1.0, skipped: false };
-        Window { start: Instant::now(), first_token, stats: LossStats::default(), last }
+        Window { start: Instant::now(), first_token, positions: 0, stats: LossStats::default(), last }
     }
-}
-
-fn real_tokens(batch: &Batch) -> u64 {
-    let sources: u64 = batch.src_lens.iter().map(|&len| u64::from(len)).sum();
-    sources + batch.n_target_tokens() as u64
 }

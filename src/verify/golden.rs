@@ -102,7 +102,6 @@ impl<'a> Golden<'a> {
             tgt_in,
             labels: labels.iter().map(label).collect(),
             tgt_lens: vec![tgt_len as u32; batch],
-            examples: (0..batch).collect(),
         })
     }
 

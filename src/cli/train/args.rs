@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use t5_wgpu::data::{PairOptions, SpanCorruption, TooLong};
-use t5_wgpu::train::optimizer::OptimizerConfig;
+use t5_wgpu::data::metrics::MetricKind;
+use t5_wgpu::data::task::Files;
+use t5_wgpu::data::{Metric, Split, TaskConfig, TooLong};
+use t5_wgpu::recipe::{ModelSpec, Stage};
+use t5_wgpu::train::Settings;
 use t5_wgpu::train::schedule::Decay;
-use t5_wgpu::train::settings::with_weight_decay;
-use t5_wgpu::train::{HeldOut, Settings, Task};
+use t5_wgpu::train::settings::TextConfig;
 
 use crate::cli::{GpuArgs, TuneArgs};
 
@@ -34,10 +36,10 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Text files, plain or gzipped, one paragraph a line
+    /// Text files, plain, .gz, .xz or .zst, one paragraph a line
     #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Data", conflicts_with = "pairs")]
     pub text: Vec<PathBuf>,
-    /// Pairs: .tsv (source, tab, target) or .jsonl, plain or gzipped
+    /// Pairs: .tsv (source, tab, target), .csv or .jsonl; plain, .gz, .xz or .zst
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub pairs: Option<PathBuf>,
     /// Put before every source, as in "translate English to German: "
@@ -58,6 +60,9 @@ pub struct Args {
     /// What to do with longer ones [default: skip]
     #[arg(long, value_enum, help_heading = "Data", requires = "pairs")]
     pub too_long: Option<TooLongArg>,
+    /// How text becomes sources and targets; `t5 show-objective --list` shows them [default: span_corruption]
+    #[arg(long, value_name = "NAME", help_heading = "Data", requires = "text")]
+    pub objective: Option<String>,
     /// Tokens of a source made from text [default: 128]
     #[arg(long, value_name = "N", help_heading = "Data", requires = "text")]
     pub seq_len: Option<usize>,
@@ -99,6 +104,9 @@ pub struct Args {
     /// same results; may be changed on resuming [default: false]
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", help_heading = "Training")]
     pub recompute: Option<bool>,
+    /// Threads that make batches ahead of time; the results are the same [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub prefetch: Option<usize>,
     /// Peak learning rate [default: 1e-3 with adamw, 1e-2 with adafactor; a tenth of it with --model]
     #[arg(long, help_heading = "Training")]
     pub lr: Option<f64>,
@@ -146,6 +154,9 @@ pub struct Args {
     /// Most examples of an evaluation [default: 512]
     #[arg(long, value_name = "N", help_heading = "Output")]
     pub eval_examples: Option<usize>,
+    /// End early after so many evaluations without a new best
+    #[arg(long, value_name = "N", help_heading = "Output")]
+    pub patience: Option<u64>,
     /// Steps between checkpoints [default: a twentieth of the steps, at most 1000]
     #[arg(long, value_name = "N", help_heading = "Output")]
     pub save_every: Option<u64>,
@@ -211,72 +222,118 @@ pub enum TooLongArg {
 /// The segments' length where neither the flags nor a run say.
 const SEQ_LEN: usize = 128;
 
+/// What the task of the command line is called.
+const TEXT: &str = "text";
+const PAIRS: &str = "pairs";
+
 impl Args {
-    /// What is trained on, if the flags say.
-    pub fn task(&self, before: Option<&Task>) -> Result<Option<Task>> {
-        if !self.text.is_empty() {
-            let files = self.text.iter().map(|file| absolute(file)).collect::<Result<_>>()?;
-            let (before_len, objective) = match before {
-                Some(Task::Text { seq_len, objective, .. }) => (*seq_len, *objective),
-                _ => (SEQ_LEN, SpanCorruption::default()),
-            };
-            return Ok(Some(Task::Text { files, seq_len: self.seq_len.unwrap_or(before_len), objective }));
-        }
-        let Some(file) = &self.pairs else { return Ok(None) };
-        let mut options = match before {
-            Some(Task::Pairs { options, .. }) => options.clone(),
-            _ => PairOptions::default(),
-        };
-        set(&mut options.prefix, &self.prefix);
-        set(&mut options.source_key, &self.source_key);
-        set(&mut options.target_key, &self.target_key);
-        set(&mut options.max_source, &self.max_source);
-        set(&mut options.max_target, &self.max_target);
-        if let Some(too_long) = self.too_long {
-            options.too_long = match too_long {
-                TooLongArg::Skip => TooLong::Skip,
-                TooLongArg::Truncate => TooLong::Truncate,
-                TooLongArg::Error => TooLong::Error,
-            };
-        }
-        Ok(Some(Task::Pairs { file: absolute(file)?, options }))
+    /// Whether the flags name data.
+    pub fn names_data(&self) -> bool {
+        !self.text.is_empty() || self.pairs.is_some()
     }
 
     /// Writes what the flags say over the settings.
     pub fn apply(&self, settings: &mut Settings) -> Result<()> {
-        if let Some(task) = self.task(Some(&settings.task))? {
-            settings.task = task;
-        }
-        if let Some(file) = &self.eval {
-            settings.held_out = HeldOut::File(absolute(file)?);
-        }
-        if let Some(share) = self.held_out {
-            settings.held_out = HeldOut::Share(share);
-        }
-        if let Some(name) = &self.optimizer {
-            settings.optimizer = with_weight_decay(name.parse()?, weight_decay(&settings.optimizer));
-        }
-        if let Some(decay) = self.weight_decay {
-            settings.optimizer = with_weight_decay(settings.optimizer.clone(), decay);
-        }
-        set(&mut settings.steps, &self.steps);
-        set(&mut settings.batch_size, &self.batch_size);
-        set(&mut settings.accumulate, &self.accumulate);
-        set(&mut settings.recompute, &self.recompute);
-        set(&mut settings.lr, &self.lr);
-        set(&mut settings.schedule, &self.schedule);
-        set(&mut settings.clip, &self.clip);
-        set(&mut settings.dropout, &self.dropout);
-        set(&mut settings.label_smoothing, &self.label_smoothing);
-        set(&mut settings.z_loss, &self.z_loss);
-        set(&mut settings.seed, &self.seed);
-        set(&mut settings.eval_examples, &self.eval_examples);
-        set(&mut settings.log_every, &self.log_every);
-        settings.warmup = self.warmup.or(settings.warmup);
-        settings.eval_every = self.eval_every.or(settings.eval_every);
-        settings.save_every = self.save_every.or(settings.save_every);
+        self.stage().apply(settings)?;
+        self.apply_data(settings)?;
         if let Some(origin) = self.origin()? {
             settings.origin = origin;
+        }
+        Ok(())
+    }
+
+    /// The flags that a recipe's stage has too.
+    pub fn stage(&self) -> Stage {
+        Stage {
+            steps: self.steps,
+            batch_size: self.batch_size,
+            accumulate: self.accumulate,
+            recompute: self.recompute,
+            prefetch: self.prefetch,
+            lr: self.lr,
+            optimizer: self.optimizer.clone(),
+            weight_decay: self.weight_decay,
+            schedule: self.schedule,
+            warmup: self.warmup,
+            clip: self.clip,
+            dropout: self.dropout,
+            label_smoothing: self.label_smoothing,
+            z_loss: self.z_loss,
+            seed: self.seed,
+            eval_every: self.eval_every,
+            eval_examples: self.eval_examples,
+            patience: self.patience,
+            save_every: self.save_every,
+            log_every: self.log_every,
+            ..Stage::default()
+        }
+    }
+
+    /// The model to begin with.
+    pub fn model(&self) -> ModelSpec {
+        let Sizes { d_model, d_kv, d_ff, heads, layers, decoder_layers, activation, vocab, tie } = self.sizes.clone();
+        ModelSpec {
+            from: self.model.clone(),
+            preset: self.preset.clone(),
+            config: self.config.clone(),
+            d_model,
+            d_kv,
+            d_ff,
+            heads,
+            layers,
+            decoder_layers,
+            activation,
+            vocab,
+            tie,
+            dropout: None,
+        }
+    }
+
+    /// What is trained and evaluated on.
+    fn apply_data(&self, settings: &mut Settings) -> Result<()> {
+        let base = absolute(Path::new(""))?;
+        let files = |path: &Path| Files::Together(vec![path.to_string_lossy().into_owned()]);
+        if !self.text.is_empty() {
+            let all = self.text.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+            let new = || TextConfig { inputs_len: SEQ_LEN, ..TextConfig::new(Files::Together(Vec::new())) };
+            let text = settings.texts.entry(TEXT.into()).or_insert_with(new);
+            text.files = Files::Together(all);
+        }
+        if let Some(file) = &self.pairs {
+            settings.tasks.entry(PAIRS.into()).or_insert_with(pairs_task).train = Some(files(file));
+        }
+        if let Some(text) = settings.texts.get_mut(TEXT) {
+            set(&mut text.inputs_len, &self.seq_len);
+            if let Some(objective) = &self.objective {
+                text.objective = objective.parse()?;
+            }
+            text.validation = self.eval.as_deref().map(files).or_else(|| text.validation.take());
+            text.held_out = self.held_out.or(text.held_out);
+            *text = text.clone().absolute(&base);
+        }
+        if let Some(task) = settings.tasks.get_mut(PAIRS) {
+            task.prefix = self.prefix.clone().or_else(|| task.prefix.take());
+            let template = |key: &Option<String>| key.as_ref().map(|key| format!("{{{key}}}"));
+            task.input = template(&self.source_key).or_else(|| task.input.take());
+            task.target = template(&self.target_key).or_else(|| task.target.take());
+            task.max_source = self.max_source.or(task.max_source);
+            task.max_target = self.max_target.or(task.max_target);
+            task.too_long = self.too_long.map(TooLong::from).or(task.too_long);
+            task.validation = self.eval.as_deref().map(files).or_else(|| task.validation.take());
+            task.held_out = self.held_out.or(task.held_out);
+            // Pairs have no header and two columns; JSON lines name theirs.
+            let is_table = [&task.train, &task.validation].into_iter().flatten().all(|files| match files {
+                Files::Together(paths) => paths.iter().all(|path| !path.contains(".jsonl")),
+                Files::Parallel(_) => false,
+            });
+            task.columns = is_table.then(|| vec!["source".to_owned(), "target".to_owned()]);
+            *task = task.clone().absolute(&base);
+        }
+        let text = settings.texts.get(TEXT).map(|text| (TEXT, text.has_validation()));
+        let task = settings.tasks.get(PAIRS).map(|task| (PAIRS, task.has(Split::Validation)));
+        if let Some((name, evaluates)) = text.or(task) {
+            settings.train = vec![name.to_owned()];
+            settings.evaluate = if evaluates { vec![name.to_owned()] } else { Vec::new() };
         }
         Ok(())
     }
@@ -304,9 +361,19 @@ impl Args {
     }
 }
 
-fn weight_decay(config: &OptimizerConfig) -> f64 {
-    match config {
-        OptimizerConfig::AdamW { weight_decay, .. } | OptimizerConfig::Adafactor { weight_decay, .. } => *weight_decay,
+/// Pairs: what they are scored by, for words as for texts.
+fn pairs_task() -> TaskConfig {
+    let metrics = [MetricKind::Per, MetricKind::ExactMatch, MetricKind::Cer].map(Metric::new).to_vec();
+    TaskConfig { metrics: Some(metrics), ..TaskConfig::default() }
+}
+
+impl From<TooLongArg> for TooLong {
+    fn from(arg: TooLongArg) -> TooLong {
+        match arg {
+            TooLongArg::Skip => TooLong::Skip,
+            TooLongArg::Truncate => TooLong::Truncate,
+            TooLongArg::Error => TooLong::Error,
+        }
     }
 }
 
@@ -318,6 +385,9 @@ fn set<T: Clone>(place: &mut T, given: &Option<T>) {
 
 /// So that a run can be resumed from elsewhere.
 fn absolute(path: &Path) -> Result<PathBuf> {
+    if path.as_os_str().is_empty() {
+        return std::env::current_dir().context("cannot find the current folder");
+    }
     std::path::absolute(path).with_context(|| format!("cannot make \"{}\" absolute", path.display()))
 }
 

@@ -14,11 +14,24 @@ pub(super) fn check(config: &TaskConfig) -> Result<(), String> {
     if splits.is_empty() {
         return Err("the task names no files: set train = \"...\", validation or test".into());
     }
+    check_held_out(config)?;
     check_layout(config, &splits)?;
     check_words(config)?;
     check_lengths(config)?;
     check_metrics(config)?;
     maker(config).map(drop)
+}
+
+fn check_held_out(config: &TaskConfig) -> Result<(), String> {
+    match config.held_out {
+        Some(share) if !(share > 0.0 && share < 1.0) => Err("held_out must lie between 0 and 1".into()),
+        Some(_) if config.validation.is_some() => Err("set validation or held_out, not both".into()),
+        Some(_) if config.train.is_none() => Err("held_out is a share of train: set train = \"...\"".into()),
+        Some(_) if config.known_format() == Some(Format::Cmudict) => {
+            Err("the dictionary has a validation split of its own: leave held_out out".into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_layout(config: &TaskConfig, splits: &[&Files]) -> Result<(), String> {

@@ -27,6 +27,29 @@ pub(super) enum Paths {
 }
 
 impl Files {
+    /// The paths of files that each hold everything, globs resolved; none of parallel ones.
+    ///
+    /// # Errors
+    /// A file does not exist, or a pattern matches none.
+    pub fn paths(&self, base: &Path) -> Result<Vec<PathBuf>> {
+        Ok(self.resolve(base)?.into_paths())
+    }
+
+    /// Takes relative paths from `base`.
+    pub fn start_at(&mut self, base: &Path) {
+        let lists: Vec<&mut Vec<String>> = match self {
+            Files::Together(patterns) => vec![patterns],
+            Files::Parallel(columns) => columns.values_mut().collect(),
+        };
+        for pattern in lists.into_iter().flatten() {
+            if !Path::new(pattern.as_str()).is_absolute() {
+                let base = base.to_string_lossy();
+                let base = if pattern.contains(['*', '?', '[']) { glob::Pattern::escape(&base) } else { base.into() };
+                *pattern = Path::new(&base).join(&*pattern).to_string_lossy().into_owned();
+            }
+        }
+    }
+
     /// Globs resolved, in alphabetical order each.
     pub(super) fn resolve(&self, base: &Path) -> Result<Paths> {
         match self {

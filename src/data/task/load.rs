@@ -63,6 +63,9 @@ pub(super) fn load(config: &TaskConfig, base: &Path, split: Split) -> Result<Loa
         let examples = maker.examples(row, split).map_err(fail)?;
         for example in examples {
             checked(&example).map_err(fail)?;
+            if config.held_out.is_some_and(|share| is_held_out(&example.source, share) != (split == Split::Validation)) {
+                continue;
+            }
             loaded.examples.push(Placed { example, file: loaded.files.len() - 1, line });
         }
         Ok(())
@@ -75,6 +78,14 @@ pub(super) fn load(config: &TaskConfig, base: &Path, split: Split) -> Result<Loa
         loaded.examples = grouped(loaded.examples);
     }
     Ok(loaded)
+}
+
+/// Whether a source belongs to this share of all: a function of the source alone, so that it is never on both sides.
+fn is_held_out(source: &str, share: f64) -> bool {
+    // FNV-1a, with its high bits folded in because the low ones alone mix poorly on short texts.
+    let hash = source.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
+    let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 11;
+    (mixed as f64) < share * (1u64 << 53) as f64
 }
 
 /// Errors name the key of the declaration.

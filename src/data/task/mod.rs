@@ -43,8 +43,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::TooLong;
-use super::metrics::{Metric, MetricKind};
+use super::metrics::{Metric, MetricKind, Score};
 use crate::{Error, Result};
 use preset::Preset;
 
@@ -53,6 +52,19 @@ pub const UNKNOWN_LABEL: &str = "<unk>";
 
 /// Tokens of a source and a target, EOS included, where the declaration says nothing else.
 const DEFAULT_LENGTH: usize = 512;
+
+/// What to do with a text of more tokens than allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TooLong {
+    /// Leave the example out and count it.
+    #[default]
+    Skip,
+    /// Cut the end off, keep EOS, and count the example.
+    Truncate,
+    /// Refuse the file, naming the line.
+    Error,
+}
 
 /// A task as a recipe declares it. [`TaskConfig::check`] says what is wrong with one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -65,6 +77,9 @@ pub struct TaskConfig {
     pub validation: Option<Files>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<Files>,
+    /// Holds this share of the distinct sources of `train` out, as the validation split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<f64>,
     /// By default what the file's name ends in, before .gz, .xz or .zst.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
@@ -158,9 +173,31 @@ impl TaskConfig {
         check::check(self).map_err(Error::Input)
     }
 
-    /// Whether the declaration names files for the split.
+    /// Whether there are examples for the split.
     pub fn has(&self, split: Split) -> bool {
         self.of(split).is_some()
+    }
+
+    /// The declaration with its relative paths taken from `base`.
+    pub fn absolute(mut self, base: &Path) -> TaskConfig {
+        for files in [&mut self.train, &mut self.validation, &mut self.test].into_iter().flatten() {
+            files.start_at(base);
+        }
+        self
+    }
+
+    /// The scores of answers to the examples, by all metrics of the task.
+    ///
+    /// # Errors
+    /// As [`Metric::score`].
+    pub fn score(&self, answers: &[String], examples: &[TaskExample]) -> Result<Vec<Score>> {
+        let scores = self.resolved_metrics().into_iter().map(|metric| metric.score(answers, examples));
+        Ok(scores.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// The name of the first score of the first metric.
+    pub fn first_score(&self) -> Option<String> {
+        self.resolved_metrics().first().and_then(|metric| metric.names().into_iter().next())
     }
 
     /// The files of a split, with globs resolved, in order; relative paths start at `base`.
@@ -209,6 +246,7 @@ impl TaskConfig {
     fn of(&self, split: Split) -> Option<&Files> {
         match split {
             Split::Train => self.train.as_ref(),
+            Split::Validation if self.held_out.is_some() => self.train.as_ref(),
             Split::Validation => self.validation.as_ref(),
             Split::Test => self.test.as_ref(),
         }

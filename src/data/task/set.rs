@@ -5,8 +5,8 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::load::{Loaded, Placed, load};
-use super::{Split, TaskConfig, TaskExample};
-use crate::data::{Example, ExampleSource, TooLong};
+use super::{Split, TaskConfig, TaskExample, TooLong};
+use crate::data::Example;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -77,6 +77,11 @@ impl TaskSet {
         &self.texts
     }
 
+    /// The examples and their texts.
+    pub fn into_parts(self) -> (Vec<Example>, Vec<TaskExample>) {
+        (self.examples, self.texts)
+    }
+
     /// Examples left out because a side was too long.
     pub fn skipped_too_long(&self) -> usize {
         self.skipped_too_long
@@ -85,20 +90,6 @@ impl TaskSet {
     /// Examples of which a side was cut.
     pub fn truncated(&self) -> usize {
         self.truncated
-    }
-}
-
-impl ExampleSource for TaskSet {
-    fn len_per_epoch(&self) -> usize {
-        self.examples.len()
-    }
-
-    fn lengths(&self, _epoch: u64) -> Vec<(usize, usize)> {
-        self.examples.iter().map(Example::lengths).collect()
-    }
-
-    fn example(&self, _epoch: u64, index: usize) -> Result<Example> {
-        Ok(self.examples[index].clone())
     }
 }
 

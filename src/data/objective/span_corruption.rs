@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Example;
+use super::Mode;
+use crate::data::Example;
 use crate::rng::Rng;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -19,17 +20,50 @@ pub struct SpanCorruption {
 }
 
 /// The special ids that corrupted texts are made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Markers {
     /// Sentinel k replaces the k-th masked span.
     pub sentinels: Vec<u32>,
     pub eos: u32,
+    /// Ids below this one may stand for a random token, except those below [`Markers::FIRST_TEXT_ID`] and sentinels.
+    pub vocab: u32,
+    /// The texts `[R]`, `[S]` and `[X]`, cut or filled up to [`Markers::MODE_TOKENS`].
+    pub modes: [Vec<u32>; 3],
 }
 
 impl Markers {
-    pub fn of(tokenizer: &Tokenizer) -> Markers {
+    /// Ids below are pad, EOS and unknown (the reference draws random tokens from here on).
+    pub const FIRST_TEXT_ID: u32 = 3;
+
+    /// Tokens that the mode of a UL2 denoiser takes in a source.
+    pub const MODE_TOKENS: usize = 3;
+
+    /// # Errors
+    /// The tokenizer cannot encode the modes.
+    pub fn of(tokenizer: &Tokenizer) -> Result<Markers> {
         let sentinels = (0..tokenizer.n_sentinels()).map_while(|k| tokenizer.sentinel(k)).collect();
-        Markers { sentinels, eos: tokenizer.eos() }
+        let mode = |text| {
+            let mut ids = tokenizer.encode(text)?;
+            ids.truncate(Markers::MODE_TOKENS);
+            Ok(ids)
+        };
+        let modes = [mode("[R]")?, mode("[S]")?, mode("[X]")?];
+        Ok(Markers { sentinels, eos: tokenizer.eos(), vocab: tokenizer.vocab_size() as u32, modes })
+    }
+
+    pub(super) fn mode(&self, mode: Mode) -> &[u32] {
+        &self.modes[mode as usize]
+    }
+
+    /// Any token but the special ones.
+    pub(super) fn random_token(&self, rng: &mut Rng) -> u32 {
+        let span = self.vocab.saturating_sub(Markers::FIRST_TEXT_ID).max(1);
+        loop {
+            let id = Markers::FIRST_TEXT_ID + rng.below(u64::from(span)) as u32;
+            if !self.sentinels.contains(&id) {
+                return id;
+            }
+        }
     }
 }
 
@@ -286,7 +320,7 @@ mod tests {
 
     #[test]
     fn too_few_sentinels_is_an_error_with_a_remedy() {
-        let markers = Markers { sentinels: (0..5).map(|k| 1000 + k).collect(), eos: 1 };
+        let markers = Markers { sentinels: (0..5).map(|k| 1000 + k).collect(), eos: 1, ..Markers::default() };
         let tokens: Vec<u32> = (0..200).collect();
         let error = SpanCorruption::default().corrupt(&tokens, &markers, &mut rng(0)).unwrap_err().to_string();
         assert!(error.contains("10 spans") && error.contains("5 sentinels") && error.contains("shorter"), "{error}");
@@ -294,7 +328,7 @@ mod tests {
 
     #[test]
     fn bad_settings_are_errors() {
-        let markers = Markers { sentinels: vec![9], eos: 1 };
+        let markers = Markers { sentinels: vec![9], eos: 1, ..Markers::default() };
         for bad in [objective(0.0, 3.0), objective(1.0, 3.0), objective(f64::NAN, 3.0), objective(0.15, 0.5)] {
             assert!(bad.lengths(512).is_err(), "{bad:?}");
             assert!(bad.corrupt(&[1, 2, 3], &markers, &mut rng(0)).is_err(), "{bad:?}");

@@ -1,0 +1,195 @@
+//! `t5 eval`: how well a model does on a task.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use t5_wgpu::data::task::Files;
+use t5_wgpu::data::{Metric, Split, TaskConfig};
+use t5_wgpu::model::Model;
+use t5_wgpu::recipe::run::{Watch, evaluate, write_evaluation};
+use t5_wgpu::recipe::{Recipe, Stage};
+use t5_wgpu::tokenizer::Tokenizer;
+use t5_wgpu::train::Settings;
+use t5_wgpu::tune::{Budget, Mode};
+
+use super::progress::Renderer;
+use super::{GpuArgs, TuneArgs};
+
+const EXAMPLES: &str = "\
+Examples:
+  A task of a recipe, on its test set:
+    t5 eval --model runs/pronounce/train/best --recipe recipes/pronounce.toml --task pronounce --split test
+  Pairs in a file:
+    t5 eval --model models/flan-t5-small --pairs dev.tsv --prefix \"translate English to German: \" --metric bleu";
+
+/// Evaluate a model on a task: loss, metrics with their counts, predictions
+///
+/// The task is one of a recipe, or a file of pairs (source, tab, target; or .jsonl with the keys source and target), where lines
+/// with the same source are alternative references. With --out, predictions/TASK.jsonl and metrics.json are written there.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// HuggingFace folder
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// The recipe that declares the task
+    #[arg(long, value_name = "FILE", conflicts_with = "pairs")]
+    recipe: Option<PathBuf>,
+    /// The recipe's texts and tasks to evaluate on [default: all that have this split]
+    #[arg(long, value_name = "NAME", requires = "recipe")]
+    task: Vec<String>,
+    /// A file of pairs
+    #[arg(long, value_name = "FILE")]
+    pairs: Option<PathBuf>,
+    /// Put before every source of --pairs
+    #[arg(long, value_name = "TEXT", requires = "pairs")]
+    prefix: Option<String>,
+    /// What --pairs is scored by: exact_match, bleu, rouge, per, wer, squad ... [default: exact_match]
+    #[arg(long, value_name = "NAME", requires = "pairs")]
+    metric: Vec<Metric>,
+    /// train, validation or test
+    #[arg(long, default_value = "validation", value_parser = split)]
+    split: Split,
+    /// At most so many examples of each task, evenly spread [default: all]
+    #[arg(long, value_name = "N")]
+    examples: Option<usize>,
+    /// Examples side by side
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    batch: usize,
+    /// Most tokens of an answer [default: 16 more than the longest target]
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
+    /// Draw answers at this temperature; 0 takes the likeliest token
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw among the K likeliest
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Draw among the fewest tokens that reach this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Of the draws
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// "bytes", a tokenizer.json, a spiece.model, or a folder [default: that of --model]
+    #[arg(long, value_name = "FILE|bytes|DIR")]
+    tokenizer: Option<String>,
+    /// Write predictions and metrics into this folder
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    tune: TuneArgs,
+    #[command(flatten)]
+    gpu: GpuArgs,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    if args.batch == 0 {
+        bail!("--batch must be at least 1");
+    }
+    let settings = settings(args)?;
+    let gpu = args.gpu.open(args.json)?;
+    let (mut model, remarks) = Model::load(&gpu, &args.model)?;
+    model.tuner = args.tune.open(&gpu, Mode::Cache, Budget::for_run());
+    let tokenizer = match &args.tokenizer {
+        Some(spec) => Tokenizer::open(spec)?,
+        None => Tokenizer::from_dir(&args.model)?,
+    };
+    let mut renderer = Renderer::new(args.json, args.json);
+    remarks.iter().for_each(|remark| renderer.remark(remark));
+    let stage = Stage {
+        max_new_tokens: args.max_new_tokens,
+        temperature: Some(args.temperature),
+        top_k: Some(args.top_k),
+        top_p: Some(args.top_p),
+        ..Stage::default()
+    };
+    let most = args.examples.unwrap_or(usize::MAX);
+    let decoding = stage.decoding(args.seed);
+    let evaluation = evaluate(model, &tokenizer, &settings, args.split, most, decoding, &mut renderer)?;
+    if let Some(out) = &args.out {
+        write_evaluation(out, &evaluation)?;
+    }
+    if args.json {
+        let scores = |(name, task): (&String, &t5_wgpu::train::TaskEvaluation)| {
+            let mut value = serde_json::to_value(task)?;
+            value["scores"] = serde_json::to_value(&task.scores)?;
+            Ok((name.clone(), value))
+        };
+        let tasks = evaluation.tasks.iter().map(scores).collect::<Result<serde_json::Map<_, _>>>()?;
+        println!("{}", serde_json::json!({"split": args.split, "seconds": evaluation.seconds, "tasks": tasks}));
+        return Ok(());
+    }
+    for (name, task) in &evaluation.tasks {
+        println!("{name}: {} examples, {} target tokens", task.examples, task.tokens);
+        println!("  loss {:.4}  accuracy {:.2} %", task.loss, 100.0 * task.accuracy);
+        if let Some(bits) = task.bits_per_byte {
+            println!("  {bits:.4} bits per byte of masked text");
+        }
+        for score in &task.scores {
+            let counts: Vec<String> = score.counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+            println!("  {:<20} {:>7.2}  ({})", score.name, score.value, counts.join(", "));
+            if let Some(signature) = &score.signature {
+                println!("  {:<20} {signature}", "");
+            }
+        }
+    }
+    if let Some(out) = &args.out {
+        println!("written: {}", out.display());
+    }
+    Ok(())
+}
+
+fn settings(args: &Args) -> Result<Settings> {
+    let mut settings = Settings { eval_batch_size: args.batch, seed: args.seed, ..Settings::new() };
+    if let Some(file) = &args.recipe {
+        let recipe = Recipe::read(file, &[])?;
+        let has = |name: &String| {
+            recipe.texts.get(name).is_some_and(|text| args.split == Split::Validation && text.has_validation())
+                || recipe.tasks.get(name).is_some_and(|task| task.has(args.split))
+        };
+        let known: Vec<String> = recipe.texts.keys().chain(recipe.tasks.keys()).cloned().collect();
+        settings.evaluate = match args.task.is_empty() {
+            true => known.iter().filter(|name| has(name)).cloned().collect(),
+            false => args.task.clone(),
+        };
+        if let Some(name) = settings.evaluate.iter().find(|name| !has(name)) {
+            bail!("{}: `{name}` has no {} split; there are {}", file.display(), args.split, known.join(", "));
+        }
+        if settings.evaluate.is_empty() {
+            bail!("{}: nothing has a {} split", file.display(), args.split);
+        }
+        (settings.texts, settings.tasks) = (recipe.texts, recipe.tasks);
+        return Ok(settings);
+    }
+    let Some(file) = &args.pairs else {
+        bail!("nothing to evaluate on: name a task with --recipe, or a file with --pairs");
+    };
+    let path = std::path::absolute(file)?.to_string_lossy().into_owned();
+    let is_table = !path.contains(".jsonl");
+    let task = TaskConfig {
+        validation: Some(Files::Together(vec![path.clone()])),
+        test: Some(Files::Together(vec![path.clone()])),
+        train: Some(Files::Together(vec![path])),
+        columns: is_table.then(|| vec!["source".to_owned(), "target".to_owned()]),
+        prefix: args.prefix.clone(),
+        metrics: (!args.metric.is_empty()).then(|| args.metric.clone()),
+        ..TaskConfig::default()
+    };
+    task.check()?;
+    settings.tasks.insert("pairs".into(), task);
+    settings.evaluate = vec!["pairs".into()];
+    Ok(settings)
+}
+
+fn split(text: &str) -> Result<Split> {
+    match text {
+        "train" => Ok(Split::Train),
+        "validation" => Ok(Split::Validation),
+        "test" => Ok(Split::Test),
+        _ => bail!("there is no split `{text}`: use train, validation or test"),
+    }
+}

@@ -1,0 +1,234 @@
+//! How training and evaluation look: a bar on a terminal, plain lines elsewhere, JSON lines for programs; and how Ctrl-C
+//! stops them.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use t5_wgpu::gpu::Gpu;
+use t5_wgpu::recipe::run::Watch;
+use t5_wgpu::train::{Evaluation, Event, Outcome, StepLog, Trainer};
+use t5_wgpu::tune::{Budget, Decision, Mode, Source, Tuner};
+
+use super::TuneArgs;
+
+/// Exit code of a run that Ctrl-C stopped, as shells expect it.
+pub const INTERRUPTED: u8 = 130;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Whether Ctrl-C was pressed.
+pub fn interrupted() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
+/// The first Ctrl-C lets the step finish and the checkpoint be written, the second quits at once.
+pub fn listen_for_interrupts() -> anyhow::Result<()> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED.into());
+        }
+        eprintln!("stopping after this step (Ctrl-C again quits at once, back to the last checkpoint)");
+    })
+    .context("cannot listen for Ctrl-C")
+}
+
+/// Passes over the device from which on a run measures kernels unless told otherwise.
+const LEAST_PASSES: u64 = 200;
+
+/// Largest share of a limited time that goes into measuring.
+const SHARE_OF_TIME: f64 = 0.05;
+
+/// What chooses the kernels of a run of so many passes. Measuring takes seconds; a short run would not earn them back.
+pub fn tuner(args: &TuneArgs, gpu: &Gpu, passes: u64, limit: Option<Duration>) -> Tuner {
+    let default = if passes < LEAST_PASSES { Mode::Cache } else { Mode::On };
+    let mut budget = Budget::for_run();
+    if let Some(limit) = limit {
+        budget.total = budget.total.min(limit.mul_f64(SHARE_OF_TIME));
+    }
+    args.open(gpu, default, budget)
+}
+
+pub struct Renderer {
+    style: Style,
+    bar: Option<ProgressBar>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Human,
+    Json,
+    Quiet,
+}
+
+impl Renderer {
+    pub fn new(quiet: bool, json: bool) -> Renderer {
+        let style = match (quiet, json) {
+            (true, _) => Style::Quiet,
+            (false, true) => Style::Json,
+            (false, false) => Style::Human,
+        };
+        Renderer { style, bar: None }
+    }
+
+    /// Takes the bar away.
+    pub fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn say(&self, text: &str) {
+        if self.style == Style::Human {
+            self.line(text);
+        }
+    }
+
+    /// Says what is about to be trained and puts up the bar.
+    fn begin(&mut self, trainer: &Trainer) {
+        let (engine, settings) = (trainer.engine(), trainer.settings());
+        let [params, grads, moments, activations] = engine.memory().map(|bytes| bytes as f64 / f64::from(1 << 20));
+        self.say(&format!(
+            "{:.2} million parameters; MiB on the device: {params:.0} parameters, {grads:.0} gradients, {moments:.0} \
+             moments, {activations:.0} activations{}",
+            engine.model.layout.n_params() as f64 / 1e6,
+            if settings.recompute { " (computed again for the gradients)" } else { "" }
+        ));
+        match trainer.step() {
+            0 => self.say(&format!(
+                "{} steps of {} x {} examples",
+                settings.steps, settings.batch_size, settings.accumulate
+            )),
+            step => self.say(&format!("continuing after step {step} of {}", settings.steps)),
+        }
+        if self.style == Style::Human && io::stderr().is_terminal() {
+            let bar = ProgressBar::with_draw_target(Some(settings.steps), ProgressDrawTarget::stderr());
+            // The template is a constant that parses.
+            if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}") {
+                bar.set_style(style);
+            }
+            bar.set_position(trainer.step());
+            self.bar = Some(bar);
+        }
+    }
+
+    fn show(&self, event: &Event) {
+        match (self.style, event) {
+            (Style::Json, _) => print_json(event),
+            (_, Event::Warning { step, what }) => self.line(&format!("warning: step {step}: {what}")),
+            (Style::Quiet, _) => {}
+            (Style::Human, Event::Step(log)) => self.step(log),
+            (Style::Human, Event::Evaluation { step, evaluation, metric, value, best }) => {
+                let mark = if *best { " (best so far)" } else { "" };
+                self.line(&format!("step {step}: {metric} {value:.4}{mark}"));
+                self.results(evaluation);
+            }
+            (Style::Human, Event::EndsEarly { step, evaluations }) => {
+                self.line(&format!("step {step}: ending early, no better for {evaluations} evaluations"));
+            }
+            (Style::Human, Event::Kernels { seconds, choices, .. }) => self.kernels(*seconds, choices),
+            (Style::Human, Event::Saved { .. }) => {}
+        }
+    }
+
+    fn results(&self, evaluation: &Evaluation) {
+        for (name, task) in &evaluation.tasks {
+            let metrics: String = task.scores.iter().map(|score| format!(", {} {:.2}", score.name, score.value)).collect();
+            let bits = task.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.3} bits per byte"));
+            self.line(&format!(
+                "  {name}: loss {:.4}, accuracy {:.2} %{bits}{metrics} ({} examples)",
+                task.loss,
+                100.0 * task.accuracy,
+                task.examples
+            ));
+        }
+    }
+
+    fn kernels(&self, seconds: f64, choices: &[Decision]) {
+        let of = |source| choices.iter().filter(|c| c.source == source).count();
+        let other = choices.iter().filter(|c| c.variant != c.rule).count();
+        self.line(&format!(
+            "kernels for {} classes of shapes: {} measured ({seconds:.1} s), {} known, {} by rule; {other} other than the rule's",
+            choices.len(),
+            of(Source::Measured),
+            of(Source::Cache),
+            of(Source::Rule)
+        ));
+    }
+
+    fn step(&self, log: &StepLog) {
+        let left = HumanDuration(Duration::from_secs_f64(log.time_left.clamp(0.0, 1e9)));
+        let text = format!(
+            "loss {:.4}  accuracy {:.1} %  lr {:.2e}  norm {:.2}  {:.0} tokens/s  {left:#} left",
+            log.loss,
+            100.0 * log.accuracy,
+            log.lr,
+            log.grad_norm,
+            log.tokens_per_second
+        );
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(log.step);
+                bar.set_message(text);
+            }
+            None => eprintln!("step {}/{}  {text}", log.step, log.steps),
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+}
+
+impl Watch for Renderer {
+    fn remark(&mut self, text: &str) {
+        self.say(text);
+    }
+
+    fn training(&mut self, _stage: &str, trainer: &Trainer) {
+        self.begin(trainer);
+    }
+
+    fn event(&mut self, event: &Event) {
+        self.show(event);
+    }
+
+    fn evaluated(&mut self, stage: &str, evaluation: &Evaluation) {
+        if self.style == Style::Json {
+            print_json(&serde_json::json!({"event": "evaluated", "stage": stage, "tasks": evaluation.tasks}));
+        } else if self.style == Style::Human {
+            self.results(evaluation);
+        }
+    }
+
+    fn trained(&mut self, trainer: &Trainer, folder: &Path, outcome: Outcome) {
+        self.end();
+        let best = trainer.best().map_or(String::new(), |best| {
+            format!("; best {} {:.4} at step {} in {}", best.metric, best.value, best.step, folder.join("best").display())
+        });
+        let steps = trainer.settings().steps;
+        match outcome {
+            Outcome::Finished => self.say(&format!("finished after step {steps} in {}{best}", folder.join("last").display())),
+            Outcome::EndedEarly { step } => {
+                self.say(&format!("ended after step {step} of {steps} in {}{best}", folder.join("last").display()));
+            }
+            Outcome::Stopped { step } => {
+                let why = if interrupted() { "stopped" } else { "the time is up" };
+                self.say(&format!("{why} after step {step} of {steps}{best}"));
+            }
+        }
+    }
+}
+
+/// A reader that stopped listening does not stop the training.
+fn print_json(event: &impl serde::Serialize) {
+    if let Ok(line) = serde_json::to_string(event) {
+        let _ = writeln!(io::stdout(), "{line}");
+    }
+}

@@ -1,0 +1,99 @@
+//! `t5 run`: carries a recipe out.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use t5_wgpu::recipe::Recipe;
+use t5_wgpu::recipe::run::{Conductor, Run, RunOutcome};
+
+use super::progress::{INTERRUPTED, Renderer, interrupted, listen_for_interrupts, tuner};
+use super::{GpuArgs, TuneArgs, dry_run};
+
+const EXAMPLES: &str = "\
+Examples:
+  A minute of pre-training, a minute of fine-tuning, and an evaluation:
+    t5 run recipes/quickstart.toml
+  What it would take, without doing it:
+    t5 run recipes/pronounce.toml --dry-run
+  Another size, another folder:
+    t5 run recipes/pronounce.toml --set model.d_model=256 --set train.steps=40000 --out runs/wide
+  After a crash, a kill or Ctrl-C, the same command goes on as if nothing had happened.
+
+A recipe is a TOML file with [model], [tokenizer], [texts.NAME], [tasks.NAME] and [[stage]]: see docs/recipes.md. The folder
+receives recipe.toml with everything spelled out and a folder for each stage: last, best and log.jsonl of training,
+metrics.json and predictions of an evaluation.";
+
+/// Carry out a recipe: tokenizer, pre-training, fine-tuning, evaluation
+///
+/// Goes on after any stop where it was, bit for bit. Unknown keys, impossible sizes and missing files are refused before
+/// anything runs, with the line.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The recipe
+    #[arg(value_name = "RECIPE")]
+    recipe: PathBuf,
+    /// Replace a value: stage.key, as in finetune.lr=1e-3, or section.key, as in model.d_model=128
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// The run's folder [default: the recipe's `out`, else runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Replace the run in that folder
+    #[arg(long)]
+    overwrite: bool,
+    /// Print parameters, memory, tokens, steps and an estimate of the time on this adapter, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print nothing but warnings and errors
+    #[arg(long, short)]
+    quiet: bool,
+    /// Print events as JSON, one a line
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
+    #[command(flatten)]
+    tune: TuneArgs,
+    #[command(flatten)]
+    gpu: GpuArgs,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let recipe = Recipe::read(&args.recipe, &args.overrides)?;
+    let gpu = args.gpu.open(args.quiet || args.json)?;
+    if args.dry_run {
+        return dry_run::print(&recipe, &gpu, args.json).map(|()| ExitCode::SUCCESS);
+    }
+    if let (Some(about), false) = (&recipe.about, args.quiet || args.json) {
+        eprintln!("{}", about.trim());
+    }
+    let run = Run::open(recipe, args.out.clone(), args.overwrite)?;
+    listen_for_interrupts()?;
+    let mut renderer = Renderer::new(args.quiet, args.json);
+    let mut conductor = Conductor {
+        watch: &mut renderer,
+        should_stop: &interrupted,
+        tuner: &|gpu, passes, limit| tuner(&args.tune, gpu, passes, limit),
+    };
+    let outcome = run.execute(&gpu, &mut conductor);
+    renderer.end();
+    let again = format!("t5 run {}", args.recipe.display());
+    match outcome.with_context(|| format!("the run stopped; what is done stays, the same command (`{again}`) goes on"))? {
+        RunOutcome::Finished => {
+            if !args.quiet && !args.json {
+                println!("{}: done", run.out.display());
+                if let Some(stage) = run.recipe.stages.iter().rev().find(|stage| stage.trains()) {
+                    let folder = run.folder(stage);
+                    let best = if folder.join("best").exists() { "best" } else { "last" };
+                    println!("  t5 generate --model {} \"your text\"", folder.join(best).display());
+                }
+                println!("  t5 report {}", run.out.display());
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        RunOutcome::Stopped { stage } => {
+            eprintln!("stopped in stage {stage}; continue with the same command: {again}");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+    }
+}

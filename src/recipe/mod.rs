@@ -1,0 +1,220 @@
+//! Recipes: one TOML file that says everything about an experiment, from the tokenizer to the last evaluation.
+//!
+//! A recipe names texts and tasks, a model, and stages that train on them or evaluate. [`Recipe::read`] refuses what cannot
+//! work before anything runs, naming the file and the line; [`run::Run`] carries it out in a folder and goes on after any stop.
+
+pub mod model;
+pub mod run;
+pub mod stage;
+
+mod source;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::task::{Files, TaskConfig};
+use crate::error::{Error, Result};
+use crate::train::settings::{Settings, TextConfig};
+pub use model::ModelSpec;
+use source::Source;
+pub use stage::Stage;
+
+/// A recipe as it is written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Default: the file's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it is about, and where to get the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
+    /// The run's folder. Default: `runs/NAME` where the program is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<PathBuf>,
+    /// Of everything random, unless a stage has its own.
+    #[serde(default)]
+    pub seed: u64,
+    #[serde(default)]
+    pub model: ModelSpec,
+    #[serde(default)]
+    pub tokenizer: TokenizerSpec,
+    /// Unlabelled texts by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub texts: BTreeMap<String, TextConfig>,
+    /// Supervised tasks by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<String, TaskConfig>,
+    /// In their order.
+    #[serde(rename = "stage")]
+    pub stages: Vec<Stage>,
+}
+
+/// Where the tokenizer comes from: a file, or training.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerSpec {
+    /// "bytes", a tokenizer.json, a spiece.model, or a folder. Default: the model's own, or bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Trains a unigram vocabulary of this size instead, special tokens counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocab_size: Option<usize>,
+    /// Names of the texts and tasks to train it on; all by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<Vec<String>>,
+    /// Further files of text to train it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Files>,
+    /// Sentinel tokens (100).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentinels: Option<usize>,
+}
+
+/// What is wrong, under which key: "stage.pretrain.lr".
+#[derive(Debug)]
+pub(crate) struct Wrong {
+    pub key: String,
+    pub what: String,
+}
+
+impl Wrong {
+    pub fn new(key: impl Into<String>, what: impl Into<String>) -> Wrong {
+        Wrong { key: key.into(), what: what.into() }
+    }
+}
+
+impl Recipe {
+    /// Reads and checks a recipe. `overrides` are "KEY=VALUE" with dots in the key, as "model.d_model=64"; stages are named:
+    /// "pretrain.steps=100". Relative paths are taken from the file's folder.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no TOML; an unknown key, a value of the wrong type, an impossible size, a file that is
+    /// not there: with the line.
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Recipe> {
+        let source = Source::read(path, overrides)?;
+        let mut recipe: Recipe = source.parse()?;
+        let absolute = std::path::absolute(path).map_err(Error::io("find", path))?;
+        let base = absolute.parent().unwrap_or(Path::new("/"));
+        recipe.name.get_or_insert_with(|| path.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned()));
+        recipe.start_paths_at(base);
+        recipe.check().map_err(|wrong| source.error(&wrong))?;
+        Ok(recipe)
+    }
+
+    /// Reads a recipe that a run has written into its folder.
+    pub fn reread(path: &Path) -> Result<Recipe> {
+        Source::read(path, &[])?.parse()
+    }
+
+    /// As TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::Input(format!("the recipe cannot be written: {e}")))
+    }
+
+    /// The stage's settings; those of a stage without training only say what to evaluate on.
+    ///
+    /// # Errors
+    /// What is wrong with the stage.
+    pub fn settings(&self, stage: &Stage) -> Result<Settings> {
+        let fine_tuning = self.model.from.is_some() || self.trains_before(stage);
+        stage.settings(&self.texts, &self.tasks, self.seed, fine_tuning, self.model.dropout)
+    }
+
+    /// Whether an earlier stage has trained the weights that this one begins with.
+    fn trains_before(&self, stage: &Stage) -> bool {
+        self.stages.iter().take_while(|other| other.name != stage.name).any(Stage::trains)
+    }
+
+    fn start_paths_at(&mut self, base: &Path) {
+        let at = |path: &mut PathBuf| *path = base.join(&*path);
+        self.model.from.iter_mut().for_each(at);
+        self.model.config.iter_mut().for_each(at);
+        self.out.iter_mut().for_each(at);
+        if let Some(from) = self.tokenizer.from.as_mut().filter(|from| *from != "bytes") {
+            *from = base.join(&*from).to_string_lossy().into_owned();
+        }
+        self.tokenizer.files.iter_mut().for_each(|files| files.start_at(base));
+        self.texts.values_mut().for_each(|text| *text = text.clone().absolute(base));
+        self.tasks.values_mut().for_each(|task| *task = task.clone().absolute(base));
+    }
+
+    /// Everything that shows without running: names, sizes, files.
+    fn check(&self) -> Result<(), Wrong> {
+        if self.stages.is_empty() {
+            return Err(Wrong::new("stage", "there is no stage: add [[stage]] with a name and what it trains on"));
+        }
+        for (name, text) in &self.texts {
+            let key = format!("texts.{name}");
+            text.check().map_err(|e| Wrong::new(&key, e.to_string()))?;
+            for (part, files) in [("files", Some(&text.files)), ("validation", text.validation.as_ref())] {
+                let found = files.map_or(Ok(Vec::new()), |files| files.paths(Path::new("")));
+                found.map_err(|e| Wrong::new(format!("{key}.{part}"), e.to_string()))?;
+            }
+        }
+        for (name, task) in &self.tasks {
+            let key = format!("tasks.{name}");
+            if self.texts.contains_key(name) {
+                return Err(Wrong::new(key, "a text has this name already"));
+            }
+            task.check().map_err(|e| Wrong::new(&key, e.to_string()))?;
+            use crate::data::Split;
+            for split in [Split::Train, Split::Validation, Split::Test].into_iter().filter(|&split| task.has(split)) {
+                let found = task.files(Path::new(""), split);
+                found.map_err(|e| Wrong::new(format!("{key}.{split}"), e.to_string()))?;
+            }
+        }
+        self.check_tokenizer()?;
+        self.model.check()?;
+        for (index, stage) in self.stages.iter().enumerate() {
+            if self.stages[..index].iter().any(|other| other.name == stage.name) {
+                return Err(Wrong::new(format!("stage.{}.name", stage.name), "another stage has this name"));
+            }
+            stage.check(self)?;
+        }
+        Ok(())
+    }
+
+    fn check_tokenizer(&self) -> Result<(), Wrong> {
+        let spec = &self.tokenizer;
+        if spec.from.is_some() && spec.vocab_size.is_some() {
+            return Err(Wrong::new("tokenizer.vocab_size", "a tokenizer is read (from) or trained (vocab_size), not both"));
+        }
+        if spec.vocab_size.is_none() {
+            let set = [
+                ("train", spec.train.is_some()),
+                ("files", spec.files.is_some()),
+                ("sentinels", spec.sentinels.is_some()),
+            ];
+            if let Some((key, _)) = set.iter().find(|(_, set)| *set) {
+                let what = "this is for a tokenizer that is trained: set vocab_size";
+                return Err(Wrong::new(format!("tokenizer.{key}"), what));
+            }
+        }
+        if spec.vocab_size.is_some() && self.model.from.is_some() {
+            let what = "the model in `model.from` has a tokenizer of its own: leave vocab_size out";
+            return Err(Wrong::new("tokenizer.vocab_size", what));
+        }
+        for name in spec.train.iter().flatten() {
+            if !self.texts.contains_key(name) && !self.tasks.contains_key(name) {
+                return Err(Wrong::new("tokenizer.train", self.no_such_task(name)));
+            }
+        }
+        if let Some(files) = &spec.files {
+            files.paths(Path::new("")).map_err(|e| Wrong::new("tokenizer.files", e.to_string()))?;
+        }
+        match &spec.from {
+            Some(from) if from != "bytes" && !Path::new(from).exists() => {
+                Err(Wrong::new("tokenizer.from", format!("there is no {from}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn no_such_task(&self, name: &str) -> String {
+        let known: Vec<&str> = self.texts.keys().chain(self.tasks.keys()).map(String::as_str).collect();
+        format!("there is no text or task `{name}`; there are: {}", known.join(", "))
+    }
+}

@@ -1,0 +1,140 @@
+//! Which model a recipe begins with.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Wrong;
+use crate::error::{Error, Result};
+use crate::model::T5Config;
+use crate::model::config::FeedForward;
+use crate::tokenizer::Tokenizer;
+
+/// A folder to start from, or the sizes of a model from scratch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// A HuggingFace folder to start from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
+    /// From scratch at the size of a published model, such as "t5-small"; single sizes may be given besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// From scratch as this config.json says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<PathBuf>,
+    /// Width of the residual stream (256).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_model: Option<usize>,
+    /// Width of a head (64).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_kv: Option<usize>,
+    /// Width of the feed-forward layers (512).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_ff: Option<usize>,
+    /// Attention heads (4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<usize>,
+    /// Layers of the encoder, and of the decoder unless given (3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder_layers: Option<usize>,
+    /// relu, gelu, silu, gated-gelu, gated-silu ... (gated-gelu).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<String>,
+    /// Rows of the embedding (the tokenizer's size, rounded up to a multiple of 64).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocab: Option<usize>,
+    /// Whether the output head is the embedding (true).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tie: Option<bool>,
+    /// In training, unless a stage says otherwise (that of the model's configuration).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<f32>,
+}
+
+impl ModelSpec {
+    /// The configuration: that of the folder, or of a model from scratch for the tokenizer.
+    ///
+    /// # Errors
+    /// An unknown name, sizes that do not fit together, a file that cannot be read.
+    pub fn config(&self, tokenizer: &Tokenizer) -> Result<T5Config> {
+        if let Some(folder) = &self.from {
+            crate::checkpoint::recover(folder)?;
+            return T5Config::from_file(folder.join("config.json"));
+        }
+        let mut config = match (&self.preset, &self.config) {
+            (Some(name), _) => T5Config::preset(name)?,
+            (None, Some(file)) => T5Config::from_file(file)?,
+            (None, None) => small_config(tokenizer)?,
+        };
+        self.apply(&mut config)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        let sizes = [self.d_model, self.d_kv, self.d_ff, self.heads, self.layers, self.decoder_layers, self.vocab];
+        let has_sizes = sizes.iter().any(Option::is_some) || self.activation.is_some() || self.tie.is_some();
+        if let Some(folder) = &self.from {
+            if self.preset.is_some() || self.config.is_some() || has_sizes {
+                let what = "the model in this folder has its sizes already: leave preset, config and sizes out";
+                return Err(Wrong::new("model.from", what));
+            }
+            return T5Config::from_file(folder.join("config.json"))
+                .map(drop)
+                .map_err(|e| Wrong::new("model.from", e.to_string()));
+        }
+        if self.preset.is_some() && self.config.is_some() {
+            return Err(Wrong::new("model.config", "name a preset or a file, not both"));
+        }
+        if let Some(file) = self.config.as_ref().filter(|file| !file.exists()) {
+            return Err(Wrong::new("model.config", format!("there is no {}", file.display())));
+        }
+        // The vocabulary is that of a tokenizer that may have to be trained first.
+        self.config(&Tokenizer::bytes()).map(drop).map_err(|e| Wrong::new(self.first_key(), e.to_string()))
+    }
+
+    fn first_key(&self) -> &'static str {
+        let keys = [("model.preset", self.preset.is_some()), ("model.config", self.config.is_some())];
+        keys.iter().find(|(_, set)| *set).map_or("model", |(key, _)| key)
+    }
+
+    /// Writes the sizes that are given over those of a configuration.
+    fn apply(&self, config: &mut T5Config) -> Result<()> {
+        let set = |place: &mut usize, given: Option<usize>| *place = given.unwrap_or(*place);
+        set(&mut config.d_model, self.d_model);
+        set(&mut config.d_kv, self.d_kv);
+        set(&mut config.d_ff, self.d_ff);
+        set(&mut config.num_heads, self.heads);
+        set(&mut config.num_layers, self.layers);
+        set(&mut config.num_decoder_layers, self.decoder_layers.or(self.layers));
+        set(&mut config.vocab_size, self.vocab);
+        config.tie_word_embeddings = self.tie.unwrap_or(config.tie_word_embeddings);
+        if let Some(name) = &self.activation {
+            let Some(parsed) = FeedForward::parse(name) else {
+                return Err(Error::Input(format!(
+                    "unknown activation `{name}`: use relu, gelu, gelu_new, silu, or one of them behind `gated-`"
+                )));
+            };
+            config.feed_forward_proj = parsed;
+        }
+        if let Some(dropout) = self.dropout {
+            config.dropout_rate = dropout.into();
+        }
+        Ok(())
+    }
+}
+
+/// A small T5 for the tokenizer.
+fn small_config(tokenizer: &Tokenizer) -> Result<T5Config> {
+    let mut config = T5Config::from_json(r#"{"model_type": "t5", "feed_forward_proj": "gated-gelu"}"#, Path::new(""))?;
+    config.vocab_size = tokenizer.vocab_size().next_multiple_of(64);
+    (config.d_model, config.d_kv, config.d_ff, config.num_heads) = (256, 64, 512, 4);
+    (config.num_layers, config.num_decoder_layers) = (3, 3);
+    config.pad_token_id = tokenizer.pad();
+    config.decoder_start_token_id = tokenizer.pad();
+    config.eos_token_id = vec![tokenizer.eos()];
+    Ok(config)
+}

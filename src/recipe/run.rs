@@ -1,0 +1,524 @@
+//! Carrying a recipe out in a folder, stage after stage, from wherever an earlier start left it.
+//!
+//! The folder holds `recipe.toml` with everything spelled out, `tokenizer/` if one was trained, and a folder for each stage:
+//! `last`, `best` and `log.jsonl` of training, `metrics.json` and `predictions/TASK.jsonl` of an evaluation. Each file and
+//! checkpoint appears whole or not at all, and a stage is done when its last file is there: so any stop, at any instant, is
+//! continued by starting again.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::{Recipe, Stage};
+use crate::checkpoint::write_file_atomic;
+use crate::data::Batch;
+use crate::data::metrics::Score;
+use crate::data::stream::BatchPosition;
+use crate::data::task::Split;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::model::{BatchShape, Model, T5Config};
+use crate::recipe::stage::Begin;
+use crate::tokenizer::Tokenizer;
+use crate::train::engine::{Engine, Scorer};
+use crate::train::evaluate::{Decoding, Evaluation, Evaluator, TaskEvaluation};
+use crate::train::examples::Sources;
+use crate::train::settings::Settings;
+use crate::train::trainer::{BEST, LAST};
+use crate::train::{Event, Hooks, Outcome, Trainer};
+use crate::tune::Tuner;
+
+/// The recipe as it is carried out, in the run's folder.
+pub const RECIPE: &str = "recipe.toml";
+/// The result of an evaluation, in its stage's folder.
+pub const METRICS: &str = "metrics.json";
+/// The folder of an evaluation's answers.
+pub const PREDICTIONS: &str = "predictions";
+/// The folder of a tokenizer that was trained.
+const TOKENIZER: &str = "tokenizer";
+
+/// A stage with a time limit stops when training takes this much longer than was asked for.
+const PATIENCE: f64 = 1.15;
+
+/// A recipe and its folder.
+pub struct Run {
+    pub recipe: Recipe,
+    pub out: PathBuf,
+}
+
+/// Who watches, who may stop, and who chooses kernels.
+pub struct Conductor<'a> {
+    pub watch: &'a mut dyn Watch,
+    pub should_stop: &'a dyn Fn() -> bool,
+    /// The tuner of a stage of so many passes over the device, which may take so long if that is limited.
+    pub tuner: &'a dyn Fn(&Gpu, u64, Option<Duration>) -> Tuner,
+}
+
+/// What is told of a run.
+pub trait Watch {
+    fn remark(&mut self, text: &str);
+    /// Training begins or goes on.
+    fn training(&mut self, stage: &str, trainer: &Trainer);
+    fn event(&mut self, event: &Event);
+    /// An evaluation is done; `new` unless an earlier start did it.
+    fn evaluated(&mut self, stage: &str, evaluation: &Evaluation);
+    /// Training is over for now.
+    fn trained(&mut self, trainer: &Trainer, folder: &Path, outcome: Outcome);
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunOutcome {
+    Finished,
+    /// `should_stop` said so, in this stage.
+    Stopped {
+        stage: String,
+    },
+}
+
+impl Run {
+    /// The run of a recipe in its folder, which is created. A run that is there goes on if it is of the same recipe;
+    /// `overwrite` removes it.
+    ///
+    /// # Errors
+    /// Another recipe's run is there; the folder cannot be written.
+    pub fn open(mut recipe: Recipe, out: Option<PathBuf>, overwrite: bool) -> Result<Run> {
+        let name = recipe.name.clone().unwrap_or_else(|| "run".into());
+        let out = out.or_else(|| recipe.out.take()).unwrap_or_else(|| Path::new("runs").join(name));
+        let out = std::path::absolute(&out).map_err(Error::io("find", &out))?;
+        recipe.out = None;
+        let file = out.join(RECIPE);
+        let recipe = resolved(recipe)?;
+        if overwrite && file.exists() {
+            for part in recipe.stages.iter().map(|stage| stage.name.as_str()).chain([TOKENIZER]) {
+                let folder = out.join(part);
+                if folder.exists() {
+                    fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
+                }
+            }
+            fs::remove_file(&file).map_err(Error::io("remove", &file))?;
+        }
+        let text = recipe.to_toml()?;
+        match fs::read_to_string(&file) {
+            Ok(before) if before == text => {}
+            Ok(before) => {
+                let pairs = before.lines().zip(text.lines()).find(|(old, new)| old != new);
+                let (old, new) = pairs.unwrap_or(("another number of lines", "another number of lines"));
+                let what = format!(
+                    "a run of another recipe is here: it has `{old}` where there is `{new}` now; choose another folder \
+                     (--out) or replace the run (--overwrite)"
+                );
+                return Err(Error::file(&file, what));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                fs::create_dir_all(&out).map_err(Error::io("create", &out))?;
+                write_file_atomic(&file, text.as_bytes())?;
+            }
+            Err(e) => return Err(Error::io("read", &file)(e)),
+        }
+        Ok(Run { recipe, out })
+    }
+
+    /// Carries out what is not done yet.
+    ///
+    /// # Errors
+    /// What the stages give; what was done stays.
+    pub fn execute(&self, gpu: &Gpu, conductor: &mut Conductor<'_>) -> Result<RunOutcome> {
+        let tokenizer = self.tokenizer(conductor)?;
+        for (index, stage) in self.recipe.stages.iter().enumerate() {
+            conductor.watch.remark(&format!(
+                "stage {} of {}, {}: {}",
+                index + 1,
+                self.recipe.stages.len(),
+                stage.name,
+                if stage.trains() { "training" } else { "evaluation" }
+            ));
+            if stage.trains() {
+                let outcome = self.train(stage, index, gpu, &tokenizer, conductor)?;
+                if matches!(outcome, Outcome::Stopped { .. }) && (conductor.should_stop)() {
+                    return Ok(RunOutcome::Stopped { stage: stage.name.clone() });
+                }
+            } else {
+                self.evaluate(stage, index, gpu, &tokenizer, conductor)?;
+            }
+        }
+        Ok(RunOutcome::Finished)
+    }
+
+    /// The folder of a stage.
+    pub fn folder(&self, stage: &Stage) -> PathBuf {
+        self.out.join(&stage.name)
+    }
+
+    /// The run's tokenizer: read, or trained once and kept.
+    pub fn tokenizer(&self, conductor: &mut Conductor<'_>) -> Result<Tokenizer> {
+        let spec = &self.recipe.tokenizer;
+        let Some(vocab_size) = spec.vocab_size else {
+            return match (&spec.from, &self.recipe.model.from) {
+                (Some(from), _) => Tokenizer::open(from),
+                (None, Some(model)) => Tokenizer::from_dir(model),
+                (None, None) => Ok(Tokenizer::bytes()),
+            };
+        };
+        let folder = self.out.join(TOKENIZER);
+        crate::checkpoint::recover(&folder)?;
+        if folder.join("tokenizer.json").exists() {
+            return Tokenizer::from_dir(&folder);
+        }
+        let _ = (vocab_size, conductor, self.tokenizer_text()?);
+        unimplemented!()
+    }
+
+    /// The lines that the tokenizer is trained on.
+    fn tokenizer_text(&self) -> Result<Vec<String>> {
+        let Recipe { texts, tasks, tokenizer: spec, .. } = &self.recipe;
+        let all = || texts.keys().chain(tasks.keys()).cloned().collect();
+        let mut lines = Vec::new();
+        let mut files = spec.files.as_ref().map_or(Ok(Vec::new()), |files| files.paths(Path::new("")))?;
+        for name in spec.train.clone().unwrap_or_else(all) {
+            if let Some(text) = texts.get(&name) {
+                files.extend(text.files.paths(Path::new(""))?);
+            } else if let Some(task) = tasks.get(&name).filter(|task| task.has(Split::Train)) {
+                for example in task.load(Path::new(""), Split::Train)? {
+                    lines.push(example.source);
+                    lines.push(example.target);
+                }
+            }
+        }
+        for file in files {
+            crate::data::for_each_line(&file, |_, line| {
+                lines.push(line.to_owned());
+                Ok(())
+            })?;
+        }
+        Ok(lines)
+    }
+
+    fn train(
+        &self,
+        stage: &Stage,
+        index: usize,
+        gpu: &Gpu,
+        tokenizer: &Tokenizer,
+        conductor: &mut Conductor<'_>,
+    ) -> Result<Outcome> {
+        let folder = self.folder(stage);
+        let limit = stage.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
+        if let Some(state) = Trainer::load_state(&folder)? {
+            if state.step >= state.settings.steps || state.ended_early {
+                conductor.watch.remark(&format!("{} is done: {} steps", stage.name, state.step));
+                return Ok(Outcome::Finished);
+            }
+            let tuner = (conductor.tuner)(gpu, state.settings.steps * state.settings.accumulate as u64, None);
+            let trainer = Trainer::resume(gpu, &tuner, state, &folder)?;
+            return drive(trainer, &stage.name, &folder, None, Instant::now(), conductor);
+        }
+        let begin = Instant::now();
+        let mut settings = self.recipe.settings(stage)?;
+        settings.check()?;
+        let passes = settings.steps.saturating_mul(settings.accumulate as u64);
+        let mut model = self.model(stage, index, gpu, tokenizer, Begin::Last, &mut settings, conductor)?;
+        model.tuner = (conductor.tuner)(gpu, passes, limit);
+        // Nothing but a log can be there yet: the first checkpoint was not reached.
+        let trainer = Trainer::create(model, tokenizer.clone(), settings, &folder, true)?;
+        drive(trainer, &stage.name, &folder, limit, begin, conductor)
+    }
+
+    /// The weights that a stage begins with: those of the last stage that trained, or the recipe's model.
+    fn model(
+        &self,
+        stage: &Stage,
+        index: usize,
+        gpu: &Gpu,
+        tokenizer: &Tokenizer,
+        begin: Begin,
+        settings: &mut Settings,
+        conductor: &mut Conductor<'_>,
+    ) -> Result<Model> {
+        let before = self.recipe.stages[..index].iter().rev().find(|stage| stage.trains());
+        let folder = match (before, &self.recipe.model.from) {
+            (Some(before), _) => {
+                let folder = self.folder(before);
+                let best = stage.begin.unwrap_or(begin) == Begin::Best && folder.join(BEST).exists();
+                Some(folder.join(if best { BEST } else { LAST }))
+            }
+            (None, from) => from.clone(),
+        };
+        match folder {
+            Some(folder) => {
+                crate::checkpoint::recover(&folder)?;
+                let (model, remarks) = Model::load(gpu, &folder)?;
+                remarks.iter().for_each(|remark| conductor.watch.remark(remark));
+                settings.origin = format!("model {}", folder.display());
+                Ok(model)
+            }
+            None => {
+                let config = self.recipe.model.config(tokenizer)?;
+                if stage.dropout.is_none() && self.recipe.model.dropout.is_none() {
+                    settings.dropout = config.dropout_rate as f32;
+                }
+                settings.origin = "scratch".into();
+                Model::init(gpu, config, settings.seed)
+            }
+        }
+    }
+
+    fn evaluate(
+        &self,
+        stage: &Stage,
+        index: usize,
+        gpu: &Gpu,
+        tokenizer: &Tokenizer,
+        conductor: &mut Conductor<'_>,
+    ) -> Result<()> {
+        let folder = self.folder(stage);
+        if folder.join(METRICS).exists() {
+            conductor.watch.remark(&format!("{} is done: {}", stage.name, folder.join(METRICS).display()));
+            return Ok(());
+        }
+        let mut settings = self.recipe.settings(stage)?;
+        let model = self.model(stage, index, gpu, tokenizer, Begin::Best, &mut settings, conductor)?;
+        let most = stage.eval_examples.unwrap_or(usize::MAX);
+        let decoding = stage.decoding(settings.seed);
+        let evaluation = evaluate(model, tokenizer, &settings, stage.split(), most, decoding, conductor.watch)?;
+        write_evaluation(&folder, &evaluation)?;
+        conductor.watch.evaluated(&stage.name, &evaluation);
+        Ok(())
+    }
+}
+
+/// Evaluates a model on everything that the settings name for it.
+///
+/// # Errors
+/// What reading the examples gives, or running the model.
+pub fn evaluate(
+    model: Model,
+    tokenizer: &Tokenizer,
+    settings: &Settings,
+    split: Split,
+    most: usize,
+    decoding: Decoding,
+    watch: &mut dyn Watch,
+) -> Result<Evaluation> {
+    let mut remarks = Vec::new();
+    let shared = Arc::new(tokenizer.clone());
+    let evaluated = Sources::evaluated(settings, &shared, split, most, &mut remarks)?;
+    remarks.iter().for_each(|remark| watch.remark(remark));
+    let mut evaluator = Evaluator::new(evaluated, settings.eval_batch_size, decoding, &model, tokenizer);
+    let mut scorer = Scorer::new(model);
+    evaluator.evaluate(&mut |batch| pollster::block_on(scorer.score(batch)), tokenizer)
+}
+
+/// Writes predictions, then the metrics: where those are, everything is.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn write_evaluation(folder: &Path, evaluation: &Evaluation) -> Result<()> {
+    let predictions = folder.join(PREDICTIONS);
+    fs::create_dir_all(&predictions).map_err(Error::io("create", &predictions))?;
+    for (name, task) in evaluation.tasks.iter().filter(|(_, task)| !task.predictions.is_empty()) {
+        let path = predictions.join(format!("{name}.jsonl"));
+        let mut lines = Vec::new();
+        for prediction in &task.predictions {
+            serde_json::to_writer(&mut lines, prediction).map_err(|e| Error::file(&path, e.to_string()))?;
+            lines.write_all(b"\n").map_err(Error::io("write", &path))?;
+        }
+        write_file_atomic(&path, &lines)?;
+    }
+    let path = folder.join(METRICS);
+    let mut text =
+        serde_json::to_vec_pretty(&Metrics::of(evaluation)).map_err(|e| Error::file(&path, e.to_string()))?;
+    text.push(b'\n');
+    write_file_atomic(&path, &text)
+}
+
+/// What is kept of an evaluation: no times, so that the same run writes the same bytes.
+#[derive(Serialize)]
+struct Metrics<'a> {
+    tasks: std::collections::BTreeMap<&'a str, TaskMetrics<'a>>,
+}
+
+#[derive(Serialize)]
+struct TaskMetrics<'a> {
+    #[serde(flatten)]
+    result: &'a TaskEvaluation,
+    scores: &'a [Score],
+}
+
+impl Metrics<'_> {
+    fn of(evaluation: &Evaluation) -> Metrics<'_> {
+        let metrics = |result| TaskMetrics { result, scores: &result.scores };
+        Metrics { tasks: evaluation.tasks.iter().map(|(name, task)| (name.as_str(), metrics(task))).collect() }
+    }
+}
+
+/// Runs a trainer to its end or until it is stopped. With a `limit`, the number of steps is fixed first so that they take
+/// about that long, counted from `begin`.
+///
+/// # Errors
+/// As [`Trainer::run`].
+pub fn drive(
+    mut trainer: Trainer,
+    stage: &str,
+    folder: &Path,
+    limit: Option<Duration>,
+    begin: Instant,
+    conductor: &mut Conductor<'_>,
+) -> Result<Outcome> {
+    trainer.remarks().iter().for_each(|remark| conductor.watch.remark(remark));
+    if let Some(time) = limit {
+        conductor.watch.remark("measuring the speed of training to fix the number of steps");
+        trainer.fit_steps(time.saturating_sub(begin.elapsed()))?;
+    }
+    conductor.watch.training(stage, &trainer);
+    let training = Instant::now();
+    let late = || limit.is_some_and(|time| training.elapsed() > time.mul_f64(PATIENCE));
+    let Conductor { watch, should_stop, .. } = conductor;
+    let outcome = trainer.run(Hooks {
+        observe: &mut |event: &Event| watch.event(event),
+        should_stop: &|| should_stop() || late(),
+    });
+    match outcome {
+        Ok(outcome) => {
+            watch.trained(&trainer, folder, outcome);
+            Ok(outcome)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What a stage that trains takes on an adapter.
+#[derive(Clone, Debug, Serialize)]
+pub struct Estimate {
+    pub stage: String,
+    pub parameters: u64,
+    /// Bytes on the device.
+    pub weights: u64,
+    pub gradients: u64,
+    pub moments: u64,
+    pub activations: u64,
+    /// (rows, source tokens, target tokens) of the largest batch.
+    pub largest_batch: [usize; 3],
+    /// Of the batches measured, padding not counted.
+    pub tokens_per_step: f64,
+    /// Share of their positions.
+    pub padding: f64,
+    pub steps: u64,
+    /// Where the recipe limits the time.
+    pub minutes: Option<f64>,
+    pub seconds_per_step: f64,
+    pub tokens_per_second: f64,
+}
+
+/// Time that is spent on measuring a stage's steps.
+const MEASURED: Duration = Duration::from_secs(3);
+
+/// Measures a few steps of every stage that trains, with fresh weights, and writes nothing. A tokenizer that is to be trained
+/// is stood in for by bytes of the same vocabulary's size.
+///
+/// # Errors
+/// As training would give them: data that cannot be read, too little memory.
+pub fn estimate(recipe: &Recipe, gpu: &Gpu) -> Result<Vec<Estimate>> {
+    let spec = &recipe.tokenizer;
+    let tokenizer = match (&spec.from, &recipe.model.from) {
+        (Some(from), _) => Tokenizer::open(from)?,
+        (None, Some(model)) => Tokenizer::from_dir(model)?,
+        (None, None) => Tokenizer::bytes(),
+    };
+    let mut config = recipe.model.config(&tokenizer)?;
+    if let (Some(size), None) = (spec.vocab_size, recipe.model.vocab) {
+        config.vocab_size = size.max(tokenizer.vocab_size()).next_multiple_of(64);
+    }
+    let stages = recipe.stages.iter().filter(|stage| stage.trains());
+    stages.map(|stage| estimate_stage(recipe, stage, gpu, &tokenizer, &config)).collect()
+}
+
+fn estimate_stage(
+    recipe: &Recipe,
+    stage: &Stage,
+    gpu: &Gpu,
+    tokenizer: &Tokenizer,
+    config: &T5Config,
+) -> Result<Estimate> {
+    let settings = recipe.settings(stage)?;
+    let sources = Sources::open(&settings, &Arc::new(tokenizer.clone()))?;
+    let mut batches = sources.stream(config, &BatchPosition::default())?;
+    let (batch, src_len, tgt_len) = batches.largest_shape();
+    let model = Model::init(gpu, config.clone(), settings.seed)?;
+    let parameters = model.layout.n_params() as u64;
+    let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
+    let mut engine = engine.with_recompute(settings.recompute);
+    engine.prepare(BatchShape { batch, src_len, tgt_len })?;
+    let (mut tokens, mut positions, mut seconds, mut measured) = (0, 0, 0.0, 0u64);
+    // Each shape's kernels are compiled at its first step: steps count once their shape was met.
+    let mut met = std::collections::HashSet::new();
+    let start = Instant::now();
+    let mut step = 0;
+    while measured < 3 || start.elapsed() < MEASURED {
+        let batches: Vec<Batch> = (0..settings.accumulate).map(|_| batches.next()).collect::<Result<_>>()?;
+        let known = batches.iter().fold(true, |known, batch| !met.insert(batch.shape()) && known);
+        let begin = Instant::now();
+        engine.begin_step();
+        for (pass, batch) in batches.iter().enumerate() {
+            engine.micro_batch(batch, [0, 0, step as u32, pass as u32])?;
+        }
+        engine.finish_step(0.0, step)?;
+        gpu.wait()?;
+        step += 1;
+        if known {
+            seconds += begin.elapsed().as_secs_f64();
+            measured += 1;
+            tokens += batches.iter().map(Batch::n_tokens).sum::<u64>();
+            positions += batches.iter().map(Batch::n_positions).sum::<u64>();
+        }
+    }
+    let [weights, gradients, moments, activations] = engine.memory();
+    let seconds_per_step = seconds / measured as f64;
+    let steps = match stage.minutes {
+        Some(minutes) => (60.0 * minutes / seconds_per_step) as u64,
+        None => settings.steps,
+    };
+    Ok(Estimate {
+        stage: stage.name.clone(),
+        parameters,
+        weights,
+        gradients,
+        moments,
+        activations,
+        largest_batch: [batch, src_len, tgt_len],
+        tokens_per_step: tokens as f64 / measured as f64,
+        padding: 1.0 - tokens as f64 / positions as f64,
+        steps,
+        minutes: stage.minutes,
+        seconds_per_step,
+        tokens_per_second: tokens as f64 / seconds,
+    })
+}
+
+/// The recipe with what its stages leave open spelled out.
+fn resolved(mut recipe: Recipe) -> Result<Recipe> {
+    let settled: Vec<Option<Settings>> = recipe
+        .stages
+        .iter()
+        .map(|stage| if stage.trains() { recipe.settings(stage).map(Some) } else { Ok(None) })
+        .collect::<Result<_>>()?;
+    for (stage, settings) in recipe.stages.iter_mut().zip(settled) {
+        let Some(settings) = settings else { continue };
+        stage.evaluate = Some(settings.evaluate);
+        stage.steps = stage.minutes.is_none().then_some(settings.steps);
+        stage.batch_size = Some(settings.batch_size);
+        stage.accumulate = Some(settings.accumulate);
+        stage.lr = Some(settings.lr);
+        stage.schedule = Some(settings.schedule);
+        stage.clip = Some(settings.clip);
+        stage.seed = Some(settings.seed);
+        stage.eval_examples = Some(settings.eval_examples);
+        stage.batching = Some(settings.batching);
+        stage.optimizer.get_or_insert_with(|| "adamw".into());
+    }
+    Ok(recipe)
+}

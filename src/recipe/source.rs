@@ -1,0 +1,167 @@
+//! The text of a recipe: overrides, and the lines that keys stand on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+
+use super::Wrong;
+use crate::error::{Error, Result};
+
+pub(super) struct Source {
+    path: PathBuf,
+    text: String,
+    /// With the overrides, if there are any.
+    overridden: Option<Table>,
+}
+
+impl Source {
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Source> {
+        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let mut source = Source { path: path.to_path_buf(), text, overridden: None };
+        if !overrides.is_empty() {
+            let mut table: Table = source.parse_text()?;
+            for text in overrides {
+                set(&mut table, text).map_err(|what| Error::Input(format!("--set {text}: {what}")))?;
+            }
+            source.overridden = Some(table);
+        }
+        Ok(source)
+    }
+
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
+        let Some(table) = &self.overridden else { return self.parse_text() };
+        let with_overrides = Value::Table(table.clone()).try_into::<T>();
+        with_overrides.map_err(|e| match self.parse_text::<T>() {
+            // The file itself is wrong: that has a line.
+            Err(in_file) => in_file,
+            Ok(_) => Error::Input(format!("what --set says does not fit the recipe: {}", e.message())),
+        })
+    }
+
+    fn parse_text<T: DeserializeOwned>(&self) -> Result<T> {
+        toml::from_str(&self.text).map_err(|e| {
+            let line = e.span().map(|span| self.line_at(span.start));
+            Error::File { path: self.path.clone(), line, what: e.message().trim().to_owned() }
+        })
+    }
+
+    /// The error with the line of its key, or of the nearest table around it.
+    pub fn error(&self, wrong: &Wrong) -> Error {
+        let what = format!("{}: {}", wrong.key, wrong.what);
+        Error::File { path: self.path.clone(), line: self.line_of(&wrong.key), what }
+    }
+
+    fn line_of(&self, key: &str) -> Option<usize> {
+        let table = DeTable::parse(&self.text).ok()?;
+        let mut parts = key.split('.').peekable();
+        let mut line = None;
+        let mut at: &DeTable<'_> = table.get_ref();
+        while let Some(part) = parts.next() {
+            let (name, value) = at.iter().find(|(name, _)| name.get_ref() == part)?;
+            line = Some(self.line_at(name.span().start));
+            at = match value.get_ref() {
+                DeValue::Table(inner) => inner,
+                DeValue::Array(stages) => {
+                    let Some(wanted) = parts.next() else { return line };
+                    let stage = stages.iter().find(|stage| name_of(stage) == Some(wanted));
+                    let Some(stage) = stage else { return line };
+                    line = Some(self.line_at(stage.span().start));
+                    match stage.get_ref() {
+                        DeValue::Table(inner) => inner,
+                        _ => return line,
+                    }
+                }
+                _ => return line,
+            };
+            if parts.peek().is_some_and(|next| !at.iter().any(|(name, _)| name.get_ref() == next)) {
+                return line;
+            }
+        }
+        line
+    }
+
+    fn line_at(&self, byte: usize) -> usize {
+        self.text.as_bytes().iter().take(byte).filter(|&&b| b == b'\n').count() + 1
+    }
+}
+
+fn name_of<'a>(stage: &'a Spanned<DeValue<'_>>) -> Option<&'a str> {
+    match stage.get_ref() {
+        DeValue::Table(table) => table.iter().find(|(key, _)| key.get_ref() == "name")?.1.get_ref().as_str(),
+        _ => None,
+    }
+}
+
+/// Carries out "KEY=VALUE".
+fn set(table: &mut Table, text: &str) -> Result<(), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE, such as pretrain.steps=100")?;
+    let value = value.trim();
+    // What is no TOML value is text: quotes are a burden in a shell.
+    let value = match toml::from_str::<Table>(&format!("value = {value}")) {
+        Ok(mut parsed) if parsed.len() == 1 => parsed.remove("value").unwrap_or(Value::String(value.to_owned())),
+        _ => Value::String(value.to_owned()),
+    };
+    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    if parts.iter().any(|part| part.is_empty()) {
+        return Err("the key has an empty part".into());
+    }
+    let last = parts.pop().unwrap_or_default();
+    let mut at = table;
+    for (index, part) in parts.iter().enumerate() {
+        let stages = at.get("stage").and_then(Value::as_array);
+        let stage = stages.and_then(|stages| {
+            stages.iter().position(|stage| stage.get("name").and_then(Value::as_str) == Some(*part))
+        });
+        at = match (index, stage) {
+            (0, Some(stage)) => at.get_mut("stage").and_then(Value::as_array_mut).and_then(|s| s[stage].as_table_mut()),
+            _ => at.entry(*part).or_insert_with(|| Value::Table(Table::new())).as_table_mut(),
+        }
+        .ok_or_else(|| format!("`{part}` is a value, not a table"))?;
+    }
+    at.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "seed = 1\n\n[model]\nd_model = 64\n\n[[stage]]\nname = \"a\"\nsteps = 5\n\n[[stage]]\nname = \"b\"\nlr = 1\n";
+
+    fn source() -> Source {
+        Source { path: "r.toml".into(), text: TEXT.into(), overridden: None }
+    }
+
+    #[test]
+    fn keys_are_found_by_line() {
+        for (key, line) in [
+            ("seed", Some(1)),
+            ("model.d_model", Some(4)),
+            ("model.d_kv", Some(3)),
+            ("stage.a.steps", Some(8)),
+            ("stage.b.lr", Some(12)),
+            ("stage.b.steps", Some(10)),
+            ("nothing", None),
+        ] {
+            assert_eq!(source().line_of(key), line, "{key}");
+        }
+    }
+
+    #[test]
+    fn overrides_reach_tables_and_stages() {
+        let mut table: Table = toml::from_str(TEXT).unwrap();
+        for text in ["model.d_model=128", "b.lr=0.5", "a.train=[\"x\"]", "tokenizer.from=bytes", "seed = 7"] {
+            set(&mut table, text).unwrap();
+        }
+        let text = toml::to_string(&table).unwrap();
+        for part in ["d_model = 128", "lr = 0.5", "train = [\"x\"]", "from = \"bytes\"", "seed = 7"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(set(&mut table, "seed").is_err());
+        assert!(set(&mut table, "seed.x=1").is_err());
+        assert!(set(&mut table, "a..x=1").is_err());
+    }
+}

@@ -1,0 +1,305 @@
+//! A stage: training on some texts and tasks, or an evaluation. What it leaves open takes the defaults of [`Settings`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Recipe, Wrong};
+use crate::data::Split;
+use crate::data::mixture::Mixing;
+use crate::data::stream::Batching;
+use crate::data::task::TaskConfig;
+use crate::error::Result;
+use crate::generate::{GenerateOptions, Strategy};
+use crate::train::evaluate::Decoding;
+use crate::train::schedule::Decay;
+use crate::train::settings::{Settings, TextConfig, with_weight_decay};
+
+/// Which weights of the stage before a stage begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Begin {
+    /// Those of its last step.
+    Last,
+    /// Those of its best evaluation.
+    Best,
+}
+
+/// A stage as it is written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Also its folder's name.
+    pub name: String,
+    /// Texts and tasks to train on; none: the stage only evaluates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub train: Vec<String>,
+    /// Texts and tasks to evaluate on. Default: those of `train` that have something for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluate: Option<Vec<String>>,
+    /// Which weights of the stage before it begins with. Default: the last to train on, the best to evaluate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begin: Option<Begin>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixture: Option<Mixing>,
+    /// Multiplies the sizes of tasks before they are mixed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<BTreeMap<String, f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batching: Option<Batching>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Train for about this long instead: the speed is measured first, which fixes the steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minutes: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accumulate: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recompute: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefetch: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// adamw, adafactor (as the T5 paper) or adafactor-hf.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimizer: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Decay>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_smoothing: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub z_loss: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_every: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_examples: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_batch_size: Option<usize>,
+    /// The figure that says which checkpoint is the best: TASK/METRIC or TASK/loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<String>,
+    /// Evaluations without a new best after which training ends early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save_every: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_every: Option<u64>,
+    /// Of an evaluation: validation (default) or test.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
+    /// Of an evaluation: most tokens of an answer. Default: somewhat more than the longest target has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
+    /// Of an evaluation: draws answers at this temperature; 0 (default) takes the likeliest token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f32>,
+}
+
+impl Stage {
+    pub fn trains(&self) -> bool {
+        !self.train.is_empty()
+    }
+
+    /// The split that an evaluation is on.
+    pub fn split(&self) -> Split {
+        self.split.unwrap_or(Split::Validation)
+    }
+
+    /// How the answers of an evaluation are decoded.
+    pub fn decoding(&self, seed: u64) -> Decoding {
+        let strategy = match self.temperature {
+            Some(temperature) if temperature > 0.0 => Strategy::Sample {
+                temperature,
+                top_k: self.top_k.unwrap_or(0),
+                top_p: self.top_p.unwrap_or(1.0),
+                seed: self.seed.unwrap_or(seed),
+            },
+            _ => Strategy::Greedy,
+        };
+        Decoding {
+            options: GenerateOptions { strategy, ..GenerateOptions::default() },
+            max_new_tokens: self.max_new_tokens,
+        }
+    }
+
+    /// The settings of training: those that the stage gives over the defaults. A model that was trained before takes a
+    /// tenth of the learning rate.
+    ///
+    /// # Errors
+    /// `Input` naming the first setting that cannot be used.
+    pub fn settings(
+        &self,
+        texts: &BTreeMap<String, TextConfig>,
+        tasks: &BTreeMap<String, TaskConfig>,
+        seed: u64,
+        fine_tuning: bool,
+        dropout: Option<f32>,
+    ) -> Result<Settings> {
+        let mut settings = Settings { seed, dropout: dropout.unwrap_or(0.0), ..Settings::new() };
+        let adafactor = self.optimizer.as_deref().is_some_and(|name| name.starts_with("adafactor"));
+        settings.lr = if adafactor { 1e-2 } else { 1e-3 } * if fine_tuning { 0.1 } else { 1.0 };
+        if self.minutes.is_some() {
+            // Until it is measured how many there is time for.
+            settings.steps = u64::from(u32::MAX);
+        }
+        self.apply(&mut settings)?;
+        settings.train.clone_from(&self.train);
+        let has = |name: &&String| {
+            texts.get(*name).is_some_and(TextConfig::has_validation)
+                || tasks.get(*name).is_some_and(|task| task.has(Split::Validation))
+        };
+        let default = || self.train.iter().filter(has).cloned().collect();
+        settings.evaluate = self.evaluate.clone().unwrap_or_else(default);
+        let used = |name: &str| self.train.iter().chain(&settings.evaluate).any(|used| used == name);
+        let pick = |(name, _): &(&String, _)| used(name);
+        settings.texts = texts.iter().filter(|(name, _)| used(name)).map(|(n, t)| (n.clone(), t.clone())).collect();
+        settings.tasks = tasks.iter().map(|(n, t)| (n, t)).filter(pick).map(|(n, t)| (n.clone(), t.clone())).collect();
+        if self.trains() {
+            settings.check()?;
+        }
+        Ok(settings)
+    }
+
+    /// Writes the settings that the stage gives over others.
+    ///
+    /// # Errors
+    /// `Input` if the optimiser has an unknown name.
+    pub fn apply(&self, settings: &mut Settings) -> Result<()> {
+        if let Some(name) = &self.optimizer {
+            settings.optimizer = with_weight_decay(name.parse()?, settings.optimizer.weight_decay());
+        }
+        if let Some(decay) = self.weight_decay {
+            settings.optimizer = with_weight_decay(settings.optimizer.clone(), decay);
+        }
+        set(&mut settings.mixture, &self.mixture);
+        set(&mut settings.scale, &self.scale);
+        set(&mut settings.batching, &self.batching);
+        set(&mut settings.steps, &self.steps);
+        set(&mut settings.batch_size, &self.batch_size);
+        set(&mut settings.accumulate, &self.accumulate);
+        set(&mut settings.recompute, &self.recompute);
+        set(&mut settings.prefetch, &self.prefetch);
+        set(&mut settings.lr, &self.lr);
+        set(&mut settings.schedule, &self.schedule);
+        set(&mut settings.clip, &self.clip);
+        set(&mut settings.dropout, &self.dropout);
+        set(&mut settings.label_smoothing, &self.label_smoothing);
+        set(&mut settings.z_loss, &self.z_loss);
+        set(&mut settings.seed, &self.seed);
+        set(&mut settings.eval_examples, &self.eval_examples);
+        set(&mut settings.eval_batch_size, &self.eval_batch_size);
+        set(&mut settings.log_every, &self.log_every);
+        settings.warmup = self.warmup.or(settings.warmup);
+        settings.eval_every = self.eval_every.or(settings.eval_every);
+        settings.save_every = self.save_every.or(settings.save_every);
+        settings.patience = self.patience.or(settings.patience);
+        settings.best = self.best.clone().or_else(|| settings.best.take());
+        Ok(())
+    }
+
+    pub(super) fn check(&self, recipe: &Recipe) -> Result<(), Wrong> {
+        let key = |name: &str| format!("stage.{}.{name}", self.name);
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(is_name) {
+            let what = "the name is that of a folder: use letters, digits, hyphens and underscores";
+            return Err(Wrong::new(key("name"), what));
+        }
+        for (list, names) in [("train", Some(&self.train)), ("evaluate", self.evaluate.as_ref())] {
+            for name in names.into_iter().flatten() {
+                let known = recipe.texts.contains_key(name) || recipe.tasks.contains_key(name);
+                if !known {
+                    return Err(Wrong::new(key(list), recipe.no_such_task(name)));
+                }
+            }
+        }
+        for name in &self.train {
+            if recipe.tasks.get(name).is_some_and(|task| !task.has(Split::Train)) {
+                return Err(Wrong::new(key("train"), format!("{name} has no files to train on: set tasks.{name}.train")));
+            }
+        }
+        if self.steps.is_some() && self.minutes.is_some() {
+            return Err(Wrong::new(key("minutes"), "train for a number of steps or of minutes, not both"));
+        }
+        if self.minutes.is_some_and(|minutes| !(minutes > 0.0 && minutes.is_finite())) {
+            return Err(Wrong::new(key("minutes"), "the time must be a positive number of minutes"));
+        }
+        if self.trains() { self.check_training(recipe, &key) } else { self.check_evaluation(recipe, &key) }
+    }
+
+    fn check_training(&self, recipe: &Recipe, key: &dyn Fn(&str) -> String) -> Result<(), Wrong> {
+        let of_evaluations = [
+            ("split", self.split.is_some()),
+            ("max_new_tokens", self.max_new_tokens.is_some()),
+            ("temperature", self.temperature.is_some()),
+            ("top_k", self.top_k.is_some()),
+            ("top_p", self.top_p.is_some()),
+        ];
+        if let Some((name, _)) = of_evaluations.iter().find(|(_, set)| *set) {
+            return Err(Wrong::new(key(name), "this is for a stage that only evaluates: add one without `train`"));
+        }
+        let settings = recipe.settings(self).map_err(|e| Wrong::new(key("name"), e.to_string()))?;
+        for name in &settings.evaluate {
+            let text = recipe.texts.get(name).is_some_and(TextConfig::has_validation);
+            if !text && recipe.tasks.get(name).is_none_or(|task| !task.has(Split::Validation)) {
+                return Err(Wrong::new(key("evaluate"), format!("{name} has nothing to evaluate on: set `validation`")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_evaluation(&self, recipe: &Recipe, key: &dyn Fn(&str) -> String) -> Result<(), Wrong> {
+        let names = self.evaluate.as_deref().unwrap_or_default();
+        if names.is_empty() {
+            return Err(Wrong::new(key("name"), "the stage does nothing: say what to `train` on, or to `evaluate` on"));
+        }
+        let of_training = [
+            ("steps", self.steps.is_some()),
+            ("minutes", self.minutes.is_some()),
+            ("batch_size", self.batch_size.is_some()),
+            ("lr", self.lr.is_some()),
+            ("optimizer", self.optimizer.is_some()),
+            ("mixture", self.mixture.is_some()),
+            ("batching", self.batching.is_some()),
+            ("best", self.best.is_some()),
+            ("patience", self.patience.is_some()),
+            ("eval_every", self.eval_every.is_some()),
+        ];
+        if let Some((name, _)) = of_training.iter().find(|(_, set)| *set) {
+            return Err(Wrong::new(key(name), "this is for a stage that trains: say on what with `train`"));
+        }
+        for name in names {
+            let split = self.split();
+            let has = match (recipe.texts.get(name), recipe.tasks.get(name)) {
+                (Some(text), _) => split == Split::Validation && text.has_validation(),
+                (None, task) => task.is_some_and(|task| task.has(split)),
+            };
+            if !has {
+                return Err(Wrong::new(key("evaluate"), format!("{name} has no files for {split}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn set<T: Clone>(place: &mut T, given: &Option<T>) {
+    if let Some(value) = given {
+        place.clone_from(value);
+    }
+}
