@@ -18,6 +18,8 @@ pub enum Purpose {
     HeldOut = 6,
     /// What kernels are timed on.
     Trials = 7,
+    /// Which lines a vocabulary is learned from.
+    Lines = 32,
 }
 
 /// The `counter`-th number is `mix(key + counter * GAMMA)`: cheap to create anywhere, nothing to save.

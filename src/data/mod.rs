@@ -13,12 +13,14 @@ pub mod task;
 pub mod text;
 
 mod lines;
+mod reading;
 
 pub use crate::rng::Rng;
 pub use batches::{Batch, BatchOptions, BatchOrder, BatchStream, EpochBatches, IGNORE};
 pub use denoising::Denoising;
 pub use metrics::{Metric, Score, ScoreReport, Scores};
 pub use pairs::{PairFormat, PairOptions, PairSet, TooLong};
+pub use reading::text_lines;
 pub use span_corruption::{Markers, SpanCorruption};
 pub use task::{Split, TaskConfig, TaskExample, TaskSet};
 pub use text::TextCorpus;
