@@ -20,6 +20,8 @@ pub enum Purpose {
     Trials = 7,
     /// Which member of a mixture an example comes from.
     Mixture = 8,
+    /// Which lines a vocabulary is learned from.
+    Lines = 9,
 }
 
 /// The `counter`-th number is `mix(key + counter * GAMMA)`: cheap to create anywhere, nothing to save.

@@ -9,6 +9,7 @@ mod generate;
 mod progress;
 mod run;
 mod tokenize;
+mod tokenizer;
 mod train;
 mod tune;
 mod verify;
@@ -41,6 +42,7 @@ enum Command {
     Generate(generate::Args),
     Tune(tune::Args),
     Tokenize(tokenize::Args),
+    Tokenizer(tokenizer::Args),
     Data(data::Args),
     Bench(bench::Args),
 }
@@ -101,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tune(args) => tune::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
         Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
     };

@@ -117,6 +117,34 @@ pub fn for_each_line(path: &Path, mut visit: impl FnMut(usize, &str) -> Result<(
     if visited { Ok(()) } else { Err(Error::file(path, "the file holds no text")) }
 }
 
+/// All lines of these files that are not blank, file after file. After an error the stream ends.
+pub fn text_lines(paths: Vec<PathBuf>) -> impl Iterator<Item = Result<String>> {
+    let mut paths = paths.into_iter();
+    let mut open: Option<Lines> = None;
+    let mut failed = false;
+    let mut next = move || -> Result<Option<String>> {
+        loop {
+            if let Some(lines) = &mut open
+                && let Some((_, line)) = lines.next()?
+            {
+                return Ok(Some(line.to_owned()));
+            }
+            match paths.next() {
+                Some(path) => open = Some(Lines::open(&path)?),
+                None => return Ok(None),
+            }
+        }
+    };
+    std::iter::from_fn(move || {
+        if failed {
+            return None;
+        }
+        let line = next().transpose();
+        failed = matches!(line, Some(Err(_)));
+        line
+    })
+}
+
 /// The bytes of a file, unpacked.
 pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>> {
     unpacked(path, Arc::default())
@@ -196,4 +224,22 @@ fn skip_extra_frame(source: &mut impl BufRead) -> io::Result<bool> {
         }
     }
     Ok(is_extra)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn files_follow_each_other_and_an_error_is_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("a"), "one\n\ntwo").unwrap();
+        fs::write(path("b"), b"three\n\xff\nfour\n").unwrap();
+        let lines: Vec<_> = text_lines(vec![path("a"), path("b")]).collect();
+        let texts: Vec<&str> = lines.iter().filter_map(|line| line.as_deref().ok()).collect();
+        assert_eq!((texts, lines.len()), (vec!["one", "two", "three"], 4));
+        assert!(lines[3].as_ref().unwrap_err().to_string().contains("b:2"));
+    }
 }

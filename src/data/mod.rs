@@ -18,7 +18,7 @@ mod lines;
 
 pub use crate::rng::Rng;
 pub use batches::{Batch, IGNORE};
-pub use lines::for_each_line;
+pub use lines::{Lines, for_each_line, text_lines};
 pub use metrics::{Metric, Score};
 pub use mixture::Mixing;
 pub use objective::{Lengths, Markers, Objective, SpanCorruption};

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::{Recipe, Stage};
-use crate::checkpoint::write_file_atomic;
-use crate::data::Batch;
+use crate::checkpoint::{AtomicDir, write_file_atomic};
+use crate::data::{Batch, text_lines};
 use crate::data::metrics::Score;
 use crate::data::stream::BatchPosition;
 use crate::data::task::Split;
@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::{BatchShape, Model, T5Config};
 use crate::recipe::stage::Begin;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{self, Tokenizer, TrainOptions, TrainSummary};
 use crate::train::engine::{Engine, Scorer};
 use crate::train::evaluate::{Decoding, Evaluation, Evaluator, TaskEvaluation};
 use crate::train::examples::Sources;
@@ -169,12 +169,30 @@ impl Run {
         if folder.join("tokenizer.json").exists() {
             return Tokenizer::from_dir(&folder);
         }
-        let _ = (vocab_size, conductor, self.tokenizer_text()?);
-        unimplemented!()
+        conductor.watch.remark(&format!("training a tokenizer of {vocab_size} pieces"));
+        let options = TrainOptions { vocab_size, ..TrainOptions::default() };
+        let options = TrainOptions { sentinels: spec.sentinels.unwrap_or(options.sentinels), ..options };
+        let TrainSummary { lines, bytes_per_token, unknown, .. } = self.learn_tokenizer(&folder, &options)?;
+        conductor.watch.remark(&format!(
+            "learned from {lines} lines: {bytes_per_token:.2} bytes a token, {:.3} % of the tokens unknown",
+            100.0 * unknown
+        ));
+        Tokenizer::from_dir(&folder)
     }
 
-    /// The lines that the tokenizer is trained on.
-    fn tokenizer_text(&self) -> Result<Vec<String>> {
+    fn learn_tokenizer(&self, folder: &Path, options: &TrainOptions) -> Result<TrainSummary> {
+        let (texts, files) = self.tokenizer_text()?;
+        let lines = texts.into_iter().map(Ok).chain(text_lines(files));
+        let trained = tokenizer::train(lines, options)?;
+        // Its configuration marks the folder as one that may be replaced as a whole.
+        let dir = AtomicDir::begin(folder)?;
+        trained.save(dir.path())?;
+        dir.commit()?;
+        Ok(trained.summary)
+    }
+
+    /// What the tokenizer is trained on: texts of tasks, and files.
+    fn tokenizer_text(&self) -> Result<(Vec<String>, Vec<PathBuf>)> {
         let Recipe { texts, tasks, tokenizer: spec, .. } = &self.recipe;
         let all = || texts.keys().chain(tasks.keys()).cloned().collect();
         let mut lines = Vec::new();
@@ -183,19 +201,11 @@ impl Run {
             if let Some(text) = texts.get(&name) {
                 files.extend(text.files.paths(Path::new(""))?);
             } else if let Some(task) = tasks.get(&name).filter(|task| task.has(Split::Train)) {
-                for example in task.load(Path::new(""), Split::Train)? {
-                    lines.push(example.source);
-                    lines.push(example.target);
-                }
+                let examples = task.load(Path::new(""), Split::Train)?;
+                lines.extend(examples.into_iter().flat_map(|example| [example.source, example.target]));
             }
         }
-        for file in files {
-            crate::data::for_each_line(&file, |_, line| {
-                lines.push(line.to_owned());
-                Ok(())
-            })?;
-        }
-        Ok(lines)
+        Ok((lines, files))
     }
 
     fn train(

@@ -16,6 +16,7 @@ mod json;
 mod sentencepiece;
 mod sentinels;
 mod stream;
+mod train;
 mod trie;
 
 use std::fs;
@@ -31,6 +32,7 @@ use json::JsonTokenizer;
 use sentencepiece::SentencePiece;
 
 pub use stream::TextStream;
+pub use train::{TrainOptions, TrainSummary, Trained, train};
 
 /// Sentinels that T5 appends to a SentencePiece model which has none (arXiv 1910.10683, section 3.1.4).
 const T5_SENTINELS: usize = 100;
