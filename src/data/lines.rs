@@ -1,33 +1,103 @@
-//! Lines of text files, plain or gzipped, with errors that name the file and the line.
+//! Lines of text files, plain or packed, with errors that name the file and the line.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::io::{BufRead, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use flate2::bufread::MultiGzDecoder;
-
+use super::unpack::{self, Reader};
 use crate::{Error, Result};
 
-/// No UTF-8 text can begin with these bytes, so the contents decide and not the file's name.
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// A line longer than this is not text but some other kind of file.
+const MAX_LINE: u64 = 1 << 30;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The lines of a file, one after the other.
+pub struct Lines {
+    reader: Reader,
+    path: PathBuf,
+    /// Lines read or skipped.
+    number: usize,
+    read: Arc<AtomicU64>,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    /// # Errors
+    /// The file cannot be opened or read.
+    pub fn open(path: &Path) -> Result<Lines> {
+        let (reader, read) = unpack::open_counted(path)?;
+        Ok(Lines { reader, path: path.to_path_buf(), number: 0, read, line: Vec::new() })
+    }
+
+    /// Lines that do not come from a file; `name` stands for it in messages.
+    pub fn from_reader(reader: Reader, name: &str) -> Lines {
+        Lines { reader, path: name.into(), number: 0, read: Arc::default(), line: Vec::new() }
+    }
+
+    /// (number from 1, the line's bytes without its line end and without a byte order mark); `None` at the end.
+    ///
+    /// # Errors
+    /// The file cannot be read, is a damaged archive, or has a line of more than 1 GiB.
+    pub fn next_bytes(&mut self) -> Result<Option<(usize, &[u8])>> {
+        self.line.clear();
+        let mut bounded = self.reader.by_ref().take(MAX_LINE + 1);
+        if bounded.read_until(b'\n', &mut self.line).map_err(Error::io("read", &self.path))? == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        if self.line.len() as u64 > MAX_LINE {
+            return Err(Error::line(&self.path, self.number, "a line of more than 1 GiB: is this a text file?"));
+        }
+        Ok(Some((self.number, bare(&self.line, self.number))))
+    }
+
+    /// As [`Lines::next_bytes`], as text.
+    ///
+    /// # Errors
+    /// Those, and a line that is not UTF-8.
+    pub fn next_text(&mut self) -> Result<Option<(usize, &str)>> {
+        if self.next_bytes()?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some((self.number, utf8(&self.path, self.number, bare(&self.line, self.number))?)))
+    }
+
+    /// Passes over `n` lines without looking into them, and says how many there were.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is a damaged archive.
+    pub fn skip(&mut self, n: usize) -> Result<usize> {
+        for skipped in 0..n {
+            if self.reader.skip_until(b'\n').map_err(Error::io("read", &self.path))? == 0 {
+                return Ok(skipped);
+            }
+            self.number += 1;
+        }
+        Ok(n)
+    }
+
+    /// Bytes of the file (packed ones, where it is packed) that have been read, ahead of the lines by a buffer.
+    pub fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+}
+
+/// # Errors
+/// `line` of `path` is not UTF-8.
+pub(super) fn utf8<'a>(path: &Path, number: usize, line: &'a [u8]) -> Result<&'a str> {
+    std::str::from_utf8(line)
+        .map_err(|e| Error::line(path, number, format!("{e}; the text must be UTF-8 (convert it with iconv)")))
+}
 
 /// Calls `visit(line number from 1, line without its line end)` for every line that is not blank.
 ///
 /// Errors: the file cannot be read, a line is not UTF-8, or there is no line but blank ones.
 pub(super) fn for_each_line(path: &Path, mut visit: impl FnMut(usize, &str) -> Result<()>) -> Result<()> {
-    let mut reader = open(path)?;
-    let mut bytes = Vec::new();
+    let mut lines = Lines::open(path)?;
     let mut visited = false;
-    for number in 1.. {
-        bytes.clear();
-        if reader.read_until(b'\n', &mut bytes).map_err(Error::io("read", path))? == 0 {
-            break;
-        }
-        let line = std::str::from_utf8(&bytes)
-            .map_err(|e| Error::line(path, number, format!("{e}; the text must be UTF-8 (convert it with iconv)")))?;
-        let line = if number == 1 { line.strip_prefix('\u{feff}').unwrap_or(line) } else { line };
-        let line = line.strip_suffix('\n').unwrap_or(line);
-        let line = line.strip_suffix('\r').unwrap_or(line);
+    while let Some((number, line)) = lines.next_text()? {
         if !line.trim().is_empty() {
             visited = true;
             visit(number, line)?;
@@ -36,14 +106,8 @@ pub(super) fn for_each_line(path: &Path, mut visit: impl FnMut(usize, &str) -> R
     if visited { Ok(()) } else { Err(Error::file(path, "the file holds no text")) }
 }
 
-/// The bytes of a file, unpacked.
-pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let mut reader = BufReader::with_capacity(1 << 16, file);
-    let head = reader.fill_buf().map_err(Error::io("read", path))?;
-    if head.starts_with(&GZIP_MAGIC) {
-        Ok(Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(reader))))
-    } else {
-        Ok(Box::new(reader))
-    }
+fn bare(line: &[u8], number: usize) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if number == 1 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line) } else { line }
 }

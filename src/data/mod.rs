@@ -5,23 +5,26 @@
 
 pub mod batches;
 pub mod cmudict;
+pub mod corpus;
 pub mod denoising;
+pub mod lines;
 pub mod metrics;
+pub mod objective;
 pub mod pairs;
-pub mod span_corruption;
 pub mod task;
 pub mod text;
 
-mod lines;
+mod unpack;
 
 pub use crate::rng::Rng;
 pub use batches::{Batch, BatchOptions, BatchOrder, BatchStream, EpochBatches, IGNORE};
+pub use corpus::TextCorpus;
 pub use denoising::Denoising;
 pub use metrics::{Metric, Score, ScoreReport, Scores};
+pub use objective::{Lengths, Markers, Objective, SpanCorruption};
 pub use pairs::{PairFormat, PairOptions, PairSet, TooLong};
-pub use span_corruption::{Markers, SpanCorruption};
 pub use task::{Split, TaskConfig, TaskExample, TaskSet};
-pub use text::TextCorpus;
+pub use text::{TextOptions, TextPosition, TextStream};
 
 use crate::Result;
 

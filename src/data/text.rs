@@ -1,195 +1,383 @@
-//! Running text in memory, cut into segments of equal length for the denoising objectives.
+//! Examples from text of any size, as an endless stream in bounded memory.
+//!
+//! Files hold a document a line. In epoch e the files come in an order by (seed, e). Documents are read in windows; those of
+//! a window are shuffled by (seed, e, window), tokenised, joined without a separator as T5 does
+//! (`reduce_concat_tokens`), and cut into segments. Example i of a window is masked by (seed, e, window, i). Everything
+//! follows from the position, so that a stream resumes anywhere, whatever the number of threads.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use super::lines::for_each_line;
-use crate::rng::{Purpose, permutation};
+use super::lines::{self, Lines};
+use super::{Example, Lengths, Markers, Objective};
+use crate::rng::{Purpose, Rng, permutation};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
-/// Lines that are tokenised in parallel before the next ones are read; bounds the text held beside its tokens.
-const LINES_AT_ONCE: usize = 8192;
+/// Documents of a window, at most.
+const WINDOW_DOCUMENTS: usize = 8192;
 
-/// Documents as one flat list of tokens, and the rule that cuts them into segments.
-///
-/// In epoch e the documents are shuffled by (seed, e), joined without a separator as T5 does, and cut every `raw_tokens`
-/// tokens; what is left at the end is dropped (in each epoch a different rest), unless it is all there is.
-pub struct TextCorpus {
+/// Bytes of text of a window; the document that reaches them is its last one.
+const WINDOW_BYTES: usize = 32 << 20;
+
+/// Of longer documents a random part of so many tokens is used (`select_random_chunk`).
+const MAX_DOCUMENT: usize = 65_536;
+
+/// The shortest segment that a part can be masked of.
+const MIN_SEGMENT: usize = 2;
+
+/// What a stream makes of its files.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextOptions {
+    pub objective: Objective,
+    /// The most tokens of a source, EOS counted.
+    pub inputs_len: usize,
+    /// Limits targets: see [`Objective::lengths`].
+    pub targets_len: Option<usize>,
+    pub seed: u64,
+    /// (share of the documents that are held out, whether this stream has those or else the rest). Which ones follows from
+    /// the seed, the file's place in the list and the line's number.
+    pub held_out: Option<(f64, bool)>,
+}
+
+/// The place of an example in a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextPosition {
+    pub epoch: u64,
+    /// Of the epoch.
+    pub window: u64,
+    /// Of the window.
+    pub segment: u64,
+}
+
+/// See the module.
+pub struct TextStream {
+    files: Vec<TextFile>,
+    tokenizer: Arc<Tokenizer>,
+    options: TextOptions,
+    markers: Markers,
+    /// One for each choice that the objective may draw.
+    lengths: Vec<Lengths>,
+    at: TextPosition,
+    /// The files from the epoch's first to its last window.
+    reader: Reader,
+    /// That of `at`, once an example was asked for.
+    window: Option<Window>,
+}
+
+struct TextFile {
+    path: PathBuf,
+    bytes: u64,
+}
+
+/// The documents of an epoch, one after the other.
+struct Reader {
+    /// Indices of files.
+    order: Vec<u32>,
+    /// Files of `order` that are at an end.
+    done: usize,
+    lines: Option<Lines>,
+}
+
+/// A line of a file.
+struct Document {
+    file: usize,
+    line: usize,
+    text: Vec<u8>,
+}
+
+/// The segments of a window: `tokens[start..start + length]`.
+struct Window {
     tokens: Vec<u32>,
-    /// Document d is `tokens[offsets[d]..offsets[d + 1]]`, never empty.
-    offsets: Vec<usize>,
-    raw_tokens: usize,
-    seed: u64,
-    /// A cache only: the order follows from (seed, epoch).
-    order: Mutex<Option<Arc<EpochOrder>>>,
+    segments: Vec<(usize, usize)>,
+    /// Share of the epoch's bytes that were read before and after.
+    progress: (f64, f64),
 }
 
-struct EpochOrder {
-    epoch: u64,
-    documents: Vec<u32>,
-    /// Where each of `documents` starts in the joined text.
-    starts: Vec<usize>,
-}
-
-impl TextCorpus {
-    /// Reads files, plain or gzipped, with one document (a paragraph, say) a line; blank lines are skipped.
-    /// Segments will have `raw_tokens` >= 1 tokens.
+impl TextStream {
+    /// A stream over files, plain or packed, from `position` on. The files' contents are read when examples are asked for.
     ///
-    /// Errors: a file that cannot be read or holds no text, a line that is not UTF-8 or cannot be tokenised (with its
-    /// number), or no files at all.
-    pub fn open<P: AsRef<Path>>(
-        paths: &[P],
-        tokenizer: &Tokenizer,
-        raw_tokens: usize,
-        seed: u64,
-    ) -> Result<TextCorpus> {
-        if raw_tokens == 0 {
-            return Err(Error::Input("segments of 0 tokens: use a longer sequence length".into()));
+    /// # Errors
+    /// No files, a file that cannot be opened, lengths that do not go with the objective, or a tokenizer without what it
+    /// needs.
+    pub fn open(
+        files: &[PathBuf],
+        tokenizer: Arc<Tokenizer>,
+        options: TextOptions,
+        position: TextPosition,
+    ) -> Result<TextStream> {
+        if files.is_empty() || u32::try_from(files.len()).is_err() {
+            return Err(Error::Input(format!("{} files of text: there must be between 1 and 2^32", files.len())));
         }
-        let mut documents = Documents { tokens: Vec::new(), offsets: vec![0] };
-        for path in paths {
-            documents.append_file(path.as_ref(), tokenizer)?;
+        if let Some((share, _)) = options.held_out
+            && !(0.0..=1.0).contains(&share)
+        {
+            return Err(Error::Input(format!("a share of {share} to hold out is not between 0 and 1")));
         }
-        if documents.tokens.is_empty() {
-            let names: Vec<PathBuf> = paths.iter().map(|p| p.as_ref().to_path_buf()).collect();
-            return Err(Error::Input(format!("no text to train on: {names:?} give no tokens")));
-        }
-        let Documents { tokens, offsets } = documents;
-        if u32::try_from(offsets.len()).is_err() {
-            return Err(Error::Input(format!("{} documents are too many: at most 2^32", offsets.len() - 1)));
-        }
-        Ok(TextCorpus { tokens, offsets, raw_tokens, seed, order: Mutex::new(None) })
+        let markers = options.objective.markers(&tokenizer)?;
+        let lengths = options.objective.lengths_by_draw(options.inputs_len, options.targets_len, &markers)?;
+        let files: Vec<TextFile> = files.iter().cloned().map(TextFile::open).collect::<Result<_>>()?;
+        let reader = Reader::new(&files, options.seed, position.epoch);
+        Ok(TextStream { files, tokenizer, options, markers, lengths, at: position, reader, window: None })
     }
 
-    /// All tokens, document after document in the files' order.
-    pub fn tokens(&self) -> &[u32] {
-        &self.tokens
-    }
-
-    /// Two corpora of the same segment length: the documents that are not `held_out`, and those that are.
-    /// `held_out` has `[n_documents]` entries.
+    /// The next example.
     ///
-    /// Errors with `Input` if one of the two would be empty.
-    pub fn split(&self, held_out: &[bool]) -> Result<(TextCorpus, TextCorpus)> {
-        let part = |wanted: bool| {
-            let mut documents = Documents { tokens: Vec::new(), offsets: vec![0] };
-            for (index, _) in held_out.iter().enumerate().filter(|(_, held)| **held == wanted) {
-                documents.tokens.extend_from_slice(self.document(index as u32));
-                documents.offsets.push(documents.tokens.len());
-            }
-            if documents.tokens.is_empty() {
-                return Err(Error::Input(
-                    "the text has too few lines to hold some out: name a file of its own to evaluate on".into(),
-                ));
-            }
-            Ok(TextCorpus {
-                tokens: documents.tokens,
-                offsets: documents.offsets,
-                raw_tokens: self.raw_tokens,
-                seed: self.seed,
-                order: Mutex::new(None),
-            })
+    /// # Errors
+    /// A file that cannot be read, is no UTF-8 text or cannot be tokenised (with the line's number); an epoch without a
+    /// single example; a position that is not in these files.
+    pub fn next(&mut self) -> Result<Example> {
+        let window = match self.window.take() {
+            Some(window) => window,
+            None => self.resume()?,
         };
-        Ok((part(false)?, part(true)?))
+        let index = self.at.segment as usize;
+        let (start, length) = window.segments[index];
+        let mut rng = self.rng(index);
+        let lengths = self.lengths[self.options.objective.draw(&mut rng.clone())];
+        let tokens = &window.tokens[start..start + length];
+        let mut example = self.options.objective.apply(tokens, &self.markers, &mut rng)?;
+        lengths.trim(&mut example, self.markers.eos);
+        self.at.segment += 1;
+        if index + 1 < window.segments.len() {
+            self.window = Some(window);
+        } else {
+            self.at = TextPosition { window: self.at.window + 1, segment: 0, ..self.at };
+            self.window = Some(self.advance(true)?);
+        }
+        Ok(example)
     }
 
-    pub fn n_tokens(&self) -> usize {
-        self.tokens.len()
+    /// Where the next example is.
+    pub fn position(&self) -> TextPosition {
+        self.at.clone()
     }
 
-    pub fn n_documents(&self) -> usize {
-        self.offsets.len() - 1
+    /// Epochs that are done, the fraction by the bytes of the files.
+    pub fn passes(&self) -> f64 {
+        let fraction = self.window.as_ref().map_or(0.0, |window| {
+            let (before, after) = window.progress;
+            before + (after - before) * self.at.segment as f64 / window.segments.len() as f64
+        });
+        self.at.epoch as f64 + fraction
     }
 
-    /// Segments in an epoch, the same for every epoch, at least 1.
-    pub fn n_segments(&self) -> usize {
-        (self.tokens.len() / self.raw_tokens).max(1)
+    /// The most tokens of a segment, a source and a target.
+    pub fn lengths(&self) -> Lengths {
+        Lengths::most(&self.lengths)
     }
 
-    /// Tokens of each segment: `raw_tokens`, or less if the whole text is shorter than that.
-    pub fn segment_len(&self) -> usize {
-        self.raw_tokens.min(self.tokens.len())
+    /// The largest id that an example may hold.
+    pub fn max_id(&self) -> u32 {
+        self.markers.max_id().max(self.markers.vocab_size.saturating_sub(1))
     }
 
-    /// `[segment_len]` tokens without EOS. Panics if `index >= n_segments`.
-    #[track_caller]
-    pub fn segment(&self, epoch: u64, index: usize) -> Vec<u32> {
-        assert!(index < self.n_segments(), "segment {index} of {}", self.n_segments());
-        let order = self.order_of(epoch);
-        let begin = index * self.raw_tokens;
-        let length = self.segment_len();
-        let mut segment = Vec::with_capacity(length);
-        let first = order.starts.partition_point(|&start| start <= begin) - 1;
-        let mut skip = begin - order.starts[first];
-        for &document in &order.documents[first..] {
-            let tokens = &self.document(document)[skip..];
-            segment.extend_from_slice(&tokens[..tokens.len().min(length - segment.len())]);
-            if segment.len() == length {
-                break;
+    /// The window of the position that the stream was opened at.
+    fn resume(&mut self) -> Result<Window> {
+        let asked = self.at.clone();
+        self.reader = Reader::new(&self.files, self.options.seed, asked.epoch);
+        for _ in 0..asked.window {
+            if !self.reader.skip_window(&self.files, &self.options)? {
+                return Err(self.lost(&asked));
             }
-            skip = 0;
         }
-        segment
+        let window = self.advance(asked.window > 0)?;
+        if self.at.epoch != asked.epoch
+            || asked.segment > 0 && (self.at.window != asked.window || asked.segment as usize >= window.segments.len())
+        {
+            return Err(self.lost(&asked));
+        }
+        Ok(window)
     }
 
-    fn document(&self, index: u32) -> &[u32] {
-        let index = index as usize;
-        &self.tokens[self.offsets[index]..self.offsets[index + 1]]
-    }
-
-    fn order_of(&self, epoch: u64) -> Arc<EpochOrder> {
-        let mut cached = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        match cached.as_ref() {
-            Some(order) if order.epoch == epoch => order.clone(),
-            _ => cached.insert(Arc::new(self.shuffle(epoch))).clone(),
+    /// The first window from `at` on that has a segment, which `at` then is in. `found` says whether the epoch had one
+    /// before.
+    fn advance(&mut self, mut found: bool) -> Result<Window> {
+        loop {
+            if let Some(window) = self.read_window()? {
+                if !window.segments.is_empty() {
+                    return Ok(window);
+                }
+                self.at = TextPosition { window: self.at.window + 1, segment: 0, ..self.at };
+            } else if found {
+                found = false;
+                self.at = TextPosition { epoch: self.at.epoch + 1, ..TextPosition::default() };
+                self.reader = Reader::new(&self.files, self.options.seed, self.at.epoch);
+            } else {
+                return Err(self.no_examples());
+            }
         }
     }
 
-    fn shuffle(&self, epoch: u64) -> EpochOrder {
-        let documents = permutation(self.seed, Purpose::Documents, epoch, self.n_documents() as u32);
-        let starts = documents
-            .iter()
-            .scan(0, |end, &document| {
-                let start = *end;
-                *end += self.document(document).len();
-                Some(start)
+    /// The next window of the epoch.
+    fn read_window(&mut self) -> Result<Option<Window>> {
+        let before = self.reader.progress(&self.files);
+        let mut documents = self.reader.next_window(&self.files, &self.options)?;
+        if documents.is_empty() {
+            return Ok(None);
+        }
+        let seed = self.options.seed;
+        Rng::new(seed, Purpose::Documents, &[self.at.epoch, self.at.window]).shuffle(&mut documents);
+        let (epoch, window) = (self.at.epoch, self.at.window);
+        let (files, tokenizer) = (&self.files, &*self.tokenizer);
+        let encoded: Vec<Vec<u32>> = documents
+            .into_par_iter()
+            .enumerate()
+            .map(|(index, document)| {
+                let rng = Rng::new(seed, Purpose::Documents, &[epoch, window, index as u64]);
+                document.encode(&files[document.file].path, tokenizer, rng)
             })
-            .collect();
-        EpochOrder { epoch, documents, starts }
-    }
-}
-
-struct Documents {
-    tokens: Vec<u32>,
-    offsets: Vec<usize>,
-}
-
-impl Documents {
-    fn append_file(&mut self, path: &Path, tokenizer: &Tokenizer) -> Result<()> {
-        let mut lines = Vec::new();
-        for_each_line(path, |number, line| {
-            lines.push((number, line.to_owned()));
-            if lines.len() == LINES_AT_ONCE {
-                self.append_lines(path, &lines, tokenizer)?;
-                lines.clear();
-            }
-            Ok(())
-        })?;
-        self.append_lines(path, &lines, tokenizer)
-    }
-
-    fn append_lines(&mut self, path: &Path, lines: &[(usize, String)], tokenizer: &Tokenizer) -> Result<()> {
-        let encoded: Vec<Vec<u32>> = lines
-            .par_iter()
-            .map(|(number, line)| tokenizer.encode(line).map_err(|e| Error::line(path, *number, e.to_string())))
             .collect::<Result<_>>()?;
-        for tokens in encoded.iter().filter(|tokens| !tokens.is_empty()) {
-            self.tokens.extend_from_slice(tokens);
-            self.offsets.push(self.tokens.len());
+        let mut tokens = Vec::with_capacity(encoded.iter().map(Vec::len).sum());
+        let mut ends = Vec::new();
+        for document in encoded {
+            tokens.extend_from_slice(&document);
+            ends.push(tokens.len());
+        }
+        if self.options.objective.joins_documents() {
+            ends = vec![tokens.len()];
+        }
+        let segments = self.cut(&ends);
+        Ok(Some(Window { tokens, segments, progress: (before, self.reader.progress(&self.files)) }))
+    }
+
+    /// (start, length) of the segments of texts that end at `ends`; what is left of each is a segment if it can be masked.
+    fn cut(&self, ends: &[usize]) -> Vec<(usize, usize)> {
+        let mut segments = Vec::new();
+        let mut start = 0;
+        for &end in ends {
+            while end - start >= MIN_SEGMENT {
+                let draw = self.options.objective.draw(&mut self.rng(segments.len()));
+                let length = self.lengths[draw].raw.min(end - start);
+                segments.push((start, length));
+                start += length;
+            }
+            start = end;
+        }
+        segments
+    }
+
+    /// What example `index` of the window at hand is masked by.
+    fn rng(&self, index: usize) -> Rng {
+        Rng::new(self.options.seed, Purpose::Corruption, &[self.at.epoch, self.at.window, index as u64])
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<String> = self.files.iter().map(|file| file.path.display().to_string()).collect();
+        names.join(", ")
+    }
+
+    fn no_examples(&self) -> Error {
+        let part = match self.options.held_out {
+            Some((share, true)) => {
+                format!("; a share of {share} is held out: hold out more, or name a file to evaluate on")
+            }
+            Some((share, false)) => format!("; a share of {share} is held out: hold out less"),
+            None => String::new(),
+        };
+        Error::Input(format!("no text to learn from: {} give no segment of {MIN_SEGMENT} tokens{part}", self.names()))
+    }
+
+    fn lost(&self, asked: &TextPosition) -> Error {
+        let TextPosition { epoch, window, segment } = asked;
+        Error::Input(format!(
+            "there is no segment {segment} in window {window} of epoch {epoch} of {}: the files, their order or the \
+             settings have changed since the position was saved",
+            self.names()
+        ))
+    }
+}
+
+impl Document {
+    /// Its tokens; of many, a random one of the parts that they are cut into from the first.
+    fn encode(&self, path: &Path, tokenizer: &Tokenizer, mut rng: Rng) -> Result<Vec<u32>> {
+        let text = lines::utf8(path, self.line, &self.text)?;
+        let tokens = tokenizer.encode(text).map_err(|e| Error::line(path, self.line, e.to_string()))?;
+        if tokens.len() <= MAX_DOCUMENT {
+            return Ok(tokens);
+        }
+        let part = rng.below(tokens.len().div_ceil(MAX_DOCUMENT) as u64) as usize;
+        Ok(tokens.chunks(MAX_DOCUMENT).nth(part).unwrap_or_default().to_vec())
+    }
+}
+
+impl TextFile {
+    fn open(path: PathBuf) -> Result<TextFile> {
+        Lines::open(&path)?;
+        let bytes = std::fs::metadata(&path).map_err(Error::io("read", &path))?.len();
+        Ok(TextFile { path, bytes })
+    }
+}
+
+impl Reader {
+    fn new(files: &[TextFile], seed: u64, epoch: u64) -> Reader {
+        let order = permutation(seed, Purpose::Documents, epoch, files.len() as u32);
+        Reader { order, done: 0, lines: None }
+    }
+
+    /// The documents of the next window in the files' order; none at the end of the epoch.
+    fn next_window(&mut self, files: &[TextFile], options: &TextOptions) -> Result<Vec<Document>> {
+        let mut documents = Vec::new();
+        self.visit_window(files, options, |file, line, text| {
+            documents.push(Document { file, line, text: text.to_vec() });
+        })?;
+        Ok(documents)
+    }
+
+    /// Whether there was a window to pass over.
+    fn skip_window(&mut self, files: &[TextFile], options: &TextOptions) -> Result<bool> {
+        let mut any = false;
+        self.visit_window(files, options, |_, _, _| any = true)?;
+        Ok(any)
+    }
+
+    /// Calls `visit(file, line number from 1, line)` for each document of the next window.
+    fn visit_window(
+        &mut self,
+        files: &[TextFile],
+        options: &TextOptions,
+        mut visit: impl FnMut(usize, usize, &[u8]),
+    ) -> Result<()> {
+        let (mut documents, mut bytes) = (0, 0);
+        while documents < WINDOW_DOCUMENTS && bytes < WINDOW_BYTES && self.done < self.order.len() {
+            let file = self.order[self.done] as usize;
+            let lines = match &mut self.lines {
+                Some(lines) => lines,
+                None => self.lines.insert(Lines::open(&files[file].path)?),
+            };
+            let Some((line, text)) = lines.next_bytes()? else {
+                self.lines = None;
+                self.done += 1;
+                continue;
+            };
+            if !text.trim_ascii().is_empty() && options.takes(file, line) {
+                visit(file, line, text);
+                documents += 1;
+                bytes += text.len();
+            }
         }
         Ok(())
+    }
+
+    /// Share of the files' bytes that have been read.
+    fn progress(&self, files: &[TextFile]) -> f64 {
+        let size = |index: &u32| files[*index as usize].bytes;
+        let total: u64 = self.order.iter().map(size).sum();
+        let done: u64 = self.order[..self.done].iter().map(size).sum();
+        let read = done + self.lines.as_ref().map_or(0, Lines::bytes_read);
+        read.min(total) as f64 / total.max(1) as f64
+    }
+}
+
+impl TextOptions {
+    /// Whether a document is of the part that the stream has.
+    fn takes(&self, file: usize, line: usize) -> bool {
+        self.held_out.is_none_or(|(share, held_out)| {
+            let draw = Rng::new(self.seed, Purpose::HeldOut, &[file as u64, line as u64]).uniform();
+            (draw < share) == held_out
+        })
     }
 }

@@ -4,38 +4,27 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Example;
+use super::Markers;
+use crate::data::Example;
 use crate::rng::Rng;
-use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// How much is masked, and in how long spans. The default is the paper's: 15 % in spans of 3 tokens on average.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SpanCorruption {
     /// Share of the tokens that is masked, 0 < density < 1.
     pub noise_density: f64,
     /// Mean length of a masked span in tokens, >= 1.
     pub mean_span: f64,
-}
-
-/// The special ids that corrupted texts are made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Markers {
-    /// Sentinel k replaces the k-th masked span.
-    pub sentinels: Vec<u32>,
-    pub eos: u32,
-}
-
-impl Markers {
-    pub fn of(tokenizer: &Tokenizer) -> Markers {
-        let sentinels = (0..tokenizer.n_sentinels()).map_while(|k| tokenizer.sentinel(k)).collect();
-        Markers { sentinels, eos: tokenizer.eos() }
-    }
+    /// Whether the mask is rotated by a random number of tokens, so that a text may begin masked and end clean. Source or
+    /// target (not both) may then be longer by one sentinel, for which the lengths make room, unlike the reference's.
+    pub random_roll: bool,
 }
 
 impl Default for SpanCorruption {
     fn default() -> Self {
-        SpanCorruption { noise_density: 0.15, mean_span: 3.0 }
+        SpanCorruption { noise_density: 0.15, mean_span: 3.0, random_roll: false }
     }
 }
 
@@ -76,19 +65,21 @@ impl SpanCorruption {
         Ok((raw, self.corrupted_lengths(raw).1))
     }
 
-    /// Exact (source, target) tokens, EOS counted, that a text of `raw` >= 2 tokens is corrupted into.
+    /// (source, target) tokens, EOS counted, that a text of `raw` >= 2 tokens is corrupted into: exact, but for a random
+    /// roll, where either may be one less.
     pub fn corrupted_lengths(&self, raw: usize) -> (usize, usize) {
-        let (noise, spans) = self.counts(raw);
-        (raw - noise + spans + 1, noise + spans + 1)
+        let (noise, _) = self.counts(raw);
+        let sentinels = self.n_spans(raw);
+        (raw - noise + sentinels + 1, noise + sentinels + 1)
     }
 
-    /// Sentinels that a text of `raw` >= 2 tokens needs.
+    /// Sentinels that a text of `raw` >= 2 tokens needs: as many as spans, and one more if the mask is rolled.
     pub fn n_spans(&self, raw: usize) -> usize {
-        self.counts(raw).1
+        self.counts(raw).1 + usize::from(self.random_roll)
     }
 
     /// `[len]`, true where masked: spans and gaps of random lengths that alternate, starting with a gap and ending with
-    /// a span.
+    /// a span (before a random roll).
     pub fn noise_mask(&self, len: usize, rng: &mut Rng) -> Vec<bool> {
         let padded = len.max(2);
         let (noise, spans) = self.counts(padded);
@@ -100,6 +91,9 @@ impl SpanCorruption {
             mask.resize(mask.len() + span, true);
         }
         mask.truncate(len);
+        if self.random_roll && len > 0 {
+            mask.rotate_right(rng.below(len as u64) as usize);
+        }
         mask
     }
 
@@ -115,12 +109,7 @@ impl SpanCorruption {
         }
         self.check_sentinels(tokens.len(), markers)?;
         let mask = self.noise_mask(tokens.len(), rng);
-        let inverted: Vec<bool> = mask.iter().map(|&masked| !masked).collect();
-        let mut source = noise_span_to_unique_sentinel(tokens, &mask, &markers.sentinels)?;
-        let mut target = noise_span_to_unique_sentinel(tokens, &inverted, &markers.sentinels)?;
-        source.push(markers.eos);
-        target.push(markers.eos);
-        Ok(Example { source, target })
+        replace_spans(tokens, &mask, markers)
     }
 
     /// Errors with `Input` if texts of `raw` tokens need more sentinels than there are.
@@ -169,6 +158,17 @@ pub fn noise_span_to_unique_sentinel(tokens: &[u32], mask: &[bool], sentinels: &
     Ok(out)
 }
 
+/// The source keeps the clean tokens, the target the masked ones; each run that is missing is one sentinel, counted from 0
+/// on either side. Both end with EOS.
+pub(super) fn replace_spans(tokens: &[u32], mask: &[bool], markers: &Markers) -> Result<Example> {
+    let inverted: Vec<bool> = mask.iter().map(|&masked| !masked).collect();
+    let mut source = noise_span_to_unique_sentinel(tokens, mask, &markers.sentinels)?;
+    let mut target = noise_span_to_unique_sentinel(tokens, &inverted, &markers.sentinels)?;
+    source.push(markers.eos);
+    target.push(markers.eos);
+    Ok(Example { source, target })
+}
+
 /// Lengths of `segments` non-empty parts of `items` things, each way to cut them being as likely.
 fn random_segmentation(items: usize, segments: usize, rng: &mut Rng) -> Vec<usize> {
     let mut cut_after: Vec<bool> = (1..items).map(|i| i < segments).collect();
@@ -189,7 +189,7 @@ mod tests {
     use crate::rng::Purpose;
 
     fn objective(noise_density: f64, mean_span: f64) -> SpanCorruption {
-        SpanCorruption { noise_density, mean_span }
+        SpanCorruption { noise_density, mean_span, random_roll: false }
     }
 
     fn rng(index: u64) -> Rng {
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn too_few_sentinels_is_an_error_with_a_remedy() {
-        let markers = Markers { sentinels: (0..5).map(|k| 1000 + k).collect(), eos: 1 };
+        let markers = Markers::new((0..5).map(|k| 1000 + k).collect(), 1);
         let tokens: Vec<u32> = (0..200).collect();
         let error = SpanCorruption::default().corrupt(&tokens, &markers, &mut rng(0)).unwrap_err().to_string();
         assert!(error.contains("10 spans") && error.contains("5 sentinels") && error.contains("shorter"), "{error}");
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn bad_settings_are_errors() {
-        let markers = Markers { sentinels: vec![9], eos: 1 };
+        let markers = Markers::new(vec![9], 1);
         for bad in [objective(0.0, 3.0), objective(1.0, 3.0), objective(f64::NAN, 3.0), objective(0.15, 0.5)] {
             assert!(bad.lengths(512).is_err(), "{bad:?}");
             assert!(bad.corrupt(&[1, 2, 3], &markers, &mut rng(0)).is_err(), "{bad:?}");
