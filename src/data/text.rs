@@ -29,6 +29,9 @@ const MAX_DOCUMENT: usize = 65_536;
 /// The shortest segment that a part can be masked of.
 const MIN_SEGMENT: usize = 2;
 
+/// Files are read a little ahead of their lines: as much as that is claimed before an epoch's end.
+const MOST_OF_AN_EPOCH: f64 = 0.999_999;
+
 /// What a stream makes of its files.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextOptions {
@@ -156,13 +159,13 @@ impl TextStream {
         self.at.clone()
     }
 
-    /// Epochs that are done, the fraction by the bytes of the files.
+    /// Epochs that are done, the fraction estimated from the bytes of the files that were read; it never reaches 1 early.
     pub fn passes(&self) -> f64 {
         let fraction = self.window.as_ref().map_or(0.0, |window| {
             let (before, after) = window.progress;
             before + (after - before) * self.at.segment as f64 / window.segments.len() as f64
         });
-        self.at.epoch as f64 + fraction
+        self.at.epoch as f64 + fraction.min(MOST_OF_AN_EPOCH)
     }
 
     /// The most tokens of a segment, a source and a target.

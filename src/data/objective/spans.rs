@@ -47,13 +47,15 @@ impl SpanCorruption {
     /// always has one: there it lets the source overflow by one token and trims it, here nothing ever needs trimming.
     pub fn lengths(&self, inputs_len: usize) -> Result<(usize, usize)> {
         self.check()?;
-        if inputs_len < 3 {
+        if inputs_len < self.corrupted_lengths(2).0 {
             return Err(Error::Input(format!(
                 "a source length of {inputs_len} cannot hold a token, a sentinel and the end of the sequence: use at \
-                 least 3"
+                 least {}",
+                self.corrupted_lengths(2).0
             )));
         }
-        let mut raw = inputs_len - 1;
+        // The reference begins at inputs_len - 1, which comes to the same: longer texts never have shorter sources.
+        let mut raw = 2;
         while self.corrupted_lengths(raw + 1).0 <= inputs_len {
             raw += 1;
         }
