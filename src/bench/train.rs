@@ -114,7 +114,7 @@ fn corruption(source_len: usize) -> Result<impl FnMut() -> Result<f64>> {
     let (raw, _) = objective.lengths(source_len)?;
     let text: Vec<u32> = (0..raw as u32).map(|i| 3 + i * 7919 % 32_000).collect();
     let sentinels = (0..objective.n_spans(raw) as u32).map(|k| 40_000 + k).collect();
-    let markers = Markers { sentinels, eos: 1, ..Markers::default() };
+    let markers = Markers::new(sentinels, 1);
     let mut number = 0;
     Ok(move || {
         let mut tokens = 0;

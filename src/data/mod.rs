@@ -5,6 +5,7 @@
 
 pub mod batches;
 pub mod cmudict;
+pub mod lines;
 pub mod metrics;
 pub mod mixture;
 pub mod objective;
@@ -14,17 +15,17 @@ pub mod stream;
 pub mod task;
 pub mod text;
 
-mod lines;
+mod unpack;
 
 pub use crate::rng::Rng;
 pub use batches::{Batch, IGNORE};
-pub use lines::{Lines, for_each_line, text_lines};
+pub use lines::text_lines;
 pub use metrics::{Metric, Score};
 pub use mixture::Mixing;
 pub use objective::{Lengths, Markers, Objective, SpanCorruption};
 pub use stream::Batching;
 pub use task::{Split, TaskConfig, TaskExample, TaskSet, TooLong};
-pub use text::TextStream;
+pub use text::{TextOptions, TextPosition, TextStream};
 
 /// One source and its target as token ids; both end with EOS, neither holds padding.
 #[derive(Clone, Debug, PartialEq, Eq)]

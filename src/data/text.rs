@@ -1,279 +1,386 @@
-//! Running text as an endless stream of examples, in bounded memory however large the files are.
+//! Examples from text of any size, as an endless stream in bounded memory.
 //!
-//! In epoch e the files come in an order by (seed, e). Their documents (lines that are not blank) are read in windows of up to
-//! [`WINDOW_DOCUMENTS`]. The documents of a window are shuffled by (seed, e, window), tokenised on all threads of the pool,
-//! joined without a separator and cut into segments, as the reference does with 128 documents at a time
-//! (`select_random_chunk`, `reduce_concat_tokens`, `split_tokens` of `t5/data/preprocessors.py`). Segment i is masked by
-//! (seed, e, window, i). Where a window ends follows from the text alone, so that a place in the stream is three numbers.
+//! Files hold a document a line. In epoch e the files come in an order by (seed, e). Documents are read in windows; those of
+//! a window are shuffled by (seed, e, window), tokenised, joined without a separator as T5 does
+//! (`reduce_concat_tokens`), and cut into segments. Example i of a window is masked by (seed, e, window, i). Everything
+//! follows from the position, so that a stream resumes anywhere, whatever the number of threads.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::lines::Lines;
-use super::objective::{Lengths, Markers, Objective};
-use super::Example;
+use super::lines::{self, Lines};
+use super::{Example, Lengths, Markers, Objective};
 use crate::rng::{Purpose, Rng, permutation};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
-/// Documents of a window, and bytes of text after which it ends before.
+/// Documents of a window, at most.
 const WINDOW_DOCUMENTS: usize = 8192;
+
+/// Bytes of text of a window; the document that reaches them is its last one.
 const WINDOW_BYTES: usize = 32 << 20;
 
-/// Tokens of a document beyond which a random stretch of so many stands for it in an epoch (`select_random_chunk`).
-const LONGEST_DOCUMENT: usize = 65_536;
+/// Of longer documents a random part of so many tokens is used (`select_random_chunk`).
+const MAX_DOCUMENT: usize = 65_536;
 
-/// A place in the stream: the next example is this segment of this window.
+/// The shortest segment that a part can be masked of.
+const MIN_SEGMENT: usize = 2;
+
+/// Files are read a little ahead of their lines: as much as that is claimed before an epoch's end.
+const MOST_OF_AN_EPOCH: f64 = 0.999_999;
+
+/// What a stream makes of its files.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextOptions {
+    pub objective: Objective,
+    /// The most tokens of a source, EOS counted.
+    pub inputs_len: usize,
+    /// Limits targets: see [`Objective::lengths`].
+    pub targets_len: Option<usize>,
+    pub seed: u64,
+    /// (share of the documents that are held out, whether this stream has those or else the rest). Which ones follows from
+    /// the seed, the file's place in the list and the line's number.
+    pub held_out: Option<(f64, bool)>,
+}
+
+/// The place of an example in a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TextPosition {
     pub epoch: u64,
+    /// Of the epoch.
     pub window: u64,
+    /// Of the window.
     pub segment: u64,
-}
-
-/// What examples are made of, besides the files.
-#[derive(Clone, Debug)]
-pub struct TextOptions {
-    pub objective: Objective,
-    /// Tokens of a source, EOS counted.
-    pub inputs_len: usize,
-    /// Tokens of a target, where the objective leaves it open.
-    pub targets_len: Option<usize>,
-    pub seed: u64,
-    /// A share of the documents, and whether the stream is of those or of all others. Which ones follows from the seed and
-    /// from where they stand.
-    pub held_out: Option<(f64, bool)>,
 }
 
 /// See the module.
 pub struct TextStream {
-    files: Vec<PathBuf>,
-    /// Bytes of all files.
-    size: u64,
+    files: Vec<TextFile>,
     tokenizer: Arc<Tokenizer>,
     options: TextOptions,
-    lengths: Lengths,
     markers: Markers,
-    position: TextPosition,
-    /// The segments of the window at hand from `position.segment` on; `None` before it is read.
-    segments: Option<VecDeque<Vec<u32>>>,
+    /// One for each choice that the objective may draw.
+    lengths: Vec<Lengths>,
+    at: TextPosition,
+    /// The files from the epoch's first to its last window.
     reader: Reader,
-    /// Ends of epochs met since the last segment.
-    barren_epochs: u32,
+    /// That of `at`, once an example was asked for.
+    window: Option<Window>,
 }
 
-/// Where in the files of an epoch the next window begins.
+struct TextFile {
+    path: PathBuf,
+    bytes: u64,
+}
+
+/// The documents of an epoch, one after the other.
 struct Reader {
-    /// Files still to come: their numbers.
-    files: VecDeque<usize>,
-    open: Option<(usize, Lines)>,
-    /// Bytes of the files that are done.
-    done: u64,
-    /// Windows read.
-    windows: u64,
+    /// Indices of files.
+    order: Vec<u32>,
+    /// Files of `order` that are at an end.
+    done: usize,
+    lines: Option<Lines>,
 }
 
-/// A line and where it stands.
+/// A line of a file.
 struct Document {
     file: usize,
     line: usize,
-    text: String,
+    text: Vec<u8>,
+}
+
+/// The segments of a window: `tokens[start..start + length]`.
+struct Window {
+    tokens: Vec<u32>,
+    segments: Vec<(usize, usize)>,
+    /// Share of the epoch's bytes that were read before and after.
+    progress: (f64, f64),
 }
 
 impl TextStream {
-    /// The stream from a position on. Every file is opened once, to see that it can be.
+    /// A stream over files, plain or packed, from `position` on. The files' contents are read when examples are asked for.
     ///
     /// # Errors
-    /// No files, or one that cannot be read; settings out of range; fewer sentinels than the objective needs.
+    /// No files, a file that cannot be opened, lengths that do not go with the objective, or a tokenizer without what it
+    /// needs.
     pub fn open(
         files: &[PathBuf],
         tokenizer: Arc<Tokenizer>,
         options: TextOptions,
         position: TextPosition,
     ) -> Result<TextStream> {
-        if files.is_empty() {
-            return Err(Error::Input("no files of text to read".into()));
+        if files.is_empty() || u32::try_from(files.len()).is_err() {
+            return Err(Error::Input(format!("{} files of text: there must be between 1 and 2^32", files.len())));
         }
-        let lengths = options.objective.lengths(options.inputs_len, options.targets_len)?;
-        let markers = Markers::of(&tokenizer)?;
-        options.objective.check_sentinels(lengths.raw, &markers)?;
-        let mut size = 0;
-        for file in files {
-            Lines::open(file)?;
-            size += file.metadata().map_err(Error::io("read", file))?.len();
+        if let Some((share, _)) = options.held_out
+            && !(0.0..=1.0).contains(&share)
+        {
+            return Err(Error::Input(format!("a share of {share} to hold out is not between 0 and 1")));
         }
-        let reader = Reader::of_epoch(files.len(), options.seed, position.epoch);
-        let files = files.to_vec();
-        Ok(TextStream { files, size, tokenizer, options, lengths, markers, position, segments: None, reader, barren_epochs: 0 })
+        let markers = options.objective.markers(&tokenizer)?;
+        let lengths = options.objective.lengths_by_draw(options.inputs_len, options.targets_len, &markers)?;
+        let files: Vec<TextFile> = files.iter().cloned().map(TextFile::open).collect::<Result<_>>()?;
+        let reader = Reader::new(&files, options.seed, position.epoch);
+        Ok(TextStream { files, tokenizer, options, markers, lengths, at: position, reader, window: None })
     }
 
     /// The next example.
     ///
     /// # Errors
-    /// A file that cannot be read, or a line of it; a whole epoch without an example.
+    /// A file that cannot be read, is no UTF-8 text or cannot be tokenised (with the line's number); an epoch without a
+    /// single example; a position that is not in these files.
     pub fn next(&mut self) -> Result<Example> {
-        loop {
-            if self.segments.is_none() {
-                self.fill()?;
-            }
-            let TextPosition { epoch, window, segment } = self.position;
-            let Some(tokens) = self.segments.as_mut().and_then(VecDeque::pop_front) else {
-                self.segments = None;
-                self.position = TextPosition { window: window + 1, segment: 0, ..self.position };
-                continue;
-            };
-            self.position.segment += 1;
-            if self.segments.as_ref().is_some_and(VecDeque::is_empty) {
-                self.segments = None;
-                self.position = TextPosition { epoch, window: window + 1, segment: 0 };
-            }
-            let mut rng = Rng::new(self.options.seed, Purpose::Corruption, &[epoch, window, segment]);
-            return self.options.objective.apply(&tokens, &self.lengths, &self.markers, &mut rng);
+        let window = match self.window.take() {
+            Some(window) => window,
+            None => self.resume()?,
+        };
+        let index = self.at.segment as usize;
+        let (start, length) = window.segments[index];
+        let mut rng = self.rng(index);
+        let lengths = self.lengths[self.options.objective.draw(&mut rng.clone())];
+        let tokens = &window.tokens[start..start + length];
+        let mut example = self.options.objective.apply(tokens, &self.markers, &mut rng)?;
+        lengths.trim(&mut example, self.markers.eos);
+        self.at.segment += 1;
+        if index + 1 < window.segments.len() {
+            self.window = Some(window);
+        } else {
+            self.at = TextPosition { window: self.at.window + 1, segment: 0, ..self.at };
+            self.window = Some(self.advance(true)?);
         }
+        Ok(example)
     }
 
-    /// Where the next example comes from. After the last one of an epoch that is a window that does not exist: the next
-    /// epoch begins once it is asked for.
+    /// Where the next example is.
     pub fn position(&self) -> TextPosition {
-        self.position.clone()
+        self.at.clone()
     }
 
-    /// Epochs done, the last of them in part, by the bytes of the files.
+    /// Epochs that are done, the fraction estimated from the bytes of the files that were read; it never reaches 1 early.
     pub fn passes(&self) -> f64 {
-        let here = self.reader.open.as_ref().map_or(0, |(_, lines)| lines.consumed());
-        self.position.epoch as f64 + (self.reader.done + here) as f64 / (self.size as f64).max(1.0)
+        let fraction = self.window.as_ref().map_or(0.0, |window| {
+            let (before, after) = window.progress;
+            before + (after - before) * self.at.segment as f64 / window.segments.len() as f64
+        });
+        self.at.epoch as f64 + fraction.min(MOST_OF_AN_EPOCH)
     }
 
+    /// The most tokens of a segment, a source and a target.
     pub fn lengths(&self) -> Lengths {
-        self.lengths
+        Lengths::most(&self.lengths)
     }
 
-    /// Reads the window of the position, or the first of the next epoch.
-    fn fill(&mut self) -> Result<()> {
-        while self.reader.windows < self.position.window {
-            if self.read_window(false)?.is_none() {
-                return self.next_epoch();
+    /// The largest id that an example may hold.
+    pub fn max_id(&self) -> u32 {
+        self.markers.max_id().max(self.markers.vocab_size.saturating_sub(1))
+    }
+
+    /// The window of the position that the stream was opened at.
+    fn resume(&mut self) -> Result<Window> {
+        let asked = self.at.clone();
+        self.reader = Reader::new(&self.files, self.options.seed, asked.epoch);
+        for _ in 0..asked.window {
+            if !self.reader.skip_window(&self.files, &self.options)? {
+                return Err(self.lost(&asked));
             }
         }
-        let Some(mut documents) = self.read_window(true)? else { return self.next_epoch() };
-        let TextPosition { epoch, window, segment } = self.position;
-        Rng::new(self.options.seed, Purpose::Documents, &[epoch, window]).shuffle(&mut documents);
-        let tokenised: Vec<Vec<u32>> = documents
-            .par_iter()
-            .map(|document| {
-                let tokens = self.tokenizer.encode(&document.text);
-                let mut tokens =
-                    tokens.map_err(|e| Error::line(&self.files[document.file], document.line, e.to_string()))?;
-                if tokens.len() > LONGEST_DOCUMENT {
-                    let place = [epoch, document.file as u64, document.line as u64];
-                    let most = (tokens.len() - LONGEST_DOCUMENT) as u64 + 1;
-                    let first = Rng::new(self.options.seed, Purpose::Documents, &place).below(most) as usize;
-                    tokens = tokens[first..first + LONGEST_DOCUMENT].to_vec();
+        let window = self.advance(asked.window > 0)?;
+        if self.at.epoch != asked.epoch
+            || asked.segment > 0 && (self.at.window != asked.window || asked.segment as usize >= window.segments.len())
+        {
+            return Err(self.lost(&asked));
+        }
+        Ok(window)
+    }
+
+    /// The first window from `at` on that has a segment, which `at` then is in. `found` says whether the epoch had one
+    /// before.
+    fn advance(&mut self, mut found: bool) -> Result<Window> {
+        loop {
+            if let Some(window) = self.read_window()? {
+                if !window.segments.is_empty() {
+                    return Ok(window);
                 }
-                Ok(tokens)
+                self.at = TextPosition { window: self.at.window + 1, segment: 0, ..self.at };
+            } else if found {
+                found = false;
+                self.at = TextPosition { epoch: self.at.epoch + 1, ..TextPosition::default() };
+                self.reader = Reader::new(&self.files, self.options.seed, self.at.epoch);
+            } else {
+                return Err(self.no_examples());
+            }
+        }
+    }
+
+    /// The next window of the epoch.
+    fn read_window(&mut self) -> Result<Option<Window>> {
+        let before = self.reader.progress(&self.files);
+        let mut documents = self.reader.next_window(&self.files, &self.options)?;
+        if documents.is_empty() {
+            return Ok(None);
+        }
+        let seed = self.options.seed;
+        Rng::new(seed, Purpose::Documents, &[self.at.epoch, self.at.window]).shuffle(&mut documents);
+        let (epoch, window) = (self.at.epoch, self.at.window);
+        let (files, tokenizer) = (&self.files, &*self.tokenizer);
+        let encoded: Vec<Vec<u32>> = documents
+            .into_par_iter()
+            .enumerate()
+            .map(|(index, document)| {
+                let rng = Rng::new(seed, Purpose::Documents, &[epoch, window, index as u64]);
+                document.encode(&files[document.file].path, tokenizer, rng)
             })
             .collect::<Result<_>>()?;
-        let cut = |tokens: &[u32]| -> Vec<Vec<u32>> {
-            // A single token that is left cannot be masked and kept.
-            tokens.chunks(self.lengths.raw).filter(|segment| segment.len() > 1).map(<[u32]>::to_vec).collect()
+        let mut tokens = Vec::with_capacity(encoded.iter().map(Vec::len).sum());
+        let mut ends = Vec::new();
+        for document in encoded {
+            tokens.extend_from_slice(&document);
+            ends.push(tokens.len());
+        }
+        if self.options.objective.joins_documents() {
+            ends = vec![tokens.len()];
+        }
+        let segments = self.cut(&ends);
+        Ok(Some(Window { tokens, segments, progress: (before, self.reader.progress(&self.files)) }))
+    }
+
+    /// (start, length) of the segments of texts that end at `ends`; what is left of each is a segment if it can be masked.
+    fn cut(&self, ends: &[usize]) -> Vec<(usize, usize)> {
+        let mut segments = Vec::new();
+        let mut start = 0;
+        for &end in ends {
+            while end - start >= MIN_SEGMENT {
+                let draw = self.options.objective.draw(&mut self.rng(segments.len()));
+                let length = self.lengths[draw].raw.min(end - start);
+                segments.push((start, length));
+                start += length;
+            }
+            start = end;
+        }
+        segments
+    }
+
+    /// What example `index` of the window at hand is masked by.
+    fn rng(&self, index: usize) -> Rng {
+        Rng::new(self.options.seed, Purpose::Corruption, &[self.at.epoch, self.at.window, index as u64])
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<String> = self.files.iter().map(|file| file.path.display().to_string()).collect();
+        names.join(", ")
+    }
+
+    fn no_examples(&self) -> Error {
+        let part = match self.options.held_out {
+            Some((share, true)) => {
+                format!("; a share of {share} is held out: hold out more, or name a file to evaluate on")
+            }
+            Some((share, false)) => format!("; a share of {share} is held out: hold out less"),
+            None => String::new(),
         };
-        let segments: Vec<Vec<u32>> = if self.options.objective.joins_documents() {
-            cut(&tokenised.concat())
-        } else {
-            tokenised.iter().flat_map(|tokens| cut(tokens)).collect()
-        };
-        if !segments.is_empty() {
-            self.barren_epochs = 0;
-        }
-        self.segments = Some(segments.into_iter().skip(segment as usize).collect());
-        Ok(())
+        Error::Input(format!("no text to learn from: {} give no segment of {MIN_SEGMENT} tokens{part}", self.names()))
     }
 
-    fn next_epoch(&mut self) -> Result<()> {
-        // The first may be that of an epoch that was resumed at its end.
-        self.barren_epochs += 1;
-        if self.barren_epochs == 2 {
-            let names: Vec<String> = self.files.iter().map(|file| file.display().to_string()).collect();
-            let what = match self.options.held_out {
-                Some((_, true)) => "too few lines are held out: hold out more, or name a file of its own to evaluate on",
-                Some((_, false)) => "too many lines are held out: hold out fewer",
-                None => "no text to train on",
-            };
-            return Err(Error::Input(format!("{}: {what}", names.join(", "))));
-        }
-        self.position = TextPosition { epoch: self.position.epoch + 1, ..TextPosition::default() };
-        self.reader = Reader::of_epoch(self.files.len(), self.options.seed, self.position.epoch);
-        self.fill()
+    fn lost(&self, asked: &TextPosition) -> Error {
+        let TextPosition { epoch, window, segment } = asked;
+        Error::Input(format!(
+            "there is no segment {segment} in window {window} of epoch {epoch} of {}: the files, their order or the \
+             settings have changed since the position was saved",
+            self.names()
+        ))
     }
+}
 
-    /// The documents of the next window, or nothing of them where they are not wanted; `None` at the end of the epoch.
-    fn read_window(&mut self, wanted: bool) -> Result<Option<Vec<Document>>> {
-        let (mut documents, mut count, mut bytes) = (Vec::new(), 0, 0);
-        while count < WINDOW_DOCUMENTS && bytes < WINDOW_BYTES {
-            if self.reader.open.is_none() {
-                let Some(file) = self.reader.files.pop_front() else { break };
-                self.reader.open = Some((file, Lines::open(&self.files[file])?));
-            }
-            let Some((file, lines)) = &mut self.reader.open else { break };
-            let file = *file;
-            let read = match wanted {
-                true => lines.next()?.map(|(line, text)| (line, text.len(), text.to_owned())),
-                false => lines.skip()?.map(|(line, len)| (line, len, String::new())),
-            };
-            let Some((line, len, text)) = read else {
-                self.reader.done += lines.consumed();
-                self.reader.open = None;
-                continue;
-            };
-            if self.options.held_out.is_some_and(|(share, held)| self.is_held_out(file, line, share) != held) {
-                continue;
-            }
-            count += 1;
-            bytes += len;
-            if wanted {
-                documents.push(Document { file, line, text });
-            }
+impl Document {
+    /// Its tokens; of many, a random one of the parts that they are cut into from the first.
+    fn encode(&self, path: &Path, tokenizer: &Tokenizer, mut rng: Rng) -> Result<Vec<u32>> {
+        let text = lines::utf8(path, self.line, &self.text)?;
+        let tokens = tokenizer.encode(text).map_err(|e| Error::line(path, self.line, e.to_string()))?;
+        if tokens.len() <= MAX_DOCUMENT {
+            return Ok(tokens);
         }
-        self.reader.windows += u64::from(count > 0);
-        Ok((count > 0).then_some(documents))
+        let part = rng.below(tokens.len().div_ceil(MAX_DOCUMENT) as u64) as usize;
+        Ok(tokens.chunks(MAX_DOCUMENT).nth(part).unwrap_or_default().to_vec())
     }
+}
 
-    fn is_held_out(&self, file: usize, line: usize, share: f64) -> bool {
-        Rng::new(self.options.seed, Purpose::HeldOut, &[file as u64, line as u64]).uniform() < share
+impl TextFile {
+    fn open(path: PathBuf) -> Result<TextFile> {
+        Lines::open(&path)?;
+        let bytes = std::fs::metadata(&path).map_err(Error::io("read", &path))?.len();
+        Ok(TextFile { path, bytes })
     }
 }
 
 impl Reader {
-    fn of_epoch(files: usize, seed: u64, epoch: u64) -> Reader {
-        let order = permutation(seed, Purpose::Documents, epoch, files as u32);
-        let files = order.into_iter().map(|file| file as usize).collect();
-        Reader { files, open: None, done: 0, windows: 0 }
+    fn new(files: &[TextFile], seed: u64, epoch: u64) -> Reader {
+        let order = permutation(seed, Purpose::Documents, epoch, files.len() as u32);
+        Reader { order, done: 0, lines: None }
+    }
+
+    /// The documents of the next window in the files' order; none at the end of the epoch.
+    fn next_window(&mut self, files: &[TextFile], options: &TextOptions) -> Result<Vec<Document>> {
+        let mut documents = Vec::new();
+        self.visit_window(files, options, |file, line, text| {
+            documents.push(Document { file, line, text: text.to_vec() });
+        })?;
+        Ok(documents)
+    }
+
+    /// Whether there was a window to pass over.
+    fn skip_window(&mut self, files: &[TextFile], options: &TextOptions) -> Result<bool> {
+        let mut any = false;
+        self.visit_window(files, options, |_, _, _| any = true)?;
+        Ok(any)
+    }
+
+    /// Calls `visit(file, line number from 1, line)` for each document of the next window.
+    fn visit_window(
+        &mut self,
+        files: &[TextFile],
+        options: &TextOptions,
+        mut visit: impl FnMut(usize, usize, &[u8]),
+    ) -> Result<()> {
+        let (mut documents, mut bytes) = (0, 0);
+        while documents < WINDOW_DOCUMENTS && bytes < WINDOW_BYTES && self.done < self.order.len() {
+            let file = self.order[self.done] as usize;
+            let lines = match &mut self.lines {
+                Some(lines) => lines,
+                None => self.lines.insert(Lines::open(&files[file].path)?),
+            };
+            let Some((line, text)) = lines.next_bytes()? else {
+                self.lines = None;
+                self.done += 1;
+                continue;
+            };
+            if !text.trim_ascii().is_empty() && options.takes(file, line) {
+                visit(file, line, text);
+                documents += 1;
+                bytes += text.len();
+            }
+        }
+        Ok(())
+    }
+
+    /// Share of the files' bytes that have been read.
+    fn progress(&self, files: &[TextFile]) -> f64 {
+        let size = |index: &u32| files[*index as usize].bytes;
+        let total: u64 = self.order.iter().map(size).sum();
+        let done: u64 = self.order[..self.done].iter().map(size).sum();
+        let read = done + self.lines.as_ref().map_or(0, Lines::bytes_read);
+        read.min(total) as f64 / total.max(1) as f64
     }
 }
 
-/// The examples of one pass over files, at most so many.
-///
-/// # Errors
-/// As [`TextStream::open`] and [`TextStream::next`].
-pub fn one_pass(
-    files: &[impl AsRef<Path>],
-    tokenizer: &Arc<Tokenizer>,
-    options: TextOptions,
-    most: usize,
-) -> Result<Vec<Example>> {
-    let files: Vec<PathBuf> = files.iter().map(|file| file.as_ref().to_path_buf()).collect();
-    let mut stream = TextStream::open(&files, tokenizer.clone(), options, TextPosition::default())?;
-    let mut examples = Vec::new();
-    while examples.len() < most {
-        let example = stream.next()?;
-        if stream.position().epoch > 0 {
-            break;
-        }
-        examples.push(example);
+impl TextOptions {
+    /// Whether a document is of the part that the stream has.
+    fn takes(&self, file: usize, line: usize) -> bool {
+        self.held_out.is_none_or(|(share, held_out)| {
+            let draw = Rng::new(self.seed, Purpose::HeldOut, &[file as u64, line as u64]).uniform();
+            (draw < share) == held_out
+        })
     }
-    Ok(examples)
 }

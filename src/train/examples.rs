@@ -10,7 +10,7 @@ use super::settings::{Settings, TextConfig};
 use crate::data::mixture::{Member, MemberPosition, Mixture, Shuffled, Weighted};
 use crate::data::stream::{BatchPosition, Batches, StreamOptions};
 use crate::data::task::{Split, TaskConfig, TaskExample, TaskSet};
-use crate::data::text::{TextOptions, TextPosition, TextStream, one_pass};
+use crate::data::text::{TextOptions, TextPosition, TextStream};
 use crate::data::Example;
 use crate::error::{Error, Result};
 use crate::model::T5Config;
@@ -195,7 +195,12 @@ fn held_out_text(
         Some(files) => (files, TextOptions { held_out: None, ..text_options(settings, text, false) }),
     };
     let files = files.paths(Path::new(""))?;
-    one_pass(&files, tokenizer, options, most)
+    let mut stream = TextStream::open(&files, tokenizer.clone(), options, TextPosition::default())?;
+    let mut examples = Vec::new();
+    while examples.len() < most && stream.position().epoch == 0 {
+        examples.push(stream.next()?);
+    }
+    Ok(examples)
 }
 
 fn open_task(

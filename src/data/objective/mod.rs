@@ -1,89 +1,74 @@
-//! The denoising objectives of the T5 paper (Raffel et al. 2020, sections 3.1.4 and 3.3; `t5/data/preprocessors.py`), and
-//! UL2's mixture of denoisers (Tay et al. 2022).
+//! Unsupervised objectives: what a stretch of text becomes, as a source and a target (Raffel et al. 2020, sections 3.1.4
+//! and 3.3; `t5/data/preprocessors.py` and `t5/models/gin/objectives/`; UL2: Tay et al. 2022).
 //!
-//! An objective turns a segment of running text into a source and a target, both ending with EOS. None of them loses a token:
-//! segments are as long as fits, where the reference trims.
+//! A recipe names one, `objective = "span_corruption"`, or gives its settings in a table,
+//! `objective = { name = "span_corruption", noise_density = 0.15, mean_span = 3.0 }`.
 
-mod span_corruption;
-mod written;
+mod config;
+mod lengths;
+mod markers;
+mod noise;
+mod spans;
+
+pub use config::ObjectiveInfo;
+pub use lengths::Lengths;
+pub use markers::Markers;
+pub use noise::{Bert, Iid, PrefixLm};
+pub use spans::{SpanCorruption, noise_span_to_unique_sentinel};
 
 use serde::{Deserialize, Serialize};
 
-pub use span_corruption::{Markers, SpanCorruption, noise_span_to_unique_sentinel};
-
 use super::Example;
 use crate::rng::Rng;
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
-/// How text becomes sources and targets. In a recipe it is a name, or a table with the name and its settings:
-/// `{ name = "span_corruption", noise_density = 0.15, mean_span = 3 }`.
-#[derive(Clone, Debug, PartialEq)]
+/// How text becomes examples. All examples end with EOS on both sides.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "name", rename_all = "snake_case")]
 pub enum Objective {
-    /// Random spans become sentinels; the target spells them out (section 3.1.4).
+    /// Random spans become sentinels; the target spells them out. T5's own.
     SpanCorruption(SpanCorruption),
-    /// The same with tokens masked one by one: a span is a run of them (the paper's baseline, table 5).
-    IidReplaceSpans { noise_density: f64 },
-    /// Masked tokens become a sentinel, a share of them a random token; the target is the whole text (table 4).
-    Bert { noise_density: f64, random_share: f64 },
-    /// The same without random tokens (table 5).
-    Mass { noise_density: f64 },
-    /// Masked tokens are left out; the target is them (table 5).
-    DropTokens { noise_density: f64 },
-    /// The source is the tokens in a random order, the target the text (table 4).
+    /// Each token is masked by itself, runs of masked ones become a sentinel, the target spells them out: the baseline of
+    /// the paper.
+    ///
+    /// Differs from the reference where a text needs more sentinels than there are: the reference goes on with the
+    /// vocabulary's last ordinary tokens, here the rest of the text stays clean.
+    IidReplaceSpans(Iid),
+    /// Masked tokens each become sentinel 0, or some of them a random token; the target is the whole text.
+    Bert(Bert),
+    /// As `Bert`, without random tokens.
+    Mass(Iid),
+    /// Masked tokens are left out of the source; the target is all of them, without sentinels.
+    DropTokens(Iid),
+    /// The source has the tokens in random order, the target in theirs.
     Deshuffle,
-    /// The text is cut at a random place: the target goes on where the source ends (table 4).
-    PrefixLm,
-    /// The target is the text, the source is empty (section 3.2.3).
+    /// The source is the beginning of a text, the target the rest.
+    PrefixLm(PrefixLm),
+    /// The source is empty but for EOS, the target is the text.
     Lm,
-    /// One of several denoisers, drawn for each segment; the source begins with its mode (UL2).
-    Ul2 { denoisers: Vec<Denoiser> },
+    /// For each text one of several objectives, with a prefix that says which.
+    Ul2(Ul2),
 }
 
-/// One of UL2's denoisers.
+/// A mixture of denoisers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ul2 {
+    pub denoisers: Vec<Denoiser>,
+}
+
+/// One of the objectives of UL2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Denoiser {
-    pub mode: Mode,
-    /// Share of the text that is the target.
-    pub noise_density: f64,
-    /// Mean length of a span; not for `S`, whose target is the end of the text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mean_span: Option<f64>,
-    /// How often it is drawn, relative to the others.
-    #[serde(default = "one")]
+    /// Any but UL2 itself.
+    pub objective: Objective,
+    /// How often it is drawn, in proportion to the others' rates.
     pub rate: f64,
-}
-
-/// What a denoiser asks for; the source begins with this text in brackets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Mode {
-    /// Short spans: `[R]`.
-    R,
-    /// The end of the text: `[S]`.
-    S,
-    /// Long spans or many: `[X]`.
-    X,
-}
-
-/// The sizes of an objective's examples.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Lengths {
-    /// Tokens of a segment of text.
-    pub raw: usize,
-    /// The most tokens of a source, EOS counted.
-    pub source: usize,
-    /// The most tokens of a target, EOS counted.
-    pub target: usize,
-}
-
-/// Deviations of the target's length beyond the mean that there is room for, where each token is masked by itself.
-const DEVIATIONS: f64 = 3.5;
-
-/// Masks drawn until a target fits. Hardly one in a thousand does not.
-const TRIES: usize = 1000;
-
-fn one() -> f64 {
-    1.0
+    /// What sources begin with: the token of that name, or a text. May be empty.
+    #[serde(default)]
+    pub prefix: String,
 }
 
 impl Default for Objective {
@@ -92,291 +77,150 @@ impl Default for Objective {
     }
 }
 
-impl Objective {
-    /// UL2's seven denoisers at equal rates: two R, four X, one S.
-    pub fn ul2() -> Objective {
-        let spans = |mode, mean_span, noise_density| Denoiser { mode, noise_density, mean_span: Some(mean_span), rate: 1.0 };
-        let denoisers = vec![
-            spans(Mode::R, 3.0, 0.15),
-            spans(Mode::R, 8.0, 0.15),
-            Denoiser { mode: Mode::S, noise_density: 0.25, mean_span: None, rate: 1.0 },
-            spans(Mode::X, 3.0, 0.5),
-            spans(Mode::X, 8.0, 0.5),
-            spans(Mode::X, 64.0, 0.15),
-            spans(Mode::X, 64.0, 0.5),
-        ];
-        Objective::Ul2 { denoisers }
-    }
-
-    /// # Errors
-    /// `Input` if a setting is out of its range.
-    pub fn check(&self) -> Result<()> {
-        let density = |density: f64| {
-            let holds = density > 0.0 && density < 1.0;
-            if holds { Ok(()) } else { Err(Error::Input(format!("noise density {density} is not between 0 and 1"))) }
+/// The seven denoisers of the UL2 paper: R (spans of 3 and 8 tokens, 15 %), S (prefix LM, a target of a quarter), X (long
+/// spans or half of the tokens). The rates are those of FAT5's reproduction, a third for each kind.
+impl Default for Ul2 {
+    fn default() -> Ul2 {
+        let denoiser = |prefix: &str, rate, objective| Denoiser { objective, rate, prefix: prefix.to_owned() };
+        let spans = |noise_density, mean_span| {
+            Objective::SpanCorruption(SpanCorruption { noise_density, mean_span, random_roll: false })
         };
+        Ul2 {
+            denoisers: vec![
+                denoiser("[R]", 0.165, spans(0.15, 3.0)),
+                denoiser("[R]", 0.165, spans(0.15, 8.0)),
+                denoiser("[S]", 0.34, Objective::PrefixLm(PrefixLm { target_share: Some(0.25) })),
+                denoiser("[X]", 0.0825, spans(0.5, 3.0)),
+                denoiser("[X]", 0.0825, spans(0.5, 8.0)),
+                denoiser("[X]", 0.0825, spans(0.15, 64.0)),
+                denoiser("[X]", 0.0825, spans(0.5, 64.0)),
+            ],
+        }
+    }
+}
+
+impl Objective {
+    /// # Errors
+    /// `Input`: a setting is out of its range.
+    pub fn check(&self) -> Result<()> {
         match self {
             Objective::SpanCorruption(spans) => spans.check(),
-            Objective::IidReplaceSpans { noise_density }
-            | Objective::Mass { noise_density }
-            | Objective::DropTokens { noise_density } => density(*noise_density),
-            Objective::Bert { noise_density, random_share } => {
-                density(*noise_density)?;
-                let holds = (0.0..=1.0).contains(random_share);
-                let what = || format!("a share of {random_share} random tokens is not between 0 and 1");
-                if holds { Ok(()) } else { Err(Error::Input(what())) }
-            }
-            Objective::Deshuffle | Objective::PrefixLm | Objective::Lm => Ok(()),
-            Objective::Ul2 { denoisers } => {
-                for denoiser in denoisers {
-                    match denoiser.spans() {
-                        Some(spans) => spans.check()?,
-                        None => density(denoiser.noise_density)?,
-                    }
-                }
-                let rates_hold = denoisers.iter().all(|d| d.rate >= 0.0 && d.rate.is_finite());
-                if !rates_hold || denoisers.iter().map(|d| d.rate).sum::<f64>() <= 0.0 {
-                    return Err(Error::Input("the rates of denoisers must not be negative, and not all 0".into()));
-                }
-                Ok(())
-            }
+            Objective::IidReplaceSpans(iid) | Objective::Mass(iid) | Objective::DropTokens(iid) => iid.check(),
+            Objective::Bert(bert) => bert.check(),
+            Objective::PrefixLm(prefix_lm) => prefix_lm.check(),
+            Objective::Deshuffle | Objective::Lm => Ok(()),
+            Objective::Ul2(ul2) => ul2.check(),
         }
     }
 
-    /// The sizes for sources of at most `inputs_len` tokens, EOS counted: the longest segments that fit. `targets_len` is for
-    /// objectives whose targets have no length of their own: (prefix) language modelling, where it defaults to `inputs_len`, and
-    /// masks that are drawn token by token, where it defaults to somewhat more than the mean.
+    /// The ids that its examples are made of.
     ///
     /// # Errors
-    /// `Input` if a setting is out of range, or the lengths leave no room for a text.
-    pub fn lengths(&self, inputs_len: usize, targets_len: Option<usize>) -> Result<Lengths> {
+    /// `Input`: a prefix of UL2 cannot be encoded.
+    pub fn markers(&self, tokenizer: &Tokenizer) -> Result<Markers> {
+        let prefixes: Vec<Vec<u32>> = self
+            .denoisers()
+            .iter()
+            .map(|denoiser| markers::encode_prefix(tokenizer, &denoiser.prefix, denoiser.prefix_room()))
+            .collect::<Result<_>>()?;
+        Ok(Markers { prefixes, ..Markers::of(tokenizer) })
+    }
+
+    /// The example that a text of at least 2 tokens (without EOS) becomes, however long: [`Lengths::trim`] cuts it.
+    ///
+    /// # Errors
+    /// `Input`: a shorter text, a setting out of range, too few sentinels, or markers that were not made by
+    /// [`Objective::markers`].
+    pub fn apply(&self, tokens: &[u32], markers: &Markers, rng: &mut Rng) -> Result<Example> {
         self.check()?;
-        if targets_len.is_some() && !self.leaves_targets_open() {
-            let what = format!("the length of {}'s targets follows from that of its sources: leave it out", self.name());
-            return Err(Error::Input(what));
-        }
-        let targets = targets_len.unwrap_or(inputs_len);
-        if inputs_len < 3 || targets < 3 {
-            return Err(Error::Input(format!(
-                "lengths of {} tokens cannot hold a text and the end of the sequence: use at least 3",
-                inputs_len.min(targets)
-            )));
-        }
-        let raw = inputs_len - 1;
-        Ok(match self {
-            Objective::SpanCorruption(spans) => {
-                let (raw, target) = spans.lengths(inputs_len)?;
-                Lengths { raw, source: inputs_len, target }
-            }
-            Objective::IidReplaceSpans { noise_density: r } => {
-                let n = raw as f64;
-                // Masked tokens, a sentinel for each run of clean ones, EOS.
-                let mean = n * r + n * r * (1.0 - r) + 3.0;
-                let room = mean + 2.0 * DEVIATIONS * (n * r * (1.0 - r)).sqrt();
-                Lengths { raw, source: inputs_len, target: targets_len.unwrap_or((room.ceil() as usize).min(inputs_len + 1)) }
-            }
-            Objective::DropTokens { noise_density: r } => {
-                let n = raw as f64;
-                let room = n * r + 1.0 + DEVIATIONS * (n * r * (1.0 - r)).sqrt();
-                Lengths { raw, source: inputs_len, target: targets_len.unwrap_or((room.ceil() as usize).clamp(2, inputs_len)) }
-            }
-            Objective::Bert { .. } | Objective::Mass { .. } | Objective::Deshuffle => {
-                Lengths { raw, source: inputs_len, target: inputs_len }
-            }
-            // The cut leaves at least a token on either side.
-            Objective::PrefixLm => {
-                let raw = inputs_len.min(targets);
-                Lengths { raw, source: raw, target: raw }
-            }
-            Objective::Lm => Lengths { raw: targets - 1, source: 1, target: targets },
-            Objective::Ul2 { denoisers } => {
-                let each = denoisers.iter().map(|denoiser| denoiser.lengths(inputs_len));
-                let raw = each.collect::<Result<Vec<_>>>()?.into_iter().min().unwrap_or(2);
-                let sizes = |pick: fn((usize, usize)) -> usize| {
-                    denoisers.iter().map(|denoiser| pick(denoiser.sizes(raw))).max().unwrap_or(2)
-                };
-                Lengths { raw, source: sizes(|(source, _)| source), target: sizes(|(_, target)| target) }
-            }
-        })
-    }
-
-    /// Whether documents are joined before they are cut into segments; the reference's prefix LM cuts each by itself.
-    pub fn joins_documents(&self) -> bool {
-        !matches!(self, Objective::PrefixLm | Objective::Deshuffle)
-    }
-
-    /// Turns a segment of at least 2 tokens, without EOS, into an example.
-    ///
-    /// # Errors
-    /// `Input`: a shorter segment, fewer sentinels than the mask needs.
-    pub fn apply(&self, tokens: &[u32], lengths: &Lengths, markers: &Markers, rng: &mut Rng) -> Result<Example> {
         if tokens.len() < 2 {
             return Err(Error::Input(format!("a text of {} token(s) is too short to mask a part of it", tokens.len())));
         }
-        let (mut source, mut target) = match self {
-            Objective::SpanCorruption(spans) => return spans.corrupt(tokens, markers, rng),
-            Objective::IidReplaceSpans { noise_density } => {
-                fitting(lengths.target, || {
-                    let mask = iid_mask(tokens.len(), *noise_density, rng);
-                    let inverted: Vec<bool> = mask.iter().map(|&masked| !masked).collect();
-                    let source = noise_span_to_unique_sentinel(tokens, &mask, &markers.sentinels)?;
-                    Ok((source, noise_span_to_unique_sentinel(tokens, &inverted, &markers.sentinels)?))
-                })?
+        let ends = |source: &[u32], target: &[u32]| {
+            let end = |tokens: &[u32]| [tokens, &[markers.eos]].concat();
+            Example { source: end(source), target: end(target) }
+        };
+        match self {
+            Objective::SpanCorruption(spans) => spans.corrupt(tokens, markers, rng),
+            Objective::IidReplaceSpans(iid) => iid.replace_spans(tokens, markers, rng),
+            Objective::Bert(bert) => Ok(ends(&bert.mask(tokens, markers, rng)?, tokens)),
+            Objective::Mass(iid) => Ok(ends(&iid.mask(tokens, markers, rng)?, tokens)),
+            Objective::DropTokens(iid) => {
+                let (source, target) = iid.partition(tokens, rng);
+                Ok(ends(&source, &target))
             }
-            Objective::DropTokens { noise_density } => fitting(lengths.target, || {
-                let mask = iid_mask(tokens.len(), *noise_density, rng);
-                let pick = |wanted: bool| tokens.iter().zip(&mask).filter(move |(_, m)| **m == wanted).map(|(t, _)| *t);
-                Ok((pick(false).collect(), pick(true).collect()))
-            })?,
-            Objective::Bert { noise_density, random_share } => {
-                (masked(tokens, *noise_density, *random_share, markers, rng)?, tokens.to_vec())
-            }
-            Objective::Mass { noise_density } => (masked(tokens, *noise_density, 0.0, markers, rng)?, tokens.to_vec()),
             Objective::Deshuffle => {
                 let mut source = tokens.to_vec();
                 rng.shuffle(&mut source);
-                (source, tokens.to_vec())
+                Ok(ends(&source, tokens))
             }
-            Objective::PrefixLm => {
-                let cut = 1 + rng.below(tokens.len() as u64 - 1) as usize;
-                (tokens[..cut].to_vec(), tokens[cut..].to_vec())
+            Objective::PrefixLm(prefix_lm) => {
+                let (source, target) = tokens.split_at(prefix_lm.prefix_len(tokens.len(), rng));
+                Ok(ends(source, target))
             }
-            Objective::Lm => (Vec::new(), tokens.to_vec()),
-            Objective::Ul2 { denoisers } => {
-                let denoiser = draw(denoisers, rng);
-                let Example { source, target } = denoiser.apply(tokens, markers, rng)?;
-                return Ok(Example { source: [markers.mode(denoiser.mode), &source].concat(), target });
+            Objective::Lm => Ok(ends(&[], tokens)),
+            Objective::Ul2(ul2) => {
+                let index = self.draw(rng);
+                let prefix = markers.prefixes.get(index).ok_or_else(|| {
+                    Error::Input("these markers have no prefixes: make them from the objective and a tokenizer".into())
+                })?;
+                let Example { source, target } = ul2.denoisers[index].objective.apply(tokens, markers, rng)?;
+                Ok(Example { source: [prefix.as_slice(), &source].concat(), target })
             }
-        };
-        source.push(markers.eos);
-        target.push(markers.eos);
-        Ok(Example { source, target })
-    }
-
-    /// # Errors
-    /// `Input` if segments of `raw` tokens need more sentinels than the tokenizer has.
-    pub fn check_sentinels(&self, raw: usize, markers: &Markers) -> Result<()> {
-        match self {
-            Objective::SpanCorruption(spans) => spans.check_sentinels(raw, markers),
-            Objective::Ul2 { denoisers } => {
-                denoisers.iter().filter_map(Denoiser::spans).try_for_each(|spans| spans.check_sentinels(raw, markers))
-            }
-            // Runs of a mask drawn token by token: at most half of the tokens, as many as the mean and some more.
-            Objective::IidReplaceSpans { noise_density: r } => {
-                let mean = raw as f64 * r * (1.0 - r);
-                let needed = ((mean + DEVIATIONS * mean.sqrt()).ceil() as usize + 1).min(raw.div_ceil(2));
-                if needed <= markers.sentinels.len() {
-                    return Ok(());
-                }
-                Err(Error::Input(format!(
-                    "a text of {raw} tokens may have {needed} masked spans, but the tokenizer has {} sentinels: use a shorter \
-                     sequence length",
-                    markers.sentinels.len()
-                )))
-            }
-            Objective::Bert { .. } | Objective::Mass { .. } if markers.sentinels.is_empty() => {
-                Err(Error::Input("the tokenizer has no sentinel to mask tokens with".into()))
-            }
-            _ => Ok(()),
         }
     }
 
-    fn leaves_targets_open(&self) -> bool {
-        matches!(
-            self,
-            Objective::IidReplaceSpans { .. } | Objective::DropTokens { .. } | Objective::PrefixLm | Objective::Lm
-        )
+    /// Which of its denoisers UL2 chooses for the text that `rng` is for: [`Objective::apply`] begins with this. 0, without
+    /// touching `rng`, for all others.
+    pub fn draw(&self, rng: &mut Rng) -> usize {
+        let denoisers = self.denoisers();
+        if denoisers.is_empty() {
+            return 0;
+        }
+        let mut point = rng.uniform() * denoisers.iter().map(|denoiser| denoiser.rate).sum::<f64>();
+        for (index, denoiser) in denoisers.iter().enumerate() {
+            if point < denoiser.rate {
+                return index;
+            }
+            point -= denoiser.rate;
+        }
+        // Rounding may leave a little beyond the last: it goes to the last that is drawn at all.
+        denoisers.iter().rposition(|denoiser| denoiser.rate > 0.0).unwrap_or(0)
+    }
+
+    /// Whether segments may run over the end of a document. Not for a prefix LM, as in the reference.
+    pub fn joins_documents(&self) -> bool {
+        !matches!(self, Objective::PrefixLm(_))
+    }
+
+    fn denoisers(&self) -> &[Denoiser] {
+        match self {
+            Objective::Ul2(ul2) => &ul2.denoisers,
+            _ => &[],
+        }
     }
 }
 
 impl Denoiser {
-    /// `None` for the end of the text.
-    fn spans(&self) -> Option<SpanCorruption> {
-        let mean_span = self.mean_span.filter(|_| self.mode != Mode::S)?;
-        Some(SpanCorruption { noise_density: self.noise_density, mean_span })
+    /// Tokens of a source that are set aside for the prefix, whatever the tokenizer: one a byte, and one for a leading
+    /// space.
+    fn prefix_room(&self) -> usize {
+        if self.prefix.is_empty() { 0 } else { self.prefix.len() + 1 }
     }
+}
 
-    /// Tokens of the longest segment that fits.
-    fn lengths(&self, inputs_len: usize) -> Result<usize> {
-        let room = inputs_len.saturating_sub(Markers::MODE_TOKENS);
-        match self.spans() {
-            Some(spans) => Ok(spans.lengths(room)?.0),
-            None if room < 3 => Err(Error::Input(format!("sources of {inputs_len} tokens have no room for a text"))),
-            None => Ok((2..).take_while(|&raw| raw - self.suffix(raw) < room).last().unwrap_or(2)),
+impl Ul2 {
+    fn check(&self) -> Result<()> {
+        let rates: f64 = self.denoisers.iter().map(|denoiser| denoiser.rate).sum();
+        if !(rates > 0.0 && rates.is_finite()) || self.denoisers.iter().any(|denoiser| denoiser.rate < 0.0) {
+            return Err(Error::Input("ul2 needs denoisers with rates of 0 or more, and one above 0".into()));
         }
-    }
-
-    /// (source, target) tokens of a segment, EOS and mode counted.
-    fn sizes(&self, raw: usize) -> (usize, usize) {
-        let (source, target) = match self.spans() {
-            Some(spans) => spans.corrupted_lengths(raw),
-            None => (raw - self.suffix(raw) + 1, self.suffix(raw) + 1),
-        };
-        (source + Markers::MODE_TOKENS, target)
-    }
-
-    /// Tokens at the end of the text that are the target.
-    fn suffix(&self, raw: usize) -> usize {
-        ((raw as f64 * self.noise_density).round_ties_even() as usize).clamp(1, raw - 1)
-    }
-
-    fn apply(&self, tokens: &[u32], markers: &Markers, rng: &mut Rng) -> Result<Example> {
-        match self.spans() {
-            Some(spans) => spans.corrupt(tokens, markers, rng),
-            None => {
-                let (source, target) = tokens.split_at(tokens.len() - self.suffix(tokens.len()));
-                let ended = |tokens: &[u32]| tokens.iter().copied().chain([markers.eos]).collect();
-                Ok(Example { source: ended(source), target: ended(target) })
+        for Denoiser { objective, .. } in &self.denoisers {
+            if matches!(objective, Objective::Ul2(_)) {
+                return Err(Error::Input("a denoiser of ul2 cannot be ul2 itself: name its denoisers".into()));
             }
+            objective.check()?;
         }
+        Ok(())
     }
-}
-
-fn draw<'a>(denoisers: &'a [Denoiser], rng: &mut Rng) -> &'a Denoiser {
-    let mut point = rng.uniform() * denoisers.iter().map(|d| d.rate).sum::<f64>();
-    let chosen = denoisers.iter().find(|denoiser| {
-        let here = point < denoiser.rate;
-        point -= denoiser.rate;
-        here
-    });
-    chosen.unwrap_or(&denoisers[denoisers.len() - 1])
-}
-
-/// Each token masked with this probability, at least one and never all (as the reference's span masks are).
-fn iid_mask(len: usize, density: f64, rng: &mut Rng) -> Vec<bool> {
-    loop {
-        let mask: Vec<bool> = (0..len).map(|_| rng.uniform() < density).collect();
-        if mask.contains(&true) && mask.contains(&false) {
-            return mask;
-        }
-        // A short text, or an extreme density: one token of the rarer kind.
-        if len as f64 * density.min(1.0 - density) < 1.0 {
-            let rarer = rng.below(len as u64) as usize;
-            return (0..len).map(|i| (i == rarer) == (density < 0.5)).collect();
-        }
-    }
-}
-
-/// Draws until the target and its EOS fit.
-fn fitting(most: usize, mut draw: impl FnMut() -> Result<(Vec<u32>, Vec<u32>)>) -> Result<(Vec<u32>, Vec<u32>)> {
-    for _ in 0..TRIES {
-        let (source, target) = draw()?;
-        if target.len() < most {
-            return Ok((source, target));
-        }
-    }
-    Err(Error::Input(format!("targets of {most} tokens are too short for so many masked tokens: allow longer ones")))
-}
-
-/// Masked tokens replaced by sentinel 0, or by a random token other than the special ones
-/// (`noise_token_to_random_token_or_sentinel`).
-fn masked(tokens: &[u32], density: f64, random: f64, markers: &Markers, rng: &mut Rng) -> Result<Vec<u32>> {
-    let sentinel = *markers.sentinels.first().ok_or_else(|| Error::Input("the tokenizer has no sentinel".into()))?;
-    let mask = iid_mask(tokens.len(), density, rng);
-    let replace = |(&token, &masked): (&u32, &bool)| match masked {
-        false => token,
-        true if random > 0.0 && rng.uniform() < random => markers.random_token(rng),
-        true => sentinel,
-    };
-    Ok(tokens.iter().zip(&mask).map(replace).collect())
 }

@@ -9,7 +9,8 @@ use super::Split;
 use super::files::Paths;
 use super::row::Row;
 use crate::data::cmudict::{CmuDict, Entry, is_dev, is_test};
-use crate::data::lines::{self, for_each_line};
+use crate::data::lines::for_each_line;
+use crate::data::unpack;
 use crate::{Error, Result};
 
 /// How files write their examples; any of them may be compressed.
@@ -111,7 +112,7 @@ fn tsv(path: &Path, layout: &Layout, visit: Visit) -> Result<()> {
 }
 
 fn csv(path: &Path, layout: &Layout, visit: Visit) -> Result<()> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(lines::open(path)?);
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(unpack::open(path)?);
     let mut names: Option<Vec<String>> = layout.columns.clone();
     let mut in_header = layout.header;
     let mut record = csv::StringRecord::new();

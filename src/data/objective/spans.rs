@@ -4,72 +4,27 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Mode;
+use super::Markers;
 use crate::data::Example;
 use crate::rng::Rng;
-use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// How much is masked, and in how long spans. The default is the paper's: 15 % in spans of 3 tokens on average.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SpanCorruption {
     /// Share of the tokens that is masked, 0 < density < 1.
     pub noise_density: f64,
     /// Mean length of a masked span in tokens, >= 1.
     pub mean_span: f64,
-}
-
-/// The special ids that corrupted texts are made of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Markers {
-    /// Sentinel k replaces the k-th masked span.
-    pub sentinels: Vec<u32>,
-    pub eos: u32,
-    /// Ids below this one may stand for a random token, except those below [`Markers::FIRST_TEXT_ID`] and sentinels.
-    pub vocab: u32,
-    /// The texts `[R]`, `[S]` and `[X]`, cut or filled up to [`Markers::MODE_TOKENS`].
-    pub modes: [Vec<u32>; 3],
-}
-
-impl Markers {
-    /// Ids below are pad, EOS and unknown (the reference draws random tokens from here on).
-    pub const FIRST_TEXT_ID: u32 = 3;
-
-    /// Tokens that the mode of a UL2 denoiser takes in a source.
-    pub const MODE_TOKENS: usize = 3;
-
-    /// # Errors
-    /// The tokenizer cannot encode the modes.
-    pub fn of(tokenizer: &Tokenizer) -> Result<Markers> {
-        let sentinels = (0..tokenizer.n_sentinels()).map_while(|k| tokenizer.sentinel(k)).collect();
-        let mode = |text| {
-            let mut ids = tokenizer.encode(text)?;
-            ids.truncate(Markers::MODE_TOKENS);
-            Ok(ids)
-        };
-        let modes = [mode("[R]")?, mode("[S]")?, mode("[X]")?];
-        Ok(Markers { sentinels, eos: tokenizer.eos(), vocab: tokenizer.vocab_size() as u32, modes })
-    }
-
-    pub(super) fn mode(&self, mode: Mode) -> &[u32] {
-        &self.modes[mode as usize]
-    }
-
-    /// Any token but the special ones.
-    pub(super) fn random_token(&self, rng: &mut Rng) -> u32 {
-        let span = self.vocab.saturating_sub(Markers::FIRST_TEXT_ID).max(1);
-        loop {
-            let id = Markers::FIRST_TEXT_ID + rng.below(u64::from(span)) as u32;
-            if !self.sentinels.contains(&id) {
-                return id;
-            }
-        }
-    }
+    /// Whether the mask is rotated by a random number of tokens, so that a text may begin masked and end clean. Source or
+    /// target (not both) may then be longer by one sentinel, for which the lengths make room, unlike the reference's.
+    pub random_roll: bool,
 }
 
 impl Default for SpanCorruption {
     fn default() -> Self {
-        SpanCorruption { noise_density: 0.15, mean_span: 3.0 }
+        SpanCorruption { noise_density: 0.15, mean_span: 3.0, random_roll: false }
     }
 }
 
@@ -92,13 +47,15 @@ impl SpanCorruption {
     /// always has one: there it lets the source overflow by one token and trims it, here nothing ever needs trimming.
     pub fn lengths(&self, inputs_len: usize) -> Result<(usize, usize)> {
         self.check()?;
-        if inputs_len < 3 {
+        if inputs_len < self.corrupted_lengths(2).0 {
             return Err(Error::Input(format!(
                 "a source length of {inputs_len} cannot hold a token, a sentinel and the end of the sequence: use at \
-                 least 3"
+                 least {}",
+                self.corrupted_lengths(2).0
             )));
         }
-        let mut raw = inputs_len - 1;
+        // The reference begins at inputs_len - 1, which comes to the same: longer texts never have shorter sources.
+        let mut raw = 2;
         while self.corrupted_lengths(raw + 1).0 <= inputs_len {
             raw += 1;
         }
@@ -110,19 +67,21 @@ impl SpanCorruption {
         Ok((raw, self.corrupted_lengths(raw).1))
     }
 
-    /// Exact (source, target) tokens, EOS counted, that a text of `raw` >= 2 tokens is corrupted into.
+    /// (source, target) tokens, EOS counted, that a text of `raw` >= 2 tokens is corrupted into: exact, but for a random
+    /// roll, where either may be one less.
     pub fn corrupted_lengths(&self, raw: usize) -> (usize, usize) {
-        let (noise, spans) = self.counts(raw);
-        (raw - noise + spans + 1, noise + spans + 1)
+        let (noise, _) = self.counts(raw);
+        let sentinels = self.n_spans(raw);
+        (raw - noise + sentinels + 1, noise + sentinels + 1)
     }
 
-    /// Sentinels that a text of `raw` >= 2 tokens needs.
+    /// Sentinels that a text of `raw` >= 2 tokens needs: as many as spans, and one more if the mask is rolled.
     pub fn n_spans(&self, raw: usize) -> usize {
-        self.counts(raw).1
+        self.counts(raw).1 + usize::from(self.random_roll)
     }
 
     /// `[len]`, true where masked: spans and gaps of random lengths that alternate, starting with a gap and ending with
-    /// a span.
+    /// a span (before a random roll).
     pub fn noise_mask(&self, len: usize, rng: &mut Rng) -> Vec<bool> {
         let padded = len.max(2);
         let (noise, spans) = self.counts(padded);
@@ -134,6 +93,9 @@ impl SpanCorruption {
             mask.resize(mask.len() + span, true);
         }
         mask.truncate(len);
+        if self.random_roll && len > 0 {
+            mask.rotate_right(rng.below(len as u64) as usize);
+        }
         mask
     }
 
@@ -149,12 +111,7 @@ impl SpanCorruption {
         }
         self.check_sentinels(tokens.len(), markers)?;
         let mask = self.noise_mask(tokens.len(), rng);
-        let inverted: Vec<bool> = mask.iter().map(|&masked| !masked).collect();
-        let mut source = noise_span_to_unique_sentinel(tokens, &mask, &markers.sentinels)?;
-        let mut target = noise_span_to_unique_sentinel(tokens, &inverted, &markers.sentinels)?;
-        source.push(markers.eos);
-        target.push(markers.eos);
-        Ok(Example { source, target })
+        replace_spans(tokens, &mask, markers)
     }
 
     /// Errors with `Input` if texts of `raw` tokens need more sentinels than there are.
@@ -203,6 +160,17 @@ pub fn noise_span_to_unique_sentinel(tokens: &[u32], mask: &[bool], sentinels: &
     Ok(out)
 }
 
+/// The source keeps the clean tokens, the target the masked ones; each run that is missing is one sentinel, counted from 0
+/// on either side. Both end with EOS.
+pub(super) fn replace_spans(tokens: &[u32], mask: &[bool], markers: &Markers) -> Result<Example> {
+    let inverted: Vec<bool> = mask.iter().map(|&masked| !masked).collect();
+    let mut source = noise_span_to_unique_sentinel(tokens, mask, &markers.sentinels)?;
+    let mut target = noise_span_to_unique_sentinel(tokens, &inverted, &markers.sentinels)?;
+    source.push(markers.eos);
+    target.push(markers.eos);
+    Ok(Example { source, target })
+}
+
 /// Lengths of `segments` non-empty parts of `items` things, each way to cut them being as likely.
 fn random_segmentation(items: usize, segments: usize, rng: &mut Rng) -> Vec<usize> {
     let mut cut_after: Vec<bool> = (1..items).map(|i| i < segments).collect();
@@ -223,7 +191,7 @@ mod tests {
     use crate::rng::Purpose;
 
     fn objective(noise_density: f64, mean_span: f64) -> SpanCorruption {
-        SpanCorruption { noise_density, mean_span }
+        SpanCorruption { noise_density, mean_span, random_roll: false }
     }
 
     fn rng(index: u64) -> Rng {
@@ -320,7 +288,7 @@ mod tests {
 
     #[test]
     fn too_few_sentinels_is_an_error_with_a_remedy() {
-        let markers = Markers { sentinels: (0..5).map(|k| 1000 + k).collect(), eos: 1, ..Markers::default() };
+        let markers = Markers::new((0..5).map(|k| 1000 + k).collect(), 1);
         let tokens: Vec<u32> = (0..200).collect();
         let error = SpanCorruption::default().corrupt(&tokens, &markers, &mut rng(0)).unwrap_err().to_string();
         assert!(error.contains("10 spans") && error.contains("5 sentinels") && error.contains("shorter"), "{error}");
@@ -328,7 +296,7 @@ mod tests {
 
     #[test]
     fn bad_settings_are_errors() {
-        let markers = Markers { sentinels: vec![9], eos: 1, ..Markers::default() };
+        let markers = Markers::new(vec![9], 1);
         for bad in [objective(0.0, 3.0), objective(1.0, 3.0), objective(f64::NAN, 3.0), objective(0.15, 0.5)] {
             assert!(bad.lengths(512).is_err(), "{bad:?}");
             assert!(bad.corrupt(&[1, 2, 3], &markers, &mut rng(0)).is_err(), "{bad:?}");
