@@ -7,13 +7,16 @@ use std::fs;
 use std::path::Path;
 
 use common::{Scratch, logged_steps, weights_and_moments};
-use t5_wgpu::data::{ExampleSource, PairOptions, SpanCorruption};
+use t5_wgpu::data::metrics::MetricKind;
+use t5_wgpu::data::task::Files;
+use t5_wgpu::data::{Metric, Split, TaskConfig, TaskSet};
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::model::{Model, T5Config};
 use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
-use t5_wgpu::train::examples::Examples;
-use t5_wgpu::train::{Event, HeldOut, Hooks, Outcome, Settings, StepLog, Task, Trainer};
+use t5_wgpu::train::engine::{Engine, Objective};
+use t5_wgpu::train::settings::TextConfig;
+use t5_wgpu::train::{Event, Hooks, Outcome, Settings, StepLog, Trainer};
 use t5_wgpu::tune::Tuner;
 
 fn gpu() -> Gpu {
@@ -28,10 +31,21 @@ fn config(tied: bool) -> T5Config {
     T5Config::from_json(&text, "config.json").unwrap()
 }
 
+fn files(file: &Path) -> Files {
+    Files::Together(vec![file.to_string_lossy().into_owned()])
+}
+
+fn task(file: &Path) -> TaskConfig {
+    let columns = Some(vec!["source".to_owned(), "target".to_owned()]);
+    TaskConfig { train: Some(files(file)), columns, metrics: Some(vec![Metric::new(MetricKind::Per)]), ..TaskConfig::default() }
+}
+
+fn on(task: TaskConfig) -> Settings {
+    Settings { log_every: 1, ..Settings::on_task("pairs", task) }
+}
+
 fn pairs(file: &Path) -> Settings {
-    let mut settings = Settings::new(Task::Pairs { file: file.to_owned(), options: PairOptions::default() });
-    settings.log_every = 1;
-    settings
+    on(task(file))
 }
 
 fn trainer(gpu: &Gpu, settings: Settings, tied: bool, out: &Path) -> t5_wgpu::Result<Trainer> {
@@ -62,12 +76,15 @@ fn a_resumed_run_equals_an_undisturbed_one() {
     let (gpu, scratch) = (gpu(), Scratch::new("train-resume"));
     let text =
         scratch.file("text.txt", "The quick brown fox jumps over the lazy dog. ".repeat(60).replace(". ", ".\n"));
-    let mut by_pairs = pairs(&scratch.pairs(50));
-    by_pairs.held_out = HeldOut::Share(0.2);
-    let objective = SpanCorruption::default();
-    let mut by_text = Settings { task: Task::Text { files: vec![text], seq_len: 32, objective }, ..by_pairs.clone() };
+    let by_pairs = on(TaskConfig { held_out: Some(0.2), ..task(&scratch.pairs(50)) });
+    let text = TextConfig { inputs_len: 32, held_out: Some(0.2), examples: Some(50), ..TextConfig::new(files(&text)) };
+    let mut by_text = Settings { log_every: 1, ..Settings::on_text("text", text) };
     by_text.optimizer = "adafactor".parse().unwrap();
-    for (name, settings) in [("pairs", by_pairs), ("text", by_text)] {
+    let mut mixed = by_pairs.clone();
+    mixed.texts.clone_from(&by_text.texts);
+    mixed.train.push("text".into());
+    mixed.prefetch = 0;
+    for (name, settings) in [("pairs", by_pairs), ("text", by_text), ("mixed", mixed)] {
         let settings =
             Settings { steps: 12, batch_size: 4, accumulate: 2, dropout: 0.1, eval_every: Some(3), ..settings };
         let (whole, parts) = (scratch.path(&format!("{name}-whole")), scratch.path(&format!("{name}-parts")));
@@ -105,20 +122,14 @@ fn changed_data_do_not_resume() {
 fn a_small_set_is_learnt_by_heart() {
     let (gpu, scratch) = (gpu(), Scratch::new("train-overfit"));
     let file = scratch.pairs(8);
-    let settings = Settings {
-        steps: 200,
-        batch_size: 8,
-        lr: 1e-2,
-        held_out: HeldOut::File(file.clone()),
-        eval_every: Some(100),
-        ..pairs(&file)
-    };
+    let task = TaskConfig { validation: Some(files(&file)), ..task(&file) };
+    let settings = Settings { steps: 200, batch_size: 8, lr: 1e-2, eval_every: Some(100), ..on(task) };
     let mut trainer = trainer(&gpu, settings, true, &scratch.path("run")).unwrap();
     let (_, lines) = run(&mut trainer, 1000).unwrap();
     let last = lines.last().unwrap();
     assert!(last.loss < 0.05 && last.accuracy == 1.0, "{last:?}");
     let best = trainer.best().unwrap();
-    assert!(best.metric == "unit_error_rate" && best.value == 0.0, "{best:?}");
+    assert!(best.metric == "pairs/per" && best.value == 0.0, "{best:?}");
 }
 
 #[test]
@@ -141,40 +152,49 @@ fn the_first_loss_is_that_of_random_logits() {
 
 #[test]
 fn accumulated_gradients_equal_those_of_one_batch() {
-    let (gpu, scratch) = (gpu(), Scratch::new("train-accumulate"));
-    let file = scratch.pairs(8);
-    // With 8 examples, both see all of them in the first step.
-    let gradients = |batch_size, accumulate| {
-        let settings = Settings { steps: 1, batch_size, accumulate, ..pairs(&file) };
-        let out = scratch.path(&format!("run-{batch_size}"));
-        let mut trainer = trainer(&gpu, settings, true, &out).unwrap();
-        let line = run(&mut trainer, 9).unwrap().1[0];
-        let arenas = trainer.engine().gradients();
-        let read = |arena| pollster::block_on(gpu.read::<f32>(arena, 0..arena.bytes())).unwrap();
-        (line, arenas.iter().flat_map(read).collect::<Vec<f32>>())
+    let (gpu, examples) = (gpu(), (0..8u32));
+    let example = |i: u32| t5_wgpu::data::Example {
+        source: (0..3 + i % 4).map(|k| 10 + i + k).chain([1]).collect(),
+        target: (0..2 + i % 3).map(|k| 90 + 2 * i + k).chain([1]).collect(),
     };
-    let ((one, whole), (two, parts)) = (gradients(8, 1), gradients(4, 2));
-    assert_eq!(one.tokens, two.tokens);
+    let examples: Vec<_> = examples.map(example).collect();
+    let gradients = |rows: usize| {
+        let model = Model::init(&gpu, config(true), 0).unwrap();
+        let adamw = t5_wgpu::train::optimizer::OptimizerConfig::adamw();
+        let mut engine = Engine::new(model, Objective::default(), &adamw, 0.0).unwrap();
+        engine.begin_step();
+        for batch in t5_wgpu::data::stream::by_length(&examples, rows, 0, 0) {
+            engine.micro_batch(&batch, [0; 4]).unwrap();
+        }
+        engine.finish_step(0.0, 0).unwrap();
+        let (stats, _) = pollster::block_on(engine.report()).unwrap();
+        let read = |arena: &t5_wgpu::gpu::Buffer| pollster::block_on(gpu.read::<f32>(arena, 0..arena.bytes())).unwrap();
+        (stats, engine.gradients().iter().flat_map(read).collect::<Vec<f32>>())
+    };
+    let (one, whole) = gradients(8);
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
-    let off = norm(&mut whole.iter().zip(&parts).map(|(a, b)| f64::from(a - b)));
     let size = norm(&mut whole.iter().map(|&a| f64::from(a)));
-    assert!(size > 0.0 && off < 1e-5 * size, "{off} of {size}");
-    assert!((one.loss - two.loss).abs() < 1e-5 * one.loss, "{} {}", one.loss, two.loss);
+    for rows in [1, 2, 3, 4] {
+        let (parts, split) = gradients(rows);
+        assert_eq!(one.tokens, parts.tokens);
+        let off = norm(&mut whole.iter().zip(&split).map(|(a, b)| f64::from(a - b)));
+        assert!(size > 0.0 && off < 1e-5 * size, "{rows} rows: {off} of {size}");
+        assert!((one.loss - parts.loss).abs() < 1e-5 * one.loss, "{} {}", one.loss, parts.loss);
+    }
 }
 
 #[test]
 fn span_corruption_learns() {
     let (gpu, scratch) = (gpu(), Scratch::new("train-text"));
     let text = scratch.file("text.txt", "the cat sat on the mat and the dog sat on the log\n".repeat(100));
-    let task = Task::Text { files: vec![text], seq_len: 48, objective: SpanCorruption::default() };
+    let text = TextConfig { inputs_len: 48, held_out: Some(0.1), ..TextConfig::new(files(&text)) };
     let settings = Settings {
         steps: 120,
         batch_size: 8,
         lr: 5e-3,
-        held_out: HeldOut::Share(0.1),
         eval_every: Some(120),
         log_every: 10,
-        ..Settings::new(task)
+        ..Settings::on_text("text", text)
     };
     let (_, lines) = run(&mut trainer(&gpu, settings, true, &scratch.path("run")).unwrap(), 1000).unwrap();
     let (first, last) = (lines[0].loss, lines.last().unwrap().loss);
@@ -187,23 +207,29 @@ fn answers_are_scored_against_all_references() {
     let learnt = scratch.file("train.tsv", "read\tR IY D\nlive\tL AY V\n");
     // Held out: the same words, where what was learnt is only the second of two right answers; and a third word.
     let asked = scratch.file("dev.tsv", "read\tR EH D\nlive\tL IH V\nread\tR IY D\nlive\tL AY V\nx\tEH K S T\n");
-    let settings = Settings { steps: 150, batch_size: 2, held_out: HeldOut::File(asked), ..pairs(&learnt) };
+    let task = TaskConfig {
+        validation: Some(files(&asked)),
+        metrics: Some([MetricKind::Per, MetricKind::ExactMatch].map(Metric::new).to_vec()),
+        ..task(&learnt)
+    };
+    let settings = Settings { steps: 150, batch_size: 2, ..on(task) };
     let mut scores = Vec::new();
     let mut trainer = trainer(&gpu, settings, true, &scratch.path("run")).unwrap();
     trainer
         .run(Hooks {
             observe: &mut |event| {
                 if let Event::Evaluation { evaluation, .. } = event {
-                    scores.push(evaluation.scores.unwrap());
+                    scores.push(evaluation.tasks["pairs"].clone());
                 }
             },
             should_stop: &|| false,
         })
         .unwrap();
     let last = scores.last().unwrap();
-    assert_eq!((last.predictions, last.exact), (3, 2), "{last:?}");
-    assert!(last.unit_edits > 0);
-    assert_eq!(trainer.best().unwrap().metric, "unit_error_rate");
+    assert_eq!(last.predictions.len(), 3);
+    assert_eq!(last.predictions.iter().filter(|p| p.correct).count(), 2, "{last:?}");
+    assert!((last.metrics["exact_match"] - 200.0 / 3.0).abs() < 1e-9 && last.metrics["per"] > 0.0, "{last:?}");
+    assert_eq!(trainer.best().unwrap().metric, "pairs/per");
 }
 
 #[test]
@@ -230,14 +256,32 @@ fn numbers_that_are_none_end_the_run() {
 #[test]
 fn held_out_sources_are_not_trained_on() {
     let scratch = Scratch::new("train-split");
-    let text: String = (0..60).map(|i| format!("word {}\tanswer {i}\n", i % 20)).collect();
-    let settings = Settings { held_out: HeldOut::Share(0.25), ..pairs(&scratch.file("p.tsv", text)) };
-    let opened = Examples::open(&settings, &Tokenizer::bytes()).unwrap();
-    let sources = |examples: &Examples| {
-        let all = 0..examples.len_per_epoch();
-        all.map(|i| examples.example(0, i).unwrap().source).collect::<std::collections::BTreeSet<_>>()
+    let text: String = (0..600).map(|i| format!("word {}\tanswer {i}\n", i % 200)).collect();
+    let task = TaskConfig { held_out: Some(0.25), ..task(&scratch.file("p.tsv", text)) };
+    let sources = |split| {
+        let set = TaskSet::open(&task, Path::new(""), split, &Tokenizer::bytes()).unwrap();
+        set.texts().iter().map(|text| text.source.clone()).collect::<std::collections::BTreeSet<_>>()
     };
-    let (training, held_out) = (sources(&opened.training), sources(&opened.held_out.unwrap()));
-    assert_eq!((training.len(), held_out.len()), (15, 5));
+    let (training, held_out) = (sources(Split::Train), sources(Split::Validation));
+    assert_eq!(training.len() + held_out.len(), 200);
+    // 50 expected, deviation 6.
+    assert!((30..70).contains(&held_out.len()), "{}", held_out.len());
     assert!(training.is_disjoint(&held_out));
+}
+
+#[test]
+fn training_ends_early_when_nothing_gets_better() {
+    let (gpu, scratch) = (gpu(), Scratch::new("train-early"));
+    let file = scratch.pairs(8);
+    let task = TaskConfig { validation: Some(files(&file)), ..task(&file) };
+    // A learning rate of nearly nothing: no evaluation is better than the first.
+    let settings =
+        Settings { steps: 50, batch_size: 2, lr: 1e-30, eval_every: Some(2), patience: Some(3), ..on(task) };
+    let out = scratch.path("run");
+    let (outcome, _) = run(&mut trainer(&gpu, settings, true, &out).unwrap(), 100).unwrap();
+    assert_eq!(outcome, Outcome::EndedEarly { step: 8 });
+    let state = Trainer::load_state(&out).unwrap().unwrap();
+    assert!(state.ended_early && state.step == 8);
+    let mut resumed = Trainer::resume(&gpu, &Tuner::off(), state, &out).unwrap();
+    assert_eq!(run(&mut resumed, 100).unwrap().0, Outcome::EndedEarly { step: 8 });
 }

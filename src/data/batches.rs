@@ -111,19 +111,19 @@ mod tests {
     fn collate_shifts_right_and_pads() {
         let a = Example { source: vec![5, 6, 1], target: vec![7, 8, 1] };
         let b = Example { source: vec![9, 1], target: vec![1] };
-        let batch = Batch::collate(&[&a, &b], &[4, 2], (3, 4, 3), 0, 50);
+        let batch = Batch::collate(&[&a, &b], (3, 4, 3), 0, 50);
         assert_eq!(batch.src_ids, [5, 6, 1, 0, 9, 1, 0, 0, 0, 0, 0, 0]);
         assert_eq!(batch.src_lens, [3, 2, 0]);
         assert_eq!(batch.tgt_in, [50, 7, 8, 50, 0, 0, 50, 0, 0]);
         assert_eq!(batch.labels, [7, 8, 1, 1, IGNORE, IGNORE, IGNORE, IGNORE, IGNORE]);
         assert_eq!((batch.tgt_lens.as_slice(), batch.n_target_tokens()), ([3, 1, 0].as_slice(), 4));
-        assert_eq!((batch.examples.as_slice(), batch.shape()), ([4, 2].as_slice(), (3, 4, 3)));
+        assert_eq!((batch.shape(), batch.n_tokens(), batch.n_positions()), ((3, 4, 3), 9, 21));
     }
 
     #[test]
     fn collate_refuses_long_examples() {
         let long = Example { source: vec![1; 3], target: vec![1] };
-        let panic = std::panic::catch_unwind(|| Batch::collate(&[&long], &[0], (1, 2, 1), 0, 0)).unwrap_err();
+        let panic = std::panic::catch_unwind(|| Batch::collate(&[&long], (1, 2, 1), 0, 0)).unwrap_err();
         let message = panic.downcast_ref::<String>().unwrap();
         assert!(message.contains("a source of 3 tokens in a row of 2"), "{message}");
     }
@@ -134,84 +134,5 @@ mod tests {
         assert_eq!(lens.map(bucket_len), [8, 8, 8, 16, 64, 80, 128, 160, 256, 320, 512]);
         assert!((1..2000).all(|n| bucket_len(n) >= n && bucket_len(n) <= bucket_len(n + 1)));
         assert!((33..2000).all(|n| bucket_len(n) * 4 <= n * 5));
-    }
-
-    #[test]
-    fn shuffled_epochs_have_equal_counts_and_no_repeats() {
-        for (n, batch_size, expected) in [(1, 4, 1), (3, 4, 1), (4, 4, 1), (7, 4, 1), (103, 4, 25), (100, 1, 100)] {
-            let options = options(batch_size, BatchOrder::Shuffled);
-            for epoch in 0..5 {
-                let batches = EpochBatches::new(&Ramp(n).lengths(epoch), &options, epoch);
-                assert_eq!(batches.n_batches(), expected);
-                let mut seen: Vec<usize> = batches.iter().flatten().copied().collect();
-                assert_eq!(seen.len(), (expected * batch_size).min(n));
-                seen.sort_unstable();
-                seen.dedup();
-                assert_eq!(seen.len(), (expected * batch_size).min(n));
-            }
-        }
-    }
-
-    #[test]
-    fn every_example_has_its_turn() {
-        let options = options(4, BatchOrder::Shuffled);
-        let mut seen: Vec<usize> = (0..40)
-            .flat_map(|epoch| EpochBatches::new(&Ramp(7).lengths(epoch), &options, epoch).batch(0).to_vec())
-            .collect();
-        seen.sort_unstable();
-        seen.dedup();
-        assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6]);
-    }
-
-    #[test]
-    fn sorting_saves_padding() {
-        let lengths = Ramp(1000).lengths(0);
-        let padded = |window_batches| {
-            let options = BatchOptions { window_batches, ..options(8, BatchOrder::Shuffled) };
-            let batches = EpochBatches::new(&lengths, &options, 0);
-            batches.iter().map(|b| b.len() * b.iter().map(|&i| lengths[i].0).max().unwrap()).sum::<usize>()
-        };
-        let real: usize = lengths.iter().map(|l| l.0).sum();
-        assert!(padded(64) * 100 < real * 112, "{} of {real}", padded(64));
-        assert!(padded(1) * 100 > real * 150, "{} of {real}", padded(1));
-    }
-
-    #[test]
-    fn streams_resume_from_a_number() {
-        let mut stream = BatchStream::new(Ramp(103), options(4, BatchOrder::Shuffled)).unwrap();
-        assert_eq!(stream.batches_per_epoch(), 25);
-        assert_eq!(stream.position(77), (3, 2));
-        let run: Vec<Batch> = (0..80).map(|i| stream.get(i).unwrap()).collect();
-        for i in [79, 3, 26, 0, 50, 49] {
-            let mut resumed = BatchStream::new(Ramp(103), options(4, BatchOrder::Shuffled)).unwrap();
-            assert_eq!(resumed.get(i).unwrap(), run[i as usize]);
-            assert_eq!(stream.get(i).unwrap(), run[i as usize]);
-        }
-        assert_ne!(run[0].examples, run[25].examples);
-        let other = BatchOptions { seed: 6, ..options(4, BatchOrder::Shuffled) };
-        assert_ne!(BatchStream::new(Ramp(103), other).unwrap().get(0).unwrap(), run[0]);
-    }
-
-    #[test]
-    fn evaluation_visits_everything_once() {
-        let mut stream = BatchStream::new(Ramp(103), options(8, BatchOrder::ByLength)).unwrap();
-        assert_eq!(stream.batches_per_epoch(), 13);
-        let batches: Vec<Batch> = (0..13).map(|i| stream.get(i).unwrap()).collect();
-        assert!(batches.iter().all(|b| b.batch == 8));
-        assert_eq!(batches[12].examples.len(), 7);
-        assert_eq!((batches[12].src_lens[7], batches[12].tgt_lens[7]), (0, 0));
-        let mut seen: Vec<usize> = batches.iter().flat_map(|b| b.examples.clone()).collect();
-        seen.sort_unstable();
-        assert_eq!(seen, (0..103).collect::<Vec<_>>());
-        // 51 tokens would be a bucket of 56, 25 of 32: both are the longest rounded up to 8.
-        assert_eq!(batches[12].shape(), (8, 56, 32));
-    }
-
-    #[test]
-    fn impossible_settings_are_errors() {
-        assert!(BatchStream::new(Ramp(0), options(4, BatchOrder::Shuffled)).is_err());
-        assert!(BatchStream::new(Ramp(5), options(0, BatchOrder::Shuffled)).is_err());
-        let no_window = BatchOptions { window_batches: 0, ..options(4, BatchOrder::Shuffled) };
-        assert!(BatchStream::new(Ramp(5), no_window).is_err());
     }
 }

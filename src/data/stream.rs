@@ -1,14 +1,13 @@
-//! The batches of a run: an endless stream over a mixture, by length or packed, that goes on from any batch.
+//! The batches of a run: an endless stream over a mixture that goes on from any batch.
 //!
-//! Examples are drawn in windows of some batches' rows. Within a window rows meet others of like length and batches come in
-//! a random order, both by the seed and the window's number: where a window began and how many of its batches are used is
-//! all that a resumed run needs to know.
+//! Examples are drawn in windows of some batches. Within a window, examples of like length meet in a batch, and batches come
+//! in a random order by the seed and the window's number: where a window began and how many of its batches are used is all
+//! that a resumed run needs to know.
 
 use serde::{Deserialize, Serialize};
 
 use super::batches::{Batch, bucket_len};
 use super::mixture::{Mixture, MixturePosition};
-use super::packing::Packer;
 use super::Example;
 use crate::rng::{Purpose, Rng};
 use crate::{Error, Result};
@@ -19,24 +18,11 @@ const FINEST: usize = 8;
 /// Batches in a window: the more, the less padding, and the longer until the first batch is made.
 const WINDOW_BATCHES: usize = 32;
 
-/// How examples become rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Batching {
-    /// An example a row; examples of like length meet in a batch, whose rows are padded to the longest.
-    #[default]
-    Buckets,
-    /// As many examples as fit into rows of a fixed size, told apart by segment ids; next-fit in the order of arrival
-    /// (seqio's `trim_and_pack_dataset`).
-    Packed { source_len: usize, target_len: usize },
-}
-
 /// What batches are made of, besides their examples.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamOptions {
     /// Rows of a batch.
     pub batch_size: usize,
-    pub batching: Batching,
     pub seed: u64,
     pub pad: u32,
     pub decoder_start: u32,
@@ -51,13 +37,8 @@ pub struct Batches {
     /// Of the window at hand.
     at: BatchPosition,
     /// The batches of the window at hand, `None` before the first is asked for.
-    window: Option<Vec<Vec<Row>>>,
-    /// An example that opens the next window, and where the mixture was before it was drawn.
-    carried: Option<(Example, MixturePosition)>,
+    window: Option<Vec<Vec<Example>>>,
 }
-
-/// The examples of a row.
-type Row = Vec<Example>;
 
 /// The place of a batch in the stream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -73,23 +54,15 @@ impl Batches {
     /// The stream from `position` on, whose `source` the mixture must stand at.
     ///
     /// # Errors
-    /// `Input`: a batch size of 0, or packed rows that an example does not fit into.
+    /// `Input`: a batch size of 0.
     pub fn new(mixture: Mixture, options: StreamOptions, position: &BatchPosition) -> Result<Batches> {
         if options.batch_size == 0 {
             return Err(Error::Input("the batch size must be at least 1".into()));
         }
         let (source, target) = mixture.longest();
-        if let Batching::Packed { source_len, target_len } = options.batching
-            && (source > source_len || target > target_len)
-        {
-            return Err(Error::Input(format!(
-                "the longest example has {source} source and {target} target tokens: it does not fit into packed rows of \
-                 {source_len} and {target_len}; use longer rows or a lower limit on the examples"
-            )));
-        }
         let longest = (source.next_multiple_of(FINEST), target.next_multiple_of(FINEST));
         let at = BatchPosition { source: mixture.position(), ..position.clone() };
-        Ok(Batches { mixture, options, longest, at, window: None, carried: None })
+        Ok(Batches { mixture, options, longest, at, window: None })
     }
 
     pub fn mixture(&self) -> &Mixture {
@@ -98,11 +71,7 @@ impl Batches {
 
     /// (batch, src_len, tgt_len) that every batch fits into.
     pub fn largest_shape(&self) -> (usize, usize, usize) {
-        let (src_len, tgt_len) = match self.options.batching {
-            Batching::Buckets => self.longest,
-            Batching::Packed { source_len, target_len } => (source_len, target_len),
-        };
-        (self.options.batch_size, src_len, tgt_len)
+        (self.options.batch_size, self.longest.0, self.longest.1)
     }
 
     /// The place of the next batch.
@@ -110,7 +79,7 @@ impl Batches {
         self.at.clone()
     }
 
-    /// The next batch. Unpacked, its lengths are those of its longest example rounded up by [`bucket_len`], but never beyond
+    /// The next batch. Its lengths are those of its longest example rounded up by [`bucket_len`], but never beyond
     /// the longest of all examples rounded up to 8.
     pub fn next(&mut self) -> Result<Batch> {
         let window = match self.window.take() {
@@ -122,91 +91,38 @@ impl Batches {
         if self.at.batch < window.len() {
             self.window = Some(window);
         } else {
-            let source = match &self.carried {
-                Some((_, before)) => before.clone(),
-                None => self.mixture.position(),
-            };
-            self.at = BatchPosition { window: self.at.window + 1, batch: 0, source };
+            self.at = BatchPosition { window: self.at.window + 1, batch: 0, source: self.mixture.position() };
         }
         Ok(batch)
     }
 
-    fn collate(&self, rows: &[Row]) -> Batch {
+    fn collate(&self, examples: &[Example]) -> Batch {
         let StreamOptions { batch_size, pad, decoder_start, .. } = self.options;
-        match self.options.batching {
-            Batching::Packed { source_len, target_len } => {
-                let rows: Vec<Vec<&Example>> = rows.iter().map(|row| row.iter().collect()).collect();
-                Batch::collate_packed(&rows, (batch_size, source_len, target_len), pad, decoder_start)
-            }
-            Batching::Buckets => {
-                let examples: Vec<&Example> = rows.iter().flatten().collect();
-                let (src, tgt) = longest(&examples);
-                let shape = (batch_size, bucket_len(src).min(self.longest.0), bucket_len(tgt).min(self.longest.1));
-                Batch::collate(&examples, shape, pad, decoder_start)
-            }
-        }
+        let examples: Vec<&Example> = examples.iter().collect();
+        let (src, tgt) = longest(&examples);
+        let shape = (batch_size, bucket_len(src).min(self.longest.0), bucket_len(tgt).min(self.longest.1));
+        Batch::collate(&examples, shape, pad, decoder_start)
     }
 
     /// The batches of the window that begins where the mixture stands.
-    fn fill(&mut self) -> Result<Vec<Vec<Row>>> {
-        let count = WINDOW_BATCHES * self.options.batch_size;
-        let mut rows = match self.options.batching {
-            Batching::Buckets => {
-                (0..count).map(|_| Ok(vec![self.mixture.next()?.1])).collect::<Result<Vec<Row>>>()?
-            }
-            Batching::Packed { source_len, target_len } => self.pack(count, Packer::new(source_len, target_len))?,
-        };
-        // Stable: rows of equal lengths stay in their random order. Packed rows are all of one shape.
-        if self.options.batching == Batching::Buckets {
-            rows.sort_by_key(|row| {
-                let (source, target) = longest(&row.iter().collect::<Vec<_>>());
-                (bucket_len(source), target, source)
-            });
-        }
-        let mut batches = Vec::with_capacity(WINDOW_BATCHES);
-        let mut rows = rows.into_iter();
-        for _ in 0..WINDOW_BATCHES {
-            batches.push(rows.by_ref().take(self.options.batch_size).collect());
-        }
+    fn fill(&mut self) -> Result<Vec<Vec<Example>>> {
+        let batch_size = self.options.batch_size;
+        let draw = |_| self.mixture.next().map(|(_, example)| example);
+        let mut examples = (0..WINDOW_BATCHES * batch_size).map(draw).collect::<Result<Vec<Example>>>()?;
+        // Stable: examples of equal lengths stay in their random order.
+        examples.sort_by_key(|example| sort_key(example));
+        let mut examples = examples.into_iter();
+        let mut batches: Vec<Vec<Example>> =
+            (0..WINDOW_BATCHES).map(|_| examples.by_ref().take(batch_size).collect()).collect();
         Rng::new(self.options.seed, Purpose::Batches, &[self.at.window]).shuffle(&mut batches);
         Ok(batches)
-    }
-
-    /// Packs rows until so many are closed. The example that does not fit any more opens the next window.
-    fn pack(&mut self, count: usize, mut packer: Packer) -> Result<Vec<Row>> {
-        let mut rows: Vec<Row> = vec![Row::new()];
-        loop {
-            let (example, before) = match self.carried.take() {
-                Some(carried) => carried,
-                None => {
-                    let before = self.mixture.position();
-                    (self.mixture.next()?.1, before)
-                }
-            };
-            let (source, target) = example.lengths();
-            if !packer.push(source, target) {
-                if rows.len() == count {
-                    self.carried = Some((example, before));
-                    return Ok(rows);
-                }
-                packer.close();
-                packer.push(source, target);
-                rows.push(Row::new());
-            }
-            if let Some(row) = rows.last_mut() {
-                row.push(example);
-            }
-        }
     }
 }
 
 /// Every example once, by length: the batches of an evaluation. The last may be short of rows.
 pub fn by_length(examples: &[Example], batch_size: usize, pad: u32, decoder_start: u32) -> Vec<Batch> {
     let mut order: Vec<&Example> = examples.iter().collect();
-    order.sort_by_key(|example| {
-        let (source, target) = example.lengths();
-        (bucket_len(source), target, source)
-    });
+    order.sort_by_key(|example| sort_key(example));
     let (src, tgt) = longest(&order);
     let (most_src, most_tgt) = (src.next_multiple_of(FINEST), tgt.next_multiple_of(FINEST));
     let collate = |examples: &[&Example]| {
@@ -217,6 +133,101 @@ pub fn by_length(examples: &[Example], batch_size: usize, pad: u32, decoder_star
     order.chunks(batch_size.max(1)).map(collate).collect()
 }
 
+/// Like lengths meet: the source's bucket first, since most of the work is in the encoder.
+fn sort_key(example: &Example) -> (usize, usize, usize) {
+    let (source, target) = example.lengths();
+    (bucket_len(source), target, source)
+}
+
 fn longest(examples: &[&Example]) -> (usize, usize) {
     examples.iter().map(|example| example.lengths()).fold((1, 1), |(src, tgt), (s, t)| (src.max(s), tgt.max(t)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::data::mixture::{Member, MemberPosition, Mixing, Shuffled, Weighted};
+    use crate::data::prefetch::Prefetch;
+
+    /// Sources of n tokens and targets of n / 2, n from 2 to 51.
+    fn ramp(count: usize) -> Vec<Example> {
+        let example = |i: usize| Example { source: vec![i as u32; 2 + i % 50], target: vec![8; (2 + i % 50) / 2] };
+        (0..count).map(example).collect()
+    }
+
+    fn batches(count: usize, batch_size: usize, position: &BatchPosition) -> Batches {
+        let drawn = match position.source.members.first() {
+            Some(MemberPosition::Examples(drawn)) => *drawn,
+            _ => 0,
+        };
+        let member = Member::Examples(Shuffled::new(Arc::new(ramp(count)), 5, drawn).unwrap());
+        let members = vec![Weighted { name: "ramp".into(), member, size: 1.0, scale: 1.0 }];
+        let mixture = Mixture::new(members, &Mixing::default(), 5, position.source.drawn).unwrap();
+        let options = StreamOptions { batch_size, seed: 5, pad: 0, decoder_start: 0 };
+        Batches::new(mixture, options, position).unwrap()
+    }
+
+    #[test]
+    fn every_example_has_its_turn_and_every_batch_is_full() {
+        // A window is 32 x 4 = 128 examples: two epochs of 64.
+        let mut stream = batches(64, 4, &BatchPosition::default());
+        let mut seen = vec![0; 64];
+        for _ in 0..WINDOW_BATCHES {
+            let batch = stream.next().unwrap();
+            assert!(batch.src_lens.iter().all(|&len| len > 0));
+            (0..4).for_each(|row| seen[batch.src_ids[row * batch.src_len] as usize] += 1);
+        }
+        assert!(seen.iter().all(|&n| n == 2), "{seen:?}");
+    }
+
+    #[test]
+    fn a_stream_goes_on_from_every_batch() {
+        let mut whole = batches(90, 3, &BatchPosition::default());
+        let (mut places, mut all) = (Vec::new(), Vec::new());
+        for _ in 0..3 * WINDOW_BATCHES {
+            places.push(whole.position());
+            all.push(whole.next().unwrap());
+        }
+        for (index, place) in places.iter().enumerate().step_by(7) {
+            let mut rest = batches(90, 3, place);
+            for expected in all[index..].iter().take(40) {
+                assert_eq!(&rest.next().unwrap(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let mut plain = batches(90, 3, &BatchPosition::default());
+        let open = |threads| Prefetch::new(batches(90, 3, &BatchPosition::default()), threads).unwrap();
+        let mut streams: Vec<Prefetch> = (0..3).map(open).collect();
+        for _ in 0..100 {
+            let batch = plain.next().unwrap();
+            for stream in &mut streams {
+                let ready = stream.next().unwrap();
+                assert_eq!((&ready.batch, ready.next), (&batch, plain.position()));
+            }
+        }
+    }
+
+    #[test]
+    fn sorting_saves_padding() {
+        let mut stream = batches(1000, 8, &BatchPosition::default());
+        let (mut tokens, mut positions) = (0, 0);
+        for _ in 0..4 * WINDOW_BATCHES {
+            let batch = stream.next().unwrap();
+            (tokens, positions) = (tokens + batch.n_tokens(), positions + batch.n_positions());
+        }
+        assert!(tokens as f64 > 0.8 * positions as f64, "{tokens} of {positions}");
+    }
+
+    #[test]
+    fn evaluation_visits_everything_once() {
+        let batches = by_length(&ramp(103), 8, 0, 0);
+        let tokens: u64 = batches.iter().map(Batch::n_tokens).sum();
+        let expected: usize = ramp(103).iter().map(|e| e.source.len() + e.target.len()).sum();
+        assert_eq!((batches.len(), tokens), (13, expected as u64));
+    }
 }

@@ -527,7 +527,6 @@ fn resolved(mut recipe: Recipe) -> Result<Recipe> {
         stage.clip = Some(settings.clip);
         stage.seed = Some(settings.seed);
         stage.eval_examples = Some(settings.eval_examples);
-        stage.batching = Some(settings.batching);
         stage.optimizer.get_or_insert_with(|| "adamw".into());
     }
     Ok(recipe)
