@@ -4,6 +4,7 @@ mod bench;
 mod data;
 mod devices;
 mod generate;
+mod show_objective;
 mod tokenize;
 mod train;
 mod tune;
@@ -35,6 +36,7 @@ enum Command {
     Generate(generate::Args),
     Tune(tune::Args),
     Tokenize(tokenize::Args),
+    ShowObjective(show_objective::Args),
     Data(data::Args),
     Bench(bench::Args),
 }
@@ -93,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tune(args) => tune::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),
+        Command::ShowObjective(args) => show_objective::run(args).map(|()| ExitCode::SUCCESS),
         Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
     };

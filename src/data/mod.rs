@@ -1,7 +1,7 @@
 //! Data: texts and pairs in, batches of token ids out, and the metrics that compare texts.
 //!
-//! Everything here is a pure function of (seed, epoch, index): there is no random state that runs along, so a training
-//! run resumes from nothing but its step number, and the same seed gives a bit-identical stream of batches.
+//! Everything here is a pure function of (seed, epoch, index), or (seed, position) for text that is streamed: there is no
+//! random state that runs along, and the same seed gives a bit-identical stream of batches.
 
 pub mod batches;
 pub mod cmudict;
