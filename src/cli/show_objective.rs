@@ -82,6 +82,7 @@ fn list(out: &mut impl Write) -> Result<()> {
             let default: Objective = info.name.parse()?;
             let default = match default {
                 Objective::Ul2(_) => " the seven of the paper".to_owned(),
+                Objective::PrefixLm(_) => " a random length".to_owned(),
                 _ => settings(&default)?,
             };
             writeln!(out, "{:<18}   settings: {} (default:{default})", "", info.settings)?;
