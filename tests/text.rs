@@ -234,7 +234,10 @@ fn archives_and_plain_files_are_the_same() {
     let expected = epoch(&mut open(&[plain], &options, TextPosition::default()));
     assert!(expected.len() > 50);
     for file in files {
-        assert!(epoch(&mut open(&[file.clone()], &options, TextPosition::default())) == expected, "{file:?}");
+        assert!(
+            epoch(&mut open(std::slice::from_ref(&file), &options, TextPosition::default())) == expected,
+            "{file:?}"
+        );
         let mut lines = Lines::open(&file).unwrap();
         assert_eq!(lines.skip(1500).unwrap(), 1500);
         assert_eq!(lines.next_text().unwrap(), Some((1501, "1501")));

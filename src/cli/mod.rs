@@ -8,6 +8,7 @@ mod eval;
 mod generate;
 mod progress;
 mod run;
+mod show_objective;
 mod tokenize;
 mod tokenizer;
 mod train;
@@ -43,6 +44,7 @@ enum Command {
     Tune(tune::Args),
     Tokenize(tokenize::Args),
     Tokenizer(tokenizer::Args),
+    ShowObjective(show_objective::Args),
     Data(data::Args),
     Bench(bench::Args),
 }
@@ -104,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Tune(args) => tune::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),
         Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
+        Command::ShowObjective(args) => show_objective::run(args).map(|()| ExitCode::SUCCESS),
         Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
     };

@@ -132,6 +132,7 @@ impl TextStream {
     /// # Errors
     /// A file that cannot be read, is no UTF-8 text or cannot be tokenised (with the line's number); an epoch without a
     /// single example; a position that is not in these files.
+    #[expect(clippy::should_implement_trait, reason = "it has no end, and after an error nothing to go on with")]
     pub fn next(&mut self) -> Result<Example> {
         let window = match self.window.take() {
             Some(window) => window,
