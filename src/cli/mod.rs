@@ -4,6 +4,9 @@ mod bench;
 mod data;
 mod devices;
 mod generate;
+// Called by the commands that train.
+#[cfg_attr(not(test), expect(dead_code))]
+mod screen;
 mod tokenize;
 mod tokenizer;
 mod train;
