@@ -4,8 +4,7 @@ mod bench;
 mod data;
 mod devices;
 mod generate;
-// Called by the commands that train.
-#[cfg_attr(not(test), expect(dead_code))]
+#[expect(dead_code, reason = "the commands that train open it")]
 mod screen;
 mod tokenize;
 mod tokenizer;

@@ -128,6 +128,7 @@ impl View {
         let steps = [first, ((first + last) / 2.0).round(), last].map(|x| format!("{x}"));
         let chart = Chart::new(curves)
             .block(block)
+            .hidden_legend_constraints((Constraint::Percentage(60), Constraint::Percentage(60)))
             .x_axis(Axis::default().bounds([first, last]).labels(steps))
             .y_axis(Axis::default().bounds([bottom, top]).labels(labels));
         frame.render_widget(chart, area);
