@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ratatui::DefaultTerminal;
+use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::execute;
 use t5_wgpu::train::Event;
 use view::View;
 
@@ -67,7 +69,7 @@ impl Screen {
         if let Some(keys) = self.keys.take() {
             // The thread only waits for keys; if it panicked, the terminal is restored all the same.
             let _ended = keys.join();
-            ratatui::restore();
+            give_back();
         }
     }
 
@@ -96,10 +98,17 @@ fn listen(shared: &Shared, stop: impl Fn()) {
             continue;
         }
         if shared.stopping.swap(true, Ordering::Relaxed) {
-            ratatui::restore();
+            give_back();
         }
         stop();
     }
+}
+
+/// Leaves the full screen, with the cursor in sight: the process may end before the terminal's own clean-up.
+fn give_back() {
+    ratatui::restore();
+    // Nothing is left to do about a terminal that refuses.
+    let _shown = execute!(io::stdout(), Show);
 }
 
 fn means_stop(key: &KeyEvent) -> bool {
