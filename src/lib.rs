@@ -10,6 +10,7 @@ pub mod graph;
 pub mod model;
 pub mod ops;
 pub mod plan;
+pub mod report;
 pub mod rng;
 pub mod tokenizer;
 pub mod train;

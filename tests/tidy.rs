@@ -9,7 +9,7 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["verify", "bench"],
-    &["train", "generate"],
+    &["train", "generate", "report"],
     &["model", "data", "tokenizer", "checkpoint", "tune"],
     &["ops"],
     &["plan", "graph"],

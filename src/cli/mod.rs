@@ -6,6 +6,7 @@ mod devices;
 mod generate;
 #[expect(dead_code, reason = "the commands that train open it")]
 mod screen;
+mod report;
 mod tokenize;
 mod tokenizer;
 mod train;
@@ -40,6 +41,7 @@ enum Command {
     Tokenize(tokenize::Args),
     Tokenizer(tokenizer::Args),
     Data(data::Args),
+    Report(report::Args),
     Bench(bench::Args),
 }
 
@@ -99,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),
         Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
         Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Report(args) => report::run(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| {
