@@ -56,34 +56,32 @@ pub(super) fn of_stage(runs: &[Run], name: &str) -> Vec<Figure> {
         .enumerate()
         .filter_map(|(i, run)| Some((i, run.stages.iter().find(|stage| stage.name == name)?)))
         .collect();
-    let mut figures = vec![training_loss(&stages)];
+    let mut figures = vec![Figure {
+        better: Some(Direction::Lower),
+        ..noisy(&stages, "Training loss", "nats per token, smoothed", |step| step.loss)
+    }];
     let tasks: BTreeSet<&String> =
         stages.iter().flat_map(|(_, s)| s.evaluations.iter().flat_map(|e| e.tasks.keys())).collect();
     for task in tasks {
         figures.extend(task_figures(&stages, task));
     }
-    let logged = |title: &str, about, value: fn(&Step) -> Option<f64>| Figure {
-        title: title.into(),
-        about,
+    figures.push(Figure {
+        title: "Learning rate".into(),
+        about: "",
         better: None,
-        curves: curves(&stages, Kind::Line, |stage| thin(&logged(stage, value))),
-    };
-    figures.push(logged("Learning rate", "", |step| step.lr));
-    figures.push(logged("Gradient norm", "before clipping", |step| step.grad_norm));
-    figures.push(logged("Speed", "tokens per second, padding not counted", |step| step.tokens_per_second));
+        curves: curves(&stages, Kind::Line, |stage| thin(&logged(stage, |step| step.lr))),
+    });
+    figures.push(noisy(&stages, "Gradient norm", "before clipping, smoothed", |step| step.grad_norm));
+    figures.push(noisy(&stages, "Speed", "tokens per second, smoothed", |step| step.tokens_per_second));
     figures.retain(|figure| !figure.curves.is_empty());
     figures
 }
 
-fn training_loss(stages: &[(usize, &Stage)]) -> Figure {
-    let raw = curves(stages, Kind::Raw, |stage| thin(&logged(stage, |step| step.loss)));
-    let smooth = curves(stages, Kind::Line, |stage| thin(&smoothed(&logged(stage, |step| step.loss))));
-    Figure {
-        title: "Training loss".into(),
-        about: "nats per target token; line smoothed",
-        better: Some(Direction::Lower),
-        curves: raw.into_iter().chain(smooth).collect(),
-    }
+/// The values as logged, and a smoothed line over them.
+fn noisy(stages: &[(usize, &Stage)], title: &str, about: &'static str, value: fn(&Step) -> Option<f64>) -> Figure {
+    let raw = curves(stages, Kind::Raw, |stage| thin(&logged(stage, value)));
+    let smooth = curves(stages, Kind::Line, |stage| thin(&smoothed(&logged(stage, value))));
+    Figure { title: title.into(), about, better: None, curves: raw.into_iter().chain(smooth).collect() }
 }
 
 fn task_figures(stages: &[(usize, &Stage)], task: &str) -> Vec<Figure> {
@@ -111,7 +109,7 @@ fn task_figures(stages: &[(usize, &Stage)], task: &str) -> Vec<Figure> {
         })
         .collect();
     let loss = |e: &Evaluation| e.tasks.get(task)?.loss;
-    figures.push(evaluated(format!("{task} · loss"), "held out, nats per target token", Direction::Lower, &loss));
+    figures.push(evaluated(format!("{task} · loss"), "held out, nats per token", Direction::Lower, &loss));
     figures
 }
 
@@ -142,18 +140,21 @@ fn place(steps: &[Step], step: u64) -> Place {
     }
 }
 
-/// An exponential mean over a fortieth of the curve, without the pull of a made-up start.
+/// An exponential mean to both sides, which reaches over some fortieth of the curve and lags to neither.
 fn smoothed(points: &[Point]) -> Vec<Point> {
-    let keep = 1.0 - 1.0 / (points.len() as f64 / 40.0).max(1.0);
-    let (mut sum, mut weight) = (0.0, 0.0);
-    points
-        .iter()
-        .map(|point| {
-            sum = keep * sum + point.y;
+    let keep = 1.0 - 1.0 / (points.len() as f64 / 80.0).max(1.0);
+    let mut sums: Vec<(f64, f64)> = points.iter().map(|_| (0.0, 0.0)).collect();
+    let mut sweep = |order: &mut dyn Iterator<Item = usize>| {
+        let (mut sum, mut weight) = (0.0, 0.0);
+        for i in order {
+            sum = keep * sum + points[i].y;
             weight = keep * weight + 1.0;
-            Point { y: sum / weight, ..*point }
-        })
-        .collect()
+            sums[i] = (sums[i].0 + sum, sums[i].1 + weight);
+        }
+    };
+    sweep(&mut (0..points.len()));
+    sweep(&mut (0..points.len()).rev());
+    points.iter().zip(sums).map(|(point, (sum, weight))| Point { y: sum / weight, ..*point }).collect()
 }
 
 /// At most [`MAX_POINTS`], the last one among them; of the others the last in each stretch.

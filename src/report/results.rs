@@ -55,8 +55,9 @@ fn task_table(runs: &[Run], task: &str) -> String {
     html.push_str("</tr></thead><tbody>");
     for ((run, stage), row) in rows.iter().zip(&outcomes) {
         let _ = write!(html, "<tr><th>{}{}</th>", key(*run, &runs[*run].name), stage_suffix(stage));
-        for (outcome, winner) in row.iter().zip(&winners) {
-            html.push_str(&cells(outcome.as_ref(), rows.len() > 1 && outcome.as_ref().map(|o| o.best) == *winner));
+        for ((outcome, winner), metric) in row.iter().zip(&winners).zip(&metrics) {
+            let wins = winner.is_some() && outcome.as_ref().map(|o| o.best) == *winner;
+            html.push_str(&cells(outcome.as_ref(), wins, if metric == "loss" { 3 } else { 2 }));
         }
         html.push_str("</tr>");
     }
@@ -70,17 +71,20 @@ fn signatures(rows: &[(usize, &Stage)], task: &str) -> String {
     let figures = rows.iter().flat_map(|(_, stage)| stage.all_evaluations()).filter_map(|e| e.tasks.get(task));
     let lines: BTreeSet<String> = figures
         .flat_map(|figures| &figures.scores)
-        .filter_map(|score| Some(format!("{}: <code>{}</code>", escape(&score.name), escape(score.signature.as_ref()?))))
+        .filter_map(|score| {
+            Some(format!("{}: <code>{}</code>", escape(&score.name), escape(score.signature.as_ref()?)))
+        })
         .collect();
     lines.into_iter().map(|line| format!("<p class=\"dim\">{line}</p>")).collect()
 }
 
-fn cells(outcome: Option<&Outcome>, wins: bool) -> String {
+fn cells(outcome: Option<&Outcome>, wins: bool, decimals: usize) -> String {
     let Some(outcome) = outcome else { return "<td class=\"n dim\">–</td><td></td>".into() };
-    let best = if wins { format!("<b>{}</b>", number(outcome.best)) } else { number(outcome.best) };
+    let shown = |value: f64| format!("{value:.decimals$}").replace('-', "−");
+    let best = if wins { format!("<b>{}</b>", shown(outcome.best)) } else { shown(outcome.best) };
     format!(
         "<td class=\"n\">{}</td><td class=\"n\">{best} <span class=\"dim\">@{}</span></td>",
-        number(outcome.last),
+        shown(outcome.last),
         whole(outcome.step)
     )
 }
@@ -112,8 +116,13 @@ fn outcome(stage: &Stage, task: &str, metric: &str) -> Option<Outcome> {
     Some(Outcome { last, best, step, better })
 }
 
+/// The best of a column, unless all are alike.
 fn winner(outcomes: &[Vec<Option<Outcome>>], column: usize) -> Option<f64> {
     let all = outcomes.iter().filter_map(|row| row[column].as_ref());
+    let first = all.clone().next()?;
+    if all.clone().all(|outcome| outcome.best == first.best) {
+        return None;
+    }
     all.map(|o| (o.best, o.better))
         .reduce(|a, b| if (b.0 > a.0) == (a.1 == Direction::Higher) { b } else { a })
         .map(|(best, _)| best)

@@ -51,7 +51,7 @@ fn block(runs: &[Run], task: &str, count: usize) -> String {
 }
 
 /// At most `count` items at equal distances.
-fn spread<'a, T>(items: &'a [T], count: usize) -> impl Iterator<Item = &'a T> {
+fn spread<T>(items: &[T], count: usize) -> impl Iterator<Item = &T> {
     let count = count.min(items.len());
     (0..count).map(move |i| &items[i * items.len() / count])
 }

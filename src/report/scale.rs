@@ -104,7 +104,7 @@ pub(super) fn duration(seconds: f64) -> String {
     let s = seconds.round() as u64;
     match s {
         ..3600 => format!("{} min {} s", s / 60, s % 60),
-        ..86_400 => format!("{} h {} min", s / 3600, s % 3600 / 60),
+        3600..86_400 => format!("{} h {} min", s / 3600, s % 3600 / 60),
         _ => format!("{} d {} h", s / 86_400, s % 86_400 / 3600),
     }
 }

@@ -46,7 +46,7 @@
     tip.style.left = `${Math.max(4, room ? event.clientX + 16 : event.clientX - tip.offsetWidth - 16)}px`;
     tip.style.top = `${Math.max(4, Math.min(event.clientY + 12, innerHeight - tip.offsetHeight - 4))}px`;
   };
-  for (const svg of document.querySelectorAll("svg")) {
+  for (const svg of document.querySelectorAll("svg[data-box]")) {
     svg.addEventListener("pointermove", (event) => show(svg, event));
     svg.addEventListener("pointerleave", hide);
   }

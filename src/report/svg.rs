@@ -36,8 +36,8 @@ impl Against {
 
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 236.0;
-const LEFT: f64 = 46.0;
-const RIGHT: f64 = 14.0;
+const LEFT: f64 = 50.0;
+const RIGHT: f64 = 20.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 38.0;
 
@@ -84,12 +84,18 @@ pub(super) fn draw(figure: &Figure, against: Against) -> String {
         text(&mut svg, "middle", (at, HEIGHT - BOTTOM + 17.0), &label);
     }
     text(&mut svg, "middle", ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 4.0), label);
-    // Values above the figure's range run out at its upper edge.
-    let clipped = |v: f64| py(v.clamp(y.low, y.high));
+    // A drawing within the drawing cuts off what leaves the range; dots on its edge must stay whole.
+    let (width, height) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
+    let overflow = if is_noisy(figure) { "hidden" } else { "visible" };
+    let _ = write!(
+        svg,
+        "<svg x=\"{LEFT}\" y=\"{TOP}\" width=\"{width}\" height=\"{height}\" viewBox=\"{LEFT} {TOP} {width} {height}\" \
+         overflow=\"{overflow}\">"
+    );
     for curve in &figure.curves {
-        draw_curve(&mut svg, curve, |place| px(x_of(place)), clipped);
+        draw_curve(&mut svg, curve, |place| px(x_of(place)), py);
     }
-    svg.push_str("</svg>");
+    svg.push_str("</svg></svg>");
     svg
 }
 
@@ -99,10 +105,14 @@ fn heights(figure: &Figure) -> impl Iterator<Item = f64> {
     let lines = figure.curves.iter().filter(|curve| curve.kind != Kind::Raw);
     let mut values: Vec<f64> = lines.flat_map(|curve| curve.points.iter().map(|p| p.y)).collect();
     values.sort_by(f64::total_cmp);
-    if figure.curves.iter().any(|curve| curve.kind == Kind::Raw) {
+    if is_noisy(figure) {
         values.truncate((values.len() as f64 * 0.98).ceil() as usize);
     }
     values.into_iter()
+}
+
+fn is_noisy(figure: &Figure) -> bool {
+    figure.curves.iter().any(|curve| curve.kind == Kind::Raw)
 }
 
 /// (seconds in the axis' unit, its name)
