@@ -140,9 +140,9 @@ fn place(steps: &[Step], step: u64) -> Place {
     }
 }
 
-/// An exponential mean to both sides, which reaches over some fortieth of the curve and lags to neither.
+/// An exponential mean to both sides, which reaches over some twentieth of the curve and lags to neither.
 fn smoothed(points: &[Point]) -> Vec<Point> {
-    let keep = 1.0 - 1.0 / (points.len() as f64 / 80.0).max(1.0);
+    let keep = 1.0 - 1.0 / (points.len() as f64 / 40.0).max(1.0);
     let mut sums: Vec<(f64, f64)> = points.iter().map(|_| (0.0, 0.0)).collect();
     let mut sweep = |order: &mut dyn Iterator<Item = usize>| {
         let (mut sum, mut weight) = (0.0, 0.0);

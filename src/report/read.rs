@@ -165,7 +165,7 @@ impl Stage {
             }
         }
         if odd > 0 {
-            remarks.push(format!("{}: {odd} lines that are no JSON were skipped", path.display()));
+            remarks.push(format!("{}: lines that are no JSON were skipped: {odd}", path.display()));
         }
     }
 }

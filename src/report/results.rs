@@ -146,7 +146,7 @@ pub(super) fn cost(runs: &[Run]) -> String {
         let time = last.elapsed.filter(|&t| t > 0.0);
         let cells = [
             steps,
-            shown(last.epoch),
+            last.epoch.map_or("–".into(), |epoch| format!("{epoch:.2}")),
             number(last.tokens as f64),
             time.map_or("–".into(), duration),
             shown(time.map(|t| (last.tokens as f64 / t).round())),

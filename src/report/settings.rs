@@ -34,10 +34,11 @@ pub(super) fn stage_names(recipe: &str, path: &Path) -> Result<Vec<String>> {
     Ok(stages.filter_map(|stage| Some(stage["name"].as_str()?.to_owned())).collect())
 }
 
-/// (key, value in each run; None where it has no such setting) of all that is not the same in all runs.
+/// (key, value in each run; None where it has no such setting) of all that is not the same in all runs, names aside.
 pub(super) fn differences(runs: &[Run]) -> Vec<(String, Vec<Option<String>>)> {
     let keys: BTreeSet<&String> = runs.iter().flat_map(|run| run.settings.keys()).collect();
     keys.into_iter()
+        .filter(|key| !matches!(key.as_str(), "name" | "out"))
         .map(|key| (key.clone(), runs.iter().map(|run| run.settings.get(key).cloned()).collect::<Vec<_>>()))
         .filter(|(_, values)| values.windows(2).any(|pair| pair[0] != pair[1]))
         .collect()

@@ -99,16 +99,25 @@ pub(super) fn draw(figure: &Figure, against: Against) -> String {
     svg
 }
 
-/// The values that the y axis covers. Losses fall from a height that no later point comes near: what two in a hundred of
-/// the points exceed may leave the figure.
+/// The values that the y axis covers. Zero is among them where it is near. Losses fall from a height that no later point comes
+/// near, and norms have outliers: the highest 2 % may leave the figure, and so may the lowest of what is not smoothed.
 fn heights(figure: &Figure) -> impl Iterator<Item = f64> {
-    let lines = figure.curves.iter().filter(|curve| curve.kind != Kind::Raw);
-    let mut values: Vec<f64> = lines.flat_map(|curve| curve.points.iter().map(|p| p.y)).collect();
-    values.sort_by(f64::total_cmp);
+    let sorted = |kept: fn(Kind) -> bool| {
+        let curves = figure.curves.iter().filter(|curve| kept(curve.kind));
+        let mut values: Vec<f64> = curves.flat_map(|curve| curve.points.iter().map(|p| p.y)).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let (mut values, raw) = (sorted(|kind| kind != Kind::Raw), sorted(|kind| kind == Kind::Raw));
     if is_noisy(figure) {
         values.truncate((values.len() as f64 * 0.98).ceil() as usize);
+        let margin = raw.len() / 50;
+        values.extend(&raw[margin..raw.len() - margin]);
     }
-    values.into_iter()
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let zero = (low > 0.0 && low < high * 0.4).then_some(0.0);
+    values.into_iter().chain(zero)
 }
 
 fn is_noisy(figure: &Figure) -> bool {

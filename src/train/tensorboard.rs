@@ -4,7 +4,8 @@
 //! `Event` message of TensorFlow's `event.proto`. A resumed run starts another file in the same folder; its session log tells
 //! TensorBoard to forget what earlier files say of the steps that are done again.
 //!
-//! Read back with `EventAccumulator` of PyPI's tensorboard: see docs/log.md.
+//! Read back with `EventAccumulator` of PyPI's tensorboard 2.21.0: tags, steps and values are right, and behind a resumed run the
+//! scalars of the steps that are done again are gone; texts, which it never purges, stay until they are written anew.
 
 use std::fs::{self, File};
 use std::io::Write;
