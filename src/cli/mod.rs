@@ -4,9 +4,9 @@ mod bench;
 mod data;
 mod devices;
 mod generate;
+mod report;
 #[expect(dead_code, reason = "the commands that train open it")]
 mod screen;
-mod report;
 mod tokenize;
 mod tokenizer;
 mod train;
