@@ -11,6 +11,7 @@ pub mod model;
 pub mod ops;
 pub mod plan;
 pub mod recipe;
+pub mod report;
 pub mod rng;
 pub mod tokenizer;
 pub mod train;

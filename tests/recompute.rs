@@ -28,7 +28,6 @@ fn batch(shape: BatchShape) -> Batch {
         tgt_in: ids(tgt_len),
         labels: ids(tgt_len),
         tgt_lens: vec![tgt_len as u32; batch],
-        examples: Vec::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["verify", "bench"],
-    &["train", "generate"],
+    &["train", "generate", "report"],
     &["model", "data", "tokenizer", "checkpoint", "tune"],
     &["ops"],
     &["plan", "graph"],
@@ -33,7 +33,7 @@ const BASE: &[&str] = &["error", "rng", "Error", "Result"];
 /// The graphics layer must be liftable into another project, so it takes nothing along but the error type.
 const GPU_MAY_USE: &[&str] = &["error", "Error", "Result"];
 
-const CLI_CRATES: &[&str] = &["clap", "anyhow", "indicatif", "ctrlc"];
+const CLI_CRATES: &[&str] = &["clap", "anyhow", "indicatif", "ctrlc", "ratatui"];
 
 const MAX_RUST_LINES: usize = 500;
 const MAX_SHADER_LINES: usize = 250;

@@ -9,6 +9,9 @@ mod generate;
 mod progress;
 mod run;
 mod show_objective;
+mod report;
+#[expect(dead_code, reason = "the commands that train open it")]
+mod screen;
 mod tokenize;
 mod tokenizer;
 mod train;
@@ -46,6 +49,7 @@ enum Command {
     Tokenizer(tokenizer::Args),
     ShowObjective(show_objective::Args),
     Data(data::Args),
+    Report(report::Args),
     Bench(bench::Args),
 }
 
@@ -108,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
         Command::ShowObjective(args) => show_objective::run(args).map(|()| ExitCode::SUCCESS),
         Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Report(args) => report::run(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -12,6 +12,7 @@ mod rehearse;
 pub mod schedule;
 pub mod settings;
 pub mod state;
+pub mod tensorboard;
 pub mod trainer;
 
 pub use evaluate::{Evaluation, TaskEvaluation};

@@ -19,6 +19,10 @@ const MIN_EXPECTED: f64 = 0.5;
 /// Pruning stops at this many times the size asked for; the last step goes by probability.
 const SPARE: f64 = 1.1;
 
+/// Scores are rounded to multiples of this, so that pieces of the same frequency stay in alphabetical order whatever the last
+/// bits of a platform's logarithm.
+const PRECISION: f64 = 1.0 / (1 << 20) as f64;
+
 /// Parts of the words whose sums are added in a fixed order, so that no number of threads changes a bit.
 const PARTS: usize = 16;
 
@@ -42,6 +46,9 @@ pub(super) fn learn(
         model = model.pruned(words, desired.max((model.pieces.len() as f64 * SHRINK) as usize));
     }
     let n_characters = model.n_characters;
+    for (_, score) in &mut model.pieces {
+        *score = (*score / PRECISION).round() * PRECISION;
+    }
     let by_likelihood = |a: &(String, f64), b: &(String, f64)| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0));
     let mut pieces = model.pieces;
     pieces[n_characters..].sort_unstable_by(by_likelihood);

@@ -1,0 +1,48 @@
+//! `t5 report`: one page about one or several runs.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use t5_wgpu::report::{ReportOptions, report};
+
+const EXAMPLES: &str = "\
+Examples:
+  A page about a run:
+    t5 report runs/pronounce
+  Two runs, their curves laid over each other:
+    t5 report runs/small runs/large --out compare.html --title \"Small against large\"";
+
+/// Write an HTML page about one or several runs: curves, results, cost, settings that differ, predictions.
+///
+/// A run is a folder that `t5 train` or `t5 run` wrote, finished or not. The page is one file that needs no network; it shows
+/// light or dark as the reader's system does, and prints. The pointer shows values; the legend hides runs.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Folders of runs; their order gives the colours
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<PathBuf>,
+    /// The page
+    #[arg(long, short, value_name = "FILE", default_value = "report.html")]
+    out: PathBuf,
+    /// Its title [default: the names of the runs]
+    #[arg(long)]
+    title: Option<String>,
+    /// Predictions shown of each task
+    #[arg(long, value_name = "N", default_value_t = ReportOptions::default().samples)]
+    samples: usize,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let made = report(&args.runs, &ReportOptions { title: args.title, samples: args.samples })?;
+    for remark in &made.remarks {
+        eprintln!("note: {remark}");
+    }
+    if let Some(folder) = args.out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    }
+    fs::write(&args.out, &made.html).with_context(|| format!("cannot write {}", args.out.display()))?;
+    println!("{}: {} kB; open it in a browser", args.out.display(), made.html.len().div_ceil(1000));
+    Ok(())
+}
