@@ -1,14 +1,13 @@
-//! Data from files to batches: properties over many lengths, errors that name the line, and pinned streams.
+//! The pronouncing dictionary: its split and its errors.
 
-use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use t5_wgpu::Error;
 use t5_wgpu::data::cmudict::{CmuDict, is_dev};
-use t5_wgpu::rng::{Purpose, Rng};
+use t5_wgpu::data::task::Files;
+use t5_wgpu::data::{Split, TaskConfig, TaskSet};
 use t5_wgpu::tokenizer::Tokenizer;
 
 fn bytes() -> Tokenizer {
@@ -62,10 +61,16 @@ fn cmudict_splits_by_word() {
     let words = dict.entries.len();
     assert_eq!(written.train_words + written.dev_words, words);
     assert!((words / 22..words / 18).contains(&written.dev_words), "{} of {words}", written.dev_words);
-    let train = pairs(&written.train, &PairOptions::default()).unwrap();
-    let dev = pairs(&written.dev, &PairOptions::default()).unwrap();
-    assert_eq!((train.n_examples(), train.groups().len()), (written.train_words, written.train_words));
-    assert_eq!((dev.n_examples(), dev.groups().len()), (written.dev_lines, written.dev_words));
+    let read = |path: &Path, split| {
+        let files = Some(Files::Together(vec![path.to_string_lossy().into_owned()]));
+        let columns = Some(vec!["source".to_owned(), "target".to_owned()]);
+        let task = TaskConfig { train: files.clone(), validation: files, columns, ..TaskConfig::default() };
+        TaskSet::open(&task, Path::new(""), split, &bytes()).unwrap()
+    };
+    let train = read(&written.train, Split::Train);
+    let dev = read(&written.dev, Split::Validation);
+    assert_eq!((train.n_examples(), dev.n_examples()), (written.train_words, written.dev_words));
+    assert_eq!(dev.texts().iter().map(|text| text.references.len()).sum::<usize>(), written.dev_lines);
     assert!(train.texts().iter().all(|pair| !is_dev(&pair.source)));
     assert!(dev.texts().iter().all(|pair| is_dev(&pair.source)));
 }

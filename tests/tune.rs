@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{Scratch, weights_and_moments};
-use t5_wgpu::data::PairOptions;
+use t5_wgpu::data::TaskConfig;
+use t5_wgpu::data::task::Files;
 use t5_wgpu::gpu::{Caps, Gpu, GpuOptions};
 use t5_wgpu::graph::{Choices, Dtype, Fill, Graph, Question, Tensor64, Trial, ValueId, interpret, questions};
 use t5_wgpu::model::{BatchShape, Builder, Model, T5Config};
@@ -16,7 +17,7 @@ use t5_wgpu::ops::{Activation, Function, Layout, Matmul};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::engine::{Objective, Pass, graph};
-use t5_wgpu::train::{Hooks, Outcome, Settings, Task, Trainer};
+use t5_wgpu::train::{Hooks, Outcome, Settings, Trainer};
 use t5_wgpu::tune::cache::{Cache, Entry, Identity};
 use t5_wgpu::tune::{Budget, Mode, Source, Tuner};
 use t5_wgpu::verify::{KERNEL_TOLERANCE, relative_error};
@@ -312,7 +313,14 @@ fn a_resumed_run_keeps_its_kernels() {
         steps: 10,
         batch_size: 4,
         dropout: 0.1,
-        ..Settings::new(Task::Pairs { file: scratch.pairs(16), options: PairOptions::default() })
+        ..Settings::on_task(
+            "pairs",
+            TaskConfig {
+                train: Some(Files::Together(vec![scratch.pairs(16).to_string_lossy().into_owned()])),
+                columns: Some(vec!["source".into(), "target".into()]),
+                ..TaskConfig::default()
+            },
+        )
     };
     // Every class that this run meets is in the file, at its last candidate.
     let cache = Cache::new(&scratch.path("cache"), Identity::of(&gpu));

@@ -12,7 +12,7 @@ use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::Settings;
 use t5_wgpu::tune::{Budget, Mode};
 
-use super::progress::Renderer;
+use super::progress::{LookArgs, Renderer};
 use super::{GpuArgs, TuneArgs};
 
 const EXAMPLES: &str = "\
@@ -98,7 +98,7 @@ pub fn run(args: &Args) -> Result<()> {
         Some(spec) => Tokenizer::open(spec)?,
         None => Tokenizer::from_dir(&args.model)?,
     };
-    let mut renderer = Renderer::new(args.json, args.json);
+    let mut renderer = Renderer::new(LookArgs { quiet: args.json, ..LookArgs::default() });
     remarks.iter().for_each(|remark| renderer.remark(remark));
     let stage = Stage {
         max_new_tokens: args.max_new_tokens,

@@ -7,11 +7,10 @@ mod dry_run;
 mod eval;
 mod generate;
 mod progress;
-mod run;
-mod show_objective;
 mod report;
-#[expect(dead_code, reason = "the commands that train open it")]
+mod run;
 mod screen;
+mod show_objective;
 mod tokenize;
 mod tokenizer;
 mod train;

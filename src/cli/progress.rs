@@ -10,10 +10,12 @@ use anyhow::Context;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use t5_wgpu::gpu::Gpu;
 use t5_wgpu::recipe::run::Watch;
+use t5_wgpu::train::tensorboard::{TensorBoard, scalars_of};
 use t5_wgpu::train::{Evaluation, Event, Outcome, StepLog, Trainer};
 use t5_wgpu::tune::{Budget, Decision, Mode, Source, Tuner};
 
 use super::TuneArgs;
+use super::screen::Screen;
 
 /// Exit code of a run that Ctrl-C stopped, as shells expect it.
 pub const INTERRUPTED: u8 = 130;
@@ -52,9 +54,36 @@ pub fn tuner(args: &TuneArgs, gpu: &Gpu, passes: u64, limit: Option<Duration>) -
     args.open(gpu, default, budget)
 }
 
+/// How a run is shown.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub struct LookArgs {
+    /// Print nothing but warnings and errors
+    #[arg(long, short, help_heading = "Output", conflicts_with_all = ["json", "screen"])]
+    pub quiet: bool,
+    /// Print events as JSON, one a line, as in log.jsonl
+    #[arg(long, help_heading = "Output", conflicts_with = "screen")]
+    pub json: bool,
+    /// Show the training in full screen, with its loss curve
+    #[arg(long, help_heading = "Output")]
+    pub screen: bool,
+    /// Also write events for TensorBoard, into the folder `tensorboard` beside log.jsonl
+    #[arg(long, help_heading = "Output")]
+    pub tensorboard: bool,
+}
+
+impl LookArgs {
+    /// Whether a person reads along.
+    pub fn is_human(&self) -> bool {
+        !self.quiet && !self.json
+    }
+}
+
 pub struct Renderer {
     style: Style,
+    look: LookArgs,
     bar: Option<ProgressBar>,
+    screen: Option<Screen>,
+    board: Option<TensorBoard>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,13 +94,13 @@ enum Style {
 }
 
 impl Renderer {
-    pub fn new(quiet: bool, json: bool) -> Renderer {
-        let style = match (quiet, json) {
+    pub fn new(look: LookArgs) -> Renderer {
+        let style = match (look.quiet, look.json) {
             (true, _) => Style::Quiet,
             (false, true) => Style::Json,
             (false, false) => Style::Human,
         };
-        Renderer { style, bar: None }
+        Renderer { style, look, bar: None, screen: None, board: None }
     }
 
     /// Takes the bar away.
@@ -79,6 +108,10 @@ impl Renderer {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+        if let Some(mut screen) = self.screen.take() {
+            screen.end();
+        }
+        self.board = None;
     }
 
     fn say(&self, text: &str) {
@@ -104,7 +137,7 @@ impl Renderer {
             )),
             step => self.say(&format!("continuing after step {step} of {}", settings.steps)),
         }
-        if self.style == Style::Human && io::stderr().is_terminal() {
+        if self.style == Style::Human && self.screen.is_none() && io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(settings.steps), ProgressDrawTarget::stderr());
             // The template is a constant that parses.
             if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}") {
@@ -191,12 +224,33 @@ impl Watch for Renderer {
         self.say(text);
     }
 
-    fn training(&mut self, _stage: &str, trainer: &Trainer) {
+    fn training(&mut self, stage: &str, trainer: &Trainer) {
         self.begin(trainer);
+        if self.look.tensorboard {
+            match TensorBoard::open(&trainer.folder().join("tensorboard"), trainer.step()) {
+                Ok(board) => self.board = Some(board),
+                Err(error) => self.line(&format!("warning: no events for TensorBoard: {error}")),
+            }
+        }
+        if self.look.screen {
+            match Screen::open(stage, || STOP.store(true, Ordering::Relaxed)) {
+                Ok(screen) => self.screen = screen,
+                Err(error) => self.line(&format!("warning: no full-screen view: {error}")),
+            }
+        }
     }
 
     fn event(&mut self, event: &Event) {
-        self.show(event);
+        match &mut self.screen {
+            Some(screen) => screen.show(event),
+            None => self.show(event),
+        }
+        if let Some(board) = &mut self.board
+            && let Err(error) = record(board, event)
+        {
+            self.board = None;
+            self.line(&format!("warning: no more events for TensorBoard: {error}"));
+        }
     }
 
     fn evaluated(&mut self, stage: &str, evaluation: &Evaluation) {
@@ -224,6 +278,14 @@ impl Watch for Renderer {
             }
         }
     }
+}
+
+/// Writes the figures of an event for TensorBoard.
+fn record(board: &mut TensorBoard, event: &Event) -> anyhow::Result<()> {
+    let Some((step, scalars)) = scalars_of(&serde_json::to_value(event)?) else { return Ok(()) };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
+    let scalars: Vec<(&str, f64)> = scalars.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
+    Ok(board.scalars(step, now, &scalars)?)
 }
 
 /// A reader that stopped listening does not stop the training.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use t5_wgpu::recipe::Recipe;
 use t5_wgpu::recipe::run::{Conductor, Run, RunOutcome};
 
-use super::progress::{INTERRUPTED, Renderer, interrupted, listen_for_interrupts, tuner};
+use super::progress::{INTERRUPTED, LookArgs, Renderer, interrupted, listen_for_interrupts, tuner};
 use super::{GpuArgs, TuneArgs, dry_run};
 
 const EXAMPLES: &str = "\
@@ -46,12 +46,8 @@ pub struct Args {
     /// Print parameters, memory, tokens, steps and an estimate of the time on this adapter, and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print nothing but warnings and errors
-    #[arg(long, short)]
-    quiet: bool,
-    /// Print events as JSON, one a line
-    #[arg(long, conflicts_with = "quiet")]
-    json: bool,
+    #[command(flatten)]
+    look: LookArgs,
     #[command(flatten)]
     tune: TuneArgs,
     #[command(flatten)]
@@ -60,16 +56,16 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let recipe = Recipe::read(&args.recipe, &args.overrides)?;
-    let gpu = args.gpu.open(args.quiet || args.json)?;
+    let gpu = args.gpu.open(!args.look.is_human())?;
     if args.dry_run {
-        return dry_run::print(&recipe, &gpu, args.json).map(|()| ExitCode::SUCCESS);
+        return dry_run::print(&recipe, &gpu, args.look.json).map(|()| ExitCode::SUCCESS);
     }
-    if let (Some(about), false) = (&recipe.about, args.quiet || args.json) {
+    if let (Some(about), false) = (&recipe.about, !args.look.is_human()) {
         eprintln!("{}", about.trim());
     }
     let run = Run::open(recipe, args.out.clone(), args.overwrite)?;
     listen_for_interrupts()?;
-    let mut renderer = Renderer::new(args.quiet, args.json);
+    let mut renderer = Renderer::new(args.look);
     let mut conductor = Conductor {
         watch: &mut renderer,
         should_stop: &interrupted,
@@ -80,7 +76,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let again = format!("t5 run {}", args.recipe.display());
     match outcome.with_context(|| format!("the run stopped; what is done stays, the same command (`{again}`) goes on"))? {
         RunOutcome::Finished => {
-            if !args.quiet && !args.json {
+            if args.look.is_human() {
                 println!("{}: done", run.out.display());
                 if let Some(stage) = run.recipe.stages.iter().rev().find(|stage| stage.trains()) {
                     let folder = run.folder(stage);

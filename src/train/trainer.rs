@@ -418,6 +418,11 @@ impl Trainer {
         &self.state.settings
     }
 
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        &self.out
+    }
+
     /// Steps done.
     pub fn step(&self) -> u64 {
         self.state.step

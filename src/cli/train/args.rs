@@ -12,6 +12,7 @@ use t5_wgpu::train::Settings;
 use t5_wgpu::train::schedule::Decay;
 use t5_wgpu::train::settings::TextConfig;
 
+use crate::cli::progress::LookArgs;
 use crate::cli::{GpuArgs, TuneArgs};
 
 const EXAMPLES: &str = "\
@@ -163,12 +164,8 @@ pub struct Args {
     /// Steps between log lines; 0: about one line a second [default: 0]
     #[arg(long, value_name = "N", help_heading = "Output")]
     pub log_every: Option<u64>,
-    /// Print nothing but warnings and errors
-    #[arg(long, short, help_heading = "Output")]
-    pub quiet: bool,
-    /// Print events as JSON, one a line, as in log.jsonl
-    #[arg(long, help_heading = "Output", conflicts_with = "quiet")]
-    pub json: bool,
+    #[command(flatten)]
+    pub look: LookArgs,
     #[command(flatten)]
     pub tune: TuneArgs,
     #[command(flatten)]

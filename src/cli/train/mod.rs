@@ -16,9 +16,9 @@ use super::progress::{INTERRUPTED, Renderer, interrupted, listen_for_interrupts,
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let begin = Instant::now();
-    let gpu = args.gpu.open(args.quiet || args.json)?;
+    let gpu = args.gpu.open(!args.look.is_human())?;
     let trainer = start::open(args, &gpu)?;
-    let mut renderer = Renderer::new(args.quiet, args.json);
+    let mut renderer = Renderer::new(args.look);
     let limit = args.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
     let limit = limit.filter(|_| trainer.step() == 0);
     listen_for_interrupts()?;

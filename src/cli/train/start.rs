@@ -74,7 +74,7 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
     let mut model = match &spec.from {
         Some(dir) => {
             let (model, remarks) = Model::load(gpu, dir)?;
-            if !args.quiet {
+            if args.look.is_human() {
                 remarks.iter().for_each(|remark| eprintln!("{remark}"));
             }
             model
