@@ -149,6 +149,8 @@ impl TextStream {
         if index + 1 < window.segments.len() {
             self.window = Some(window);
         } else {
+            // Two windows at once would be a lot of memory.
+            drop(window);
             self.at = TextPosition { window: self.at.window + 1, segment: 0, ..self.at };
             self.window = Some(self.advance(true)?);
         }
