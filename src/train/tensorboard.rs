@@ -2,7 +2,7 @@
 //!
 //! A file is a sequence of records (TFRecord: length, masked CRC-32C of the length, bytes, masked CRC-32C of the bytes), each an
 //! `Event` message of TensorFlow's `event.proto`. A resumed run starts another file in the same folder; its session log tells
-//! TensorBoard to forget what earlier files say of the steps that are done again.
+//! TensorBoard to forget the scalars that earlier files have of the steps that are done again (texts it keeps).
 //!
 //! Read back with `EventAccumulator` of PyPI's tensorboard 2.21.0: tags, steps and values are right, and behind a resumed run the
 //! scalars of the steps that are done again are gone; texts, which it never purges, stay until they are written anew.
@@ -33,12 +33,13 @@ impl TensorBoard {
         fs::create_dir_all(dir).map_err(Error::io("create the folder", dir))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
         // Readers take the files of a folder in the order of their names.
-        let seconds = (now as u64).max(latest(dir)?.map_or(0, |seconds| seconds + 1));
+        let before = latest(dir)?;
+        let seconds = (now as u64).max(before.map_or(0, |seconds| seconds + 1));
         let path = dir.join(format!("{PREFIX}{seconds:010}.t5.{}", std::process::id()));
         let file = File::create_new(&path).map_err(Error::io("create", &path))?;
         let mut board = TensorBoard { path, file };
         board.write(now, 0, What::FileVersion(VERSION.into()))?;
-        if resume_step > 0 {
+        if before.is_some() {
             // Readers drop the steps from this one on.
             board.write(now, resume_step + 1, What::SessionLog(SessionLog { status: SESSION_START }))?;
         }
@@ -245,10 +246,13 @@ mod tests {
         board.text(6, 2.0, "samples", "*so*").unwrap();
         let mut resumed = TensorBoard::open(&dir, 5).unwrap();
         resumed.scalars(6, 3.0, &[("train/loss", 2.0)]).unwrap();
+        drop(resumed);
+        let mut again = TensorBoard::open(&dir, 0).unwrap();
+        again.scalars(1, 4.0, &[("train/loss", 3.0)]).unwrap();
         let events = read(&dir);
         fs::remove_dir_all(&dir).unwrap();
         let steps: Vec<i64> = events.iter().map(|event| event.step).collect();
-        assert_eq!(steps, [0, 5, 6, 0, 6, 6]);
+        assert_eq!(steps, [0, 5, 6, 0, 6, 6, 0, 1, 1]);
         let what: Vec<What> = events.into_iter().map(|event| event.what.unwrap()).collect();
         assert_eq!(what[0], What::FileVersion("brain.Event:2".into()));
         let What::Summary(summary) = &what[1] else { panic!("{what:?}") };
@@ -256,7 +260,9 @@ mod tests {
         assert_eq!((summary.value[0].tag.as_str(), summary.value[0].simple_value), ("train/loss", Some(2.25)));
         let What::Summary(text) = &what[2] else { panic!("{what:?}") };
         assert_eq!(text.value[0].tensor.as_ref().unwrap().string_val, [b"*so*".to_vec()]);
-        assert_eq!(what[4], What::SessionLog(SessionLog { status: SESSION_START }));
+        for at in [4, 7] {
+            assert_eq!(what[at], What::SessionLog(SessionLog { status: SESSION_START }));
+        }
     }
 
     #[test]
