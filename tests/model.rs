@@ -77,7 +77,6 @@ fn first_loss_is_that_of_guessing() {
             tgt_in: ids(5, 64),
             labels: ids(77, 64),
             tgt_lens: vec![16; 4],
-            examples: (0..4).collect(),
         };
         let loss = pollster::block_on(engine.evaluate(&batch)).unwrap().mean_loss();
         let expected = 500f64.ln() + 0.5;

@@ -37,7 +37,12 @@ fn files(file: &Path) -> Files {
 
 fn task(file: &Path) -> TaskConfig {
     let columns = Some(vec!["source".to_owned(), "target".to_owned()]);
-    TaskConfig { train: Some(files(file)), columns, metrics: Some(vec![Metric::new(MetricKind::Per)]), ..TaskConfig::default() }
+    TaskConfig {
+        train: Some(files(file)),
+        columns,
+        metrics: Some(vec![Metric::new(MetricKind::Per)]),
+        ..TaskConfig::default()
+    }
 }
 
 fn on(task: TaskConfig) -> Settings {
@@ -275,8 +280,7 @@ fn training_ends_early_when_nothing_gets_better() {
     let file = scratch.pairs(8);
     let task = TaskConfig { validation: Some(files(&file)), ..task(&file) };
     // A learning rate of nearly nothing: no evaluation is better than the first.
-    let settings =
-        Settings { steps: 50, batch_size: 2, lr: 1e-30, eval_every: Some(2), patience: Some(3), ..on(task) };
+    let settings = Settings { steps: 50, batch_size: 2, lr: 1e-30, eval_every: Some(2), patience: Some(3), ..on(task) };
     let out = scratch.path("run");
     let (outcome, _) = run(&mut trainer(&gpu, settings, true, &out).unwrap(), 100).unwrap();
     assert_eq!(outcome, Outcome::EndedEarly { step: 8 });

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 use t5_wgpu::gpu::Gpu;
 use t5_wgpu::recipe::Recipe;
-use t5_wgpu::recipe::run::{Estimate, estimate};
+use t5_wgpu::recipe::estimate::{Estimate, estimate};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -36,7 +36,10 @@ pub fn print(recipe: &Recipe, gpu: &Gpu, json: bool) -> Result<()> {
         let [batch, source, target] = stage.largest_batch;
         println!("  largest batch     {batch} rows of {source} + {target} tokens");
         println!("  tokens a step     {:.0} ({:.1} % padding)", stage.tokens_per_step, 100.0 * stage.padding);
-        println!("  speed             {:.0} tokens/s, {:.3} s a step (measured)", stage.tokens_per_second, stage.seconds_per_step);
+        println!(
+            "  speed             {:.0} tokens/s, {:.3} s a step (measured)",
+            stage.tokens_per_second, stage.seconds_per_step
+        );
         match stage.minutes {
             Some(minutes) => println!("  time              {minutes} minutes, about {steps} steps"),
             None => println!(

@@ -169,7 +169,8 @@ impl Renderer {
 
     fn results(&self, evaluation: &Evaluation) {
         for (name, task) in &evaluation.tasks {
-            let metrics: String = task.scores.iter().map(|score| format!(", {} {:.2}", score.name, score.value)).collect();
+            let metrics: String =
+                task.scores.iter().map(|score| format!(", {} {:.2}", score.name, score.value)).collect();
             let bits = task.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.3} bits per byte"));
             self.line(&format!(
                 "  {name}: loss {:.4}, accuracy {:.2} %{bits}{metrics} ({} examples)",
@@ -264,11 +265,19 @@ impl Watch for Renderer {
     fn trained(&mut self, trainer: &Trainer, folder: &Path, outcome: Outcome) {
         self.end();
         let best = trainer.best().map_or(String::new(), |best| {
-            format!("; best {} {:.4} at step {} in {}", best.metric, best.value, best.step, folder.join("best").display())
+            format!(
+                "; best {} {:.4} at step {} in {}",
+                best.metric,
+                best.value,
+                best.step,
+                folder.join("best").display()
+            )
         });
         let steps = trainer.settings().steps;
         match outcome {
-            Outcome::Finished => self.say(&format!("finished after step {steps} in {}{best}", folder.join("last").display())),
+            Outcome::Finished => {
+                self.say(&format!("finished after step {steps} in {}{best}", folder.join("last").display()))
+            }
             Outcome::EndedEarly { step } => {
                 self.say(&format!("ended after step {step} of {steps} in {}{best}", folder.join("last").display()));
             }

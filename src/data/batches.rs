@@ -41,12 +41,7 @@ pub fn bucket_len(len: usize) -> usize {
 impl Batch {
     /// Pads examples to `shape` = (batch, src_len, tgt_len). Panics if there are more or longer examples than it holds.
     #[track_caller]
-    pub fn collate(
-        examples: &[&Example],
-        shape: (usize, usize, usize),
-        pad: u32,
-        decoder_start: u32,
-    ) -> Batch {
+    pub fn collate(examples: &[&Example], shape: (usize, usize, usize), pad: u32, decoder_start: u32) -> Batch {
         let (batch, src_len, tgt_len) = shape;
         assert!(examples.len() <= batch, "{} examples in a batch of {batch}", examples.len());
         let mut out = Batch {

@@ -205,7 +205,7 @@ impl Mixture {
     }
 
     /// The next example and the number of the member that it is from.
-    pub fn next(&mut self) -> Result<(usize, Example)> {
+    pub fn draw(&mut self) -> Result<(usize, Example)> {
         let index = self.choose();
         self.drawn += 1;
         Ok((index, self.members[index].member.next()?))
@@ -296,13 +296,13 @@ mod tests {
     #[test]
     fn a_mixture_goes_on_where_it_was() {
         let mut whole = mixture(&MixturePosition::default());
-        let all: Vec<_> = (0..200).map(|_| whole.next().unwrap()).collect();
+        let all: Vec<_> = (0..200).map(|_| whole.draw().unwrap()).collect();
         for cut in [0, 1, 39, 40, 41, 199] {
             let mut first = mixture(&MixturePosition::default());
-            (0..cut).for_each(|_| drop(first.next().unwrap()));
+            (0..cut).for_each(|_| drop(first.draw().unwrap()));
             let mut rest = mixture(&first.position());
             for expected in &all[cut..] {
-                assert_eq!(&rest.next().unwrap(), expected);
+                assert_eq!(&rest.draw().unwrap(), expected);
             }
         }
     }
@@ -313,7 +313,7 @@ mod tests {
         let mut counts = [0usize; 2];
         let mut seen = [vec![0usize; 30], vec![0usize; 10]];
         for _ in 0..4000 {
-            let (index, example) = stream.next().unwrap();
+            let (index, example) = stream.draw().unwrap();
             counts[index] += 1;
             seen[index][example.source[0] as usize] += 1;
         }

@@ -27,7 +27,7 @@ pub struct Ready {
 }
 
 impl Prefetch {
-    /// With 0 `threads` batches are made in [`Prefetch::next`]; else one thread makes them in order, and shares the
+    /// With 0 `threads` batches are made in [`Prefetch::next_batch`]; else one thread makes them in order, and shares the
     /// tokenising of text with the others.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl Prefetch {
     ///
     /// # Errors
     /// What making it gave; the stream ends with its first error.
-    pub fn next(&mut self) -> Result<Ready> {
+    pub fn next_batch(&mut self) -> Result<Ready> {
         match self {
             Prefetch::Inline(batches) => ready(batches),
             Prefetch::Threads(receiver) => receiver
@@ -65,7 +65,7 @@ impl Prefetch {
 }
 
 fn ready(batches: &mut Batches) -> Result<Ready> {
-    let batch = batches.next()?;
+    let batch = batches.next_batch()?;
     Ok(Ready { batch, next: batches.position(), passes: batches.mixture().passes() })
 }
 

@@ -6,9 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Example;
 use super::batches::{Batch, bucket_len};
 use super::mixture::{Mixture, MixturePosition};
-use super::Example;
 use crate::rng::{Purpose, Rng};
 use crate::{Error, Result};
 
@@ -81,7 +81,7 @@ impl Batches {
 
     /// The next batch. Its lengths are those of its longest example rounded up by [`bucket_len`], but never beyond
     /// the longest of all examples rounded up to 8.
-    pub fn next(&mut self) -> Result<Batch> {
+    pub fn next_batch(&mut self) -> Result<Batch> {
         let window = match self.window.take() {
             Some(window) => window,
             None => self.fill()?,
@@ -107,10 +107,10 @@ impl Batches {
     /// The batches of the window that begins where the mixture stands.
     fn fill(&mut self) -> Result<Vec<Vec<Example>>> {
         let batch_size = self.options.batch_size;
-        let draw = |_| self.mixture.next().map(|(_, example)| example);
+        let draw = |_| self.mixture.draw().map(|(_, example)| example);
         let mut examples = (0..WINDOW_BATCHES * batch_size).map(draw).collect::<Result<Vec<Example>>>()?;
         // Stable: examples of equal lengths stay in their random order.
-        examples.sort_by_key(|example| sort_key(example));
+        examples.sort_by_key(sort_key);
         let mut examples = examples.into_iter();
         let mut batches: Vec<Vec<Example>> =
             (0..WINDOW_BATCHES).map(|_| examples.by_ref().take(batch_size).collect()).collect();
@@ -175,7 +175,7 @@ mod tests {
         let mut stream = batches(64, 4, &BatchPosition::default());
         let mut seen = vec![0; 64];
         for _ in 0..WINDOW_BATCHES {
-            let batch = stream.next().unwrap();
+            let batch = stream.next_batch().unwrap();
             assert!(batch.src_lens.iter().all(|&len| len > 0));
             (0..4).for_each(|row| seen[batch.src_ids[row * batch.src_len] as usize] += 1);
         }
@@ -188,12 +188,12 @@ mod tests {
         let (mut places, mut all) = (Vec::new(), Vec::new());
         for _ in 0..3 * WINDOW_BATCHES {
             places.push(whole.position());
-            all.push(whole.next().unwrap());
+            all.push(whole.next_batch().unwrap());
         }
         for (index, place) in places.iter().enumerate().step_by(7) {
             let mut rest = batches(90, 3, place);
             for expected in all[index..].iter().take(40) {
-                assert_eq!(&rest.next().unwrap(), expected);
+                assert_eq!(&rest.next_batch().unwrap(), expected);
             }
         }
     }
@@ -204,9 +204,9 @@ mod tests {
         let open = |threads| Prefetch::new(batches(90, 3, &BatchPosition::default()), threads).unwrap();
         let mut streams: Vec<Prefetch> = (0..3).map(open).collect();
         for _ in 0..100 {
-            let batch = plain.next().unwrap();
+            let batch = plain.next_batch().unwrap();
             for stream in &mut streams {
-                let ready = stream.next().unwrap();
+                let ready = stream.next_batch().unwrap();
                 assert_eq!((&ready.batch, ready.next), (&batch, plain.position()));
             }
         }
@@ -217,7 +217,7 @@ mod tests {
         let mut stream = batches(1000, 8, &BatchPosition::default());
         let (mut tokens, mut positions) = (0, 0);
         for _ in 0..4 * WINDOW_BATCHES {
-            let batch = stream.next().unwrap();
+            let batch = stream.next_batch().unwrap();
             (tokens, positions) = (tokens + batch.n_tokens(), positions + batch.n_positions());
         }
         assert!(tokens as f64 > 0.8 * positions as f64, "{tokens} of {positions}");

@@ -3,6 +3,8 @@
 //! A recipe names texts and tasks, a model, and stages that train on them or evaluate. [`Recipe::read`] refuses what cannot
 //! work before anything runs, naming the file and the line; [`run::Run`] carries it out in a folder and goes on after any stop.
 
+pub mod estimate;
+pub mod evaluation;
 pub mod model;
 pub mod run;
 pub mod stage;
@@ -180,7 +182,10 @@ impl Recipe {
     fn check_tokenizer(&self) -> Result<(), Wrong> {
         let spec = &self.tokenizer;
         if spec.from.is_some() && spec.vocab_size.is_some() {
-            return Err(Wrong::new("tokenizer.vocab_size", "a tokenizer is read (from) or trained (vocab_size), not both"));
+            return Err(Wrong::new(
+                "tokenizer.vocab_size",
+                "a tokenizer is read (from) or trained (vocab_size), not both",
+            ));
         }
         if spec.vocab_size.is_none() {
             let set = [

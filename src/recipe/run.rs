@@ -6,27 +6,20 @@
 //! continued by starting again.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
+use super::evaluation::{METRICS, evaluate, write_evaluation};
+use super::stage::Begin;
 use super::{Recipe, Stage};
 use crate::checkpoint::{AtomicDir, write_file_atomic};
-use crate::data::{Batch, text_lines};
-use crate::data::metrics::Score;
-use crate::data::stream::BatchPosition;
 use crate::data::task::Split;
+use crate::data::text_lines;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::model::{BatchShape, Model, T5Config};
-use crate::recipe::stage::Begin;
+use crate::model::Model;
 use crate::tokenizer::{self, Tokenizer, TrainOptions, TrainSummary};
-use crate::train::engine::{Engine, Scorer};
-use crate::train::evaluate::{Decoding, Evaluation, Evaluator, TaskEvaluation};
-use crate::train::examples::Sources;
+use crate::train::evaluate::Evaluation;
 use crate::train::settings::Settings;
 use crate::train::trainer::{BEST, LAST};
 use crate::train::{Event, Hooks, Outcome, Trainer};
@@ -34,10 +27,6 @@ use crate::tune::Tuner;
 
 /// The recipe as it is carried out, in the run's folder.
 pub const RECIPE: &str = "recipe.toml";
-/// The result of an evaluation, in its stage's folder.
-pub const METRICS: &str = "metrics.json";
-/// The folder of an evaluation's answers.
-pub const PREDICTIONS: &str = "predictions";
 /// The folder of a tokenizer that was trained.
 const TOKENIZER: &str = "tokenizer";
 
@@ -231,7 +220,7 @@ impl Run {
         let mut settings = self.recipe.settings(stage)?;
         settings.check()?;
         let passes = settings.steps.saturating_mul(settings.accumulate as u64);
-        let mut model = self.model(stage, index, gpu, tokenizer, Begin::Last, &mut settings, conductor)?;
+        let mut model = self.model(index, gpu, tokenizer, Begin::Last, &mut settings, conductor.watch)?;
         model.tuner = (conductor.tuner)(gpu, passes, limit);
         // Nothing but a log can be there yet: the first checkpoint was not reached.
         let trainer = Trainer::create(model, tokenizer.clone(), settings, &folder, true)?;
@@ -241,14 +230,14 @@ impl Run {
     /// The weights that a stage begins with: those of the last stage that trained, or the recipe's model.
     fn model(
         &self,
-        stage: &Stage,
         index: usize,
         gpu: &Gpu,
         tokenizer: &Tokenizer,
         begin: Begin,
         settings: &mut Settings,
-        conductor: &mut Conductor<'_>,
+        watch: &mut dyn Watch,
     ) -> Result<Model> {
+        let stage = &self.recipe.stages[index];
         let before = self.recipe.stages[..index].iter().rev().find(|stage| stage.trains());
         let folder = match (before, &self.recipe.model.from) {
             (Some(before), _) => {
@@ -262,7 +251,7 @@ impl Run {
             Some(folder) => {
                 crate::checkpoint::recover(&folder)?;
                 let (model, remarks) = Model::load(gpu, &folder)?;
-                remarks.iter().for_each(|remark| conductor.watch.remark(remark));
+                remarks.iter().for_each(|remark| watch.remark(remark));
                 settings.origin = format!("model {}", folder.display());
                 Ok(model)
             }
@@ -291,78 +280,13 @@ impl Run {
             return Ok(());
         }
         let mut settings = self.recipe.settings(stage)?;
-        let model = self.model(stage, index, gpu, tokenizer, Begin::Best, &mut settings, conductor)?;
+        let model = self.model(index, gpu, tokenizer, Begin::Best, &mut settings, conductor.watch)?;
         let most = stage.eval_examples.unwrap_or(usize::MAX);
         let decoding = stage.decoding(settings.seed);
         let evaluation = evaluate(model, tokenizer, &settings, stage.split(), most, decoding, conductor.watch)?;
         write_evaluation(&folder, &evaluation)?;
         conductor.watch.evaluated(&stage.name, &evaluation);
         Ok(())
-    }
-}
-
-/// Evaluates a model on everything that the settings name for it.
-///
-/// # Errors
-/// What reading the examples gives, or running the model.
-pub fn evaluate(
-    model: Model,
-    tokenizer: &Tokenizer,
-    settings: &Settings,
-    split: Split,
-    most: usize,
-    decoding: Decoding,
-    watch: &mut dyn Watch,
-) -> Result<Evaluation> {
-    let mut remarks = Vec::new();
-    let shared = Arc::new(tokenizer.clone());
-    let evaluated = Sources::evaluated(settings, &shared, split, most, &mut remarks)?;
-    remarks.iter().for_each(|remark| watch.remark(remark));
-    let mut evaluator = Evaluator::new(evaluated, settings.eval_batch_size, decoding, &model, tokenizer);
-    let mut scorer = Scorer::new(model);
-    evaluator.evaluate(&mut |batch| pollster::block_on(scorer.score(batch)), tokenizer)
-}
-
-/// Writes predictions, then the metrics: where those are, everything is.
-///
-/// # Errors
-/// The folder cannot be written.
-pub fn write_evaluation(folder: &Path, evaluation: &Evaluation) -> Result<()> {
-    let predictions = folder.join(PREDICTIONS);
-    fs::create_dir_all(&predictions).map_err(Error::io("create", &predictions))?;
-    for (name, task) in evaluation.tasks.iter().filter(|(_, task)| !task.predictions.is_empty()) {
-        let path = predictions.join(format!("{name}.jsonl"));
-        let mut lines = Vec::new();
-        for prediction in &task.predictions {
-            serde_json::to_writer(&mut lines, prediction).map_err(|e| Error::file(&path, e.to_string()))?;
-            lines.write_all(b"\n").map_err(Error::io("write", &path))?;
-        }
-        write_file_atomic(&path, &lines)?;
-    }
-    let path = folder.join(METRICS);
-    let mut text =
-        serde_json::to_vec_pretty(&Metrics::of(evaluation)).map_err(|e| Error::file(&path, e.to_string()))?;
-    text.push(b'\n');
-    write_file_atomic(&path, &text)
-}
-
-/// What is kept of an evaluation: no times, so that the same run writes the same bytes.
-#[derive(Serialize)]
-struct Metrics<'a> {
-    tasks: std::collections::BTreeMap<&'a str, TaskMetrics<'a>>,
-}
-
-#[derive(Serialize)]
-struct TaskMetrics<'a> {
-    #[serde(flatten)]
-    result: &'a TaskEvaluation,
-    scores: &'a [Score],
-}
-
-impl Metrics<'_> {
-    fn of(evaluation: &Evaluation) -> Metrics<'_> {
-        let metrics = |result| TaskMetrics { result, scores: &result.scores };
-        Metrics { tasks: evaluation.tasks.iter().map(|(name, task)| (name.as_str(), metrics(task))).collect() }
     }
 }
 
@@ -388,10 +312,8 @@ pub fn drive(
     let training = Instant::now();
     let late = || limit.is_some_and(|time| training.elapsed() > time.mul_f64(PATIENCE));
     let Conductor { watch, should_stop, .. } = conductor;
-    let outcome = trainer.run(Hooks {
-        observe: &mut |event: &Event| watch.event(event),
-        should_stop: &|| should_stop() || late(),
-    });
+    let outcome = trainer
+        .run(Hooks { observe: &mut |event: &Event| watch.event(event), should_stop: &|| should_stop() || late() });
     match outcome {
         Ok(outcome) => {
             watch.trained(&trainer, folder, outcome);
@@ -399,114 +321,6 @@ pub fn drive(
         }
         Err(error) => Err(error),
     }
-}
-
-/// What a stage that trains takes on an adapter.
-#[derive(Clone, Debug, Serialize)]
-pub struct Estimate {
-    pub stage: String,
-    pub parameters: u64,
-    /// Bytes on the device.
-    pub weights: u64,
-    pub gradients: u64,
-    pub moments: u64,
-    pub activations: u64,
-    /// (rows, source tokens, target tokens) of the largest batch.
-    pub largest_batch: [usize; 3],
-    /// Of the batches measured, padding not counted.
-    pub tokens_per_step: f64,
-    /// Share of their positions.
-    pub padding: f64,
-    pub steps: u64,
-    /// Where the recipe limits the time.
-    pub minutes: Option<f64>,
-    pub seconds_per_step: f64,
-    pub tokens_per_second: f64,
-}
-
-/// Time that is spent on measuring a stage's steps.
-const MEASURED: Duration = Duration::from_secs(3);
-
-/// Measures a few steps of every stage that trains, with fresh weights, and writes nothing. A tokenizer that is to be trained
-/// is stood in for by bytes of the same vocabulary's size.
-///
-/// # Errors
-/// As training would give them: data that cannot be read, too little memory.
-pub fn estimate(recipe: &Recipe, gpu: &Gpu) -> Result<Vec<Estimate>> {
-    let spec = &recipe.tokenizer;
-    let tokenizer = match (&spec.from, &recipe.model.from) {
-        (Some(from), _) => Tokenizer::open(from)?,
-        (None, Some(model)) => Tokenizer::from_dir(model)?,
-        (None, None) => Tokenizer::bytes(),
-    };
-    let mut config = recipe.model.config(&tokenizer)?;
-    if let (Some(size), None) = (spec.vocab_size, recipe.model.vocab) {
-        config.vocab_size = size.max(tokenizer.vocab_size()).next_multiple_of(64);
-    }
-    let stages = recipe.stages.iter().filter(|stage| stage.trains());
-    stages.map(|stage| estimate_stage(recipe, stage, gpu, &tokenizer, &config)).collect()
-}
-
-fn estimate_stage(
-    recipe: &Recipe,
-    stage: &Stage,
-    gpu: &Gpu,
-    tokenizer: &Tokenizer,
-    config: &T5Config,
-) -> Result<Estimate> {
-    let settings = recipe.settings(stage)?;
-    let sources = Sources::open(&settings, &Arc::new(tokenizer.clone()))?;
-    let mut batches = sources.stream(config, &BatchPosition::default())?;
-    let (batch, src_len, tgt_len) = batches.largest_shape();
-    let model = Model::init(gpu, config.clone(), settings.seed)?;
-    let parameters = model.layout.n_params() as u64;
-    let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
-    let mut engine = engine.with_recompute(settings.recompute);
-    engine.prepare(BatchShape { batch, src_len, tgt_len })?;
-    let (mut tokens, mut positions, mut seconds, mut measured) = (0, 0, 0.0, 0u64);
-    // Each shape's kernels are compiled at its first step: steps count once their shape was met.
-    let mut met = std::collections::HashSet::new();
-    let start = Instant::now();
-    let mut step = 0;
-    while measured < 3 || start.elapsed() < MEASURED {
-        let batches: Vec<Batch> = (0..settings.accumulate).map(|_| batches.next()).collect::<Result<_>>()?;
-        let known = batches.iter().fold(true, |known, batch| !met.insert(batch.shape()) && known);
-        let begin = Instant::now();
-        engine.begin_step();
-        for (pass, batch) in batches.iter().enumerate() {
-            engine.micro_batch(batch, [0, 0, step as u32, pass as u32])?;
-        }
-        engine.finish_step(0.0, step)?;
-        gpu.wait()?;
-        step += 1;
-        if known {
-            seconds += begin.elapsed().as_secs_f64();
-            measured += 1;
-            tokens += batches.iter().map(Batch::n_tokens).sum::<u64>();
-            positions += batches.iter().map(Batch::n_positions).sum::<u64>();
-        }
-    }
-    let [weights, gradients, moments, activations] = engine.memory();
-    let seconds_per_step = seconds / measured as f64;
-    let steps = match stage.minutes {
-        Some(minutes) => (60.0 * minutes / seconds_per_step) as u64,
-        None => settings.steps,
-    };
-    Ok(Estimate {
-        stage: stage.name.clone(),
-        parameters,
-        weights,
-        gradients,
-        moments,
-        activations,
-        largest_batch: [batch, src_len, tgt_len],
-        tokens_per_step: tokens as f64 / measured as f64,
-        padding: 1.0 - tokens as f64 / positions as f64,
-        steps,
-        minutes: stage.minutes,
-        seconds_per_step,
-        tokens_per_second: tokens as f64 / seconds,
-    })
 }
 
 /// The recipe with what its stages leave open spelled out.

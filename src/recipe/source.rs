@@ -129,7 +129,8 @@ fn set(table: &mut Table, text: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "seed = 1\n\n[model]\nd_model = 64\n\n[[stage]]\nname = \"a\"\nsteps = 5\n\n[[stage]]\nname = \"b\"\nlr = 1\n";
+    const TEXT: &str =
+        "seed = 1\n\n[model]\nd_model = 64\n\n[[stage]]\nname = \"a\"\nsteps = 5\n\n[[stage]]\nname = \"b\"\nlr = 1\n";
 
     fn source() -> Source {
         Source { path: "r.toml".into(), text: TEXT.into(), overridden: None }

@@ -167,7 +167,7 @@ impl Stage {
         let used = |name: &str| self.train.iter().chain(&settings.evaluate).any(|used| used == name);
         let pick = |(name, _): &(&String, _)| used(name);
         settings.texts = texts.iter().filter(|(name, _)| used(name)).map(|(n, t)| (n.clone(), t.clone())).collect();
-        settings.tasks = tasks.iter().map(|(n, t)| (n, t)).filter(pick).map(|(n, t)| (n.clone(), t.clone())).collect();
+        settings.tasks = tasks.iter().filter(pick).map(|(n, t)| (n.clone(), t.clone())).collect();
         if self.trains() {
             settings.check()?;
         }
@@ -227,7 +227,10 @@ impl Stage {
         }
         for name in &self.train {
             if recipe.tasks.get(name).is_some_and(|task| !task.has(Split::Train)) {
-                return Err(Wrong::new(key("train"), format!("{name} has no files to train on: set tasks.{name}.train")));
+                return Err(Wrong::new(
+                    key("train"),
+                    format!("{name} has no files to train on: set tasks.{name}.train"),
+                ));
             }
         }
         if self.steps.is_some() && self.minutes.is_some() {
@@ -254,7 +257,10 @@ impl Stage {
         for name in &settings.evaluate {
             let text = recipe.texts.get(name).is_some_and(TextConfig::has_validation);
             if !text && recipe.tasks.get(name).is_none_or(|task| !task.has(Split::Validation)) {
-                return Err(Wrong::new(key("evaluate"), format!("{name} has nothing to evaluate on: set `validation`")));
+                return Err(Wrong::new(
+                    key("evaluate"),
+                    format!("{name} has nothing to evaluate on: set `validation`"),
+                ));
             }
         }
         Ok(())

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::settings::{Settings, TextConfig};
+use crate::data::Example;
 use crate::data::mixture::{Member, MemberPosition, Mixture, Shuffled, Weighted};
 use crate::data::stream::{BatchPosition, Batches, StreamOptions};
 use crate::data::task::{Split, TaskConfig, TaskExample, TaskSet};
 use crate::data::text::{TextOptions, TextPosition, TextStream};
-use crate::data::Example;
 use crate::error::{Error, Result};
 use crate::model::T5Config;
 use crate::tokenizer::Tokenizer;
@@ -57,7 +57,8 @@ impl Sources {
         for name in &settings.train {
             if let Some(text) = settings.texts.get(name) {
                 let files = text.files.paths(Path::new(""))?;
-                let paths = if files.len() == 1 { files[0].display().to_string() } else { format!("{} files", files.len()) };
+                let paths =
+                    if files.len() == 1 { files[0].display().to_string() } else { format!("{} files", files.len()) };
                 sources.remarks.push(format!("training on {name}: text of {paths}"));
                 prints.extend(files.iter().map(|file| fingerprint(file)).collect::<Result<Vec<_>>>()?);
                 sources.files.insert(name.clone(), files);
@@ -160,7 +161,8 @@ impl Sources {
 
     /// What a text counts as in a mixture.
     fn size_of_text(&self, name: &str, text: &TextConfig) -> Result<f64> {
-        let needed = self.settings.train.len() > 1 && self.settings.mixture.rates == crate::data::mixture::Rates::Proportional;
+        let needed =
+            self.settings.train.len() > 1 && self.settings.mixture.rates == crate::data::mixture::Rates::Proportional;
         match text.examples {
             Some(examples) => Ok(examples as f64),
             None if !needed => Ok(1.0),

@@ -86,7 +86,9 @@ const TENSORS_AT: u64 = 32;
 impl OptimizerConfig {
     pub fn weight_decay(&self) -> f64 {
         match self {
-            OptimizerConfig::AdamW { weight_decay, .. } | OptimizerConfig::Adafactor { weight_decay, .. } => *weight_decay,
+            OptimizerConfig::AdamW { weight_decay, .. } | OptimizerConfig::Adafactor { weight_decay, .. } => {
+                *weight_decay
+            }
         }
     }
 

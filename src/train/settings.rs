@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::engine::Objective;
 use super::optimizer::OptimizerConfig;
 use super::schedule::{Decay, LrSchedule};
+use crate::data::Objective as TextObjective;
 use crate::data::mixture::Mixing;
 use crate::data::task::{Files, Split, TaskConfig};
-use crate::data::Objective as TextObjective;
 use crate::error::{Error, Result};
 
 /// Unlabelled text as a task: restore it under a denoising objective.
@@ -118,7 +118,8 @@ impl TextConfig {
     /// # Errors
     /// `Input` naming the first setting that cannot be used.
     pub fn check(&self) -> Result<()> {
-        if [Some(&self.files), self.validation.as_ref()].into_iter().flatten().any(|f| matches!(f, Files::Parallel(_))) {
+        if [Some(&self.files), self.validation.as_ref()].into_iter().flatten().any(|f| matches!(f, Files::Parallel(_)))
+        {
             return Err(Error::Input("text is read from a file or a list of files, not from columns".into()));
         }
         match self.held_out {
@@ -218,7 +219,10 @@ impl Settings {
         require(self.clip >= 0.0 && self.clip.is_finite(), "the gradient norm to clip to must be 0 (never) or more")?;
         require(self.eval_examples > 0, "an evaluation needs at least 1 example")?;
         require(self.eval_batch_size > 0, "evaluation needs rows for at least 1 example")?;
-        require(self.patience != Some(0), "training cannot end early before its first evaluation: patience starts at 1")?;
+        require(
+            self.patience != Some(0),
+            "training cannot end early before its first evaluation: patience starts at 1",
+        )?;
         require(
             self.patience.is_none() || !self.evaluate.is_empty(),
             "ending early needs something to evaluate on: name a validation file or hold some examples out",

@@ -206,7 +206,20 @@ impl Trainer {
         engine.prepare(BatchShape { batch, src_len, tgt_len })?;
         let window = Window::new(state.tokens);
         let (out, pending, log, passes) = (out.to_path_buf(), None, open_log()?, 0.0);
-        Ok(Trainer { engine, tokenizer, sources, batches, evaluator, state, out, log, pending, window, passes, remarks })
+        Ok(Trainer {
+            engine,
+            tokenizer,
+            sources,
+            batches,
+            evaluator,
+            state,
+            out,
+            log,
+            pending,
+            window,
+            passes,
+            remarks,
+        })
     }
 
     /// Begins the data again.
@@ -284,7 +297,7 @@ impl Trainer {
         self.engine.begin_step();
         for pass in 0..accumulate as u64 {
             let index = self.state.step * accumulate as u64 + pass;
-            let Ready { batch, next, passes } = self.batches.next()?;
+            let Ready { batch, next, passes } = self.batches.next_batch()?;
             self.state.tokens += batch.n_tokens();
             self.window.positions += batch.n_positions();
             (self.state.position, self.passes) = (next, passes);
@@ -386,7 +399,9 @@ impl Trainer {
             self.state.evaluations_since_best += 1;
         }
         let evaluations = self.state.evaluations_since_best;
-        if self.state.settings.patience.is_some_and(|patience| evaluations >= patience) && step < self.state.settings.steps {
+        if self.state.settings.patience.is_some_and(|patience| evaluations >= patience)
+            && step < self.state.settings.steps
+        {
             self.state.ended_early = true;
             self.tell(&Event::EndsEarly { step, evaluations }, hooks)?;
         }

@@ -61,8 +61,7 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
     let tokenizer = tokenizer(args)?;
     let config = spec.config(&tokenizer)?;
     let (none, no_text) = (Default::default(), Default::default());
-    let mut settings: Settings =
-        stage.settings(&no_text, &none, 0, fine_tuning, Some(config.dropout_rate as f32))?;
+    let mut settings: Settings = stage.settings(&no_text, &none, 0, fine_tuning, Some(config.dropout_rate as f32))?;
     args.apply(&mut settings)?;
     if args.minutes.is_some() {
         // Until it is measured how many there is time for.

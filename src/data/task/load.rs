@@ -63,7 +63,8 @@ pub(super) fn load(config: &TaskConfig, base: &Path, split: Split) -> Result<Loa
         let examples = maker.examples(row, split).map_err(fail)?;
         for example in examples {
             checked(&example).map_err(fail)?;
-            if config.held_out.is_some_and(|share| is_held_out(&example.source, share) != (split == Split::Validation)) {
+            if config.held_out.is_some_and(|share| is_held_out(&example.source, share) != (split == Split::Validation))
+            {
                 continue;
             }
             loaded.examples.push(Placed { example, file: loaded.files.len() - 1, line });

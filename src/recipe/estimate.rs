@@ -1,0 +1,125 @@
+//! What a recipe would take on an adapter: measured on a few steps of each stage.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::{Recipe, Stage};
+use crate::data::Batch;
+use crate::data::stream::BatchPosition;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::model::{BatchShape, Model, T5Config};
+use crate::tokenizer::Tokenizer;
+use crate::train::engine::Engine;
+use crate::train::examples::Sources;
+
+/// What a stage that trains takes on an adapter.
+#[derive(Clone, Debug, Serialize)]
+pub struct Estimate {
+    pub stage: String,
+    pub parameters: u64,
+    /// Bytes on the device.
+    pub weights: u64,
+    pub gradients: u64,
+    pub moments: u64,
+    pub activations: u64,
+    /// (rows, source tokens, target tokens) of the largest batch.
+    pub largest_batch: [usize; 3],
+    /// Of the batches measured, padding not counted.
+    pub tokens_per_step: f64,
+    /// Share of their positions.
+    pub padding: f64,
+    pub steps: u64,
+    /// Where the recipe limits the time.
+    pub minutes: Option<f64>,
+    pub seconds_per_step: f64,
+    pub tokens_per_second: f64,
+}
+
+/// Time that is spent on measuring a stage's steps.
+const MEASURED: Duration = Duration::from_secs(3);
+
+/// Measures a few steps of every stage that trains, with fresh weights, and writes nothing. A tokenizer that is to be trained
+/// is stood in for by bytes of the same vocabulary's size.
+///
+/// # Errors
+/// As training would give them: data that cannot be read, too little memory.
+pub fn estimate(recipe: &Recipe, gpu: &Gpu) -> Result<Vec<Estimate>> {
+    let spec = &recipe.tokenizer;
+    let tokenizer = match (&spec.from, &recipe.model.from) {
+        (Some(from), _) => Tokenizer::open(from)?,
+        (None, Some(model)) => Tokenizer::from_dir(model)?,
+        (None, None) => Tokenizer::bytes(),
+    };
+    let mut config = recipe.model.config(&tokenizer)?;
+    if let (Some(size), None) = (spec.vocab_size, recipe.model.vocab) {
+        config.vocab_size = size.max(tokenizer.vocab_size()).next_multiple_of(64);
+    }
+    let stages = recipe.stages.iter().filter(|stage| stage.trains());
+    stages.map(|stage| estimate_stage(recipe, stage, gpu, &tokenizer, &config)).collect()
+}
+
+fn estimate_stage(
+    recipe: &Recipe,
+    stage: &Stage,
+    gpu: &Gpu,
+    tokenizer: &Tokenizer,
+    config: &T5Config,
+) -> Result<Estimate> {
+    let settings = recipe.settings(stage)?;
+    let sources = Sources::open(&settings, &Arc::new(tokenizer.clone()))?;
+    let mut batches = sources.stream(config, &BatchPosition::default())?;
+    let (batch, src_len, tgt_len) = batches.largest_shape();
+    let model = Model::init(gpu, config.clone(), settings.seed)?;
+    let parameters = model.layout.n_params() as u64;
+    let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
+    let mut engine = engine.with_recompute(settings.recompute);
+    engine.prepare(BatchShape { batch, src_len, tgt_len })?;
+    let (mut tokens, mut positions, mut seconds, mut measured) = (0, 0, 0.0, 0u64);
+    // Each shape's kernels are compiled at its first step: steps count once their shape was met.
+    let mut met = HashSet::new();
+    let start = Instant::now();
+    let mut step = 0;
+    while measured < 3 || start.elapsed() < MEASURED {
+        let batches: Vec<Batch> = (0..settings.accumulate).map(|_| batches.next_batch()).collect::<Result<_>>()?;
+        let new = batches.iter().filter(|batch| met.insert(batch.shape())).count();
+        let begin = Instant::now();
+        engine.begin_step();
+        for (pass, batch) in batches.iter().enumerate() {
+            engine.micro_batch(batch, [0, 0, step as u32, pass as u32])?;
+        }
+        engine.finish_step(0.0, step)?;
+        gpu.wait()?;
+        step += 1;
+        if new == 0 {
+            seconds += begin.elapsed().as_secs_f64();
+            measured += 1;
+            tokens += batches.iter().map(Batch::n_tokens).sum::<u64>();
+            positions += batches.iter().map(Batch::n_positions).sum::<u64>();
+        }
+    }
+    let [weights, gradients, moments, activations] = engine.memory();
+    let seconds_per_step = seconds / measured as f64;
+    let steps = match stage.minutes {
+        Some(minutes) => (60.0 * minutes / seconds_per_step) as u64,
+        None => settings.steps,
+    };
+    Ok(Estimate {
+        stage: stage.name.clone(),
+        parameters,
+        weights,
+        gradients,
+        moments,
+        activations,
+        largest_batch: [batch, src_len, tgt_len],
+        tokens_per_step: tokens as f64 / measured as f64,
+        padding: 1.0 - tokens as f64 / positions as f64,
+        steps,
+        minutes: stage.minutes,
+        seconds_per_step,
+        tokens_per_second: tokens as f64 / seconds,
+    })
+}

@@ -1,0 +1,91 @@
+//! Evaluations and what is kept of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::run::Watch;
+use crate::checkpoint::write_file_atomic;
+use crate::data::Split;
+use crate::data::metrics::Score;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::tokenizer::Tokenizer;
+use crate::train::engine::Scorer;
+use crate::train::evaluate::{Decoding, Evaluation, Evaluator, TaskEvaluation};
+use crate::train::examples::Sources;
+use crate::train::settings::Settings;
+
+/// The result of an evaluation, in its stage's folder.
+pub const METRICS: &str = "metrics.json";
+/// The folder of an evaluation's answers.
+pub const PREDICTIONS: &str = "predictions";
+
+/// Evaluates a model on everything that the settings name for it.
+///
+/// # Errors
+/// What reading the examples gives, or running the model.
+pub fn evaluate(
+    model: Model,
+    tokenizer: &Tokenizer,
+    settings: &Settings,
+    split: Split,
+    most: usize,
+    decoding: Decoding,
+    watch: &mut dyn Watch,
+) -> Result<Evaluation> {
+    let mut remarks = Vec::new();
+    let shared = Arc::new(tokenizer.clone());
+    let evaluated = Sources::evaluated(settings, &shared, split, most, &mut remarks)?;
+    remarks.iter().for_each(|remark| watch.remark(remark));
+    let mut evaluator = Evaluator::new(evaluated, settings.eval_batch_size, decoding, &model, tokenizer);
+    let mut scorer = Scorer::new(model);
+    evaluator.evaluate(&mut |batch| pollster::block_on(scorer.score(batch)), tokenizer)
+}
+
+/// Writes predictions, then the metrics: where those are, everything is.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn write_evaluation(folder: &Path, evaluation: &Evaluation) -> Result<()> {
+    let predictions = folder.join(PREDICTIONS);
+    fs::create_dir_all(&predictions).map_err(Error::io("create", &predictions))?;
+    for (name, task) in evaluation.tasks.iter().filter(|(_, task)| !task.predictions.is_empty()) {
+        let path = predictions.join(format!("{name}.jsonl"));
+        let mut lines = Vec::new();
+        for prediction in &task.predictions {
+            serde_json::to_writer(&mut lines, prediction).map_err(|e| Error::file(&path, e.to_string()))?;
+            lines.write_all(b"\n").map_err(Error::io("write", &path))?;
+        }
+        write_file_atomic(&path, &lines)?;
+    }
+    let path = folder.join(METRICS);
+    let mut text =
+        serde_json::to_vec_pretty(&Metrics::of(evaluation)).map_err(|e| Error::file(&path, e.to_string()))?;
+    text.push(b'\n');
+    write_file_atomic(&path, &text)
+}
+
+/// What is kept of an evaluation: no times, so that the same run writes the same bytes.
+#[derive(Serialize)]
+struct Metrics<'a> {
+    tasks: BTreeMap<&'a str, TaskMetrics<'a>>,
+}
+
+#[derive(Serialize)]
+struct TaskMetrics<'a> {
+    #[serde(flatten)]
+    result: &'a TaskEvaluation,
+    scores: &'a [Score],
+}
+
+impl Metrics<'_> {
+    fn of(evaluation: &Evaluation) -> Metrics<'_> {
+        let metrics = |result| TaskMetrics { result, scores: &result.scores };
+        Metrics { tasks: evaluation.tasks.iter().map(|(name, task)| (name.as_str(), metrics(task))).collect() }
+    }
+}
