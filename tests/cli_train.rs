@@ -56,12 +56,15 @@ fn too_long_is_skipped_cut_or_refused() {
     let limit = ["--max-source", "20", "--too-long"];
     let with = |how| [&limit[..], &[how]].concat();
     let (code, text) = run(&file, &scratch.path("skip"), &limit[..2]);
-    assert!(code == Some(0) && text.contains("1 pairs longer than 20 source") && text.contains("left out"), "{text}");
+    assert!(
+        code == Some(0) && text.contains("1 examples longer than 20 source") && text.contains("left out"),
+        "{text}"
+    );
     let (code, text) = run(&file, &scratch.path("cut"), &with("truncate"));
-    assert!(code == Some(0) && text.contains("1 pairs longer") && text.contains("are cut"), "{text}");
+    assert!(code == Some(0) && text.contains("1 examples longer") && text.contains("are cut"), "{text}");
     assert_fails(run(&file, &scratch.path("error"), &with("error")), &["long.tsv:1", "101 source", "20"]);
     let all = scratch.file("all.tsv", format!("{}\tb\n", "a".repeat(100)));
-    assert_fails(run(&all, &scratch.path("none"), &limit[..2]), &["all 1 pairs are longer", "raise the limits"]);
+    assert_fails(run(&all, &scratch.path("none"), &limit[..2]), &["all 1 examples", "raise max_source"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use t5_wgpu::data::metrics::MetricKind;
-use t5_wgpu::data::task::Files;
+use t5_wgpu::data::task::{Files, Format};
 use t5_wgpu::data::{Metric, Split, TaskConfig, TooLong};
 use t5_wgpu::recipe::{ModelSpec, Stage};
 use t5_wgpu::train::Settings;
@@ -297,6 +297,12 @@ impl Args {
             text.files = Files::Together(all);
         }
         if let Some(file) = &self.pairs {
+            if !matches!(Format::from_path(file)?, Format::Tsv | Format::Csv | Format::Jsonl) {
+                bail!(
+                    "{}: pairs are read from .tsv, .csv or .jsonl files; a recipe reads other formats",
+                    file.display()
+                );
+            }
             settings.tasks.entry(PAIRS.into()).or_insert_with(pairs_task).train = Some(files(file));
         }
         if let Some(text) = settings.texts.get_mut(TEXT) {

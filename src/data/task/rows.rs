@@ -58,7 +58,7 @@ impl Format {
     }
 
     /// By the ending of the name.
-    pub(super) fn from_path(path: &Path) -> Result<Format> {
+    pub fn from_path(path: &Path) -> Result<Format> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let name = [".gz", ".xz", ".zst"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
         match name.rsplit_once('.').map(|(_, ending)| ending) {
