@@ -30,7 +30,7 @@ enum Action {
 
 /// Learn a SentencePiece-style unigram vocabulary and write it as HuggingFace's tokenizer.json
 ///
-/// The ids are laid out as T5's: <pad> 0, </s> 1, <unk> 2, own pieces, bytes, learned pieces by their frequency, sentinels
+/// The ids are laid out as T5's: pad 0, end 1, unknown 2, own pieces, bytes, learned pieces by their frequency, sentinels
 /// with <extra_id_0> the very last. Same text and settings give the same bytes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -47,7 +47,7 @@ struct TrainArgs {
     /// Sentinels <extra_id_0>, <extra_id_1>, ... for denoising
     #[arg(long, value_name = "N", default_value_t = defaults().sentinels)]
     sentinels: usize,
-    /// Spell characters without a piece as bytes (256 ids) instead of <unk>
+    /// Spell characters without a piece as bytes (256 ids) instead of the unknown token
     #[arg(long)]
     byte_fallback: bool,
     /// Make each digit a piece of its own
