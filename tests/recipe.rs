@@ -1,0 +1,96 @@
+//! Recipes as they are read: what is refused, with which line, and what the shipped ones say. No adapter is needed.
+
+mod common;
+
+use std::path::Path;
+
+use common::Scratch;
+use t5_wgpu::recipe::Recipe;
+
+const GOOD: &str = r#"[model]
+d_model = 16
+heads = 2
+
+[texts.words]
+files = "text.txt"
+inputs_len = 24
+held_out = 0.2
+
+[tasks.backwards]
+train = "pairs.tsv"
+columns = ["source", "target"]
+
+[[stage]]
+name = "pretrain"
+train = ["words"]
+steps = 20
+
+[[stage]]
+name = "test"
+evaluate = ["words"]
+"#;
+
+fn scratch(name: &str) -> Scratch {
+    let scratch = Scratch::new(name);
+    scratch.pairs(4);
+    scratch.file("text.txt", "some words\n");
+    scratch
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_its_line() {
+    let scratch = scratch("recipe-refused");
+    assert!(Recipe::read(&scratch.file("good.toml", GOOD), &[]).is_ok());
+    for (old, new, line, what) in [
+        ("d_model = 16", "d_modell = 16", 2, "d_modell"),
+        ("d_model = 16", "d_model = \"wide\"", 2, "invalid type"),
+        ("heads = 2", "heads = 0", 1, "num_heads"),
+        ("heads = 2", "preset = \"t5-tiny\"", 3, "t5-small"),
+        ("text.txt", "missing.txt", 6, "missing.txt"),
+        ("inputs_len = 24", "inputs_len = 2", 5, "at least 3"),
+        ("held_out = 0.2", "held_out = 2", 5, "between 0 and 1"),
+        ("held_out = 0.2", "objective = \"berd\"", 8, "span_corruption"),
+        ("pairs.tsv", "*.csv", 11, "*.csv"),
+        ("columns = ", "colums = ", 12, "colums"),
+        ("train = [\"words\"]", "train = [\"word\"]", 16, "`word`"),
+        ("steps = 20", "steps = 20\nminutes = 1", 18, "not both"),
+        ("steps = 20", "steps = 20\nsplit = \"test\"", 18, "evaluates"),
+        ("steps = 20", "optimizer = \"sgd\"", 15, "adamw"),
+        ("name = \"test\"", "name = \"pretrain\"", 15, "this name"),
+        ("evaluate = [\"words\"]", "evaluate = [\"backwards\"]", 21, "no files for validation"),
+        ("evaluate = [\"words\"]", "", 20, "does nothing"),
+        ("[[stage]]\nname = \"test\"", "[[stage]\nname = \"test\"", 19, ""),
+    ] {
+        assert!(GOOD.contains(old), "{old}");
+        let file = scratch.file("bad.toml", GOOD.replacen(old, new, 1));
+        let error = Recipe::read(&file, &[]).err().unwrap_or_else(|| panic!("`{new}` is taken")).to_string();
+        assert!(error.contains(&format!("bad.toml:{line}: ")) && error.contains(what), "`{new}`: {error}");
+    }
+}
+
+#[test]
+fn overrides_replace_values() {
+    let scratch = scratch("recipe-set");
+    let file = scratch.file("good.toml", GOOD);
+    let set = |text: &str| Recipe::read(&file, &[text.to_owned()]);
+    assert_eq!(set("pretrain.steps=7").unwrap().stages[0].steps, Some(7));
+    assert_eq!(set("model.d_model=32").unwrap().model.d_model, Some(32));
+    assert_eq!(set("seed=9").unwrap().seed, 9);
+    assert_eq!(set("tokenizer.from=bytes").unwrap().tokenizer.from.as_deref(), Some("bytes"));
+    for bad in ["pretrain.step=7", "steps", "pretrain.steps=many", "finetune.steps=1"] {
+        assert!(set(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn shipped_recipes_are_sound() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match Recipe::read(&path, &[]) {
+            Ok(recipe) => assert!(recipe.about.is_some(), "{}", path.display()),
+            // Some ask for data that must be fetched first.
+            Err(error) => assert!(error.to_string().contains("data/external"), "{error}"),
+        }
+    }
+}
