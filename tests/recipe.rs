@@ -83,6 +83,33 @@ fn overrides_replace_values() {
 }
 
 #[test]
+fn what_a_run_keeps_says_everything_and_means_the_same() {
+    let scratch = scratch("recipe-spelled");
+    let file = scratch.file("good.toml", GOOD);
+    let recipe = Recipe::read(&file, &[]).unwrap();
+    let spelled = recipe.spelled_out().unwrap();
+    let text = spelled.to_toml().unwrap();
+    for part in [
+        "d_kv = 64",
+        "dropout = 0.1",
+        "lr = 0.001",
+        "optimizer = \"adamw\"",
+        "warmup = 1",
+        "save_every = 1",
+        "split = ",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    let kept = Recipe::reread(&scratch.file("kept.toml", &text)).unwrap();
+    assert_eq!(kept, spelled);
+    assert_eq!(kept.spelled_out().unwrap(), kept);
+    assert_eq!(kept.settings(&kept.stages[0]).unwrap(), spelled.settings(&spelled.stages[0]).unwrap());
+    let other = |set: &str| Recipe::read(&file, &[set.to_owned()]).unwrap().spelled_out().unwrap();
+    assert!(kept.agrees_with(&other("pretrain.prefetch=2")) && kept.agrees_with(&other("pretrain.recompute=true")));
+    assert!(!kept.agrees_with(&other("pretrain.lr=1")) && !kept.agrees_with(&other("model.d_ff=32")));
+}
+
+#[test]
 fn shipped_recipes_are_sound() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
     for entry in std::fs::read_dir(folder).unwrap() {

@@ -275,6 +275,21 @@ fn held_out_sources_are_not_trained_on() {
 }
 
 #[test]
+fn a_run_may_be_ended_where_it_stopped() {
+    let (gpu, scratch) = (gpu(), Scratch::new("train-end"));
+    let settings = Settings { steps: 9, batch_size: 2, ..pairs(&scratch.pairs(8)) };
+    let out = scratch.path("run");
+    let mut trainer = trainer(&gpu, settings, true, &out).unwrap();
+    assert_eq!(run(&mut trainer, 4).unwrap().0, Outcome::Stopped { step: 4 });
+    assert_eq!(trainer.end_here().unwrap(), Outcome::EndedEarly { step: 4 });
+    drop(trainer);
+    let state = Trainer::load_state(&out).unwrap().unwrap();
+    assert!(state.ended_early && state.step == 4);
+    let mut resumed = Trainer::resume(&gpu, &Tuner::off(), state, &out).unwrap();
+    assert_eq!(run(&mut resumed, 100).unwrap().0, Outcome::EndedEarly { step: 4 });
+}
+
+#[test]
 fn training_ends_early_when_nothing_gets_better() {
     let (gpu, scratch) = (gpu(), Scratch::new("train-early"));
     let file = scratch.pairs(8);

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use t5_wgpu::data::task::Files;
 use t5_wgpu::data::{Metric, Split, TaskConfig};
 use t5_wgpu::model::Model;
 use t5_wgpu::recipe::evaluation::{evaluate, write_evaluation};
@@ -13,6 +12,7 @@ use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::Settings;
 use t5_wgpu::tune::{Budget, Mode};
 
+use super::pairs::{self, PAIRS};
 use super::progress::{LookArgs, Renderer};
 use super::{GpuArgs, TuneArgs};
 
@@ -169,20 +169,15 @@ fn settings(args: &Args) -> Result<Settings> {
     let Some(file) = &args.pairs else {
         bail!("nothing to evaluate on: name a task with --recipe, or a file with --pairs");
     };
-    let path = std::path::absolute(file)?.to_string_lossy().into_owned();
-    let is_table = !path.contains(".jsonl");
-    let task = TaskConfig {
-        validation: Some(Files::Together(vec![path.clone()])),
-        test: Some(Files::Together(vec![path.clone()])),
-        train: Some(Files::Together(vec![path])),
-        columns: is_table.then(|| vec!["source".to_owned(), "target".to_owned()]),
+    let mut task = TaskConfig {
         prefix: args.prefix.clone(),
         metrics: (!args.metric.is_empty()).then(|| args.metric.clone()),
         ..TaskConfig::default()
     };
+    pairs::set_file(&mut task, args.split, file)?;
     task.check()?;
-    settings.tasks.insert("pairs".into(), task);
-    settings.evaluate = vec!["pairs".into()];
+    settings.tasks.insert(PAIRS.into(), task);
+    settings.evaluate = vec![PAIRS.into()];
     Ok(settings)
 }
 

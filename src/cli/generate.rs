@@ -1,7 +1,7 @@
 //! `t5 generate`: text to text, from arguments, a file or standard input.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use t5_wgpu::model::{Model, Storage};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::tune::{Budget, Mode};
 
-use super::{GpuArgs, TuneArgs};
+use super::{GpuArgs, TuneArgs, is_broken_pipe};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -365,9 +365,4 @@ fn positive(text: &str) -> Result<usize, String> {
         Ok(n) => Ok(n),
         Err(_) => Err("not a whole number".into()),
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<io::Error>();
-    io.is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
 }

@@ -6,6 +6,7 @@ mod devices;
 mod dry_run;
 mod eval;
 mod generate;
+mod pairs;
 mod progress;
 mod report;
 mod run;
@@ -90,6 +91,11 @@ impl TuneArgs {
     pub fn open(&self, gpu: &Gpu, default: Mode, budget: Budget) -> Tuner {
         Tuner::new(self.tune.unwrap_or(default), budget, cache_of(gpu))
     }
+}
+
+/// Whether a reader of our output, such as `head`, has had enough.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// The file that timings on this adapter are kept in, if there is a place for it.

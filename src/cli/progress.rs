@@ -2,7 +2,6 @@
 //! stops them.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -30,12 +29,17 @@ pub fn interrupted() -> bool {
 /// The first Ctrl-C lets the step finish and the checkpoint be written, the second quits at once.
 pub fn listen_for_interrupts() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
-        }
+        request_stop();
         eprintln!("stopping after this step (Ctrl-C again quits at once, back to the last checkpoint)");
     })
     .context("cannot listen for Ctrl-C")
+}
+
+/// Asks for a stop after this step; the second time, ends the process.
+fn request_stop() {
+    if STOP.swap(true, Ordering::Relaxed) {
+        std::process::exit(INTERRUPTED.into());
+    }
 }
 
 /// Passes over the device from which on a run measures kernels unless told otherwise.
@@ -234,7 +238,7 @@ impl Watch for Renderer {
             }
         }
         if self.look.screen {
-            match Screen::open(stage, || STOP.store(true, Ordering::Relaxed)) {
+            match Screen::open(stage, request_stop) {
                 Ok(screen) => self.screen = screen,
                 Err(error) => self.line(&format!("warning: no full-screen view: {error}")),
             }
@@ -262,7 +266,8 @@ impl Watch for Renderer {
         }
     }
 
-    fn trained(&mut self, trainer: &Trainer, folder: &Path, outcome: Outcome) {
+    fn trained(&mut self, trainer: &Trainer, outcome: Outcome) {
+        let folder = trainer.folder();
         self.end();
         let best = trainer.best().map_or(String::new(), |best| {
             format!(

@@ -1,6 +1,6 @@
 //! `t5 show-objective`: what an objective makes of a text, as a source and a target.
 
-use std::io::{self, BufReader, BufWriter, ErrorKind, Write};
+use std::io::{self, BufReader, BufWriter, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -9,6 +9,8 @@ use t5_wgpu::data::lines::Lines;
 use t5_wgpu::data::{Example, Lengths, Markers, Objective};
 use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
+
+use super::is_broken_pipe;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -70,7 +72,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     let done = if args.list { list(&mut out) } else { show_all(&args, &mut out) };
     match done.and_then(|()| out.flush().map_err(anyhow::Error::from)) {
-        Err(e) if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) => Ok(()),
+        Err(e) if is_broken_pipe(&e) => Ok(()),
         done => done,
     }
 }

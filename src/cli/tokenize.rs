@@ -1,11 +1,13 @@
 //! `t5 tokenize`: text to pieces and ids, and ids back to text.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use t5_wgpu::tokenizer::Tokenizer;
+
+use super::is_broken_pipe;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -112,10 +114,6 @@ fn parse_ids(line: &str) -> Result<Vec<u32>> {
             Err(_) => bail!("{word:?} is not a token id; expected a JSON list like [8774, 1] or ids like 8774 1"),
         })
         .collect()
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]

@@ -48,6 +48,7 @@ const MEASURED: Duration = Duration::from_secs(3);
 /// # Errors
 /// As training would give them: data that cannot be read, too little memory.
 pub fn estimate(recipe: &Recipe, gpu: &Gpu) -> Result<Vec<Estimate>> {
+    let recipe = &recipe.spelled_out()?;
     let spec = &recipe.tokenizer;
     let tokenizer = match (&spec.from, &recipe.model.from) {
         (Some(from), _) => Tokenizer::open(from)?,

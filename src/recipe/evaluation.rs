@@ -14,16 +14,12 @@ use crate::data::Split;
 use crate::data::metrics::Score;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::report::{METRICS, PREDICTIONS};
 use crate::tokenizer::Tokenizer;
 use crate::train::engine::Scorer;
 use crate::train::evaluate::{Decoding, Evaluation, Evaluator, TaskEvaluation};
 use crate::train::examples::Sources;
 use crate::train::settings::Settings;
-
-/// The result of an evaluation, in its stage's folder.
-pub const METRICS: &str = "metrics.json";
-/// The folder of an evaluation's answers.
-pub const PREDICTIONS: &str = "predictions";
 
 /// Evaluates a model on everything that the settings name for it.
 ///

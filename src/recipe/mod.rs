@@ -106,9 +106,34 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// Reads a recipe that a run has written into its folder.
+    /// Reads a recipe that a run has written into its folder: absolute paths, nothing left to check.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no recipe.
     pub fn reread(path: &Path) -> Result<Recipe> {
         Source::read(path, &[])?.parse()
+    }
+
+    /// The recipe with what it leaves open spelled out.
+    ///
+    /// # Errors
+    /// What is wrong with the model or with a stage.
+    pub fn spelled_out(&self) -> Result<Recipe> {
+        let mut recipe = Recipe { model: self.model.spelled_out()?, ..self.clone() };
+        let stages = recipe.stages.iter().map(|stage| Ok(stage.spelled_out(&recipe.settings(stage)?)));
+        recipe.stages = stages.collect::<Result<_>>()?;
+        Ok(recipe)
+    }
+
+    /// Whether a run of the one may be continued as one of the other: they differ at most in what no result depends on.
+    pub fn agrees_with(&self, other: &Recipe) -> bool {
+        let essence = |recipe: &Recipe| {
+            let mut recipe = recipe.clone();
+            recipe.about = None;
+            recipe.stages.iter_mut().for_each(|stage| (stage.prefetch, stage.recompute) = (None, None));
+            recipe
+        };
+        essence(self) == essence(other)
     }
 
     /// As TOML.

@@ -74,6 +74,31 @@ impl ModelSpec {
         Ok(config)
     }
 
+    /// The same with everything said: the sizes of a model from scratch but for its vocabulary, which may follow from a
+    /// tokenizer that is still to be trained; and the dropout.
+    ///
+    /// # Errors
+    /// As [`ModelSpec::config`].
+    pub fn spelled_out(&self) -> Result<ModelSpec> {
+        let config = self.config(&Tokenizer::bytes())?;
+        let dropout = Some(self.dropout.unwrap_or(config.dropout_rate as f32));
+        if self.from.is_some() {
+            return Ok(ModelSpec { dropout, ..self.clone() });
+        }
+        Ok(ModelSpec {
+            d_model: Some(config.d_model),
+            d_kv: Some(config.d_kv),
+            d_ff: Some(config.d_ff),
+            heads: Some(config.num_heads),
+            layers: Some(config.num_layers),
+            decoder_layers: Some(config.num_decoder_layers),
+            activation: Some(config.feed_forward_proj.name().into()),
+            tie: Some(config.tie_word_embeddings),
+            dropout,
+            ..self.clone()
+        })
+    }
+
     pub(super) fn check(&self) -> Result<(), Wrong> {
         let sizes = [self.d_model, self.d_kv, self.d_ff, self.heads, self.layers, self.decoder_layers, self.vocab];
         let has_sizes = sizes.iter().any(Option::is_some) || self.activation.is_some() || self.tie.is_some();

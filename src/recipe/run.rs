@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::evaluation::{METRICS, evaluate, write_evaluation};
+use super::evaluation::{evaluate, write_evaluation};
 use super::stage::Begin;
 use super::{Recipe, Stage};
 use crate::checkpoint::{AtomicDir, write_file_atomic};
@@ -18,6 +18,7 @@ use crate::data::text_lines;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::Model;
+use crate::report::{METRICS, RECIPE};
 use crate::tokenizer::{self, Tokenizer, TrainOptions, TrainSummary};
 use crate::train::evaluate::Evaluation;
 use crate::train::settings::Settings;
@@ -25,8 +26,6 @@ use crate::train::trainer::{BEST, LAST};
 use crate::train::{Event, Hooks, Outcome, Trainer};
 use crate::tune::Tuner;
 
-/// The recipe as it is carried out, in the run's folder.
-pub const RECIPE: &str = "recipe.toml";
 /// The folder of a tokenizer that was trained.
 const TOKENIZER: &str = "tokenizer";
 
@@ -56,7 +55,7 @@ pub trait Watch {
     /// An evaluation is done; `new` unless an earlier start did it.
     fn evaluated(&mut self, stage: &str, evaluation: &Evaluation);
     /// Training is over for now.
-    fn trained(&mut self, trainer: &Trainer, folder: &Path, outcome: Outcome);
+    fn trained(&mut self, trainer: &Trainer, outcome: Outcome);
 }
 
 /// How a run ended.
@@ -80,35 +79,24 @@ impl Run {
         let out = out.or_else(|| recipe.out.take()).unwrap_or_else(|| Path::new("runs").join(name));
         let out = std::path::absolute(&out).map_err(Error::io("find", &out))?;
         recipe.out = None;
+        let recipe = recipe.spelled_out()?;
         let file = out.join(RECIPE);
-        let recipe = resolved(recipe)?;
-        if overwrite && file.exists() {
-            for part in recipe.stages.iter().map(|stage| stage.name.as_str()).chain([TOKENIZER]) {
-                let folder = out.join(part);
-                if folder.exists() {
-                    fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
-                }
-            }
-            fs::remove_file(&file).map_err(Error::io("remove", &file))?;
-        }
-        let text = recipe.to_toml()?;
-        match fs::read_to_string(&file) {
-            Ok(before) if before == text => {}
-            Ok(before) => {
-                let pairs = before.lines().zip(text.lines()).find(|(old, new)| old != new);
-                let (old, new) = pairs.unwrap_or(("another number of lines", "another number of lines"));
+        let before = if file.exists() { Some(Recipe::reread(&file)?) } else { None };
+        match &before {
+            Some(before) if overwrite => remove_run(&out, before)?,
+            Some(before) if !before.agrees_with(&recipe) => {
+                let (old, new) = (before.to_toml()?, recipe.to_toml()?);
+                let (old, new) = first_difference(&old, &new);
                 let what = format!(
                     "a run of another recipe is here: it has `{old}` where there is `{new}` now; choose another folder \
                      (--out) or replace the run (--overwrite)"
                 );
                 return Err(Error::file(&file, what));
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                fs::create_dir_all(&out).map_err(Error::io("create", &out))?;
-                write_file_atomic(&file, text.as_bytes())?;
-            }
-            Err(e) => return Err(Error::io("read", &file)(e)),
+            _ => {}
         }
+        fs::create_dir_all(&out).map_err(Error::io("create", &out))?;
+        write_file_atomic(&file, recipe.to_toml()?.as_bytes())?;
         Ok(Run { recipe, out })
     }
 
@@ -127,12 +115,12 @@ impl Run {
                 if stage.trains() { "training" } else { "evaluation" }
             ));
             if stage.trains() {
-                let outcome = self.train(stage, index, gpu, &tokenizer, conductor)?;
-                if matches!(outcome, Outcome::Stopped { .. }) && (conductor.should_stop)() {
+                let outcome = self.train(index, gpu, &tokenizer, conductor)?;
+                if matches!(outcome, Outcome::Stopped { .. }) {
                     return Ok(RunOutcome::Stopped { stage: stage.name.clone() });
                 }
             } else {
-                self.evaluate(stage, index, gpu, &tokenizer, conductor)?;
+                self.evaluate(index, gpu, &tokenizer, conductor)?;
             }
         }
         Ok(RunOutcome::Finished)
@@ -197,24 +185,20 @@ impl Run {
         Ok((lines, files))
     }
 
-    fn train(
-        &self,
-        stage: &Stage,
-        index: usize,
-        gpu: &Gpu,
-        tokenizer: &Tokenizer,
-        conductor: &mut Conductor<'_>,
-    ) -> Result<Outcome> {
+    fn train(&self, index: usize, gpu: &Gpu, tokenizer: &Tokenizer, conductor: &mut Conductor<'_>) -> Result<Outcome> {
+        let stage = &self.recipe.stages[index];
         let folder = self.folder(stage);
         let limit = stage.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
-        if let Some(state) = Trainer::load_state(&folder)? {
+        if let Some(mut state) = Trainer::load_state(&folder)? {
             if state.step >= state.settings.steps || state.ended_early {
                 conductor.watch.remark(&format!("{} is done: {} steps", stage.name, state.step));
                 return Ok(Outcome::Finished);
             }
+            state.settings.prefetch = stage.prefetch.unwrap_or(state.settings.prefetch);
+            state.settings.recompute = stage.recompute.unwrap_or(state.settings.recompute);
             let tuner = (conductor.tuner)(gpu, state.settings.steps * state.settings.accumulate as u64, None);
-            let trainer = Trainer::resume(gpu, &tuner, state, &folder)?;
-            return drive(trainer, &stage.name, &folder, None, Instant::now(), conductor);
+            let mut trainer = Trainer::resume(gpu, &tuner, state, &folder)?;
+            return drive(&mut trainer, &stage.name, None, Instant::now(), conductor);
         }
         let begin = Instant::now();
         let mut settings = self.recipe.settings(stage)?;
@@ -223,8 +207,13 @@ impl Run {
         let mut model = self.model(index, gpu, tokenizer, Begin::Last, &mut settings, conductor.watch)?;
         model.tuner = (conductor.tuner)(gpu, passes, limit);
         // Nothing but a log can be there yet: the first checkpoint was not reached.
-        let trainer = Trainer::create(model, tokenizer.clone(), settings, &folder, true)?;
-        drive(trainer, &stage.name, &folder, limit, begin, conductor)
+        let mut trainer = Trainer::create(model, tokenizer.clone(), settings, &folder, true)?;
+        let outcome = drive(&mut trainer, &stage.name, limit, begin, conductor)?;
+        match outcome {
+            // The time is up: a later start goes on with the next stage, as this one does.
+            Outcome::Stopped { .. } if !(conductor.should_stop)() => trainer.end_here(),
+            _ => Ok(outcome),
+        }
     }
 
     /// The weights that a stage begins with: those of the last stage that trained, or the recipe's model.
@@ -257,23 +246,14 @@ impl Run {
             }
             None => {
                 let config = self.recipe.model.config(tokenizer)?;
-                if stage.dropout.is_none() && self.recipe.model.dropout.is_none() {
-                    settings.dropout = config.dropout_rate as f32;
-                }
                 settings.origin = "scratch".into();
                 Model::init(gpu, config, settings.seed)
             }
         }
     }
 
-    fn evaluate(
-        &self,
-        stage: &Stage,
-        index: usize,
-        gpu: &Gpu,
-        tokenizer: &Tokenizer,
-        conductor: &mut Conductor<'_>,
-    ) -> Result<()> {
+    fn evaluate(&self, index: usize, gpu: &Gpu, tokenizer: &Tokenizer, conductor: &mut Conductor<'_>) -> Result<()> {
+        let stage = &self.recipe.stages[index];
         let folder = self.folder(stage);
         if folder.join(METRICS).exists() {
             conductor.watch.remark(&format!("{} is done: {}", stage.name, folder.join(METRICS).display()));
@@ -290,15 +270,37 @@ impl Run {
     }
 }
 
+/// Removes what a recipe's run has left.
+fn remove_run(out: &Path, recipe: &Recipe) -> Result<()> {
+    for part in recipe.stages.iter().map(|stage| stage.name.as_str()).chain([TOKENIZER]) {
+        let folder = out.join(part);
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
+        }
+    }
+    Ok(())
+}
+
+/// The first lines in which two texts differ.
+fn first_difference<'a>(old: &'a str, new: &'a str) -> (&'a str, &'a str) {
+    const END: &str = "the end";
+    let (mut old, mut new) = (old.lines(), new.lines());
+    loop {
+        match (old.next(), new.next()) {
+            (Some(a), Some(b)) if a == b => {}
+            (a, b) => return (a.unwrap_or(END), b.unwrap_or(END)),
+        }
+    }
+}
+
 /// Runs a trainer to its end or until it is stopped. With a `limit`, the number of steps is fixed first so that they take
 /// about that long, counted from `begin`.
 ///
 /// # Errors
 /// As [`Trainer::run`].
 pub fn drive(
-    mut trainer: Trainer,
+    trainer: &mut Trainer,
     stage: &str,
-    folder: &Path,
     limit: Option<Duration>,
     begin: Instant,
     conductor: &mut Conductor<'_>,
@@ -308,40 +310,12 @@ pub fn drive(
         conductor.watch.remark("measuring the speed of training to fix the number of steps");
         trainer.fit_steps(time.saturating_sub(begin.elapsed()))?;
     }
-    conductor.watch.training(stage, &trainer);
+    conductor.watch.training(stage, trainer);
     let training = Instant::now();
     let late = || limit.is_some_and(|time| training.elapsed() > time.mul_f64(PATIENCE));
     let Conductor { watch, should_stop, .. } = conductor;
     let outcome = trainer
-        .run(Hooks { observe: &mut |event: &Event| watch.event(event), should_stop: &|| should_stop() || late() });
-    match outcome {
-        Ok(outcome) => {
-            watch.trained(&trainer, folder, outcome);
-            Ok(outcome)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// The recipe with what its stages leave open spelled out.
-fn resolved(mut recipe: Recipe) -> Result<Recipe> {
-    let settled: Vec<Option<Settings>> = recipe
-        .stages
-        .iter()
-        .map(|stage| if stage.trains() { recipe.settings(stage).map(Some) } else { Ok(None) })
-        .collect::<Result<_>>()?;
-    for (stage, settings) in recipe.stages.iter_mut().zip(settled) {
-        let Some(settings) = settings else { continue };
-        stage.evaluate = Some(settings.evaluate);
-        stage.steps = stage.minutes.is_none().then_some(settings.steps);
-        stage.batch_size = Some(settings.batch_size);
-        stage.accumulate = Some(settings.accumulate);
-        stage.lr = Some(settings.lr);
-        stage.schedule = Some(settings.schedule);
-        stage.clip = Some(settings.clip);
-        stage.seed = Some(settings.seed);
-        stage.eval_examples = Some(settings.eval_examples);
-        stage.optimizer.get_or_insert_with(|| "adamw".into());
-    }
-    Ok(recipe)
+        .run(Hooks { observe: &mut |event: &Event| watch.event(event), should_stop: &|| should_stop() || late() })?;
+    watch.trained(trainer, outcome);
+    Ok(outcome)
 }

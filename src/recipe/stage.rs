@@ -210,6 +210,46 @@ impl Stage {
         Ok(())
     }
 
+    /// The same with everything said that the settings made of it say; what depends on a number of steps that is still to be
+    /// measured stays open.
+    pub(super) fn spelled_out(&self, settings: &Settings) -> Stage {
+        let mut settings = settings.clone();
+        if self.minutes.is_none() {
+            settings.settle();
+        }
+        if !self.trains() {
+            let (begin, split) = (Some(self.begin.unwrap_or(Begin::Best)), Some(self.split()));
+            return Stage { begin, split, seed: Some(settings.seed), ..self.clone() };
+        }
+        Stage {
+            evaluate: Some(settings.evaluate),
+            begin: Some(self.begin.unwrap_or(Begin::Last)),
+            mixture: Some(settings.mixture),
+            scale: (!settings.scale.is_empty()).then_some(settings.scale),
+            steps: self.minutes.is_none().then_some(settings.steps),
+            batch_size: Some(settings.batch_size),
+            accumulate: Some(settings.accumulate),
+            recompute: Some(settings.recompute),
+            prefetch: Some(settings.prefetch),
+            lr: Some(settings.lr),
+            optimizer: Some(self.optimizer.clone().unwrap_or_else(|| "adamw".into())),
+            weight_decay: Some(settings.optimizer.weight_decay()),
+            schedule: Some(settings.schedule),
+            warmup: settings.warmup,
+            clip: Some(settings.clip),
+            dropout: Some(settings.dropout),
+            label_smoothing: Some(settings.label_smoothing),
+            z_loss: Some(settings.z_loss),
+            seed: Some(settings.seed),
+            eval_every: settings.eval_every,
+            eval_examples: Some(settings.eval_examples),
+            eval_batch_size: Some(settings.eval_batch_size),
+            save_every: settings.save_every,
+            log_every: Some(settings.log_every),
+            ..self.clone()
+        }
+    }
+
     pub(super) fn check(&self, recipe: &Recipe) -> Result<(), Wrong> {
         let key = |name: &str| format!("stage.{}.{name}", self.name);
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

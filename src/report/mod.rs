@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 use page::Page;
 use read::Run;
+pub use read::{METRICS, PREDICTIONS, RECIPE};
 
 /// What the page shows besides the curves.
 #[derive(Clone, Debug)]

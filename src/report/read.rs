@@ -13,9 +13,12 @@ use crate::data::metrics::Direction;
 use crate::error::{Error, Result};
 
 const LOG: &str = "log.jsonl";
-const RECIPE: &str = "recipe.toml";
-const METRICS: &str = "metrics.json";
-const PREDICTIONS: &str = "predictions";
+/// The recipe as it is carried out.
+pub const RECIPE: &str = "recipe.toml";
+/// The result of an evaluation, in its stage's folder.
+pub const METRICS: &str = "metrics.json";
+/// The folder of an evaluation's answers.
+pub const PREDICTIONS: &str = "predictions";
 
 /// A run: one training, or the stages of a recipe.
 #[derive(Debug)]

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::read::{Run, read_if_there};
+use super::read::{RECIPE, Run, read_if_there};
 use crate::error::{Error, Result};
 
 /// Of a recipe: `recipe.toml`. Of a training: what its last checkpoint says of itself and of its model.
 pub(super) fn read(folder: &Path) -> Result<BTreeMap<String, String>> {
     let mut flat = BTreeMap::new();
-    let recipe = folder.join("recipe.toml");
+    let recipe = folder.join(RECIPE);
     if let Some(text) = read_if_there(&recipe)? {
         flatten("", &parse_recipe(&text, &recipe)?, &mut flat);
         return Ok(flat);

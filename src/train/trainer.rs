@@ -61,7 +61,7 @@ pub struct Hooks<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Finished,
-    /// Evaluations no longer improved.
+    /// Evaluations no longer improved, or [`Trainer::end_here`] said so.
     EndedEarly {
         step: u64,
     },
@@ -220,6 +220,16 @@ impl Trainer {
             passes,
             remarks,
         })
+    }
+
+    /// Makes the step that a stopped run is at its last one, for good.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be written.
+    pub fn end_here(&mut self) -> Result<Outcome> {
+        self.state.ended_early = true;
+        self.save(LAST, &mut Hooks { observe: &mut |_| {}, should_stop: &|| false })?;
+        Ok(Outcome::EndedEarly { step: self.state.step })
     }
 
     /// Begins the data again.

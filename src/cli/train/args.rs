@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use t5_wgpu::data::metrics::MetricKind;
-use t5_wgpu::data::task::{Files, Format};
+use t5_wgpu::data::task::Files;
 use t5_wgpu::data::{Metric, Split, TaskConfig, TooLong};
 use t5_wgpu::recipe::{ModelSpec, Stage};
 use t5_wgpu::train::Settings;
 use t5_wgpu::train::schedule::Decay;
 use t5_wgpu::train::settings::TextConfig;
 
+use crate::cli::pairs::{self, PAIRS};
 use crate::cli::progress::LookArgs;
 use crate::cli::{GpuArgs, TuneArgs};
 
@@ -219,9 +220,8 @@ pub enum TooLongArg {
 /// The segments' length where neither the flags nor a run say.
 const SEQ_LEN: usize = 128;
 
-/// What the task of the command line is called.
+/// What text on the command line is called.
 const TEXT: &str = "text";
-const PAIRS: &str = "pairs";
 
 impl Args {
     /// Whether the flags name data.
@@ -297,13 +297,8 @@ impl Args {
             text.files = Files::Together(all);
         }
         if let Some(file) = &self.pairs {
-            if !matches!(Format::from_path(file)?, Format::Tsv | Format::Csv | Format::Jsonl) {
-                bail!(
-                    "{}: pairs are read from .tsv, .csv or .jsonl files; a recipe reads other formats",
-                    file.display()
-                );
-            }
-            settings.tasks.entry(PAIRS.into()).or_insert_with(pairs_task).train = Some(files(file));
+            let task = settings.tasks.entry(PAIRS.into()).or_insert_with(pairs_task);
+            pairs::set_file(task, Split::Train, file)?;
         }
         if let Some(text) = settings.texts.get_mut(TEXT) {
             set(&mut text.inputs_len, &self.seq_len);
@@ -322,15 +317,10 @@ impl Args {
             task.max_source = self.max_source.or(task.max_source);
             task.max_target = self.max_target.or(task.max_target);
             task.too_long = self.too_long.map(TooLong::from).or(task.too_long);
-            task.validation = self.eval.as_deref().map(files).or_else(|| task.validation.take());
+            if let Some(file) = &self.eval {
+                pairs::set_file(task, Split::Validation, file)?;
+            }
             task.held_out = self.held_out.or(task.held_out);
-            // Pairs have no header and two columns; JSON lines name theirs.
-            let is_table = [&task.train, &task.validation].into_iter().flatten().all(|files| match files {
-                Files::Together(paths) => paths.iter().all(|path| !path.contains(".jsonl")),
-                Files::Parallel(_) => false,
-            });
-            task.columns = is_table.then(|| vec!["source".to_owned(), "target".to_owned()]);
-            *task = task.clone().absolute(&base);
         }
         let text = settings.texts.get(TEXT).map(|text| (TEXT, text.has_validation()));
         let task = settings.tasks.get(PAIRS).map(|task| (PAIRS, task.has(Split::Validation)));

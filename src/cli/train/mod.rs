@@ -17,7 +17,7 @@ use super::progress::{INTERRUPTED, Renderer, interrupted, listen_for_interrupts,
 pub fn run(args: &Args) -> Result<ExitCode> {
     let begin = Instant::now();
     let gpu = args.gpu.open(!args.look.is_human())?;
-    let trainer = start::open(args, &gpu)?;
+    let mut trainer = start::open(args, &gpu)?;
     let mut renderer = Renderer::new(args.look);
     let limit = args.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
     let limit = limit.filter(|_| trainer.step() == 0);
@@ -27,7 +27,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         should_stop: &interrupted,
         tuner: &|gpu, passes, limit| tuner(&args.tune, gpu, passes, limit),
     };
-    let outcome = drive(trainer, "train", &args.out, limit, begin, &mut conductor);
+    let outcome = drive(&mut trainer, "train", limit, begin, &mut conductor);
     renderer.end();
     let resume = format!("t5 train --resume --out {}", args.out.display());
     match outcome {
