@@ -209,7 +209,8 @@ fn examples_of_a_row_do_not_see_each_other() {
         pollster::block_on(engine.evaluate(&batch)).unwrap().loss
     };
     let before = loss_of_second(&mut engine, &owned);
-    owned[0].source.iter_mut().chain(&mut owned[0].target).for_each(|id| *id = 2 + (*id + 5) % 50);
+    let first = &mut owned[0];
+    first.source.iter_mut().chain(&mut first.target).for_each(|id| *id = 2 + (*id + 5) % 50);
     let last = owned.len() - 1;
     owned[last].source.reverse();
     assert!(before > 0.0);
