@@ -8,7 +8,8 @@ pub const IGNORE: u32 = u32::MAX;
 /// Lengths are never padded to a coarser multiple than this beyond the longest example.
 const FINEST: usize = 8;
 
-/// Padded token ids: one example a row, or several ([`Batch::collate_packed`]). Rows beyond the examples are empty: source length 0 and all labels [`IGNORE`].
+/// Padded token ids: one example a row, or several ([`Batch::collate_packed`]). Rows beyond the examples are empty: source
+/// length 0 and all labels [`IGNORE`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     pub batch: usize,
