@@ -83,7 +83,7 @@ fn positions(batch: &Batch) -> ItemsCount {
 
 fn parse(shape: &str) -> BatchShape {
     let sizes: Vec<usize> = shape.split(['x', '>']).map(|size| size.trim().parse().expect("a number")).collect();
-    BatchShape { batch: sizes[0], src_len: sizes[1], tgt_len: sizes[2] }
+    BatchShape { batch: sizes[0], src_len: sizes[1], tgt_len: sizes[2], packed: false }
 }
 
 /// The adapter that T5_ADAPTER names, or the most capable one.

@@ -4,6 +4,8 @@
 // reaches memory. Within a tile each invocation scores 4 queries x 4 keys; the weights pass through workgroup memory, and
 // each invocation then adds up 4 queries x (DV vec4s of d_kv).
 
+const WALKS_KEYS = true;
+
 @group(0) @binding(9) var<storage, read_write> lse: array<f32>; // [batch, heads, q_len]
 
 var<workgroup> weights: array<f32, TILE * PITCH>; // [TILE queries, TILE keys + 1]
@@ -16,15 +18,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let ti = lane / SIDE;
     let tj = lane % SIDE;
     let i = w.first + 4u * ti;
-    let keys = n_keys(w.sequence);
-    let end = select(keys, min(keys, w.first + TILE), CAUSAL);
-    var m = vec4<f32>(MASKED);
+    let mask = mask_of(w, i);
+    let walk = walk_of(w);
+    var m = vec4<f32>(LEAST);
     var l = vec4<f32>();
     var o: array<vec4<f32>, 4u * DV>;
-    var j = 0u;
+    var j = walk.x;
     loop {
-        if j >= end { break; }
-        let s = scores(w, i, j + 4u * tj, keys);
+        if j >= walk.y { break; }
+        let s = scores(w, i, j + 4u * tj, mask);
         for (var r = 0u; r < 4u; r++) {
             partial[(4u * ti + r) * SIDE + tj] = max(max(s[r].x, s[r].y), max(s[r].z, s[r].w));
         }
@@ -42,7 +44,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             for (var c = 0u; c < 4u; c++) { weights[at + c] = e[c] * keep_weight(row, j + 4u * tj + c); }
         }
         workgroupBarrier();
-        let here = min(p.tile, end - j);
+        let here = min(p.tile, walk.y - j);
         var key = 0u;
         loop {
             if key >= here { break; }
@@ -68,7 +70,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if i + r >= p.q_len { continue; }
         var sum = 0.0;
         for (var t = 0u; t < SIDE; t++) { sum += partial[(4u * ti + r) * SIDE + t]; }
-        // A sequence of no keys attends to nothing.
+        // A query that sees no key attends to nothing.
         let scale = select(0.0, 1.0 / sum, sum > 0.0);
         for (var x = 0u; x < DV; x++) {
             if tj + SIDE * x < p.d4 { store_out(o_at(w, i + r), tj + SIDE * x, o[r * DV + x] * scale); }

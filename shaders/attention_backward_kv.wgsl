@@ -5,6 +5,8 @@
 // distance alone, so that its gradient sums the diagonals of the tile: one invocation per diagonal, no atomics; each
 // workgroup writes its own sums, which `column_sum` adds up in a fixed order.
 
+const WALKS_KEYS = false;
+
 @group(0) @binding(9) var<storage, read_write> dbias: array<f32>; // [key tiles, batch, heads, DISTANCES]
 
 var<workgroup> weights: array<f32, TILE * PITCH>; // [TILE queries, TILE keys + 1]
@@ -18,7 +20,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if !w.valid { return; }
     let ti = lane / SIDE;
     let tj = lane % SIDE;
-    let keys = n_keys(w.sequence);
+    let mask = mask_of(w, w.first + 4u * tj);
+    let walk = walk_of(w);
     var dk: array<vec4<f32>, 4u * DV>;
     var dv: array<vec4<f32>, 4u * DV>;
     var below = 0.0; // bias gradient of distances <= -reach
@@ -31,12 +34,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             x += SIDE * SIDE;
         }
     }
-    var i = select(0u, w.first, CAUSAL);
-    if w.first >= keys { i = p.q_len; }
+    var i = walk.x;
     loop {
-        if i >= p.q_len { break; }
+        if i >= walk.y { break; }
         workgroupBarrier();
-        let t = tile_gradient(w, i + 4u * ti, w.first + 4u * tj, keys);
+        let t = tile_gradient(w, i + 4u * ti, w.first + 4u * tj, mask);
         for (var r = 0u; r < 4u; r++) {
             for (var c = 0u; c < 4u; c++) {
                 weights[(4u * ti + r) * PITCH + 4u * tj + c] = t.weight[r][c];
@@ -44,7 +46,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
         workgroupBarrier();
-        let here = min(p.tile, p.q_len - i);
+        let here = min(p.tile, walk.y - i);
         var row = 0u;
         loop {
             if row >= here { break; }

@@ -3,6 +3,8 @@
 // One workgroup per (sequence, head, TILE queries) walks over the keys TILE at a time; each invocation adds up 4 queries x
 // (DV vec4s of d_kv).
 
+const WALKS_KEYS = true;
+
 var<workgroup> dscores: array<f32, TILE * PITCH>; // [TILE queries, TILE keys + 1]
 
 @compute @workgroup_size(SIDE * SIDE)
@@ -12,19 +14,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let ti = lane / SIDE;
     let tj = lane % SIDE;
     let i = w.first + 4u * ti;
-    let keys = n_keys(w.sequence);
-    let end = select(keys, min(keys, w.first + TILE), CAUSAL);
+    let mask = mask_of(w, i);
+    let walk = walk_of(w);
     var dq: array<vec4<f32>, 4u * DV>;
-    var j = 0u;
+    var j = walk.x;
     loop {
-        if j >= end { break; }
+        if j >= walk.y { break; }
         workgroupBarrier();
-        let t = tile_gradient(w, i, j + 4u * tj, keys);
+        let t = tile_gradient(w, i, j + 4u * tj, mask);
         for (var r = 0u; r < 4u; r++) {
             for (var c = 0u; c < 4u; c++) { dscores[(4u * ti + r) * PITCH + 4u * tj + c] = t.dscore[r][c]; }
         }
         workgroupBarrier();
-        let here = min(p.tile, end - j);
+        let here = min(p.tile, walk.y - j);
         var key = 0u;
         loop {
             if key >= here { break; }

@@ -8,8 +8,8 @@ struct TileGradient {
 }
 
 // For queries i .. i+3 (rows) and keys j .. j+3 (columns).
-fn tile_gradient(w: Work, i: u32, j: u32, keys: u32) -> TileGradient {
-    let s = scores(w, i, j, keys);
+fn tile_gradient(w: Work, i: u32, j: u32, mask: Mask) -> TileGradient {
+    let s = scores(w, i, j, mask);
     let g0 = o_at(w, i);
     let g1 = o_at(w, i + 1u);
     let g2 = o_at(w, i + 2u);

@@ -27,6 +27,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 
 const MASKED = -1e30;
+const LEAST = -5e29; // below all scores, above MASKED: what is hidden weighs nothing even where nothing is seen
 const TILE = 4u * SIDE;
 
 // Which (sequence, head, tile) a group has; `valid` is false for surplus groups.
@@ -59,6 +60,10 @@ fn v_at(w: Work, j: u32) -> u32 {
 fn o_at(w: Work, i: u32) -> u32 {
     return ((w.sequence * p.q_len + min(i, p.q_len - 1u)) * p.heads + w.head) * p.d_kv;
 }
+
+// The part for the mask gives `Mask`, what is known of the four positions of its own that an invocation has; `walk_of`, from
+// where to where the group walks (over keys if the kernel WALKS_KEYS, else over queries); and `is_hidden`, where `slot` is
+// the own position of the pair.
 
 // Row of the per-query statistics.
 fn stat_row(w: Work, i: u32) -> u32 {

@@ -1,7 +1,7 @@
 // What the attention kernels of one subgroup share: lane l owns columns 4 l .. 4 l + 3 of a tile, and loads rows l,
 // SIDE + l, 2 SIDE + l and 3 SIDE + l. Whatever a lane keeps for later it alone reads, so that there is no barrier.
 //
-// A kernel says what lies along the rows: keys, with queries along the columns, or the reverse (KEYS_ARE_ROWS).
+// What the group walks over lies along the rows: keys, with queries along the columns, or the reverse (WALKS_KEYS).
 
 alias Sums = array<vec4<f32>, 4u * SIDE * DV>; // [d] of the lane's four columns
 alias Row = array<vec4<f32>, DV>; // vec4s l, SIDE + l, .. of a row of d_kv
@@ -58,23 +58,29 @@ fn row_of_kv(at: u32, lane: u32) -> Row {
 
 // The biases of the lane's first three columns one row before `row`: what `score` moves along.
 fn biases_before(w: Work, row: u32, column: u32) -> vec3<f32> {
-    let step = select(-1, 1, KEYS_ARE_ROWS);
+    let step = select(-1, 1, WALKS_KEYS);
     let start = step * (i32(row) - i32(column));
     return vec3(bias_at(w.head, start - step), bias_at(w.head, start - 2 * step), bias_at(w.head, start - 3 * step));
 }
 
 // A row's products with the lane's four columns, biased and masked. Rows come one after the other: since the bias depends
 // on the distance alone, all but the first column's have been read for the row before.
-fn score(w: Work, row: u32, column: u32, keys: u32, products: vec4<f32>, biases: ptr<function, vec3<f32>>) -> vec4<f32> {
+fn score(w: Work, row: u32, column: u32, mask: Mask, products: vec4<f32>, biases: ptr<function, vec3<f32>>) -> vec4<f32> {
     var s = products;
     if HAS_BIAS {
-        let b = vec4(bias_at(w.head, select(-1, 1, KEYS_ARE_ROWS) * (i32(row) - i32(column))), *biases);
+        let b = vec4(bias_at(w.head, select(-1, 1, WALKS_KEYS) * (i32(row) - i32(column))), *biases);
         *biases = b.xyz;
         s += b;
     }
     let along = vec4(row);
     let across = column + vec4(0u, 1u, 2u, 3u);
-    let key = select(across, along, KEYS_ARE_ROWS);
-    let query = select(along, across, KEYS_ARE_ROWS);
-    return select(s, vec4(MASKED), (key >= vec4(keys)) | (vec4(CAUSAL) & (key > query)));
+    let key = select(across, along, WALKS_KEYS);
+    let query = select(along, across, WALKS_KEYS);
+    let hidden = vec4(
+        is_hidden(mask, 0u, query.x, key.x),
+        is_hidden(mask, 1u, query.y, key.y),
+        is_hidden(mask, 2u, query.z, key.z),
+        is_hidden(mask, 3u, query.w, key.w),
+    );
+    return select(s, vec4(MASKED), hidden);
 }

@@ -23,10 +23,10 @@ fn four_v(w: Work, j: Four) -> Four { return Four(v_at(w, j[0]), v_at(w, j[1]), 
 fn keep_tile(w: Work, row: u32, column: u32, lane: u32) {
     let rows = lane_rows(row, lane);
     let columns = lane_columns(column);
-    let q = four_q(w, select_four(columns, rows, !KEYS_ARE_ROWS));
-    let g = four_o(w, select_four(columns, rows, !KEYS_ARE_ROWS));
-    let k = four_k(w, select_four(columns, rows, KEYS_ARE_ROWS));
-    let v = four_v(w, select_four(columns, rows, KEYS_ARE_ROWS));
+    let q = four_q(w, select_four(columns, rows, !WALKS_KEYS));
+    let g = four_o(w, select_four(columns, rows, !WALKS_KEYS));
+    let k = four_k(w, select_four(columns, rows, WALKS_KEYS));
+    let v = four_v(w, select_four(columns, rows, WALKS_KEYS));
     var step = 0u;
     var tile: Tile;
     loop {
@@ -44,7 +44,7 @@ fn keep_tile(w: Work, row: u32, column: u32, lane: u32) {
             along_q = four_from_dout(g, step - p.d4);
             along_k = four_from_kv(v, step - p.d4);
         }
-        if KEYS_ARE_ROWS {
+        if WALKS_KEYS {
             outer(&tile, along_k, transpose(along_q));
         } else {
             outer(&tile, along_q, transpose(along_k));

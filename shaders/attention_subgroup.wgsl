@@ -4,7 +4,7 @@
 // One subgroup per (sequence, head, TILE queries) walks over the keys TILE at a time with an online softmax. A lane has
 // all scores of its four queries: the softmax needs no exchange between lanes.
 
-const KEYS_ARE_ROWS = true;
+const WALKS_KEYS = true;
 
 @group(0) @binding(9) var<storage, read_write> lse: array<f32>; // [batch, heads, q_len]
 
@@ -16,15 +16,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if !w.valid { return; }
     let i = w.first + 4u * lane;
     let row = stat_row(w, i);
-    let keys = n_keys(w.sequence);
-    let end = select(keys, min(keys, w.first + TILE), CAUSAL);
+    let mask = mask_of(w, i);
+    let walk = walk_of(w);
     let q = four_q(w, lane_columns(i));
-    var m = vec4<f32>(MASKED);
+    var m = vec4<f32>(LEAST);
     var l = vec4<f32>();
     var o: Sums;
-    var j = 0u;
+    var j = walk.x;
     loop {
-        if j >= end { break; }
+        if j >= walk.y { break; }
         var tile: Tile;
         let k = four_k(w, lane_rows(j, lane));
         var d = 0u;
@@ -36,14 +36,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var top = m;
         var biases = biases_before(w, j, i);
         for (var r = 0u; r < TILE; r++) {
-            kept[r] = score(w, j + r, i, keys, tile[r], &biases);
+            kept[r] = score(w, j + r, i, mask, tile[r], &biases);
             top = max(top, kept[r]);
         }
         let shrink = exp(m - top);
         m = top;
         l *= shrink;
         for (var x = 0u; x < 4u * SIDE * DV; x++) { o[x] *= shrink; }
-        let here = min(p.tile, end - j);
+        let here = min(p.tile, walk.y - j);
         var r = 0u;
         loop {
             if r >= here { break; }
@@ -58,7 +58,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var c = 0u;
     loop {
         if c >= columns { break; }
-        // A sequence of no keys attends to nothing.
+        // A query that sees no key attends to nothing.
         let scale = select(0.0, 1.0 / l[c], l[c] > 0.0);
         for (var d = 0u; d < SIDE * DV; d++) {
             if d < p.d4 { store_out(o_at(w, i + c), d, column_of(&o, d, c) * scale); }

@@ -5,7 +5,7 @@
 // moves one key along, from the lane's last key to the next lane's first; when it leaves the last lane its sum is whole.
 // Each subgroup writes its own sums, which `column_sum` adds up in a fixed order.
 
-const KEYS_ARE_ROWS = false;
+const WALKS_KEYS = false;
 
 @group(0) @binding(9) var<storage, read_write> dbias: array<f32>; // [key tiles, batch, heads, 2 reach + 1]
 
@@ -14,18 +14,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let w = work(group, p.kv_len);
     if !w.valid { return; }
     let j = w.first + 4u * lane;
-    let keys = n_keys(w.sequence);
+    let mask = mask_of(w, j);
+    let walk = walk_of(w);
     var dk: Sums;
     var dv: Sums;
     var diagonal = vec4<f32>(); // of the lane's keys and the next query
     var ends = vec2<f32>(); // distances <= -reach and >= reach
-    let first_query = select(select(0u, w.first, CAUSAL), p.q_len, w.first >= keys);
-    var i = first_query;
+    var i = walk.x;
     loop {
-        if i >= p.q_len { break; }
+        if i >= walk.y { break; }
         keep_tile(w, i, j, lane);
         var biases = biases_before(w, i, j);
-        let here = min(p.tile, p.q_len - i);
+        let here = min(p.tile, walk.y - i);
         var r = 0u;
         loop {
             if r >= here { break; }
@@ -38,7 +38,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 keep_weight(row, j + 2u),
                 keep_weight(row, j + 3u),
             );
-            let probability = exp(score(w, query, j, keys, kept[r], &biases) - stat.x);
+            let probability = exp(score(w, query, j, mask, kept[r], &biases) - stat.x);
             let dscore = probability * (kept_dweights[r] * keep - stat.y);
             add_row(&dv, row_of_dout(o_at(w, query), lane), probability * keep);
             add_row(&dk, row_of_q(q_at(w, query), lane), dscore);
@@ -68,14 +68,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     if HAS_BIAS {
         for (var c = 0u; c < 4u; c++) {
-            ends += store_dbias(w, i32(j + c) - i32(p.q_len), diagonal[c]);
+            ends += store_dbias(w, i32(j + c) - i32(walk.y), diagonal[c]);
         }
         let below = subgroupAdd(ends.x);
         let above = subgroupAdd(ends.y);
         // The distances that no diagonal of this subgroup has.
         let reach = i32(p.reach);
-        let least = i32(w.first) - i32(p.q_len);
-        let most = i32(w.first + TILE - 1u) - i32(first_query);
+        let least = i32(w.first) - i32(walk.y);
+        let most = i32(w.first + TILE - 1u) - i32(walk.x);
         var distance = i32(lane) - reach;
         loop {
             if distance > reach { break; }

@@ -2,7 +2,7 @@
 //
 // One subgroup per (sequence, head, TILE queries) walks over the keys TILE at a time; a lane has four queries.
 
-const KEYS_ARE_ROWS = true;
+const WALKS_KEYS = true;
 
 @compute @workgroup_size(SIDE)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -10,8 +10,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if !w.valid { return; }
     let i = w.first + 4u * lane;
     let row = stat_row(w, i);
-    let keys = n_keys(w.sequence);
-    let end = select(keys, min(keys, w.first + TILE), CAUSAL);
+    let mask = mask_of(w, i);
+    let walk = walk_of(w);
     let last = stat_row(w, p.q_len - 1u);
     let stat = transpose(mat4x2(
         stats[min(row, last)],
@@ -20,12 +20,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         stats[min(row + 3u, last)],
     ));
     var dq: Sums;
-    var j = 0u;
+    var j = walk.x;
     loop {
-        if j >= end { break; }
+        if j >= walk.y { break; }
         keep_tile(w, j, i, lane);
         var biases = biases_before(w, j, i);
-        let here = min(p.tile, end - j);
+        let here = min(p.tile, walk.y - j);
         var r = 0u;
         loop {
             if r >= here { break; }
@@ -36,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 keep_weight(row + 2u, key),
                 keep_weight(row + 3u, key),
             );
-            let s = score(w, key, i, keys, kept[r], &biases);
+            let s = score(w, key, i, mask, kept[r], &biases);
             let dscore = exp(s - stat[0]) * (kept_dweights[r] * keep - stat[1]);
             add_row(&dq, row_of_kv(k_at(w, key), lane), dscore);
             r += 1u;

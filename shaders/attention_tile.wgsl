@@ -3,7 +3,7 @@
 const PITCH = TILE + 1u; // of tiles in workgroup memory
 
 // Scores of queries i .. i+3 (rows) and keys j .. j+3 (columns), biased and masked.
-fn scores(w: Work, i: u32, j: u32, keys: u32) -> array<vec4<f32>, 4> {
+fn scores(w: Work, i: u32, j: u32, mask: Mask) -> array<vec4<f32>, 4> {
     let q0 = q_at(w, i);
     let q1 = q_at(w, i + 1u);
     let q2 = q_at(w, i + 2u);
@@ -32,7 +32,7 @@ fn scores(w: Work, i: u32, j: u32, keys: u32) -> array<vec4<f32>, 4> {
     }
     for (var r = 0u; r < 4u; r++) {
         for (var c = 0u; c < 4u; c++) {
-            let hidden = j + c >= keys || (CAUSAL && j + c > i + r);
+            let hidden = is_hidden(mask, select(c, r, WALKS_KEYS), i + r, j + c);
             if HAS_BIAS { s[r][c] += bias_at(w.head, i32(j + c) - i32(i + r)); }
             s[r][c] = select(s[r][c], MASKED, hidden);
         }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use t5_wgpu::gpu::{Caps, Gpu, GpuOptions, StepWork};
 use t5_wgpu::graph::{Dtype, Graph};
 use t5_wgpu::model::{BatchShape, Builder, DecodeShape, Model, T5Config};
-use t5_wgpu::ops::{Attention, Layout, Matmul};
+use t5_wgpu::ops::{Attention, Layout, Mask, Matmul};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool, outline};
 use t5_wgpu::verify::{Timed, bench_cases};
 
@@ -54,7 +54,7 @@ fn attention_is_counted() {
         d_kv,
         q_len: len,
         kv_len: len,
-        causal: true,
+        mask: Mask::Causal,
         fused: true,
         reach: None,
         dropout: 0.0,
@@ -79,7 +79,7 @@ fn a_training_step_is_counted() {
     let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
     let config = T5Config::preset("tiny").unwrap();
     let model = Model::init(&gpu, config, 0).unwrap();
-    let shape = BatchShape { batch: 2, src_len: 24, tgt_len: 12 };
+    let shape = BatchShape { batch: 2, src_len: 24, tgt_len: 12, packed: false };
     let mut b = Builder::new(&model, shape, 0.0);
     let encoded = b.encoder();
     let hidden = b.decoder(encoded);
@@ -106,7 +106,7 @@ fn an_outline_is_what_the_plan_records() {
     let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
     let model = Model::init(&gpu, T5Config::preset("tiny").unwrap(), 0).unwrap();
     let DecodeShape { batch, src_len, max_len } = DecodeShape { batch: 2, src_len: 16, max_len: 32 };
-    let mut b = Builder::new(&model, BatchShape { batch, src_len, tgt_len: max_len }, 0.0);
+    let mut b = Builder::new(&model, BatchShape { batch, src_len, tgt_len: max_len, packed: false }, 0.0);
     b.decode_step();
     let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };
     let plan = Plan::compile(&gpu, &b.graph, &[], &options).unwrap();

@@ -135,7 +135,7 @@ fn draws_follow_the_softmax() {
 fn first_logits(model: &Model, source: &[u32]) -> Vec<f64> {
     use t5_wgpu::model::{BatchShape, Builder};
     use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
-    let shape = BatchShape { batch: 1, src_len: source.len(), tgt_len: 1 };
+    let shape = BatchShape { batch: 1, src_len: source.len(), tgt_len: 1, packed: false };
     let mut b = Builder::new(model, shape, 0.0);
     let encoded = b.encoder();
     let hidden = b.decoder(encoded);

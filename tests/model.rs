@@ -19,7 +19,7 @@ fn golden(name: &str) -> PathBuf {
 #[test]
 fn training_graph_is_as_recorded() {
     let (model, _) = Model::load(&gpu(None), &golden("t5v10")).unwrap();
-    let shape = BatchShape { batch: 2, src_len: 5, tgt_len: 3 };
+    let shape = BatchShape { batch: 2, src_len: 5, tgt_len: 3, packed: false };
     let mut b = Builder::new(&model, shape, 0.1);
     let encoded = b.encoder();
     let hidden = b.decoder(encoded);
@@ -77,6 +77,7 @@ fn first_loss_is_that_of_guessing() {
             tgt_in: ids(5, 64),
             labels: ids(77, 64),
             tgt_lens: vec![16; 4],
+            segments: None,
         };
         let loss = pollster::block_on(engine.evaluate(&batch)).unwrap().mean_loss();
         let expected = 500f64.ln() + 0.5;

@@ -40,7 +40,7 @@ fn logits(model: &Model, name: &str) -> (Vec<f32>, Vec<f32>) {
     let (ids, src) = integers(&tensors, "input_ids");
     let (mask, _) = integers(&tensors, "attention_mask");
     let (labels, tgt) = integers(&tensors, "labels");
-    let shape = BatchShape { batch: src[0], src_len: src[1], tgt_len: tgt[1] };
+    let shape = BatchShape { batch: src[0], src_len: src[1], tgt_len: tgt[1], packed: false };
     let mut b = Builder::new(model, shape, 0.0);
     let encoded = b.encoder();
     let hidden = b.decoder(encoded);

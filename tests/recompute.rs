@@ -17,7 +17,7 @@ fn engine(gpu: &Gpu, layers: usize, recompute: bool) -> Engine {
 }
 
 fn batch(shape: BatchShape) -> Batch {
-    let BatchShape { batch, src_len, tgt_len } = shape;
+    let BatchShape { batch, src_len, tgt_len, .. } = shape;
     let ids = |len: usize| (0..(batch * len) as u32).map(|i| 3 + i * 7919 % 256).collect::<Vec<_>>();
     Batch {
         batch,
@@ -28,12 +28,13 @@ fn batch(shape: BatchShape) -> Batch {
         tgt_in: ids(tgt_len),
         labels: ids(tgt_len),
         tgt_lens: vec![tgt_len as u32; batch],
+        segments: None,
     }
 }
 
 /// The bits of losses, gradients and parameters over three steps of two passes each.
 fn bits(gpu: &Gpu, recompute: bool) -> Vec<u32> {
-    let batch = batch(BatchShape { batch: 3, src_len: 9, tgt_len: 6 });
+    let batch = batch(BatchShape { batch: 3, src_len: 9, tgt_len: 6, packed: false });
     let mut engine = engine(gpu, 3, recompute);
     let mut bits = Vec::new();
     for step in 0..3 {
@@ -60,7 +61,7 @@ fn recomputed_activations_change_no_bit() {
 #[test]
 fn recomputed_activations_take_less_memory() {
     let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
-    let shape = BatchShape { batch: 4, src_len: 64, tgt_len: 64 };
+    let shape = BatchShape { batch: 4, src_len: 64, tgt_len: 64, packed: false };
     let memory = |layers, recompute| {
         let mut engine = engine(&gpu, layers, recompute);
         engine.prepare(shape).unwrap();

@@ -11,7 +11,7 @@ use t5_wgpu::bench;
 use t5_wgpu::gpu::{Caps, Header, Shader};
 use t5_wgpu::graph::{Dtype, Graph, Launcher};
 use t5_wgpu::model::T5Config;
-use t5_wgpu::ops::Attention;
+use t5_wgpu::ops::{Attention, Mask};
 use t5_wgpu::train::optimizer;
 use t5_wgpu::verify::{cases, large_cases};
 
@@ -56,7 +56,9 @@ impl Sources {
             }
         }
         for (d_kv, reach) in [(64, 128), (128, T5Config::MAX_DISTANCE)] {
-            sources.add_graph(&attention(d_kv, reach));
+            for mask in [Mask::Padded, Mask::Segments] {
+                sources.add_graph(&attention(d_kv, reach, mask));
+            }
         }
         for (shader, header) in [optimizer::kernels(), bench::kernels()].concat() {
             sources.add(shader, &header);
@@ -66,7 +68,7 @@ impl Sources {
 }
 
 /// Encoder self-attention with dropout and its gradient.
-fn attention(d_kv: usize, reach: usize) -> Graph {
+fn attention(d_kv: usize, reach: usize, mask: Mask) -> Graph {
     let [batch, heads, len] = [2, 3, 50];
     let op = Attention {
         batch,
@@ -74,7 +76,7 @@ fn attention(d_kv: usize, reach: usize) -> Graph {
         d_kv,
         q_len: len,
         kv_len: len,
-        causal: false,
+        mask,
         fused: true,
         reach: Some(reach),
         dropout: 0.1,
@@ -84,10 +86,13 @@ fn attention(d_kv: usize, reach: usize) -> Graph {
     let mut graph = Graph::new();
     let qkv = graph.leaf("qkv", &[batch * len, 3 * heads * d_kv], Dtype::F32);
     let bias = graph.leaf("bias", &[heads, 2 * reach + 1], Dtype::F32);
-    let lens = graph.leaf("lens", &[batch], Dtype::U32);
+    let sees = match mask {
+        Mask::Segments => ["keys", "queries"].map(|name| graph.leaf(name, &[batch * len, 2], Dtype::U32)).to_vec(),
+        _ => vec![graph.leaf("lens", &[batch], Dtype::U32)],
+    };
     let key = graph.leaf("key", &[4], Dtype::U32);
     let seed = graph.leaf("seed", &[batch * len, heads * d_kv], Dtype::F32);
-    let out = graph.push(op, &[qkv, bias, lens, key])[0];
+    let out = graph.push(op, &[[qkv, bias].as_slice(), &sees, &[key]].concat())[0];
     graph.backward(&[(out, seed)], &[(qkv, None), (bias, None)]);
     graph
 }

@@ -26,7 +26,7 @@ fn gpu() -> Gpu {
     pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter")
 }
 
-const SHAPE: BatchShape = BatchShape { batch: 4, src_len: 8, tgt_len: 8 };
+const SHAPE: BatchShape = BatchShape { batch: 4, src_len: 8, tgt_len: 8, packed: false };
 
 fn model(gpu: &Gpu) -> Model {
     let text = r#"{"model_type": "t5", "vocab_size": 384, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1,
@@ -292,7 +292,7 @@ fn one_answer_serves_all_batches() {
     let gpu = gpu();
     let model = model(&gpu);
     let classes = |batch: usize, any_batch: bool| {
-        let mut b = Builder::new(&model, BatchShape { batch, src_len: 16, tgt_len: 8 }, 0.0);
+        let mut b = Builder::new(&model, BatchShape { batch, src_len: 16, tgt_len: 8, packed: false }, 0.0);
         b.prepare_decoding();
         let choices = Choices { any_batch, ..Choices::none() };
         let asked = questions(gpu.caps(), &b.graph, &[], &choices);

@@ -16,6 +16,7 @@ impl Bench<'_, '_> {
             batch: self.options.batch(self.gpu),
             src_len: self.options.source_len.unwrap_or(512),
             tgt_len: 1,
+            packed: false,
         };
         let mut builder = Builder::new(model, shape, 0.0);
         let encoded = builder.encoder();

@@ -72,7 +72,7 @@ fn workloads(options: &BenchOptions) -> Result<Vec<Workload>> {
     let layout = Layout::new(&config, untied, &caps, &|_| Dtype::F32)?;
     let (scale, _) = config.output_scale(untied);
     let batch = options.batch.unwrap_or(8);
-    let shape = BatchShape { batch, src_len: options.source_len.unwrap_or(512), tgt_len: 1 };
+    let shape = BatchShape { batch, src_len: options.source_len.unwrap_or(512), tgt_len: 1, packed: false };
     let mut workloads = Vec::new();
 
     let mut b = Builder::on_layout(&config, &layout, scale, shape, 0.0);
@@ -84,7 +84,13 @@ fn workloads(options: &BenchOptions) -> Result<Vec<Workload>> {
         let src_len = options.source_len.unwrap_or(64);
         let DecodeShape { batch, src_len, max_len } =
             DecodeShape { batch, src_len, max_len: options.target_len.unwrap_or(64) + 32 };
-        let mut b = Builder::on_layout(&config, &layout, scale, BatchShape { batch, src_len, tgt_len: max_len }, 0.0);
+        let mut b = Builder::on_layout(
+            &config,
+            &layout,
+            scale,
+            BatchShape { batch, src_len, tgt_len: max_len, packed: false },
+            0.0,
+        );
         b.decode_step();
         workloads.push(Workload::new(format!("decode batch {batch}"), batch, outline(&caps, &b.graph, &[])?));
     }

@@ -134,7 +134,7 @@ fn host_memory() -> Option<u64> {
 
 /// A batch of made-up ids below `vocab`, no sequence padded.
 pub fn random_batch(shape: BatchShape, vocab: usize) -> Batch {
-    let BatchShape { batch, src_len, tgt_len } = shape;
+    let BatchShape { batch, src_len, tgt_len, .. } = shape;
     // Past the special tokens.
     let ids = |rows: usize, seed: usize| -> Vec<u32> {
         (0..batch * rows).map(|i| ((3 + (i * 7919 + seed) % vocab.max(4).abs_diff(3)) % vocab) as u32).collect()
@@ -148,5 +148,6 @@ pub fn random_batch(shape: BatchShape, vocab: usize) -> Batch {
         tgt_in: ids(tgt_len, 2),
         labels: ids(tgt_len, 3),
         tgt_lens: vec![tgt_len as u32; batch],
+        segments: None,
     }
 }

@@ -23,6 +23,7 @@ impl Bench<'_, '_> {
             batch: self.options.batch(self.gpu),
             src_len: self.options.source_len.unwrap_or(512),
             tgt_len: self.options.target_len.unwrap_or(114),
+            packed: false,
         };
         let needed = Needed::of(&model.config, true);
         let subject = &self.options.subject;

@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<()> {
         false => Tuner::new(Mode::On, Budget::thorough(), cache),
     };
     let model = Model::zeroed(&gpu, config)?;
-    let shape = BatchShape { batch: args.batch, src_len: args.source_len, tgt_len: args.target_len };
+    let shape = BatchShape { batch: args.batch, src_len: args.source_len, tgt_len: args.target_len, packed: false };
     let objective = Objective { dropout: model.config.dropout_rate as f32, ..Objective::default() };
     for pass in [Pass::Training { recompute: false }, Pass::Evaluation] {
         let (graph, stats) = graph(&model, objective, shape, pass);

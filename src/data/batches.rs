@@ -1,6 +1,6 @@
 //! Batches: how examples are padded to a common shape.
 
-use super::Example;
+use super::{Example, Segments};
 
 /// The label of a position that carries no loss.
 pub const IGNORE: u32 = u32::MAX;
@@ -8,7 +8,8 @@ pub const IGNORE: u32 = u32::MAX;
 /// Lengths are never padded to a coarser multiple than this beyond the longest example.
 const FINEST: usize = 8;
 
-/// Padded token ids. Rows beyond the examples are empty: source length 0 and all labels [`IGNORE`].
+/// Padded token ids: one example a row, or several ([`Batch::collate_packed`]). Rows beyond the examples are empty: source
+/// length 0 and all labels [`IGNORE`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     pub batch: usize,
@@ -16,14 +17,16 @@ pub struct Batch {
     pub tgt_len: usize,
     /// `[batch, src_len]`, padded with the pad id.
     pub src_ids: Vec<u32>,
-    /// `[batch]`, tokens of each source.
+    /// `[batch]`, tokens of each row's source, or sources if it holds several.
     pub src_lens: Vec<u32>,
-    /// `[batch, tgt_len]`: the decoder's start id, then the target without its last token, then the pad id.
+    /// `[batch, tgt_len]`: the decoder's start id, then the target without its last token; at the end the pad id.
     pub tgt_in: Vec<u32>,
-    /// `[batch, tgt_len]`: the target, then [`IGNORE`].
+    /// `[batch, tgt_len]`: the target; at the end [`IGNORE`].
     pub labels: Vec<u32>,
-    /// `[batch]`, tokens of each target.
+    /// `[batch]`, tokens of each row's target or targets.
     pub tgt_lens: Vec<u32>,
+    /// Where a row holds several examples: which of them each position belongs to.
+    pub segments: Option<Segments>,
 }
 
 /// Rounds a length up to a coarse grid, so that few different shapes occur: multiples of 8 up to 64, of 16 up to 128, of
@@ -53,6 +56,7 @@ impl Batch {
             tgt_in: vec![pad; batch * tgt_len],
             labels: vec![IGNORE; batch * tgt_len],
             tgt_lens: vec![0; batch],
+            segments: None,
         };
         for (row, Example { source, target }) in examples.iter().enumerate() {
             assert!(source.len() <= src_len, "a source of {} tokens in a row of {src_len}", source.len());
@@ -90,6 +94,11 @@ impl Batch {
     /// Source and target positions, padding counted.
     pub fn n_positions(&self) -> u64 {
         (self.batch * (self.src_len + self.tgt_len)) as u64
+    }
+
+    /// The share of source and target positions that are padding.
+    pub fn padding(&self) -> f64 {
+        1.0 - self.n_tokens() as f64 / self.n_positions().max(1) as f64
     }
 
     /// Labels that carry loss.

@@ -9,6 +9,7 @@ pub mod lines;
 pub mod metrics;
 pub mod mixture;
 pub mod objective;
+pub mod packing;
 pub mod prefetch;
 pub mod stream;
 pub mod task;
@@ -22,6 +23,7 @@ pub use lines::text_lines;
 pub use metrics::{Metric, Score};
 pub use mixture::Mixing;
 pub use objective::{Lengths, Markers, Objective, SpanCorruption};
+pub use packing::{Packer, Segments, next_fit};
 pub use task::{Split, TaskConfig, TaskExample, TaskSet, TooLong};
 pub use text::{TextOptions, TextPosition, TextStream};
 

@@ -29,7 +29,7 @@ impl Session {
             None => model.bind(name),
         };
         let options = PlanOptions { bind: &bind, pool };
-        let sizes = BatchShape { batch: shape.batch, src_len: shape.src_len, tgt_len: shape.max_len };
+        let sizes = BatchShape { batch: shape.batch, src_len: shape.src_len, tgt_len: shape.max_len, packed: false };
         let mut b = Builder::new(model, sizes, 0.0);
         b.prepare_decoding();
         let tuner = model.tuner.any_batch();

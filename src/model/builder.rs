@@ -10,16 +10,18 @@ use super::config::{Activation as Act, T5Config};
 use super::layout::{Layout, shard_leaf};
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::ops::{
-    Activation, Attention, CrossEntropy, Dropout, DropoutMask, Function, Gather, Layout as MatmulLayout, Logits,
+    Activation, Attention, CrossEntropy, Dropout, DropoutMask, Function, Gather, Layout as MatmulLayout, Logits, Mask,
     Matmul, PositionBias, RmsNorm, Variant, gather_index_len,
 };
 
-/// Sizes of a batch: every sequence is padded to them.
+/// Sizes of a batch: every row is padded to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BatchShape {
     pub batch: usize,
     pub src_len: usize,
     pub tgt_len: usize,
+    /// Whether a row may hold several examples, each of which sees itself alone.
+    pub packed: bool,
 }
 
 /// Adds the parts of a T5 to a graph.
@@ -37,6 +39,12 @@ pub struct Builder<'a> {
     variant: Option<Variant>,
     /// Whether the backward pass computes the blocks' values again.
     recompute: bool,
+}
+
+/// What an attention may see: the kind of its mask, and the leaves that say more.
+struct Sees {
+    mask: Mask,
+    inputs: Vec<ValueId>,
 }
 
 /// One of the two stacks.
@@ -79,10 +87,15 @@ impl<'a> Builder<'a> {
         self.config
     }
 
-    /// Encoder: reads the leaves `src_ids`, `src_index` (`[B S]`) and `src_lens` (`[B]`); gives `[B S, D]`.
+    /// Encoder: reads the leaves `src_ids`, `src_index` (`[B S]`) and, of packed rows, `src_ranges` (`[B S, 2]`), else
+    /// `src_lens` (`[B]`); gives `[B S, D]`.
     pub fn encoder(&mut self) -> ValueId {
         let (batch, len) = (self.shape.batch, self.shape.src_len);
-        let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
+        let sees = if self.shape.packed {
+            self.sees_segments(["src_ranges", "src_ranges"], [len, len])
+        } else {
+            self.sees_source()
+        };
         let mut x = self.embed("src", batch * len);
         x = self.dropout(x);
         let mut bias = None;
@@ -90,7 +103,7 @@ impl<'a> Builder<'a> {
             bias = self.bias(Stack::Encoder, block, bias);
             let layer = format!("encoder.block.{block}.layer");
             self.begin_block();
-            x = self.self_attention(&layer, x, len, bias, Some(lens));
+            x = self.self_attention(&layer, x, len, bias, &sees);
             x = self.feed_forward(&format!("{layer}.1"), x);
             self.end_block();
         }
@@ -100,10 +113,16 @@ impl<'a> Builder<'a> {
     }
 
     /// Decoder over whole targets: reads `tgt_ids`, `tgt_index` (`[B T]`) and `src_lens` (`[B]`), attends to the
-    /// encoder's output `[B S, D]`; gives `[B T, D]`.
+    /// encoder's output `[B S, D]`; gives `[B T, D]`. Of packed rows it reads ranges instead of `src_lens`: `tgt_keys`,
+    /// `tgt_queries`, `cross_keys` (`[B T, 2]`) and `cross_queries` (`[B S, 2]`), see [`crate::ops::Mask::Segments`].
     pub fn decoder(&mut self, encoded: ValueId) -> ValueId {
-        let BatchShape { batch, src_len, tgt_len } = self.shape;
-        let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
+        let BatchShape { batch, src_len, tgt_len, packed } = self.shape;
+        let (own, cross) = if packed {
+            let own = self.sees_segments(["tgt_keys", "tgt_queries"], [tgt_len, tgt_len]);
+            (own, self.sees_segments(["cross_keys", "cross_queries"], [tgt_len, src_len]))
+        } else {
+            (Sees { mask: Mask::Causal, inputs: Vec::new() }, self.sees_source())
+        };
         let mut x = self.embed("tgt", batch * tgt_len);
         x = self.dropout(x);
         let mut bias = None;
@@ -111,13 +130,13 @@ impl<'a> Builder<'a> {
             bias = self.bias(Stack::Decoder, block, bias);
             let layer = format!("decoder.block.{block}.layer");
             self.begin_block();
-            x = self.self_attention(&layer, x, tgt_len, bias, None);
+            x = self.self_attention(&layer, x, tgt_len, bias, &own);
             self.graph.scope(format!("{layer}.1"));
             let n = self.norm(&format!("{layer}.1.layer_norm.weight"), x);
             let q = self.linear(&format!("{layer}.1.EncDecAttention.q.weight"), n);
             let kv = self.linear(&format!("{layer}.1.EncDecAttention.kv.weight"), encoded);
-            let op = Attention { causal: false, fused: false, ..self.attention(tgt_len, src_len, None) };
-            let attended = self.attend(op, &[q, kv, lens]);
+            let op = Attention { fused: false, ..self.attention(tgt_len, src_len, None) };
+            let attended = self.attend(op, &[q, kv], &cross);
             x = self.project_back(&format!("{layer}.1.EncDecAttention.o.weight"), attended, x);
             x = self.feed_forward(&format!("{layer}.2"), x);
             self.end_block();
@@ -229,7 +248,7 @@ impl<'a> Builder<'a> {
             d_kv: self.config.d_kv,
             q_len,
             kv_len,
-            causal: true,
+            mask: Mask::Causal,
             fused: true,
             reach,
             dropout: self.dropout,
@@ -238,30 +257,36 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn attend(&mut self, op: Attention, inputs: &[ValueId]) -> ValueId {
-        let mut inputs = inputs.to_vec();
+    fn sees_source(&mut self) -> Sees {
+        let lens = self.graph.leaf("src_lens", &[self.shape.batch], Dtype::U32);
+        Sees { mask: Mask::Padded, inputs: vec![lens] }
+    }
+
+    /// Leaves of ranges, for each query and for each key, of which a row has so many.
+    fn sees_segments(&mut self, leaves: [&str; 2], lens: [usize; 2]) -> Sees {
+        let batch = self.shape.batch;
+        let mut leaf = |i: usize| self.graph.leaf(leaves[i], &[batch * lens[i], 2], Dtype::U32);
+        Sees { mask: Mask::Segments, inputs: vec![leaf(0), leaf(1)] }
+    }
+
+    fn attend(&mut self, op: Attention, inputs: &[ValueId], sees: &Sees) -> ValueId {
+        let op = Attention { mask: sees.mask, ..op };
+        let mut inputs = [inputs, &sees.inputs].concat();
         if op.dropout > 0.0 {
             inputs.push(self.key());
         }
         self.graph.push(op, &inputs)[0]
     }
 
-    /// x + o(attention(norm(x))); causal unless lengths are given.
-    fn self_attention(
-        &mut self,
-        layer: &str,
-        x: ValueId,
-        len: usize,
-        bias: Option<ValueId>,
-        lens: Option<ValueId>,
-    ) -> ValueId {
+    /// x + o(attention(norm(x))).
+    fn self_attention(&mut self, layer: &str, x: ValueId, len: usize, bias: Option<ValueId>, sees: &Sees) -> ValueId {
         self.graph.scope(format!("{layer}.0"));
         let n = self.norm(&format!("{layer}.0.layer_norm.weight"), x);
         let qkv = self.linear(&format!("{layer}.0.SelfAttention.qkv.weight"), n);
         let reach = bias.map(|_| self.config.relative_attention_max_distance);
-        let op = Attention { causal: lens.is_none(), ..self.attention(len, len, reach) };
-        let inputs: Vec<_> = [Some(qkv), bias, lens].into_iter().flatten().collect();
-        let attended = self.attend(op, &inputs);
+        let op = self.attention(len, len, reach);
+        let inputs: Vec<_> = [Some(qkv), bias].into_iter().flatten().collect();
+        let attended = self.attend(op, &inputs, sees);
         self.project_back(&format!("{layer}.0.SelfAttention.o.weight"), attended, x)
     }
 

@@ -1,4 +1,4 @@
-//! Attention as one op: T5's unscaled scores, bucketed bias, padding and causal masks, online softmax, dropout.
+//! Attention as one op: T5's unscaled scores, bucketed bias, masks, online softmax, dropout.
 
 use super::dropout::RANDOM;
 use crate::gpu::{Caps, Header, Param, Shader, Value};
@@ -9,7 +9,9 @@ use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
 /// Inputs, in order:
 /// - fused: `qkv [batch q_len, 3 heads d_kv]`; else `q [batch q_len, heads d_kv]` and `kv [batch kv_len, 2 heads d_kv]`
 /// - with a bias: `[heads, 2 reach + 1]`, by clamped distance
-/// - unless causal: `lens [batch]` (u32), the number of keys that are not padding
+/// - with [`Mask::Padded`]: `lens [batch]` (u32), the number of keys that are not padding
+/// - with [`Mask::Segments`]: for each query the range of keys that it sees, `[batch q_len, 2]` (u32), and for each key the
+///   range of queries that see it, `[batch kv_len, 2]`, both as [`super::segment_ranges`] makes them
 /// - with dropout: the generator's `key [4]` (u32)
 ///
 /// Outputs: `[batch q_len, heads d_kv]`, and the logarithm of the softmax's denominator, `[batch heads, q_len]`.
@@ -20,7 +22,7 @@ pub struct Attention {
     pub d_kv: usize,
     pub q_len: usize,
     pub kv_len: usize,
-    pub causal: bool,
+    pub mask: Mask,
     pub fused: bool,
     /// Largest distance that the bias tells apart; `None`: no bias.
     pub reach: Option<usize>,
@@ -28,6 +30,18 @@ pub struct Attention {
     pub site: u32,
     /// Kernels to use instead of the preferred ones; tests go through all.
     pub tiling: Option<Tiling>,
+}
+
+/// Which keys a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mask {
+    /// Those of its sequence that are not padding.
+    Padded,
+    /// Those up to its own position.
+    Causal,
+    /// Those of its own segment, where a sequence holds several examples. Costs what the examples cost: tiles in which no
+    /// query sees a key are left out.
+    Segments,
 }
 
 /// How the kernels cut the scores into tiles, of 4 `side` queries x 4 `side` keys each.
@@ -102,9 +116,19 @@ static ATTENTION_SUBGROUP_BACKWARD_Q: Shader = Shader {
 pub(super) struct Slots {
     pub kv: usize,
     pub bias: Option<usize>,
-    pub lens: Option<usize>,
+    /// The number of keys, or the range of keys of each query.
+    pub keys: Option<usize>,
+    /// The range of queries of each key.
+    pub queries: Option<usize>,
     pub key: Option<usize>,
     pub count: usize,
+}
+
+/// What a group of invocations with a tile of the one walks over.
+#[derive(Clone, Copy)]
+enum Walk {
+    Keys,
+    Queries,
 }
 
 impl Tiling {
@@ -134,8 +158,11 @@ impl Attention {
             count += usize::from(present);
             slot
         };
-        let (bias, lens, key) = (take(self.reach.is_some()), take(!self.causal), take(self.dropout > 0.0));
-        Slots { kv: usize::from(!self.fused), bias, lens, key, count }
+        let bias = take(self.reach.is_some());
+        let keys = take(self.mask != Mask::Causal);
+        let queries = take(self.mask == Mask::Segments);
+        let key = take(self.dropout > 0.0);
+        Slots { kv: usize::from(!self.fused), bias, keys, queries, key, count }
     }
 
     /// Elements from one row of k and v to the next, and to the first of k and of v.
@@ -174,15 +201,25 @@ impl Attention {
             .u32("DV", self.d_kv.div_ceil(4).div_ceil(side) as u32)
             .u32("SIDE", side as u32)
             .part(if vec4 { part!("attention_vec4") } else { part!("attention_f32") })
-            .part(if self.causal { part!("attention_causal") } else { part!("attention_padded") })
+            .part(match self.mask {
+                Mask::Padded => part!("attention_padded"),
+                Mask::Causal => part!("attention_causal"),
+                Mask::Segments => part!("attention_segments"),
+            })
             .part(if self.reach.is_some() { part!("attention_bias") } else { part!("attention_no_bias") })
             .part(if self.dropout > 0.0 { part!("attention_dropout") } else { part!("attention_no_dropout") })
     }
 
-    fn bindings(&self, l: &Launcher<'_>) -> Vec<(&'static str, Operand)> {
+    /// The inputs of a kernel; `walks` says what it walks over.
+    fn bindings(&self, l: &Launcher<'_>, walks: Walk) -> Vec<(&'static str, Operand)> {
         let slots = self.slots();
+        let mask = match (self.mask, walks) {
+            (Mask::Segments, Walk::Keys) => ("ranges", slots.keys),
+            (Mask::Segments, Walk::Queries) => ("ranges", slots.queries),
+            _ => ("lens", slots.keys),
+        };
         let mut bindings = vec![("q", l.input(0)), ("kv", l.input(slots.kv))];
-        let optional = [("bias", slots.bias), ("lens", slots.lens), ("key", slots.key)];
+        let optional = [("bias", slots.bias), mask, ("key", slots.key)];
         bindings.extend(optional.into_iter().filter_map(|(name, slot)| Some((name, l.input(slot?)))));
         bindings
     }
@@ -237,7 +274,11 @@ impl Op for Attention {
         assert_eq!(inputs.len(), slots.count, "inputs of {self:?}");
         assert_eq!(inputs[0], [self.batch * self.q_len, self.q_ld()], "q of {self:?}");
         assert_eq!(inputs[slots.kv], [self.batch * self.kv_len, self.kv_layout()[0]], "kv of {self:?}");
-        assert!(!self.causal || self.q_len == self.kv_len, "{self:?}");
+        assert!(self.mask != Mask::Causal || self.q_len == self.kv_len, "{self:?}");
+        if let (Mask::Segments, Some(keys), Some(queries)) = (self.mask, slots.keys, slots.queries) {
+            assert_eq!(inputs[keys], [self.batch * self.q_len, 2], "keys of {self:?}");
+            assert_eq!(inputs[queries], [self.batch * self.kv_len, 2], "queries of {self:?}");
+        }
         if let Some(bias) = slots.bias {
             assert_eq!(inputs[bias], [self.heads, self.distances()], "bias of {self:?}");
         }
@@ -249,7 +290,7 @@ impl Op for Attention {
         let tiling = self.tiling(l, false);
         let side = tiling.side();
         self.declare_iterations(l, self.kv_len, side);
-        let mut bindings = self.bindings(l);
+        let mut bindings = self.bindings(l, Walk::Keys);
         bindings.extend([("lse", l.output(1)), ("out", l.output(0))]);
         l.launch(Launch {
             shader: tiling.pick(&ATTENTION, &ATTENTION_SUBGROUP),
@@ -316,17 +357,19 @@ impl Op for AttentionBackward {
             ],
             workgroups: lse.len.div_ceil(64) as u64,
         });
-        let mut inputs = a.bindings(l);
-        inputs.extend([("dout", dout), ("stats", stats)]);
+        let [mut over_keys, mut over_queries] = [Walk::Keys, Walk::Queries].map(|walks| {
+            let mut bindings = a.bindings(l, walks);
+            bindings.extend([("dout", dout), ("stats", stats)]);
+            bindings
+        });
 
         let tiles = a.kv_len.div_ceil(4 * side) * a.batch;
         let dbias = l.scratch(if a.reach.is_some() { tiles * a.heads * a.distances() } else { 4 });
-        let mut bindings = inputs.clone();
-        bindings.extend([("dbias", dbias), ("out", l.output(usize::from(!a.fused)))]);
+        over_queries.extend([("dbias", dbias), ("out", l.output(usize::from(!a.fused)))]);
         l.launch(Launch {
             shader: tiling.pick(&ATTENTION_BACKWARD_KV, &ATTENTION_SUBGROUP_BACKWARD_KV),
             header: tiling.pick(a.header(side).u32("DISTANCES", a.distances() as u32), a.header(side)),
-            bindings,
+            bindings: over_queries,
             params: a.params(a.kv_layout(), side),
             workgroups: a.workgroups(a.kv_len, side),
         });
@@ -334,11 +377,11 @@ impl Op for AttentionBackward {
         l.flops(2.0 * a.flops());
         l.moves("out", 2 * a.batch * a.kv_len * a.inner());
 
-        inputs.push(("out", l.output(0)));
+        over_keys.push(("out", l.output(0)));
         l.launch(Launch {
             shader: tiling.pick(&ATTENTION_BACKWARD_Q, &ATTENTION_SUBGROUP_BACKWARD_Q),
             header: a.header(side),
-            bindings: inputs,
+            bindings: over_keys,
             params: a.params([a.q_ld(), 0, 0], side),
             workgroups: a.workgroups(a.q_len, side),
         });

@@ -1,6 +1,8 @@
 //! Attention in f64, with every score in memory: the reference for the kernels that never store one.
 
-use super::attention::Attention;
+use std::ops::Range;
+
+use super::attention::{Attention, Mask};
 use super::dropout::keep;
 use crate::graph::Tensor64;
 
@@ -27,10 +29,16 @@ impl Head<'_> {
         ((self.b * self.a.q_len + i) * self.a.heads + self.h) * self.a.d_kv
     }
 
-    fn n_keys(&self, i: usize) -> usize {
-        match self.a.slots().lens {
-            Some(lens) => (self.inputs[lens].data[self.b] as usize).min(self.a.kv_len),
-            None => i + 1,
+    /// The keys that query `i` sees.
+    fn keys(&self, i: usize) -> Range<usize> {
+        let data = self.a.slots().keys.map(|slot| &self.inputs[slot].data);
+        match (self.a.mask, data) {
+            (Mask::Padded, Some(lens)) => 0..(lens[self.b] as usize).min(self.a.kv_len),
+            (Mask::Segments, Some(ranges)) => {
+                let at = 2 * (self.b * self.a.q_len + i);
+                ranges[at] as usize..ranges[at + 1] as usize
+            }
+            _ => 0..i + 1,
         }
     }
 
@@ -39,7 +47,7 @@ impl Head<'_> {
         ((j as i64 - i as i64).clamp(-reach, reach) + reach) as usize
     }
 
-    /// Softmax weights of query `i`, and the logarithm of their denominator.
+    /// Softmax weights of the keys that query `i` sees, and the logarithm of their denominator.
     fn weights(&self, i: usize) -> (Vec<f64>, f64) {
         let slots = self.a.slots();
         let (q, kv) = (&self.inputs[0].data, &self.inputs[slots.kv].data);
@@ -48,7 +56,7 @@ impl Head<'_> {
             let bias = slots.bias.map(|bias| &self.inputs[bias]);
             dot + bias.map_or(0.0, |t| t.data[self.h * t.shape[1] + self.distance(i, j)])
         };
-        let scores: Vec<f64> = (0..self.n_keys(i)).map(score).collect();
+        let scores: Vec<f64> = self.keys(i).map(score).collect();
         if scores.is_empty() {
             return (scores, 0.0);
         }
@@ -77,7 +85,7 @@ pub(super) fn forward(a: &Attention, inputs: &[Tensor64]) -> Vec<Tensor64> {
         for i in 0..a.q_len {
             let (weights, log_sum) = head.weights(i);
             lse.data[(head.b * a.heads + head.h) * a.q_len + i] = log_sum;
-            for (j, w) in weights.iter().enumerate() {
+            for (j, w) in head.keys(i).zip(&weights) {
                 for d in 0..a.d_kv {
                     out.data[head.out(i) + d] += w * head.kept(i, j) * kv[head.kv(2, j) + d];
                 }
@@ -101,9 +109,9 @@ pub(super) fn backward(a: &Attention, inputs: &[Tensor64]) -> Vec<Tensor64> {
                 let dot: f64 = (0..a.d_kv).map(|d| dout[head.out(i) + d] * kv[head.kv(2, j) + d]).sum();
                 dot * head.kept(i, j)
             };
-            let dweights: Vec<f64> = (0..weights.len()).map(dweight).collect();
+            let dweights: Vec<f64> = head.keys(i).map(dweight).collect();
             let mean: f64 = weights.iter().zip(&dweights).map(|(w, d)| w * d).sum();
-            for (j, (w, dw)) in weights.iter().zip(&dweights).enumerate() {
+            for (j, (w, dw)) in head.keys(i).zip(weights.iter().zip(&dweights)) {
                 let dscore = w * (dw - mean);
                 for d in 0..a.d_kv {
                     dq.data[head.q(i) + d] += dscore * kv[head.kv(1, j) + d];

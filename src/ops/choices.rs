@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Activation;
-use super::attention::{Attention, AttentionBackward, Tiling};
+use super::attention::{Attention, AttentionBackward, Mask, Tiling};
 use super::matmul::{Gemm, Layout, Matmul, Variant};
 use crate::gpu::Caps;
 use crate::graph::{Class, Fill, Launcher, Op, Trial};
@@ -128,7 +128,9 @@ impl Attention {
             name += &format!(" bias{reach}");
         }
         for (_, text) in
-            [(self.causal, " causal"), (self.dropout > 0.0, " dropout"), (self.fused, " fused")].iter().filter(|s| s.0)
+            [(self.mask == Mask::Causal, " causal"), (self.dropout > 0.0, " dropout"), (self.fused, " fused")]
+                .iter()
+                .filter(|s| s.0)
         {
             name += text;
         }
@@ -138,14 +140,16 @@ impl Attention {
             .batch_size("k", self.kv_len, MOST_POSITIONS)
     }
 
+    /// Segments shorten the walks and change nothing else: they go by what padded sequences do.
     fn trial(&self, class: &Class, tiling: Tiling, backward: bool) -> Trial {
+        let mask = if self.mask == Mask::Segments { Mask::Padded } else { self.mask };
         let [heads, q_len, kv_len] = ["h", "q", "k"].map(|name| class.size(name));
-        let op = Attention { batch: 1, heads, q_len, kv_len, tiling: Some(tiling), ..self.clone() };
+        let op = Attention { batch: 1, heads, q_len, kv_len, mask, tiling: Some(tiling), ..self.clone() };
         let (slots, inner) = (op.slots(), op.inner());
         let mut inputs = vec![(vec![q_len, if op.fused { 3 * inner } else { inner }], Fill::Random)];
         inputs.extend((!op.fused).then(|| (vec![kv_len, 2 * inner], Fill::Random)));
         inputs.extend(op.reach.map(|reach| (vec![heads, 2 * reach + 1], Fill::Random)));
-        inputs.extend(slots.lens.map(|_| (vec![1], Fill::Number(kv_len as u32))));
+        inputs.extend(slots.keys.map(|_| (vec![1], Fill::Number(kv_len as u32))));
         inputs.extend(slots.key.map(|_| (vec![4], Fill::Number(1))));
         let flops = op.flops();
         if !backward {

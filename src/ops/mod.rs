@@ -14,10 +14,11 @@ mod position_bias;
 mod rms_norm;
 mod rows;
 mod sample;
+mod segments;
 mod weights;
 
 pub use activation::{Activation, Function};
-pub use attention::{Attention, Tiling};
+pub use attention::{Attention, Mask, Tiling};
 pub use attention_decode::AttentionDecode;
 pub use cross_entropy::{CrossEntropy, IGNORE};
 pub use dropout::{Dropout, DropoutMask};
@@ -27,6 +28,7 @@ pub use matmul::{Layout, Matmul, Variant};
 pub use position_bias::{PositionBias, distance_buckets, relative_bucket};
 pub use rms_norm::RmsNorm;
 pub use sample::{BAD_TOKEN, MAX_EOS, SETTINGS_LEN, Sample, SampleSettings};
+pub use segments::{Sight, segment_ranges};
 
 /// Every op by name. A test fails if one of them has no case in [`crate::verify`].
 pub const NAMES: &[&str] = &[

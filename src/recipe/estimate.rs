@@ -78,7 +78,7 @@ fn estimate_stage(
     let parameters = model.layout.n_params() as u64;
     let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
     let mut engine = engine.with_recompute(settings.recompute);
-    engine.prepare(BatchShape { batch, src_len, tgt_len })?;
+    engine.prepare(BatchShape { batch, src_len, tgt_len, packed: false })?;
     let (mut tokens, mut positions, mut seconds, mut measured) = (0, 0, 0.0, 0u64);
     // Each shape's kernels are compiled at its first step: steps count once their shape was met.
     let mut met = HashSet::new();

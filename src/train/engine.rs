@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use super::optimizer::{Optimizer, OptimizerConfig, StepReport};
-use crate::data::Batch;
+use crate::data::{Batch, Segments};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Readback, Slice};
 use crate::graph::{Graph, ValueId};
 use crate::model::{BatchShape, Builder, Model};
-use crate::ops::gather_index;
+use crate::ops::{Sight, gather_index, segment_ranges};
 use crate::plan::{Memory, Plan, PlanOptions, SlotPool};
 
 /// Settings of the objective that the gradients are those of.
@@ -280,6 +280,14 @@ pub fn write_batch(plan: &Plan, batch: &Batch) {
     plan.write("tgt_ids", &batch.tgt_in);
     plan.write("tgt_index", &gather_index(&batch.tgt_in, counts(&batch.tgt_lens, batch.tgt_len)));
     plan.write("labels", &batch.labels);
+    if let Some(Segments { src, tgt }) = &batch.segments {
+        let ranges = |own: &[u32], seen: &[u32], sight| segment_ranges(own, seen, batch.batch, sight);
+        plan.write("src_ranges", &ranges(src, src, Sight::Segment));
+        plan.write("tgt_keys", &ranges(tgt, tgt, Sight::UpToSelf));
+        plan.write("tgt_queries", &ranges(tgt, tgt, Sight::FromSelf));
+        plan.write("cross_keys", &ranges(tgt, src, Sight::Segment));
+        plan.write("cross_queries", &ranges(src, tgt, Sight::Segment));
+    }
 }
 
 /// The batch's shape, once its ids are known to lie inside the vocabulary.
@@ -292,5 +300,6 @@ fn checked_shape(batch: &Batch, model: &Model) -> Result<BatchShape> {
             "token id {id} is outside of the model's vocabulary of {vocab}: the tokenizer does not belong to this model"
         )));
     }
-    Ok(BatchShape { batch: batch.batch, src_len: batch.src_len, tgt_len: batch.tgt_len })
+    let (batch_size, packed) = (batch.batch, batch.segments.is_some());
+    Ok(BatchShape { batch: batch_size, src_len: batch.src_len, tgt_len: batch.tgt_len, packed })
 }

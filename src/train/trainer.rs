@@ -203,7 +203,7 @@ impl Trainer {
         let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
         let mut engine = engine.with_recompute(settings.recompute);
         // The largest first: later plans share its memory, and too little of it shows now.
-        engine.prepare(BatchShape { batch, src_len, tgt_len })?;
+        engine.prepare(BatchShape { batch, src_len, tgt_len, packed: false })?;
         let window = Window::new(state.tokens);
         let (out, pending, log, passes) = (out.to_path_buf(), None, open_log()?, 0.0);
         Ok(Trainer {

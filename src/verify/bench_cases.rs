@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Add, AddInto, Dtype};
 use crate::ops::{
-    Activation, Attention, AttentionDecode, CrossEntropy, Dropout, Function, Gather, Layout, Logits, MAX_EOS, Matmul,
-    PositionBias, RmsNorm, SETTINGS_LEN, Sample, SampleSettings, distance_buckets, gather_index,
+    Activation, Attention, AttentionDecode, CrossEntropy, Dropout, Function, Gather, Layout, Logits, MAX_EOS, Mask,
+    Matmul, PositionBias, RmsNorm, SETTINGS_LEN, Sample, SampleSettings, distance_buckets, gather_index,
 };
 use crate::plan::Plan;
 
@@ -142,7 +142,7 @@ fn attention(b: &mut Builder, encoder: bool) {
         d_kv: D_KV,
         q_len: LEN,
         kv_len: LEN,
-        causal: false,
+        mask: Mask::Padded,
         fused: encoder,
         reach: encoder.then_some(REACH),
         dropout: 0.0,

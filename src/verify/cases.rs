@@ -1,6 +1,7 @@
 //! The table of cases: each op at sizes that hurt. It drives correctness and gradients; `bench_cases.rs` has the same at
 //! T5's own shapes, for speed.
 
+mod attention;
 mod decoding;
 mod fused;
 mod packed;
@@ -9,8 +10,8 @@ use std::collections::HashMap;
 
 use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, interpret};
 use crate::ops::{
-    Activation, Attention, CrossEntropy, Dropout, Function, Gather, IGNORE, Layout, Logits, Matmul, PositionBias,
-    RmsNorm, Tiling, Variant, distance_buckets, gather_index, gather_index_len,
+    Activation, CrossEntropy, Dropout, Function, Gather, IGNORE, Layout, Logits, Matmul, PositionBias, RmsNorm,
+    Variant, distance_buckets, gather_index, gather_index_len,
 };
 
 /// One computation to check.
@@ -205,7 +206,7 @@ pub fn cases() -> Vec<Case> {
     gather(&mut cases);
     dropout(&mut cases);
     position_bias(&mut cases);
-    attention(&mut cases);
+    attention::push(&mut cases);
     cross_entropy(&mut cases);
     decoding::push(&mut cases);
     logits(&mut cases);
@@ -290,71 +291,6 @@ fn position_bias(cases: &mut Vec<Case>) {
             b.output("bias", bias);
         }));
     }
-}
-
-/// Sequences, heads, d_kv, queries, keys.
-type AttentionSize = [usize; 5];
-
-fn attention(cases: &mut Vec<Case>) {
-    let fused: [AttentionSize; 5] =
-        [[1, 1, 1, 1, 1], [2, 3, 5, 9, 9], [2, 2, 8, 33, 33], [1, 2, 36, 70, 70], [3, 1, 4, 32, 32]];
-    let cross: [AttentionSize; 4] = [[1, 1, 1, 1, 1], [2, 3, 5, 7, 34], [3, 2, 8, 40, 3], [2, 1, 36, 5, 65]];
-    for dropout in [0.0, 0.25] {
-        for causal in [false, true] {
-            for size in fused {
-                for reach in [Some(6), None] {
-                    push_attention(cases, size, true, causal, reach, dropout, 1.0);
-                }
-            }
-        }
-        for size in cross {
-            push_attention(cases, size, false, false, None, dropout, 1.0);
-        }
-        push_attention(cases, [2, 2, 4, 5, 37], false, false, Some(128), dropout, 1.0);
-    }
-    // Large scores: the softmax is all but one-hot.
-    push_attention(cases, [2, 2, 16, 40, 40], true, true, Some(6), 0.0, 6.0);
-}
-
-fn push_attention(
-    cases: &mut Vec<Case>,
-    size: AttentionSize,
-    fused: bool,
-    causal: bool,
-    reach: Option<usize>,
-    dropout: f32,
-    scale: f64,
-) {
-    // The cases are dealt out to both sides of workgroup and to the preferred tiling.
-    let tilings = [Some(Tiling::Workgroup { side: 4 }), None, Some(Tiling::Workgroup { side: 8 })];
-    let tiling = tilings[cases.len() % 3];
-    let [batch, heads, d_kv, q_len, kv_len] = size;
-    let name = format!("attention {size:?} fused={fused} causal={causal} reach={reach:?} dropout={dropout} x{scale}");
-    let case = Case::new(name, move |b| {
-        let op = Attention { batch, heads, d_kv, q_len, kv_len, causal, fused, reach, dropout, site: 5, tiling };
-        let inner = heads * d_kv;
-        let mut inputs = if fused {
-            vec![b.input("qkv", &[batch * q_len, 3 * inner], scale)]
-        } else {
-            vec![b.input("q", &[batch * q_len, inner], scale), b.input("kv", &[batch * kv_len, 2 * inner], scale)]
-        };
-        if let Some(reach) = reach {
-            inputs.push(b.input("bias", &[heads, 2 * reach + 1], 1.0));
-        }
-        if !causal {
-            // Full, partly padded, and (from three sequences on) empty.
-            let lens = [kv_len, kv_len.div_ceil(2), 0];
-            inputs.push(b.ids("lens", &(0..batch).map(|i| lens[i % 3] as u32).collect::<Vec<_>>()));
-        }
-        if dropout > 0.0 {
-            inputs.push(b.ids("key", &[1, 2, 3, 4]));
-        }
-        let outputs = b.graph.push(op, &inputs);
-        b.output("out", outputs[0]);
-        b.output_constant("lse", outputs[1]);
-    });
-    // exp of a score s in f32 errs by s units in the last place: scores reach 6^2 * 16 there.
-    cases.push(if scale > 1.0 { case.slack(10.0) } else { case });
 }
 
 fn cross_entropy(cases: &mut Vec<Case>) {

@@ -102,13 +102,14 @@ impl<'a> Golden<'a> {
             tgt_in,
             labels: labels.iter().map(label).collect(),
             tgt_lens: vec![tgt_len as u32; batch],
+            segments: None,
         })
     }
 
     async fn check_forward(&self, gpu: &Gpu, prefix: &str, rows: &mut Vec<Row>) -> Result<()> {
         let model = self.model(gpu)?;
         let batch = self.batch(prefix, model.config.decoder_start_token_id)?;
-        let shape = BatchShape { batch: batch.batch, src_len: batch.src_len, tgt_len: batch.tgt_len };
+        let shape = BatchShape { batch: batch.batch, src_len: batch.src_len, tgt_len: batch.tgt_len, packed: false };
         let mut b = Builder::new(&model, shape, 0.0);
         let encoded = b.encoder();
         let hidden = b.decoder(encoded);

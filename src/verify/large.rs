@@ -4,8 +4,8 @@
 use super::cases::{Builder, Case};
 use crate::graph::Dtype;
 use crate::ops::{
-    Attention, AttentionDecode, CrossEntropy, Gather, IGNORE, Layout, MAX_EOS, Matmul, RmsNorm, SETTINGS_LEN, Sample,
-    SampleSettings, Variant, gather_index,
+    Attention, AttentionDecode, CrossEntropy, Gather, IGNORE, Layout, MAX_EOS, Mask, Matmul, RmsNorm, SETTINGS_LEN,
+    Sample, SampleSettings, Variant, gather_index,
 };
 
 /// Sums of f32 over k random terms err by about sqrt(k) units in the last place, here with k from 65,536 to 300,000.
@@ -149,7 +149,7 @@ fn attention(q_len: usize, kv_len: usize) -> Case {
             d_kv,
             q_len,
             kv_len,
-            causal: false,
+            mask: Mask::Padded,
             fused: false,
             reach: Some(reach),
             dropout: 0.0,
