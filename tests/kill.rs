@@ -58,6 +58,7 @@ steps = 20
 batch_size = 4
 accumulate = 2
 optimizer = "adafactor"
+batching = { packed = { source_len = 48, target_len = 32 } }
 save_every = 3
 eval_every = 10
 eval_examples = 8

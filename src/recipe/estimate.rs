@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Recipe, Stage};
 use crate::data::Batch;
-use crate::data::stream::BatchPosition;
+use crate::data::stream::{BatchPosition, Batching};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::model::{BatchShape, Model, T5Config};
@@ -78,7 +78,7 @@ fn estimate_stage(
     let parameters = model.layout.n_params() as u64;
     let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
     let mut engine = engine.with_recompute(settings.recompute);
-    engine.prepare(BatchShape { batch, src_len, tgt_len, packed: false })?;
+    engine.prepare(BatchShape { batch, src_len, tgt_len, packed: settings.batching != Batching::Buckets })?;
     let (mut tokens, mut positions, mut seconds, mut measured) = (0, 0, 0.0, 0u64);
     // Each shape's kernels are compiled at its first step: steps count once their shape was met.
     let mut met = HashSet::new();

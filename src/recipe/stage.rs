@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Recipe, Wrong};
 use crate::data::Split;
 use crate::data::mixture::Mixing;
+use crate::data::stream::Batching;
 use crate::data::task::TaskConfig;
 use crate::error::Result;
 use crate::generate::{GenerateOptions, Strategy};
@@ -44,6 +45,9 @@ pub struct Stage {
     /// Multiplies the sizes of tasks before they are mixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<BTreeMap<String, f64>>,
+    /// "buckets" (an example a row), or `{ packed = { source_len = 512, target_len = 128 } }`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batching: Option<Batching>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
     /// Train for about this long instead: the speed is measured first, which fixes the steps.
@@ -187,6 +191,7 @@ impl Stage {
         }
         set(&mut settings.mixture, &self.mixture);
         set(&mut settings.scale, &self.scale);
+        set(&mut settings.batching, &self.batching);
         set(&mut settings.steps, &self.steps);
         set(&mut settings.batch_size, &self.batch_size);
         set(&mut settings.accumulate, &self.accumulate);
@@ -227,6 +232,7 @@ impl Stage {
             mixture: Some(settings.mixture),
             scale: (!settings.scale.is_empty()).then_some(settings.scale),
             steps: self.minutes.is_none().then_some(settings.steps),
+            batching: Some(settings.batching),
             batch_size: Some(settings.batch_size),
             accumulate: Some(settings.accumulate),
             recompute: Some(settings.recompute),
@@ -318,6 +324,7 @@ impl Stage {
             ("lr", self.lr.is_some()),
             ("optimizer", self.optimizer.is_some()),
             ("mixture", self.mixture.is_some()),
+            ("batching", self.batching.is_some()),
             ("best", self.best.is_some()),
             ("patience", self.patience.is_some()),
             ("eval_every", self.eval_every.is_some()),

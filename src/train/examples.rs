@@ -106,6 +106,7 @@ impl Sources {
         let mixture = Mixture::new(members, &settings.mixture, settings.seed, position.source.drawn)?;
         let options = StreamOptions {
             batch_size: settings.batch_size,
+            batching: settings.batching,
             seed: settings.seed,
             pad: config.pad_token_id,
             decoder_start: config.decoder_start_token_id,

@@ -11,6 +11,7 @@ use super::optimizer::OptimizerConfig;
 use super::schedule::{Decay, LrSchedule};
 use crate::data::Objective as TextObjective;
 use crate::data::mixture::Mixing;
+use crate::data::stream::Batching;
 use crate::data::task::{Files, Split, TaskConfig};
 use crate::error::{Error, Result};
 
@@ -53,6 +54,7 @@ pub struct Settings {
     pub mixture: Mixing,
     /// What the sizes of tasks are multiplied by before they are mixed; 1 where nothing is said.
     pub scale: BTreeMap<String, f64>,
+    pub batching: Batching,
     /// Where the first weights came from, in words; for comparison on resuming.
     pub origin: String,
     /// Optimiser steps of the whole run.
@@ -164,6 +166,7 @@ impl Settings {
             evaluate: Vec::new(),
             mixture: Mixing::default(),
             scale: BTreeMap::new(),
+            batching: Batching::default(),
             origin: String::new(),
             steps: 1000,
             batch_size: 32,

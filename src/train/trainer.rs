@@ -15,7 +15,7 @@ use super::state::State;
 use crate::checkpoint::{AtomicDir, recover};
 use crate::data::Split;
 use crate::data::prefetch::{Prefetch, Ready};
-use crate::data::stream::BatchPosition;
+use crate::data::stream::{BatchPosition, Batching};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::{BatchShape, Model};
@@ -197,13 +197,14 @@ impl Trainer {
             ));
         }
         let (batch, src_len, tgt_len) = batches.largest_shape();
+        let packed = settings.batching != Batching::Buckets;
         let batches = Prefetch::new(batches, settings.prefetch)?;
         let evaluator = (!evaluated.is_empty())
             .then(|| Evaluator::new(evaluated, settings.eval_batch_size, Decoding::default(), &model, &tokenizer));
         let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
         let mut engine = engine.with_recompute(settings.recompute);
         // The largest first: later plans share its memory, and too little of it shows now.
-        engine.prepare(BatchShape { batch, src_len, tgt_len, packed: false })?;
+        engine.prepare(BatchShape { batch, src_len, tgt_len, packed })?;
         let window = Window::new(state.tokens);
         let (out, pending, log, passes) = (out.to_path_buf(), None, open_log()?, 0.0);
         Ok(Trainer {
