@@ -55,6 +55,8 @@ fn what_cannot_work_is_refused_with_its_line() {
         ("train = [\"words\"]", "train = [\"word\"]", 16, "`word`"),
         ("steps = 20", "steps = 20\nminutes = 1", 18, "not both"),
         ("steps = 20", "steps = 20\nsplit = \"test\"", 18, "evaluates"),
+        ("steps = 20", "steps = 20\nfrom = \"test\"", 18, "choose among: model"),
+        ("name = \"test\"", "name = \"test\"\nfrom = \"train\"", 21, "choose among: pretrain, model"),
         ("steps = 20", "optimizer = \"sgd\"", 15, "adamw"),
         ("name = \"test\"", "name = \"pretrain\"", 15, "this name"),
         ("evaluate = [\"words\"]", "evaluate = [\"backwards\"]", 21, "no files for validation"),
@@ -97,6 +99,8 @@ fn what_a_run_keeps_says_everything_and_means_the_same() {
         "warmup = 1",
         "save_every = 1",
         "split = ",
+        "from = \"model\"",
+        "from = \"pretrain\"",
     ] {
         assert!(text.contains(part), "{part} in\n{text}");
     }

@@ -26,7 +26,8 @@ fn log(per: f64) -> String {
     for (step, worse) in [(10, 9.0), (20, 0.0)] {
         text += &format!(
             "{{\"event\":\"evaluation\",\"step\":{step},\"tasks\":{{\"say\":{{\"examples\":4,\"tokens\":9,\"loss\":1.25,\
-             \"accuracy\":0.5,\"metrics\":{{\"per\":{}}}}}}},\"metric\":\"say/per\",\"value\":1.0,\"best\":true,\"seconds\":1.0}}\n",
+             \"accuracy\":0.5,\"bits_per_byte\":2.5,\"metrics\":{{\"per\":{}}}}}}},\"metric\":\"say/per\",\
+             \"value\":1.0,\"best\":true,\"seconds\":1.0}}\n",
             per + worse
         );
     }
@@ -68,6 +69,7 @@ fn runs_of_recipes_lie_over_each_other() {
     assert!(at("<h2>Stage warm</h2>") < at("<h2>Stage all</h2>"), "stages keep the recipe's order");
     assert!(!html.contains("<h2>Stage exam</h2>"), "an evaluation alone has no curve");
     assert!(at("say · per") > at("Training loss"));
+    assert!(html.contains("say · bits per byte") && html.contains("2.50"));
     assert!(html.contains("<b>10.25</b>"), "the best run of a column stands out");
     assert!(html.contains("<code>model.d_model</code>") && !html.contains("<code>seed</code>"), "only what differs");
     assert!(html.contains("per: <code>how</code>"));

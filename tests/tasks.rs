@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use t5_wgpu::data::cmudict::{CmuDict, is_dev, is_test};
+use t5_wgpu::data::cmudict::{CmuDict, split_of};
 use t5_wgpu::data::{Split, TaskConfig, TaskExample, TaskSet};
 use t5_wgpu::tokenizer::Tokenizer;
 
@@ -167,8 +167,9 @@ fn the_dictionary_falls_into_three_splits() {
         assert!((words / 22..words / 18).contains(&part.len()), "{} of {words}", part.len());
     }
     let word = |example: &TaskExample| example.source.strip_prefix("say ").unwrap().to_owned();
-    assert!(train.iter().all(|e| !is_dev(&word(e)) && !is_test(&word(e)) && e.references.len() == 1));
-    assert!(validation.iter().all(|e| is_dev(&word(e))) && test.iter().all(|e| is_test(&word(e))));
+    assert!(train.iter().all(|e| split_of(&word(e)) == Split::Train && e.references.len() == 1));
+    assert!(validation.iter().all(|e| split_of(&word(e)) == Split::Validation));
+    assert!(test.iter().all(|e| split_of(&word(e)) == Split::Test));
     assert!(validation.iter().any(|e| e.references.len() > 1));
     let metrics: Vec<String> = config.resolved_metrics().iter().flat_map(|metric| metric.names()).collect();
     assert_eq!(metrics, ["sequence_error", "per"]);

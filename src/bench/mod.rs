@@ -5,6 +5,7 @@
 
 mod ceilings;
 mod compare;
+mod data;
 mod decode;
 mod encoder;
 mod gpus;
@@ -17,6 +18,7 @@ mod subject;
 mod trace;
 mod train;
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 pub use ceilings::{Ceilings, kernels};
@@ -94,6 +96,11 @@ pub struct BenchOptions {
     pub quick: bool,
     /// Collect the time of every dispatch of a step.
     pub trace: bool,
+    /// Files of text whose first MiB the data's rate is measured on; none: words that are made up.
+    pub text: Vec<PathBuf>,
+    /// What that text is cut by, as for [`Tokenizer::open`](crate::tokenizer::Tokenizer::open); `None`: the tokenizer of the
+    /// model's folder, or else bytes.
+    pub tokenizer: Option<String>,
 }
 
 impl BenchOptions {

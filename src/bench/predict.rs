@@ -151,6 +151,8 @@ impl BenchOptions {
             seconds: 1.0,
             quick: false,
             trace: false,
+            text: Vec::new(),
+            tokenizer: None,
         }
     }
 }

@@ -1,20 +1,16 @@
 //! A training step: forward, backward, optimiser; and whether the data can keep up.
 
+use super::data::Pipeline;
 use super::report::Figure;
 use super::spread::{Arm, seconds};
 use super::subject::{Needed, random_batch};
 use super::trace::Trace;
 use super::{Bench, Section};
-use crate::data::{Markers, SpanCorruption};
 use crate::error::Result;
 use crate::gpu::StepWork;
 use crate::model::{BatchShape, Model};
-use crate::rng::{Purpose, Rng};
 use crate::train::engine::{Engine, Objective};
 use crate::train::optimizer::OptimizerConfig;
-
-/// Segments that one sample of the data's rate corrupts.
-const SEGMENTS: usize = 50;
 
 impl Bench<'_, '_> {
     pub(super) fn train(&mut self, model: Model) -> Result<()> {
@@ -35,6 +31,7 @@ impl Bench<'_, '_> {
 
         let name = format!("{} x ({} + {}) tokens", shape.batch, shape.src_len, shape.tgt_len);
         let tokens = (shape.batch * (shape.src_len + shape.tgt_len)) as f64;
+        let pipeline = Pipeline::open(self.options, shape.src_len, shape.batch)?;
         let engine = std::cell::RefCell::new(engine);
         let mut number = 0;
         let mut arms = [
@@ -54,7 +51,7 @@ impl Bench<'_, '_> {
                 seconds(|| pollster::block_on(engine.evaluate(&batch)).map(drop))
             }),
             Arm::new("optimiser alone", || pollster::block_on(engine.borrow().optimizer.program().time(1))),
-            Arm::new("span corruption", corruption(shape.src_len)?),
+            Arm::new("text to batches", || pipeline.run()),
         ];
         let spreads = self.time(&mut arms)?;
         drop(arms);
@@ -86,12 +83,17 @@ impl Bench<'_, '_> {
             Figure::exact(section, &of("moments"), "MiB", moments),
             Figure::exact(section, &of("activations"), "MiB", activations),
             Figure::exact(section, &of("live activations at most"), "MiB", mib(plan.memory().live_maximum)),
-            Figure::new(section, "span corruption on one core", "tokens/s", spreads[3]),
+            Figure::new(
+                section,
+                &format!("text to batches on one core, tokenizer {}", pipeline.name),
+                "tokens/s",
+                spreads[3],
+            ),
             Figure::exact(
                 section,
-                "share of a core that makes the examples",
-                "%",
-                100.0 * tokens / spreads[0].median / spreads[3].median,
+                "the same, over the training step's",
+                "x",
+                spreads[3].median * spreads[0].median / tokens,
             ),
         ];
         self.report.figures.extend(figures);
@@ -107,27 +109,4 @@ impl Bench<'_, '_> {
         }
         Ok(())
     }
-}
-
-/// Makes examples of random tokens and gives their tokens a second, sources and targets together.
-fn corruption(source_len: usize) -> Result<impl FnMut() -> Result<f64>> {
-    let objective = SpanCorruption::default();
-    let (raw, _) = objective.lengths(source_len)?;
-    let text: Vec<u32> = (0..raw as u32).map(|i| 3 + i * 7919 % 32_000).collect();
-    let sentinels = (0..objective.n_spans(raw) as u32).map(|k| 40_000 + k).collect();
-    let markers = Markers::new(sentinels, 1);
-    let mut number = 0;
-    Ok(move || {
-        let mut tokens = 0;
-        let spent = seconds(|| {
-            for _ in 0..SEGMENTS {
-                number += 1;
-                let mut rng = Rng::new(0, Purpose::Corruption, &[number]);
-                let example = objective.corrupt(&text, &markers, &mut rng)?;
-                tokens += example.source.len() + example.target.len();
-            }
-            Ok(())
-        })?;
-        Ok(tokens as f64 / spent)
-    })
 }

@@ -20,6 +20,8 @@ Examples:
     t5 bench --compare old.json
   A larger model's generation, with a trace for https://ui.perfetto.dev:
     t5 bench decode --model flan-t5-base --trace decode.json
+  Whether text and tokenizer of your own keep up with the training step:
+    t5 bench train --text corpus.txt.gz --tokenizer spiece.model
   What cards that you do not have should need:
     t5 bench --predict --model flan-t5-xl";
 
@@ -64,6 +66,12 @@ pub struct Args {
     /// Write the dispatches of a decoding and of a training step as a trace for Chrome or Perfetto
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Text that the data's rate is measured on, its first MiB [default: words that are made up]
+    #[arg(long, value_name = "FILE")]
+    text: Vec<PathBuf>,
+    /// The tokenizer of that: a file, a folder, or "bytes" [default: the model folder's, or else bytes]
+    #[arg(long, value_name = "FILE|DIR|bytes")]
+    tokenizer: Option<String>,
     /// Measure nothing; say what named graphics cards should need for this model
     #[arg(long, conflicts_with_all = ["compare", "trace", "csv", "sections"])]
     predict: bool,
@@ -95,6 +103,8 @@ impl Args {
             seconds: self.seconds.unwrap_or(if self.quick { 0.05 } else { 0.5 }),
             quick: self.quick,
             trace: self.trace.is_some(),
+            text: self.text.clone(),
+            tokenizer: self.tokenizer.clone(),
             ..BenchOptions::new(Subject::parse(&self.model)?)
         })
     }

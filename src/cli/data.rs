@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Subcommand;
-use t5_wgpu::data::cmudict::CmuDict;
+use t5_wgpu::data::cmudict::{CmuDict, Written};
 
 /// Turn published data sets into training files
 #[derive(Debug, clap::Args)]
@@ -16,12 +16,12 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Set {
-    /// English words and their pronunciations: writes train.tsv and dev.tsv
+    /// English words and their pronunciations: writes train.tsv, validation.tsv and test.tsv
     Cmudict {
         /// The dictionary, plain or gzipped
         #[arg(long, default_value = "data/cmudict.dict.gz")]
         dict: PathBuf,
-        /// Folder for train.tsv and dev.tsv, created if missing
+        /// Folder for the files, created if missing
         #[arg(long)]
         out: PathBuf,
     },
@@ -32,13 +32,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Set::Cmudict { dict, out } => {
             let words = CmuDict::open(&dict).context("reading the pronouncing dictionary")?;
             let written = words.write_tsv(&out)?;
-            println!("{}: {} words, one line each", written.train.display(), written.train_words);
-            println!(
-                "{}: {} words, {} lines (a line for each pronunciation)",
-                written.dev.display(),
-                written.dev_words,
-                written.dev_lines
-            );
+            for Written { path, words, lines, .. } in written {
+                println!("{}: {words} words, {lines} lines", path.display());
+            }
             println!("{} lines with words of other characters than a-z ' . - were left out", words.skipped);
             Ok(())
         }

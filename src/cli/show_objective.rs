@@ -176,8 +176,8 @@ impl<W: Write> Show<'_, W> {
                 let lengths = self.lengths[self.args.objective.draw(&mut rng.clone())];
                 let end = tokens.len().min(start + lengths.raw);
                 let raw = &tokens[start..end];
-                // As in training, where a text of one token is an error only if it is all there is.
-                if raw.len() > 1 || start == 0 {
+                // As in training, where a part of one token is left out; as the user's only text it is an error.
+                if raw.len() > 1 || !self.args.text.is_empty() && start == 0 {
                     let mut example = self.args.objective.apply(raw, &self.markers, &mut rng)?;
                     lengths.trim(&mut example, self.markers.eos);
                     self.example(number, raw, &example, lengths)?;

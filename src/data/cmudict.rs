@@ -1,16 +1,17 @@
 //! The CMU Pronouncing Dictionary: English words and their pronunciations in ARPAbet.
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::lines::for_each_line;
+use super::task::Split;
 use crate::{Error, Result};
 
-/// Shares of the words that are kept for development and for the final test, out of [`SPLIT_OUT_OF`].
-const DEV_SHARE: u64 = 500;
-const TEST_SHARE: u64 = 500;
+/// Words at these places out of [`SPLIT_OUT_OF`] are kept for validation, and those behind them for the final test.
+const VALIDATION_END: u64 = 500;
+const TEST_END: u64 = 1000;
 const SPLIT_OUT_OF: u64 = 10_000;
 
 /// A word and its pronunciations, the usual one first.
@@ -29,15 +30,14 @@ pub struct CmuDict {
     pub skipped: usize,
 }
 
-/// What [`CmuDict::write_tsv`] wrote.
+/// A file that [`CmuDict::write_tsv`] wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    pub train: PathBuf,
-    pub train_words: usize,
-    pub dev: PathBuf,
-    pub dev_words: usize,
-    /// Lines of `dev`: words with alternatives have several.
-    pub dev_lines: usize,
+    pub split: Split,
+    pub path: PathBuf,
+    pub words: usize,
+    /// Words with alternatives have several, but for training.
+    pub lines: usize,
 }
 
 impl CmuDict {
@@ -68,42 +68,41 @@ impl CmuDict {
         Ok(dict)
     }
 
-    /// Writes `train.tsv` and `dev.tsv` (`word<TAB>phonemes`) into `folder`, which is created if missing.
+    /// Writes `train.tsv`, `validation.tsv` and `test.tsv` (`word<TAB>phonemes`) into `folder`, which is created if missing.
     ///
-    /// A training word has one line, its first pronunciation, so that there is one right answer to learn. A word for
-    /// development has a line for each pronunciation: evaluation takes lines of equal source as alternatives. 5 % of the
-    /// words are for development, chosen by a hash of the word, so the split survives new editions of the dictionary.
-    pub fn write_tsv(&self, folder: &Path) -> Result<Written> {
+    /// A training word has one line, its first pronunciation, so that there is one right answer to learn. Other words
+    /// have a line for each pronunciation: evaluation takes lines of equal source as alternatives.
+    pub fn write_tsv(&self, folder: &Path) -> Result<Vec<Written>> {
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        let (dev, train): (Vec<&Entry>, Vec<&Entry>) = self.entries.iter().partition(|entry| is_dev(&entry.word));
-        let first = |entry: &&Entry| entry.pronunciations.first().map(|p| format!("{}\t{p}\n", entry.word));
-        let all = |entry: &&Entry| -> Vec<String> {
-            entry.pronunciations.iter().map(|p| format!("{}\t{p}\n", entry.word)).collect()
-        };
-        let train_lines: Vec<String> = train.iter().filter_map(first).collect();
-        let dev_lines: Vec<String> = dev.iter().flat_map(all).collect();
-        let written = Written {
-            train: folder.join("train.tsv"),
-            train_words: train.len(),
-            dev: folder.join("dev.tsv"),
-            dev_words: dev.len(),
-            dev_lines: dev_lines.len(),
-        };
-        write(&written.train, &train_lines)?;
-        write(&written.dev, &dev_lines)?;
-        Ok(written)
+        [Split::Train, Split::Validation, Split::Test]
+            .into_iter()
+            .map(|split| self.write_split(split, folder))
+            .collect()
+    }
+
+    fn write_split(&self, split: Split, folder: &Path) -> Result<Written> {
+        let path = folder.join(format!("{split}.tsv"));
+        let (mut text, mut words, mut lines) = (String::new(), 0, 0);
+        for Entry { word, pronunciations } in self.entries.iter().filter(|entry| split_of(&entry.word) == split) {
+            let used = if split == Split::Train { 1 } else { pronunciations.len() };
+            for pronunciation in pronunciations.iter().take(used) {
+                let _ = writeln!(text, "{word}\t{pronunciation}");
+            }
+            (words, lines) = (words + 1, lines + used);
+        }
+        fs::write(&path, text).map_err(Error::io("write", &path))?;
+        Ok(Written { split, path, words, lines })
     }
 }
 
-/// Whether a word belongs to the development set; a function of the word alone.
-pub fn is_dev(word: &str) -> bool {
-    place(word) < DEV_SHARE
-}
-
-/// Whether a word belongs to the test set, as large as the development set and apart from it. [`CmuDict::write_tsv`] has
-/// no such set: its training words include these.
-pub fn is_test(word: &str) -> bool {
-    (DEV_SHARE..DEV_SHARE + TEST_SHARE).contains(&place(word))
+/// The split that a word belongs to: a function of the word alone, so that it survives new editions of the dictionary. 5 % of
+/// the words are for validation and 5 % for the test.
+pub fn split_of(word: &str) -> Split {
+    match place(word) {
+        ..VALIDATION_END => Split::Validation,
+        VALIDATION_END..TEST_END => Split::Test,
+        _ => Split::Train,
+    }
 }
 
 /// Below [`SPLIT_OUT_OF`], as good as uniform.
@@ -132,11 +131,6 @@ fn without_alternative(head: &str) -> &str {
     }
 }
 
-fn write(path: &Path, lines: &[String]) -> Result<()> {
-    let mut file = fs::File::create(path).map_err(Error::io("create", path))?;
-    file.write_all(lines.concat().as_bytes()).map_err(Error::io("write", path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,7 +149,7 @@ mod tests {
     #[test]
     fn the_split_is_pinned() {
         let words = ["cat", "dog", "house", "tomato", "zebra", "abandon", "abbey", "abbot", "aardvark", "zygote"];
-        let dev: Vec<&str> = words.into_iter().filter(|word| is_dev(word)).collect();
+        let dev: Vec<&str> = words.into_iter().filter(|word| split_of(word) == Split::Validation).collect();
         assert_eq!(dev, ["abbey"]);
     }
 }

@@ -95,7 +95,7 @@ impl<R: BufRead> ZstdReader<R> {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
                 }
-                Err(e) => return Err(io::Error::other(e)),
+                Err(e) => return Err(damaged(e)),
             }
         }
         Ok(false)
@@ -112,6 +112,10 @@ impl<R: BufRead> ZstdReader<R> {
     }
 }
 
+fn damaged(cause: FrameDecoderError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the zstd archive is damaged or cut off: {cause}"))
+}
+
 impl<R: BufRead> Read for ZstdReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
@@ -120,9 +124,7 @@ impl<R: BufRead> Read for ZstdReader<R> {
             }
             self.in_frame = true;
             while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
-                self.decoder
-                    .decode_blocks(&mut self.source, BlockDecodingStrategy::UptoBlocks(1))
-                    .map_err(io::Error::other)?;
+                self.decoder.decode_blocks(&mut self.source, BlockDecodingStrategy::UptoBlocks(1)).map_err(damaged)?;
             }
             let n = self.decoder.read(buffer)?;
             if n > 0 || buffer.is_empty() {

@@ -42,23 +42,18 @@ pub struct Estimate {
 /// Time that is spent on measuring a stage's steps.
 const MEASURED: Duration = Duration::from_secs(3);
 
-/// Measures a few steps of every stage that trains, with fresh weights, and writes nothing. A tokenizer that is to be trained
-/// is stood in for by bytes of the same vocabulary's size.
+/// Measures a few steps of every stage that trains, with fresh weights, and writes nothing. A tokenizer of the recipe's own is
+/// trained for it.
 ///
 /// # Errors
 /// As training would give them: data that cannot be read, too little memory.
 pub fn estimate(recipe: &Recipe, gpu: &Gpu) -> Result<Vec<Estimate>> {
     let recipe = &recipe.spelled_out()?;
-    let spec = &recipe.tokenizer;
-    let tokenizer = match (&spec.from, &recipe.model.from) {
-        (Some(from), _) => Tokenizer::open(from)?,
-        (None, Some(model)) => Tokenizer::from_dir(model)?,
-        (None, None) => Tokenizer::bytes(),
+    let tokenizer = match recipe.named_tokenizer()? {
+        Some(tokenizer) => tokenizer,
+        None => recipe.train_tokenizer()?.tokenizer,
     };
-    let mut config = recipe.model.config(&tokenizer)?;
-    if let (Some(size), None) = (spec.vocab_size, recipe.model.vocab) {
-        config.vocab_size = size.max(tokenizer.vocab_size()).next_multiple_of(64);
-    }
+    let config = recipe.model.config(&tokenizer)?;
     let stages = recipe.stages.iter().filter(|stage| stage.trains());
     stages.map(|stage| estimate_stage(recipe, stage, gpu, &tokenizer, &config)).collect()
 }

@@ -8,6 +8,7 @@ pub mod evaluation;
 pub mod model;
 pub mod run;
 pub mod stage;
+pub mod tokenizer;
 
 mod source;
 
@@ -16,12 +17,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::task::{Files, TaskConfig};
+use crate::data::task::TaskConfig;
 use crate::error::{Error, Result};
 use crate::train::settings::{Settings, TextConfig};
 pub use model::ModelSpec;
 use source::Source;
+use stage::FROM_MODEL;
 pub use stage::Stage;
+pub use tokenizer::TokenizerSpec;
 
 /// A recipe as it is written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -52,27 +55,6 @@ pub struct Recipe {
     /// In their order.
     #[serde(rename = "stage")]
     pub stages: Vec<Stage>,
-}
-
-/// Where the tokenizer comes from: a file, or training.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TokenizerSpec {
-    /// "bytes", a tokenizer.json, a spiece.model, or a folder. Default: the model's own, or bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<String>,
-    /// Trains a unigram vocabulary of this size instead, special tokens counted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vocab_size: Option<usize>,
-    /// Names of the texts and tasks to train it on; all by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub train: Option<Vec<String>>,
-    /// Further files of text to train it on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub files: Option<Files>,
-    /// Sentinel tokens (100).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sentinels: Option<usize>,
 }
 
 /// What is wrong, under which key: "stage.pretrain.lr".
@@ -120,7 +102,11 @@ impl Recipe {
     /// What is wrong with the model or with a stage.
     pub fn spelled_out(&self) -> Result<Recipe> {
         let mut recipe = Recipe { model: self.model.spelled_out()?, ..self.clone() };
-        let stages = recipe.stages.iter().map(|stage| Ok(stage.spelled_out(&recipe.settings(stage)?)));
+        let from = |stage| recipe.starting_stage(stage).map_or(FROM_MODEL, |other| &other.name).to_owned();
+        let stages = recipe
+            .stages
+            .iter()
+            .map(|stage| Ok(Stage { from: Some(from(stage)), ..stage.spelled_out(&recipe.settings(stage)?) }));
         recipe.stages = stages.collect::<Result<_>>()?;
         Ok(recipe)
     }
@@ -146,13 +132,19 @@ impl Recipe {
     /// # Errors
     /// What is wrong with the stage.
     pub fn settings(&self, stage: &Stage) -> Result<Settings> {
-        let fine_tuning = self.model.from.is_some() || self.trains_before(stage);
+        let fine_tuning = self.model.from.is_some() || self.starting_stage(stage).is_some();
         stage.settings(&self.texts, &self.tasks, self.seed, fine_tuning, self.model.dropout)
     }
 
-    /// Whether an earlier stage has trained the weights that this one begins with.
-    fn trains_before(&self, stage: &Stage) -> bool {
-        self.stages.iter().take_while(|other| other.name != stage.name).any(Stage::trains)
+    /// The stage whose weights this one begins with, unless they are those of the recipe's model.
+    fn starting_stage(&self, stage: &Stage) -> Option<&Stage> {
+        let mut earlier =
+            self.stages.iter().take_while(|other| other.name != stage.name).filter(|other| other.trains());
+        match stage.from.as_deref() {
+            Some(FROM_MODEL) => None,
+            Some(name) => earlier.find(|other| other.name == name),
+            None => earlier.last(),
+        }
     }
 
     fn start_paths_at(&mut self, base: &Path) {
@@ -202,45 +194,6 @@ impl Recipe {
             stage.check(self)?;
         }
         Ok(())
-    }
-
-    fn check_tokenizer(&self) -> Result<(), Wrong> {
-        let spec = &self.tokenizer;
-        if spec.from.is_some() && spec.vocab_size.is_some() {
-            return Err(Wrong::new(
-                "tokenizer.vocab_size",
-                "a tokenizer is read (from) or trained (vocab_size), not both",
-            ));
-        }
-        if spec.vocab_size.is_none() {
-            let set = [
-                ("train", spec.train.is_some()),
-                ("files", spec.files.is_some()),
-                ("sentinels", spec.sentinels.is_some()),
-            ];
-            if let Some((key, _)) = set.iter().find(|(_, set)| *set) {
-                let what = "this is for a tokenizer that is trained: set vocab_size";
-                return Err(Wrong::new(format!("tokenizer.{key}"), what));
-            }
-        }
-        if spec.vocab_size.is_some() && self.model.from.is_some() {
-            let what = "the model in `model.from` has a tokenizer of its own: leave vocab_size out";
-            return Err(Wrong::new("tokenizer.vocab_size", what));
-        }
-        for name in spec.train.iter().flatten() {
-            if !self.texts.contains_key(name) && !self.tasks.contains_key(name) {
-                return Err(Wrong::new("tokenizer.train", self.no_such_task(name)));
-            }
-        }
-        if let Some(files) = &spec.files {
-            files.paths(Path::new("")).map_err(|e| Wrong::new("tokenizer.files", e.to_string()))?;
-        }
-        match &spec.from {
-            Some(from) if from != "bytes" && !Path::new(from).exists() => {
-                Err(Wrong::new("tokenizer.from", format!("there is no {from}")))
-            }
-            _ => Ok(()),
-        }
     }
 
     fn no_such_task(&self, name: &str) -> String {

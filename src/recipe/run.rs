@@ -13,13 +13,11 @@ use super::evaluation::{evaluate, write_evaluation};
 use super::stage::Begin;
 use super::{Recipe, Stage};
 use crate::checkpoint::{AtomicDir, write_file_atomic};
-use crate::data::task::Split;
-use crate::data::text_lines;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::Model;
 use crate::report::{METRICS, RECIPE};
-use crate::tokenizer::{self, Tokenizer, TrainOptions, TrainSummary};
+use crate::tokenizer::{Tokenizer, TrainSummary};
 use crate::train::evaluate::Evaluation;
 use crate::train::settings::Settings;
 use crate::train::trainer::{BEST, LAST};
@@ -133,56 +131,27 @@ impl Run {
 
     /// The run's tokenizer: read, or trained once and kept.
     pub fn tokenizer(&self, conductor: &mut Conductor<'_>) -> Result<Tokenizer> {
-        let spec = &self.recipe.tokenizer;
-        let Some(vocab_size) = spec.vocab_size else {
-            return match (&spec.from, &self.recipe.model.from) {
-                (Some(from), _) => Tokenizer::open(from),
-                (None, Some(model)) => Tokenizer::from_dir(model),
-                (None, None) => Ok(Tokenizer::bytes()),
-            };
-        };
+        if let Some(tokenizer) = self.recipe.named_tokenizer()? {
+            return Ok(tokenizer);
+        }
         let folder = self.out.join(TOKENIZER);
         crate::checkpoint::recover(&folder)?;
         if folder.join("tokenizer.json").exists() {
             return Tokenizer::from_dir(&folder);
         }
-        conductor.watch.remark(&format!("training a tokenizer of {vocab_size} pieces"));
-        let options = TrainOptions { vocab_size, ..TrainOptions::default() };
-        let options = TrainOptions { sentinels: spec.sentinels.unwrap_or(options.sentinels), ..options };
-        let TrainSummary { lines, bytes_per_token, unknown, .. } = self.learn_tokenizer(&folder, &options)?;
+        conductor.watch.remark("training a tokenizer");
+        let trained = self.recipe.train_tokenizer()?;
+        // Its configuration marks the folder as one that may be replaced as a whole.
+        let dir = AtomicDir::begin(&folder)?;
+        trained.save(dir.path())?;
+        dir.commit()?;
+        let TrainSummary { lines, bytes_per_token, unknown, .. } = trained.summary;
         conductor.watch.remark(&format!(
-            "learned from {lines} lines: {bytes_per_token:.2} bytes a token, {:.3} % of the tokens unknown",
+            "learned {} pieces from {lines} lines: {bytes_per_token:.2} bytes a token, {:.3} % of the tokens unknown",
+            trained.tokenizer.vocab_size(),
             100.0 * unknown
         ));
         Tokenizer::from_dir(&folder)
-    }
-
-    fn learn_tokenizer(&self, folder: &Path, options: &TrainOptions) -> Result<TrainSummary> {
-        let (texts, files) = self.tokenizer_text()?;
-        let lines = texts.into_iter().map(Ok).chain(text_lines(files));
-        let trained = tokenizer::train(lines, options)?;
-        // Its configuration marks the folder as one that may be replaced as a whole.
-        let dir = AtomicDir::begin(folder)?;
-        trained.save(dir.path())?;
-        dir.commit()?;
-        Ok(trained.summary)
-    }
-
-    /// What the tokenizer is trained on: texts of tasks, and files.
-    fn tokenizer_text(&self) -> Result<(Vec<String>, Vec<PathBuf>)> {
-        let Recipe { texts, tasks, tokenizer: spec, .. } = &self.recipe;
-        let all = || texts.keys().chain(tasks.keys()).cloned().collect();
-        let mut lines = Vec::new();
-        let mut files = spec.files.as_ref().map_or(Ok(Vec::new()), |files| files.paths(Path::new("")))?;
-        for name in spec.train.clone().unwrap_or_else(all) {
-            if let Some(text) = texts.get(&name) {
-                files.extend(text.files.paths(Path::new(""))?);
-            } else if let Some(task) = tasks.get(&name).filter(|task| task.has(Split::Train)) {
-                let examples = task.load(Path::new(""), Split::Train)?;
-                lines.extend(examples.into_iter().flat_map(|example| [example.source, example.target]));
-            }
-        }
-        Ok((lines, files))
     }
 
     fn train(&self, index: usize, gpu: &Gpu, tokenizer: &Tokenizer, conductor: &mut Conductor<'_>) -> Result<Outcome> {
@@ -216,7 +185,7 @@ impl Run {
         }
     }
 
-    /// The weights that a stage begins with: those of the last stage that trained, or the recipe's model.
+    /// The weights that a stage begins with: those of an earlier stage, or the recipe's model.
     fn model(
         &self,
         index: usize,
@@ -227,8 +196,7 @@ impl Run {
         watch: &mut dyn Watch,
     ) -> Result<Model> {
         let stage = &self.recipe.stages[index];
-        let before = self.recipe.stages[..index].iter().rev().find(|stage| stage.trains());
-        let folder = match (before, &self.recipe.model.from) {
+        let folder = match (self.recipe.starting_stage(stage), &self.recipe.model.from) {
             (Some(before), _) => {
                 let folder = self.folder(before);
                 let best = stage.begin.unwrap_or(begin) == Begin::Best && folder.join(BEST).exists();

@@ -25,6 +25,9 @@ pub enum Begin {
     Best,
 }
 
+/// What [`Stage::from`] calls the recipe's model.
+pub const FROM_MODEL: &str = "model";
+
 /// A stage as it is written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,7 +40,11 @@ pub struct Stage {
     /// Texts and tasks to evaluate on. Default: those of `train` that have something for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluate: Option<Vec<String>>,
-    /// Which weights of the stage before it begins with. Default: the last to train on, the best to evaluate.
+    /// The stage whose weights this one begins with, or "model": those of the recipe's model, random ones by this stage's
+    /// seed. Default: the last stage before it that trains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Which weights of that stage. Default: the last to train on, the best to evaluate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begin: Option<Begin>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -270,6 +277,19 @@ impl Stage {
                     return Err(Wrong::new(key(list), recipe.no_such_task(name)));
                 }
             }
+        }
+        if self.name == FROM_MODEL {
+            let what = "`model` stands for the recipe's model: choose another name";
+            return Err(Wrong::new(key("name"), what));
+        }
+        let earlier =
+            || recipe.stages.iter().take_while(|other| other.name != self.name).filter(|other| other.trains());
+        if let Some(from) = self.from.as_ref().filter(|from| *from != FROM_MODEL)
+            && !earlier().any(|other| other.name == *from)
+        {
+            let names: Vec<&str> = earlier().map(|other| other.name.as_str()).chain([FROM_MODEL]).collect();
+            let what = format!("no stage `{from}` trains before this one; choose among: {}", names.join(", "));
+            return Err(Wrong::new(key("from"), what));
         }
         for name in &self.train {
             if recipe.tasks.get(name).is_some_and(|task| !task.has(Split::Train)) {

@@ -81,6 +81,8 @@ pub(super) struct TaskFigures {
     pub loss: Option<f64>,
     /// Share of target tokens predicted right.
     pub accuracy: Option<f64>,
+    /// Of unlabelled text: comparable between tokenizers, as the loss is not.
+    pub bits_per_byte: Option<f64>,
     pub metrics: BTreeMap<String, Option<f64>>,
     pub scores: Vec<ScoreLine>,
 }
@@ -174,14 +176,16 @@ impl Stage {
 }
 
 impl TaskFigures {
-    /// (name, value, direction), of metrics and scores; scores know their direction.
+    /// (name, value, direction), of metrics, scores and bits per byte; scores know their direction.
     pub(super) fn named(&self) -> Vec<(&str, f64, Direction)> {
         let scored = self.scores.iter().filter_map(|score| {
             Some((score.name.as_str(), score.value?, score.better.unwrap_or_else(|| direction(&score.name))))
         });
         let is_scored = |name: &String| self.scores.iter().any(|score| score.name == *name);
         let others = self.metrics.iter().filter(|(name, _)| !is_scored(name));
-        scored.chain(others.filter_map(|(name, value)| Some((name.as_str(), (*value)?, direction(name))))).collect()
+        let others = others.filter_map(|(name, value)| Some((name.as_str(), (*value)?, direction(name))));
+        let bits = self.bits_per_byte.map(|bits| ("bits per byte", bits, Direction::Lower));
+        scored.chain(others).chain(bits).collect()
     }
 }
 

@@ -79,7 +79,7 @@ pub struct Settings {
     pub label_smoothing: f32,
     pub z_loss: f32,
     pub seed: u64,
-    /// Steps between evaluations. `None`: a twentieth of the steps, at most 1,000.
+    /// Steps between evaluations, besides that after the last. `None`: a twentieth of the steps, between 50 and 1,000.
     pub eval_every: Option<u64>,
     /// Most examples of a task in an evaluation, spread evenly over those there are.
     pub eval_examples: usize,
@@ -254,7 +254,7 @@ impl Settings {
     pub fn settle(&mut self) {
         let twentieth = (self.steps / 20).min(1000);
         self.warmup.get_or_insert(twentieth);
-        self.eval_every.get_or_insert(twentieth.max(1));
+        self.eval_every.get_or_insert(twentieth.max(50));
         self.save_every.get_or_insert(twentieth.max(1));
     }
 

@@ -19,7 +19,7 @@ use crate::cli::{GpuArgs, TuneArgs};
 const EXAMPLES: &str = "\
 Examples:
   Pronunciations from scratch, byte by byte (`t5 data cmudict` writes the files):
-    t5 train --pairs train.tsv --eval dev.tsv --layers 3 --d-model 256 --steps 5000 --out runs/g2p
+    t5 train --pairs train.tsv --eval validation.tsv --layers 3 --d-model 256 --steps 5000 --out runs/g2p
   Pre-training on text by span corruption, about an hour:
     t5 train --text corpus.txt.gz --held-out 0.02 --tokenizer spiece.model --preset t5-small \\
       --optimizer adafactor --lr 0.01 --schedule inverse-sqrt --minutes 60 --out runs/pretrained
@@ -150,7 +150,7 @@ pub struct Args {
     /// Replace the run in --out
     #[arg(long, help_heading = "Output")]
     pub overwrite: bool,
-    /// Steps between evaluations [default: a twentieth of the steps, at most 1000]
+    /// Steps between evaluations [default: a twentieth of the steps, at least 50, at most 1000]
     #[arg(long, value_name = "N", help_heading = "Output")]
     pub eval_every: Option<u64>,
     /// Most examples of an evaluation [default: 512]

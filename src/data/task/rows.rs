@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Split;
 use super::files::Paths;
 use super::row::Row;
-use crate::data::cmudict::{CmuDict, Entry, is_dev, is_test};
+use crate::data::cmudict::{CmuDict, Entry, split_of};
 use crate::data::lines::for_each_line;
 use crate::data::unpack;
 use crate::{Error, Result};
@@ -165,11 +165,7 @@ fn jsonl(path: &Path, visit: Visit) -> Result<()> {
 }
 
 fn cmudict(path: &Path, split: Split, visit: Visit) -> Result<()> {
-    let in_split = |entry: &&Entry| match split {
-        Split::Train => !is_dev(&entry.word) && !is_test(&entry.word),
-        Split::Validation => is_dev(&entry.word),
-        Split::Test => is_test(&entry.word),
-    };
+    let in_split = |entry: &&Entry| split_of(&entry.word) == split;
     for entry in CmuDict::open(path)?.entries.iter().filter(in_split) {
         let taught = if split == Split::Train { 1 } else { usize::MAX };
         for pronunciation in entry.pronunciations.iter().take(taught) {

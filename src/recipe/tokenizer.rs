@@ -1,0 +1,112 @@
+//! Which tokenizer a recipe uses, or what one of its own learns from.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Recipe, Wrong};
+use crate::data::task::{Files, Split};
+use crate::data::text_lines;
+use crate::error::Result;
+use crate::tokenizer::{self, Tokenizer, TrainOptions, Trained};
+
+/// Where the tokenizer comes from: a file, or training.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerSpec {
+    /// "bytes", a tokenizer.json, a spiece.model, or a folder. Default: the model's own, or bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Trains a unigram vocabulary of this size instead, special tokens counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocab_size: Option<usize>,
+    /// Names of the texts and tasks to train it on; all by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<Vec<String>>,
+    /// Further files of text to train it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Files>,
+    /// Sentinel tokens (100).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentinels: Option<usize>,
+}
+
+impl Recipe {
+    pub(super) fn check_tokenizer(&self) -> Result<(), Wrong> {
+        let spec = &self.tokenizer;
+        if spec.from.is_some() && spec.vocab_size.is_some() {
+            return Err(Wrong::new(
+                "tokenizer.vocab_size",
+                "a tokenizer is read (from) or trained (vocab_size), not both",
+            ));
+        }
+        if spec.vocab_size.is_none() {
+            let set = [
+                ("train", spec.train.is_some()),
+                ("files", spec.files.is_some()),
+                ("sentinels", spec.sentinels.is_some()),
+            ];
+            if let Some((key, _)) = set.iter().find(|(_, set)| *set) {
+                let what = "this is for a tokenizer that is trained: set vocab_size";
+                return Err(Wrong::new(format!("tokenizer.{key}"), what));
+            }
+        }
+        if spec.vocab_size.is_some() && self.model.from.is_some() {
+            let what = "the model in `model.from` has a tokenizer of its own: leave vocab_size out";
+            return Err(Wrong::new("tokenizer.vocab_size", what));
+        }
+        for name in spec.train.iter().flatten() {
+            if !self.texts.contains_key(name) && !self.tasks.contains_key(name) {
+                return Err(Wrong::new("tokenizer.train", self.no_such_task(name)));
+            }
+        }
+        if let Some(files) = &spec.files {
+            files.paths(Path::new("")).map_err(|e| Wrong::new("tokenizer.files", e.to_string()))?;
+        }
+        match &spec.from {
+            Some(from) if from != "bytes" && !Path::new(from).exists() => {
+                Err(Wrong::new("tokenizer.from", format!("there is no {from}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The tokenizer that is named, or that comes with the model, or bytes; `None` if one is to be trained.
+    pub(super) fn named_tokenizer(&self) -> Result<Option<Tokenizer>> {
+        if self.tokenizer.vocab_size.is_some() {
+            return Ok(None);
+        }
+        let opened = match (&self.tokenizer.from, &self.model.from) {
+            (Some(from), _) => Tokenizer::open(from),
+            (None, Some(model)) => Tokenizer::from_dir(model),
+            (None, None) => Ok(Tokenizer::bytes()),
+        };
+        opened.map(Some)
+    }
+
+    /// Trains the recipe's own tokenizer.
+    pub(super) fn train_tokenizer(&self) -> Result<Trained> {
+        let mut options = TrainOptions::default();
+        options.vocab_size = self.tokenizer.vocab_size.unwrap_or(options.vocab_size);
+        options.sentinels = self.tokenizer.sentinels.unwrap_or(options.sentinels);
+        let (texts, files) = self.tokenizer_text()?;
+        tokenizer::train(texts.into_iter().map(Ok).chain(text_lines(files)), &options)
+    }
+
+    /// What it is trained on: texts of tasks, and files.
+    fn tokenizer_text(&self) -> Result<(Vec<String>, Vec<PathBuf>)> {
+        let Recipe { texts, tasks, tokenizer: spec, .. } = self;
+        let all = || texts.keys().chain(tasks.keys()).cloned().collect();
+        let mut lines = Vec::new();
+        let mut files = spec.files.as_ref().map_or(Ok(Vec::new()), |files| files.paths(Path::new("")))?;
+        for name in spec.train.clone().unwrap_or_else(all) {
+            if let Some(text) = texts.get(&name) {
+                files.extend(text.files.paths(Path::new(""))?);
+            } else if let Some(task) = tasks.get(&name).filter(|task| task.has(Split::Train)) {
+                let examples = task.load(Path::new(""), Split::Train)?;
+                lines.extend(examples.into_iter().flat_map(|example| [example.source, example.target]));
+            }
+        }
+        Ok((lines, files))
+    }
+}
