@@ -152,9 +152,10 @@ impl ModelSpec {
     }
 }
 
-/// A small T5 for the tokenizer.
+/// A small T5 1.1 for the tokenizer.
 fn small_config(tokenizer: &Tokenizer) -> Result<T5Config> {
-    let mut config = T5Config::from_json(r#"{"model_type": "t5", "feed_forward_proj": "gated-gelu"}"#, Path::new(""))?;
+    let t5_1_1 = r#"{"model_type": "t5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false}"#;
+    let mut config = T5Config::from_json(t5_1_1, Path::new(""))?;
     config.vocab_size = tokenizer.vocab_size().next_multiple_of(64);
     (config.d_model, config.d_kv, config.d_ff, config.num_heads) = (256, 64, 512, 4);
     (config.num_layers, config.num_decoder_layers) = (3, 3);

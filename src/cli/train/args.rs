@@ -202,7 +202,7 @@ pub struct Sizes {
     /// Rows of the embedding [default: the tokenizer's size, rounded up to a multiple of 64]
     #[arg(long, value_name = "N")]
     pub vocab: Option<usize>,
-    /// Whether the output head is the embedding [default: true]
+    /// Whether the output head is the embedding, as in T5 1.0 [default: false]
     #[arg(long, value_name = "true|false")]
     pub tie: Option<bool>,
 }
