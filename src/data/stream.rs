@@ -16,7 +16,7 @@ use crate::{Error, Result};
 const FINEST: usize = 8;
 
 /// Batches in a window: the more, the less padding, and the longer until the first batch is made.
-const WINDOW_BATCHES: usize = 32;
+pub const WINDOW_BATCHES: usize = 32;
 
 /// How examples become rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

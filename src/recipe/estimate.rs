@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Recipe, Stage};
 use crate::data::Batch;
-use crate::data::stream::{BatchPosition, Batching};
+use crate::data::stream::{BatchPosition, Batching, WINDOW_BATCHES};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::model::{BatchShape, Model, T5Config};
@@ -28,9 +28,9 @@ pub struct Estimate {
     pub activations: u64,
     /// (rows, source tokens, target tokens) of the largest batch.
     pub largest_batch: [usize; 3],
-    /// Of the batches measured, padding not counted.
+    /// Padding not counted.
     pub tokens_per_step: f64,
-    /// Share of their positions.
+    /// Share of a step's positions.
     pub padding: f64,
     pub steps: u64,
     /// Where the recipe limits the time.
@@ -74,13 +74,19 @@ fn estimate_stage(
     let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
     let mut engine = engine.with_recompute(settings.recompute);
     engine.prepare(BatchShape { batch, src_len, tgt_len, packed: settings.batching != Batching::Buckets })?;
-    let (mut tokens, mut positions, mut seconds, mut measured) = (0, 0, 0.0, 0u64);
+    // A window has all lengths in their shares; a few of its batches need not.
+    let window: Vec<Batch> = (0..WINDOW_BATCHES).map(|_| batches.next_batch()).collect::<Result<_>>()?;
+    let passes = settings.accumulate as f64 / WINDOW_BATCHES as f64;
+    let tokens_per_step = passes * window.iter().map(Batch::n_tokens).sum::<u64>() as f64;
+    let positions_per_step = passes * window.iter().map(Batch::n_positions).sum::<u64>() as f64;
+    let (mut positions, mut seconds, mut measured) = (0, 0.0, 0u64);
     // Each shape's kernels are compiled at its first step: steps count once their shape was met.
     let mut met = HashSet::new();
     let start = Instant::now();
     let mut step = 0;
+    let mut drawn = window.iter().cycle();
     while measured < 3 || start.elapsed() < MEASURED {
-        let batches: Vec<Batch> = (0..settings.accumulate).map(|_| batches.next_batch()).collect::<Result<_>>()?;
+        let batches: Vec<&Batch> = drawn.by_ref().take(settings.accumulate).collect();
         let new = batches.iter().filter(|batch| met.insert(batch.shape())).count();
         let begin = Instant::now();
         engine.begin_step();
@@ -93,12 +99,11 @@ fn estimate_stage(
         if new == 0 {
             seconds += begin.elapsed().as_secs_f64();
             measured += 1;
-            tokens += batches.iter().map(Batch::n_tokens).sum::<u64>();
-            positions += batches.iter().map(Batch::n_positions).sum::<u64>();
+            positions += batches.iter().map(|batch| batch.n_positions()).sum::<u64>();
         }
     }
     let [weights, gradients, moments, activations] = engine.memory();
-    let seconds_per_step = seconds / measured as f64;
+    let seconds_per_step = seconds / positions as f64 * positions_per_step;
     let steps = match stage.minutes {
         Some(minutes) => (60.0 * minutes / seconds_per_step) as u64,
         None => settings.steps,
@@ -111,11 +116,11 @@ fn estimate_stage(
         moments,
         activations,
         largest_batch: [batch, src_len, tgt_len],
-        tokens_per_step: tokens as f64 / measured as f64,
-        padding: 1.0 - tokens as f64 / positions as f64,
+        tokens_per_step,
+        padding: 1.0 - tokens_per_step / positions_per_step,
         steps,
         minutes: stage.minutes,
         seconds_per_step,
-        tokens_per_second: tokens as f64 / seconds,
+        tokens_per_second: tokens_per_step / seconds_per_step,
     })
 }
