@@ -6,6 +6,7 @@ use std::path::Path;
 
 use common::Scratch;
 use t5_wgpu::recipe::Recipe;
+use t5_wgpu::train::settings::Settings;
 
 const GOOD: &str = r#"[model]
 d_model = 16
@@ -56,6 +57,7 @@ fn what_cannot_work_is_refused_with_its_line() {
         ("steps = 20", "steps = 20\nminutes = 1", 18, "not both"),
         ("steps = 20", "steps = 20\nsplit = \"test\"", 18, "evaluates"),
         ("steps = 20", "steps = 20\nfrom = \"test\"", 18, "choose among: model"),
+        ("steps = 20", "steps = 20\nbegin = \"best\"", 18, "no last and best"),
         ("name = \"test\"", "name = \"test\"\nfrom = \"train\"", 21, "choose among: pretrain, model"),
         ("steps = 20", "optimizer = \"sgd\"", 15, "adamw"),
         ("name = \"test\"", "name = \"pretrain\"", 15, "this name"),
@@ -107,6 +109,14 @@ fn what_a_run_keeps_says_everything_and_means_the_same() {
     let kept = Recipe::reread(&scratch.file("kept.toml", &text)).unwrap();
     assert_eq!(kept, spelled);
     assert_eq!(kept.spelled_out().unwrap(), kept);
+    // As an older program wrote it, before stages could begin anywhere and rows could be packed.
+    let newer = |line: &str| line.starts_with("from = ") || line.starts_with("batching = ");
+    assert_eq!(text.lines().filter(|line| newer(line)).count(), 3, "{text}");
+    let older: String = text.lines().filter(|line| !newer(line)).map(|line| format!("{line}\n")).collect();
+    assert_eq!(Recipe::reread(&scratch.file("older.toml", older)).unwrap().spelled_out().unwrap(), kept);
+    let mut settings = serde_json::to_value(kept.settings(&kept.stages[0]).unwrap()).unwrap();
+    assert!(settings.as_object_mut().unwrap().remove("batching").is_some());
+    assert_eq!(serde_json::from_value::<Settings>(settings).unwrap(), kept.settings(&kept.stages[0]).unwrap());
     assert_eq!(kept.settings(&kept.stages[0]).unwrap(), spelled.settings(&spelled.stages[0]).unwrap());
     let other = |set: &str| Recipe::read(&file, &[set.to_owned()]).unwrap().spelled_out().unwrap();
     assert!(kept.agrees_with(&other("pretrain.prefetch=2")) && kept.agrees_with(&other("pretrain.recompute=true")));

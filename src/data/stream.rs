@@ -30,6 +30,12 @@ pub enum Batching {
     Packed { source_len: usize, target_len: usize },
 }
 
+impl Batching {
+    pub fn is_packed(self) -> bool {
+        self != Batching::Buckets
+    }
+}
+
 /// What batches are made of, besides their examples.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamOptions {

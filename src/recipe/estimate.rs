@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Recipe, Stage};
 use crate::data::Batch;
-use crate::data::stream::{BatchPosition, Batching, WINDOW_BATCHES};
+use crate::data::stream::{BatchPosition, WINDOW_BATCHES};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::model::{BatchShape, Model, T5Config};
@@ -73,7 +73,7 @@ fn estimate_stage(
     let parameters = model.layout.n_params() as u64;
     let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
     let mut engine = engine.with_recompute(settings.recompute);
-    engine.prepare(BatchShape { batch, src_len, tgt_len, packed: settings.batching != Batching::Buckets })?;
+    engine.prepare(BatchShape { batch, src_len, tgt_len, packed: settings.batching.is_packed() })?;
     // A window has all lengths in their shares; a few of its batches need not.
     let window: Vec<Batch> = (0..WINDOW_BATCHES).map(|_| batches.next_batch()).collect::<Result<_>>()?;
     let passes = settings.accumulate as f64 / WINDOW_BATCHES as f64;

@@ -102,11 +102,12 @@ impl Recipe {
     /// What is wrong with the model or with a stage.
     pub fn spelled_out(&self) -> Result<Recipe> {
         let mut recipe = Recipe { model: self.model.spelled_out()?, ..self.clone() };
-        let from = |stage| recipe.starting_stage(stage).map_or(FROM_MODEL, |other| &other.name).to_owned();
-        let stages = recipe
-            .stages
-            .iter()
-            .map(|stage| Ok(Stage { from: Some(from(stage)), ..stage.spelled_out(&recipe.settings(stage)?) }));
+        let stages = recipe.stages.iter().map(|stage| {
+            let start = recipe.starting_stage(stage).map(|other| other.name.clone());
+            let spelled = stage.spelled_out(&recipe.settings(stage)?);
+            let begin = spelled.begin.filter(|_| start.is_some());
+            Ok(Stage { from: Some(start.unwrap_or_else(|| FROM_MODEL.into())), begin, ..spelled })
+        });
         recipe.stages = stages.collect::<Result<_>>()?;
         Ok(recipe)
     }

@@ -79,7 +79,8 @@ impl Run {
         recipe.out = None;
         let recipe = recipe.spelled_out()?;
         let file = out.join(RECIPE);
-        let before = if file.exists() { Some(Recipe::reread(&file)?) } else { None };
+        // What was spelled out by an older program may leave a newer setting open.
+        let before = if file.exists() { Some(Recipe::reread(&file)?.spelled_out()?) } else { None };
         match &before {
             Some(before) if overwrite => remove_run(&out, before)?,
             Some(before) if !before.agrees_with(&recipe) => {

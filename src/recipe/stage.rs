@@ -291,6 +291,10 @@ impl Stage {
             let what = format!("no stage `{from}` trains before this one; choose among: {}", names.join(", "));
             return Err(Wrong::new(key("from"), what));
         }
+        if self.begin.is_some() && recipe.starting_stage(self).is_none() {
+            let what = "the stage begins with the recipe's model, which has no last and best: leave this out";
+            return Err(Wrong::new(key("begin"), what));
+        }
         for name in &self.train {
             if recipe.tasks.get(name).is_some_and(|task| !task.has(Split::Train)) {
                 return Err(Wrong::new(

@@ -54,6 +54,8 @@ pub struct Settings {
     pub mixture: Mixing,
     /// What the sizes of tasks are multiplied by before they are mixed; 1 where nothing is said.
     pub scale: BTreeMap<String, f64>,
+    /// Runs of a program that knew no other way were in buckets.
+    #[serde(default)]
     pub batching: Batching,
     /// Where the first weights came from, in words; for comparison on resuming.
     pub origin: String,

@@ -15,7 +15,7 @@ use super::state::State;
 use crate::checkpoint::{AtomicDir, recover};
 use crate::data::Split;
 use crate::data::prefetch::{Prefetch, Ready};
-use crate::data::stream::{BatchPosition, Batching};
+use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::{BatchShape, Model};
@@ -197,7 +197,7 @@ impl Trainer {
             ));
         }
         let (batch, src_len, tgt_len) = batches.largest_shape();
-        let packed = settings.batching != Batching::Buckets;
+        let packed = settings.batching.is_packed();
         let batches = Prefetch::new(batches, settings.prefetch)?;
         let evaluator = (!evaluated.is_empty())
             .then(|| Evaluator::new(evaluated, settings.eval_batch_size, Decoding::default(), &model, &tokenizer));
