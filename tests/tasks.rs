@@ -1,5 +1,6 @@
 //! Supervised tasks: every file format, templates, labels, references, and errors that say where.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -7,7 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use t5_wgpu::data::cmudict::{CmuDict, split_of};
 use t5_wgpu::data::{Split, TaskConfig, TaskExample, TaskSet};
-use t5_wgpu::tokenizer::Tokenizer;
+use t5_wgpu::tokenizer::{Tokenizer, TrainOptions, train};
 
 /// A folder of its own for a test, removed at the end.
 struct Folder(PathBuf);
@@ -199,6 +200,20 @@ fn token_sets_skip_cut_or_refuse_what_is_too_long() {
     assert!(refused.contains("a.tsv:2: 6 source and 2 target tokens"), "{refused}");
     assert!(open("skip", 2).unwrap_err().to_string().contains("all 3 examples for train are longer than 2 source"));
     assert!(open("truncate", 1).unwrap_err().to_string().contains("raise max_source"));
+}
+
+#[test]
+fn characters_without_a_piece_are_counted_and_named() {
+    let folder = Folder::new("unknown");
+    folder.write("a.tsv", "ab\tğ ü\nab\tba\nüb\ta\n");
+    let declared = task("train = \"a.tsv\"\ncolumns = [\"source\", \"target\"]").unwrap();
+    let text = ["ab ba abba baab"; 4].map(|line| Ok(line.to_owned()));
+    let options = TrainOptions { vocab_size: 8, sentinels: 2, ..TrainOptions::default() };
+    let own = train(text.into_iter(), &options).unwrap().tokenizer;
+    for (tokenizer, unknown) in [(own, (2, BTreeSet::from(['ğ', 'ü']))), (Tokenizer::bytes(), (0, BTreeSet::new()))] {
+        let set = TaskSet::open(&declared, &folder.0, Split::Train, &tokenizer).unwrap();
+        assert_eq!(set.unknown(&tokenizer).unwrap(), unknown);
+    }
 }
 
 #[test]

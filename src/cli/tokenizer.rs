@@ -53,6 +53,9 @@ struct TrainArgs {
     /// Make each digit a piece of its own
     #[arg(long)]
     split_digits: bool,
+    /// Let pieces mix letters, digits, marks and scripts, as "AH0" or "N;PL" do
+    #[arg(long)]
+    join_scripts: bool,
     /// A piece that is always kept whole; may be given several times
     #[arg(long = "piece", value_name = "TEXT")]
     pieces: Vec<String>,
@@ -99,6 +102,7 @@ fn train_vocabulary(args: TrainArgs) -> Result<()> {
         sentinels: args.sentinels,
         byte_fallback: args.byte_fallback,
         split_digits: args.split_digits,
+        split_scripts: !args.join_scripts,
         user_defined: args.pieces,
         max_piece_length: args.max_piece_length,
         seed_size: args.seed_size,

@@ -29,6 +29,20 @@ pub struct TokenizerSpec {
     /// Sentinel tokens (100).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sentinels: Option<usize>,
+    /// Share of the text's characters that get a piece (0.9995). Where a language is a small part of the text, 1 keeps its
+    /// letters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub character_coverage: Option<f64>,
+    /// Spells the other characters as bytes, 256 ids, instead of `<unk>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub byte_fallback: Option<bool>,
+    /// Each digit is a piece of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_digits: Option<bool>,
+    /// No piece has characters of two scripts, digits and marks being a script of their own (true). False lets phonemes such
+    /// as "AH0" be pieces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_scripts: Option<bool>,
 }
 
 impl Recipe {
@@ -45,6 +59,10 @@ impl Recipe {
                 ("train", spec.train.is_some()),
                 ("files", spec.files.is_some()),
                 ("sentinels", spec.sentinels.is_some()),
+                ("character_coverage", spec.character_coverage.is_some()),
+                ("byte_fallback", spec.byte_fallback.is_some()),
+                ("split_digits", spec.split_digits.is_some()),
+                ("split_scripts", spec.split_scripts.is_some()),
             ];
             if let Some((key, _)) = set.iter().find(|(_, set)| *set) {
                 let what = "this is for a tokenizer that is trained: set vocab_size";
@@ -86,9 +104,16 @@ impl Recipe {
 
     /// Trains the recipe's own tokenizer.
     pub(super) fn train_tokenizer(&self) -> Result<Trained> {
-        let mut options = TrainOptions::default();
-        options.vocab_size = self.tokenizer.vocab_size.unwrap_or(options.vocab_size);
-        options.sentinels = self.tokenizer.sentinels.unwrap_or(options.sentinels);
+        let (spec, default) = (&self.tokenizer, TrainOptions::default());
+        let options = TrainOptions {
+            vocab_size: spec.vocab_size.unwrap_or(default.vocab_size),
+            sentinels: spec.sentinels.unwrap_or(default.sentinels),
+            character_coverage: spec.character_coverage.unwrap_or(default.character_coverage),
+            byte_fallback: spec.byte_fallback.unwrap_or(default.byte_fallback),
+            split_digits: spec.split_digits.unwrap_or(default.split_digits),
+            split_scripts: spec.split_scripts.unwrap_or(default.split_scripts),
+            ..default
+        };
         let (texts, files) = self.tokenizer_text()?;
         tokenizer::train(texts.into_iter().map(Ok).chain(text_lines(files)), &options)
     }

@@ -32,6 +32,9 @@ pub struct TrainOptions {
     pub byte_fallback: bool,
     /// Each digit is a piece of its own.
     pub split_digits: bool,
+    /// No piece has characters of two scripts, digits and marks being a script of their own: SentencePiece's
+    /// `split_by_unicode_script` and `split_by_number`.
+    pub split_scripts: bool,
     /// Pieces that are found first wherever they stand, and never split. What follows one begins a new word.
     pub user_defined: Vec<String>,
     /// Longest learned piece in characters, `▁` included.
@@ -55,6 +58,7 @@ impl Default for TrainOptions {
             sentinels: super::T5_SENTINELS,
             byte_fallback: false,
             split_digits: false,
+            split_scripts: true,
             user_defined: Vec::new(),
             max_piece_length: 16,
             seed_size: 1_000_000,
@@ -124,7 +128,8 @@ pub fn train(lines: impl Iterator<Item = Result<String>>, options: &TrainOptions
             options.vocab_size - budget + n_covered,
         )));
     }
-    let mut learned = unigram::learn(&alphabet.covered_parts(&words), &alphabet.covered, budget, options);
+    let parts = alphabet.covered_parts(&words, options.split_scripts);
+    let mut learned = unigram::learn(&parts, &alphabet.covered, budget, options);
     learned.retain(|(piece, _)| !options.user_defined.contains(piece) && !files::is_reserved(piece, options));
     if learned.len() < budget && !options.allow_smaller {
         return Err(Error::Input(format!(
@@ -255,6 +260,19 @@ mod tests {
         assert_eq!(pieces("New York"), ["New York"]);
         assert_eq!(tokenizer.decode(&tokenizer.encode("the cat ☃ sat").unwrap()), "the cat ☃ sat");
         assert_eq!(pieces("☃"), ["▁", "<0xE2>", "<0x98>", "<0x83>"]);
+    }
+
+    #[test]
+    fn pieces_keep_to_a_script_unless_told_otherwise() {
+        let text = ["R2D2, C3PO. R2D2, C3PO. R2D2, C3PO."; 4];
+        let pieces = |split_scripts| {
+            let options = TrainOptions { split_scripts, allow_smaller: true, ..options(60) };
+            let tokenizer = train(lines(&text), &options).unwrap().tokenizer;
+            let ids = tokenizer.encode("R2D2, C3PO.").unwrap();
+            ids.iter().map(|&id| tokenizer.piece(id).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(pieces(true), ["▁R", "2", "D", "2,", "▁C", "3", "PO", "."]);
+        assert_eq!(pieces(false), ["▁R2D2,", "▁C3PO."]);
     }
 
     #[test]

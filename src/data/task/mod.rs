@@ -96,8 +96,9 @@ pub struct TaskConfig {
     /// Put before every source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// The source: text with columns in braces, as "question: {q} context: {page.text}"; `{{` and `}}` are braces. By
-    /// default "{source}", or the first of two `columns`.
+    /// The source: text with columns in braces, as "question: {q} context: {page.text}"; `{{` and `}}` are braces, and
+    /// `{tags | replace(";", " ")}` is a column with all semicolons replaced. By default "{source}", or the first of two
+    /// `columns`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
     /// The target, likewise. By default "{target}", or the second of two `columns`, or the label.

@@ -1,11 +1,13 @@
 //! A split of a task as token ids.
 
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use rayon::prelude::*;
 
 use super::load::{Loaded, Placed, load};
-use super::{Split, TaskConfig, TaskExample, TooLong};
+use super::{Split, TaskConfig, TaskExample, TooLong, UNKNOWN_LABEL};
 use crate::data::Example;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -85,6 +87,27 @@ impl TaskSet {
     /// Examples left out because a side was too long.
     pub fn skipped_too_long(&self) -> usize {
         self.skipped_too_long
+    }
+
+    /// How many examples have `<unk>` in source or target, and the characters that became it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn unknown(&self, tokenizer: &Tokenizer) -> Result<(usize, BTreeSet<char>)> {
+        let unk = tokenizer.unk();
+        let (mut count, mut known) = (0, HashMap::new());
+        for (Example { source, target }, text) in self.examples.iter().zip(&self.texts) {
+            let sides = [(source, &text.source), (target, &text.target)];
+            let unknown = |&&(ids, text): &&(&Vec<u32>, &String)| ids.contains(&unk) && *text != UNKNOWN_LABEL;
+            let unknown: Vec<_> = sides.iter().filter(unknown).collect();
+            count += usize::from(!unknown.is_empty());
+            for c in unknown.iter().flat_map(|(_, text)| text.chars()).filter(|c| !c.is_whitespace()) {
+                if let Entry::Vacant(new) = known.entry(c) {
+                    new.insert(!tokenizer.encode(&c.to_string())?.contains(&unk));
+                }
+            }
+        }
+        Ok((count, known.into_iter().filter(|(_, known)| !known).map(|(c, _)| c).collect()))
     }
 
     /// Examples of which a side was cut.

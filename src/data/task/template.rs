@@ -1,4 +1,4 @@
-//! Texts with columns in braces.
+//! Texts with columns in braces, and the one filter that columns may pass: `{tags | replace(";", " ")}`, as Jinja writes it.
 
 use super::row::Row;
 
@@ -9,7 +9,14 @@ pub(super) struct Template(Vec<Part>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Text(String),
-    Column(String),
+    Column(Column),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Column {
+    name: String,
+    /// (what, by what), one after the other.
+    replacements: Vec<(String, String)>,
 }
 
 impl Template {
@@ -28,10 +35,14 @@ impl Template {
                 rest = after;
             } else if brace == "{" {
                 let (name, after) = rest.split_once('}').ok_or_else(|| bad("a { without }"))?;
+                let (name, filters) = name.split_once('|').map_or((name, None), |(name, rest)| (name, Some(rest)));
                 if name.trim().is_empty() || name.contains('{') {
                     return Err(bad("a { without the name of a column and }"));
                 }
-                parts.extend([Part::Text(std::mem::take(&mut text)), Part::Column(name.trim().to_owned())]);
+                let filters = filters.iter().flat_map(|filters| filters.split('|'));
+                let replacements = filters.map(replacement).collect::<Result<_, _>>()?;
+                let column = Column { name: name.trim().to_owned(), replacements };
+                parts.extend([Part::Text(std::mem::take(&mut text)), Part::Column(column)]);
                 rest = after;
             } else {
                 return Err(bad("a } without {"));
@@ -44,7 +55,7 @@ impl Template {
 
     /// "{column}"
     pub(super) fn column(name: &str) -> Template {
-        Template(vec![Part::Column(name.to_owned())])
+        Template(vec![Part::Column(Column { name: name.to_owned(), replacements: Vec::new() })])
     }
 
     pub(super) fn render(&self, row: &Row) -> Result<String, String> {
@@ -52,16 +63,28 @@ impl Template {
             .iter()
             .map(|part| match part {
                 Part::Text(text) => Ok(text.clone()),
-                Part::Column(name) => row.text(&[name]),
+                Part::Column(Column { name, replacements }) => {
+                    let text = row.text(&[name])?;
+                    Ok(replacements.iter().fold(text, |text, (what, by)| text.replace(what, by)))
+                }
             })
             .collect()
     }
 
     pub(super) fn columns(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|part| match part {
-            Part::Column(name) => Some(name.as_str()),
+            Part::Column(column) => Some(column.name.as_str()),
             Part::Text(_) => None,
         })
+    }
+}
+
+/// Reads `replace("a", "b")`.
+fn replacement(filter: &str) -> Result<(String, String), String> {
+    let arguments = filter.trim().strip_prefix("replace(").and_then(|rest| rest.strip_suffix(')'));
+    match arguments.map(|arguments| serde_json::from_str::<(String, String)>(&format!("[{arguments}]"))) {
+        Some(Ok((what, by))) if !what.is_empty() => Ok((what, by)),
+        _ => Err(format!("`{}` is no filter: write {{column | replace(\"a\", \"b\")}}", filter.trim())),
     }
 }
 
@@ -83,6 +106,7 @@ mod tests {
             ("q: {q} c: {page.text}.", "q: why? c: so."),
             ("{{q}} {{{q}}}", "{q} {why?}"),
             ("{page.n.1}{page.n}{a.b}{ q }", "two1, twodottedwhy?"),
+            (r#"{q | replace("?", "!\t")}{ a.b|replace("t", "")|replace("do","{") }"#, "why!\t{ed"),
             ("", ""),
         ] {
             assert_eq!(rendered(template).unwrap(), text, "{template}");
@@ -92,6 +116,9 @@ mod tests {
             ("q}", "a } without {"),
             ("{}", "without the name"),
             ("{a{b}", "without the name"),
+            ("{q | lower}", "`lower` is no filter: write {column | replace("),
+            (r#"{q | replace("", "b")}"#, "is no filter"),
+            (r#"{q | replace("a")}"#, "is no filter"),
             ("{x}", "no column \"x\"; there are a.b, none, page, q"),
             ("{page}", "is an object, not a text: name one of its keys after a dot (n, text)"),
             ("{none}", "no column \"none\""),

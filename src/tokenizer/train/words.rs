@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 use tokenizers::{OffsetReferential, OffsetType, PreTokenizer};
+use unicode_script::{Script, UnicodeScript};
 
 use super::{TrainOptions, seeds};
 use crate::error::{Error, Result};
@@ -103,19 +104,38 @@ impl Alphabet {
         Alphabet { total, covered }
     }
 
-    /// The words cut at characters that are to have no piece; sorted.
-    pub fn covered_parts(&self, words: &[(String, u64)]) -> Vec<(String, u64)> {
+    /// The words cut at characters that are to have no piece, and between scripts if asked; sorted.
+    pub fn covered_parts(&self, words: &[(String, u64)], split_scripts: bool) -> Vec<(String, u64)> {
         let covered: HashSet<char> = self.covered.iter().map(|&(c, _)| c).collect();
         let mut parts: HashMap<&str, u64> = HashMap::new();
         for (word, n) in words {
             for part in word.split(|c| !covered.contains(&c)).filter(|part| !part.is_empty()) {
-                *parts.entry(part).or_default() += n;
+                let mut rest = part;
+                while let Some(at) = script_end(rest).filter(|_| split_scripts) {
+                    let (run, after) = rest.split_at(at);
+                    *parts.entry(run).or_default() += n;
+                    rest = after;
+                }
+                *parts.entry(rest).or_default() += n;
             }
         }
         let mut parts: Vec<_> = parts.into_iter().map(|(part, n)| (part.to_owned(), n)).collect();
         parts.par_sort_unstable();
         parts
     }
+}
+
+/// Where a second script begins: `IsValidSentencePiece` of SentencePiece's `trainer_interface.cc`. The mark of a word's
+/// beginning goes with any script, accents with what they are on, and Japanese is one.
+fn script_end(part: &str) -> Option<usize> {
+    let scripts = part.char_indices().filter(|&(_, c)| c != '▁').map(|(at, c)| match c.script() {
+        Script::Hiragana | Script::Katakana => (at, Script::Han),
+        _ if c == 'ー' => (at, Script::Han),
+        script => (at, script),
+    });
+    let mut scripts = scripts.filter(|&(_, script)| script != Script::Inherited);
+    let (_, first) = scripts.next()?;
+    scripts.find(|&(_, script)| script != first).map(|(at, _)| at)
 }
 
 #[cfg(test)]
@@ -141,7 +161,25 @@ mod tests {
         let alphabet = Alphabet::of(&words, 0.98);
         assert_eq!(alphabet.covered, [('a', 101), ('b', 52)]);
         assert_eq!(alphabet.total, 4);
-        let parts = alphabet.covered_parts(&words);
+        let parts = alphabet.covered_parts(&words, true);
         assert_eq!(parts, [("a".to_owned(), 1), ("aab".to_owned(), 50), ("b".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn scripts_end_where_sentencepiece_says() {
+        for (part, end) in [
+            ("▁word", None),
+            ("▁", None),
+            ("▁AH0", Some("0")),
+            ("12.5", None),
+            ("naïve", None),
+            ("nai\u{308}ve", None),
+            ("ひらカタ漢ー字", None),
+            ("漢a", Some("a")),
+            ("\"▁x", Some("x")),
+            ("да-да", Some("-да")),
+        ] {
+            assert_eq!(script_end(part).map(|at| &part[at..]), end, "{part}");
+        }
     }
 }
