@@ -57,7 +57,9 @@ fn cmudict_splits_by_word() {
     assert_eq!((dict.entries.len(), dict.skipped), (126_052, 0));
 
     let folder = Folder::new("cmudict");
-    let written = dict.write_tsv(&folder.0.join("g2p")).unwrap();
+    let written = dict.write_tsv(&folder.0.join("g2p"), false).unwrap();
+    let again = dict.write_tsv(&folder.0.join("g2p"), false).unwrap_err().to_string();
+    assert!(again.contains("train.tsv: is there already"), "{again}");
     let words = dict.entries.len();
     assert_eq!(written.iter().map(|file| file.words).sum::<usize>(), words);
     for Written { split, path, words: count, lines } in written {

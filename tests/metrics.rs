@@ -196,6 +196,12 @@ fn pronunciations() {
     assert_eq!(value(json!({"name": "sequence_error", "ignore": "012"})), 25.0);
     assert!((value(json!("unit_accuracy")) - 1100.0 / 13.0).abs() < TOLERANCE);
     assert_eq!(value(json!({"name": "exact_match", "lowercase": true})), 50.0);
+    for name in ["f1", "f1_macro", "matthews"] {
+        let of = |options: serde_json::Value| score(options, &["YES", "no", "YES"], &[&["YES"], &["no"], &["no"]]);
+        let plain = of(json!({"name": name, "labels": ["no", "YES"]}));
+        assert!(plain[0] > 0.0);
+        assert_eq!(of(json!({"name": name, "labels": ["no", "YES"], "lowercase": true})), plain, "{name}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{Scratch, logged_steps, weights_and_moments};
+use serde_json::Value;
 use t5_wgpu::data::metrics::MetricKind;
 use t5_wgpu::data::task::Files;
 use t5_wgpu::data::{Metric, Split, TaskConfig, TaskSet};
@@ -281,12 +282,33 @@ fn a_run_may_be_ended_where_it_stopped() {
     let out = scratch.path("run");
     let mut trainer = trainer(&gpu, settings, true, &out).unwrap();
     assert_eq!(run(&mut trainer, 4).unwrap().0, Outcome::Stopped { step: 4 });
-    assert_eq!(trainer.end_here().unwrap(), Outcome::EndedEarly { step: 4 });
+    assert_eq!(trainer.end_here(&mut |_| {}).unwrap(), Outcome::EndedEarly { step: 4 });
     drop(trainer);
     let state = Trainer::load_state(&out).unwrap().unwrap();
     assert!(state.ended_early && state.step == 4);
     let mut resumed = Trainer::resume(&gpu, &Tuner::off(), state, &out).unwrap();
     assert_eq!(run(&mut resumed, 100).unwrap().0, Outcome::EndedEarly { step: 4 });
+}
+
+#[test]
+fn an_evaluation_that_a_stop_put_off_is_made_up_for() {
+    let (gpu, scratch) = (gpu(), Scratch::new("train-put-off"));
+    let file = scratch.pairs(8);
+    let task = TaskConfig { validation: Some(files(&file)), ..task(&file) };
+    let settings = Settings { steps: 6, batch_size: 2, eval_every: Some(2), ..on(task) };
+    let evaluations = |out: &Path| -> Vec<Value> {
+        let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+        let events = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let evaluations = events.filter(|event| event["event"] == "evaluation");
+        evaluations.map(|event| serde_json::json!([event["step"], event["tasks"], event["best"]])).collect()
+    };
+    let (whole, stopped) = (scratch.path("whole"), scratch.path("stopped"));
+    run(&mut trainer(&gpu, settings.clone(), true, &whole).unwrap(), 100).unwrap();
+    assert_eq!(run(&mut trainer(&gpu, settings, true, &stopped).unwrap(), 4).unwrap().0, Outcome::Stopped { step: 4 });
+    let state = Trainer::load_state(&stopped).unwrap().unwrap();
+    run(&mut Trainer::resume(&gpu, &Tuner::off(), state, &stopped).unwrap(), 100).unwrap();
+    assert_eq!(evaluations(&stopped), evaluations(&whole));
+    assert_eq!(evaluations(&whole).len(), 3);
 }
 
 #[test]

@@ -24,14 +24,17 @@ enum Set {
         /// Folder for the files, created if missing
         #[arg(long)]
         out: PathBuf,
+        /// Replace files that are there already
+        #[arg(long)]
+        force: bool,
     },
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     match args.set {
-        Set::Cmudict { dict, out } => {
+        Set::Cmudict { dict, out, force } => {
             let words = CmuDict::open(&dict).context("reading the pronouncing dictionary")?;
-            let written = words.write_tsv(&out)?;
+            let written = words.write_tsv(&out, force)?;
             for Written { path, words, lines, .. } in written {
                 println!("{}: {words} words, {lines} lines", path.display());
             }

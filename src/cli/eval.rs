@@ -10,6 +10,7 @@ use t5_wgpu::recipe::run::Watch;
 use t5_wgpu::recipe::{Recipe, Stage};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::Settings;
+use t5_wgpu::train::evaluate::Evaluation;
 use t5_wgpu::tune::{Budget, Mode};
 
 use super::pairs::{self, PAIRS};
@@ -63,12 +64,12 @@ pub struct Args {
     /// Draw answers at this temperature; 0 takes the likeliest token
     #[arg(long, default_value_t = 0.0)]
     temperature: f32,
-    /// Draw among the K likeliest
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    top_k: usize,
-    /// Draw among the fewest tokens that reach this probability
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
-    top_p: f32,
+    /// Draw among the K likeliest; needs --temperature
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Draw among the fewest tokens that reach this probability; needs --temperature
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
     /// Of the draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -92,6 +93,17 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("--batch must be at least 1");
     }
     let settings = settings(args)?;
+    let stage = Stage {
+        max_new_tokens: args.max_new_tokens,
+        temperature: Some(args.temperature),
+        top_k: args.top_k,
+        top_p: args.top_p,
+        eval_examples: args.examples,
+        ..Stage::default()
+    };
+    if let Err((key, what)) = stage.check_decoding() {
+        bail!("{key}: {what}");
+    }
     let gpu = args.gpu.open(args.json)?;
     let (mut model, remarks) = Model::load(&gpu, &args.model)?;
     model.tuner = args.tune.open(&gpu, Mode::Cache, Budget::for_run());
@@ -101,13 +113,6 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let mut renderer = Renderer::new(LookArgs { quiet: args.json, ..LookArgs::default() });
     remarks.iter().for_each(|remark| renderer.remark(remark));
-    let stage = Stage {
-        max_new_tokens: args.max_new_tokens,
-        temperature: Some(args.temperature),
-        top_k: Some(args.top_k),
-        top_p: Some(args.top_p),
-        ..Stage::default()
-    };
     let most = args.examples.unwrap_or(usize::MAX);
     let decoding = stage.decoding(args.seed);
     let evaluation = evaluate(model, &tokenizer, &settings, args.split, most, decoding, &mut renderer)?;
@@ -115,18 +120,13 @@ pub fn run(args: &Args) -> Result<()> {
         write_evaluation(out, &evaluation)?;
     }
     if args.json {
-        let scores = |(name, task): (&String, &t5_wgpu::train::TaskEvaluation)| {
-            let mut value = serde_json::to_value(task)?;
-            value["scores"] = serde_json::to_value(&task.scores)?;
-            Ok((name.clone(), value))
-        };
-        let tasks = evaluation.tasks.iter().map(scores).collect::<Result<serde_json::Map<_, _>>>()?;
-        println!("{}", serde_json::json!({"split": args.split, "seconds": evaluation.seconds, "tasks": tasks}));
+        let Evaluation { seconds, tasks } = &evaluation;
+        println!("{}", serde_json::json!({"split": args.split, "seconds": seconds, "tasks": tasks}));
         return Ok(());
     }
     for (name, task) in &evaluation.tasks {
         println!("{name}: {} examples, {} target tokens", task.examples, task.tokens);
-        println!("  loss {:.4}  accuracy {:.2} %", task.loss, 100.0 * task.accuracy);
+        println!("  loss {:.4}  token accuracy {:.2} %", task.loss, 100.0 * task.accuracy);
         if let Some(bits) = task.bits_per_byte {
             println!("  {bits:.4} bits per byte of masked text");
         }

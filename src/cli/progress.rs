@@ -136,8 +136,11 @@ impl Renderer {
         ));
         match trainer.step() {
             0 => self.say(&format!(
-                "{} steps of {} x {} examples",
-                settings.steps, settings.batch_size, settings.accumulate
+                "{} steps of {} x {} {}",
+                settings.steps,
+                settings.batch_size,
+                settings.accumulate,
+                if settings.batching.is_packed() { "rows of examples" } else { "examples" }
             )),
             step => self.say(&format!("continuing after step {step} of {}", settings.steps)),
         }
@@ -177,7 +180,7 @@ impl Renderer {
                 task.scores.iter().map(|score| format!(", {} {:.2}", score.name, score.value)).collect();
             let bits = task.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.3} bits per byte"));
             self.line(&format!(
-                "  {name}: loss {:.4}, accuracy {:.2} %{bits}{metrics} ({} examples)",
+                "  {name}: loss {:.4}, token accuracy {:.2} %{bits}{metrics} ({} examples)",
                 task.loss,
                 100.0 * task.accuracy,
                 task.examples

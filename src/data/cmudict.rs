@@ -72,16 +72,20 @@ impl CmuDict {
     ///
     /// A training word has one line, its first pronunciation, so that there is one right answer to learn. Other words
     /// have a line for each pronunciation: evaluation takes lines of equal source as alternatives.
-    pub fn write_tsv(&self, folder: &Path) -> Result<Vec<Written>> {
+    ///
+    /// # Errors
+    /// One of the files is there already and `overwrite` is not said, or it cannot be written.
+    pub fn write_tsv(&self, folder: &Path, overwrite: bool) -> Result<Vec<Written>> {
+        let files =
+            [Split::Train, Split::Validation, Split::Test].map(|split| (split, folder.join(format!("{split}.tsv"))));
+        if let Some((_, path)) = files.iter().find(|(_, path)| path.exists() && !overwrite) {
+            return Err(Error::file(path, "is there already: choose another folder, or replace it with --force"));
+        }
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        [Split::Train, Split::Validation, Split::Test]
-            .into_iter()
-            .map(|split| self.write_split(split, folder))
-            .collect()
+        files.into_iter().map(|(split, path)| self.write_split(split, path)).collect()
     }
 
-    fn write_split(&self, split: Split, folder: &Path) -> Result<Written> {
-        let path = folder.join(format!("{split}.tsv"));
+    fn write_split(&self, split: Split, path: PathBuf) -> Result<Written> {
         let (mut text, mut words, mut lines) = (String::new(), 0, 0);
         for Entry { word, pronunciations } in self.entries.iter().filter(|entry| split_of(&entry.word) == split) {
             let used = if split == Split::Train { 1 } else { pronunciations.len() };
@@ -90,7 +94,8 @@ impl CmuDict {
             }
             (words, lines) = (words + 1, lines + used);
         }
-        fs::write(&path, text).map_err(Error::io("write", &path))?;
+        // Half of a file would be taken for all of it.
+        fs::write(&path, text).inspect_err(|_| drop(fs::remove_file(&path))).map_err(Error::io("write", &path))?;
         Ok(Written { split, path, words, lines })
     }
 }

@@ -118,14 +118,19 @@ impl Mixing {
                 return Err(Error::Input(format!("a member of {size} examples times {scale} cannot be mixed")));
             }
             rates.push(match self.rates {
-                Rates::Proportional => (scale * size).min(limit).powf(self.temperature.recip()),
+                Rates::Proportional => (scale * size).min(limit),
                 Rates::Equal => f64::from(u8::from(scale > 0.0)),
             });
         }
-        let sum: f64 = rates.iter().sum();
-        if sum <= 0.0 {
+        let largest = rates.iter().copied().fold(0.0, f64::max);
+        if largest <= 0.0 {
             return Err(Error::Input("nothing to train on: every task has a rate of 0".into()));
         }
+        if self.temperature != 1.0 {
+            // Of the largest: no power of a share overflows.
+            rates.iter_mut().for_each(|rate| *rate = (*rate / largest).powf(self.temperature.recip()));
+        }
+        let sum: f64 = rates.iter().sum();
         Ok(rates.into_iter().map(|rate| rate / sum).collect())
     }
 }
@@ -272,6 +277,7 @@ mod tests {
 
     #[test]
     fn impossible_mixtures_are_errors() {
+        assert_eq!(shares(&Mixing { temperature: 1e-3, ..Mixing::default() }, &[9e4, 1e5]), [0.9f64.powf(1000.0), 1.0]);
         assert!(Mixing { temperature: 0.0, ..Mixing::default() }.shares(&[(1.0, 1.0)]).is_err());
         assert!(Mixing { limit: Some(0), ..Mixing::default() }.shares(&[(1.0, 1.0)]).is_err());
         assert!(Mixing::default().shares(&[(1.0, 0.0)]).is_err());

@@ -379,10 +379,11 @@ impl Reader {
 }
 
 impl TextOptions {
-    /// Whether a document is of the part that the stream has.
+    /// Whether a document is of the part that the stream has: a function of its place alone, so that stages and programs with
+    /// other seeds hold the same documents out.
     fn takes(&self, file: usize, line: usize) -> bool {
         self.held_out.is_none_or(|(share, held_out)| {
-            let draw = Rng::new(self.seed, Purpose::HeldOut, &[file as u64, line as u64]).uniform();
+            let draw = Rng::new(0, Purpose::HeldOut, &[file as u64, line as u64]).uniform();
             (draw < share) == held_out
         })
     }

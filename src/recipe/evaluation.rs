@@ -11,7 +11,6 @@ use serde::Serialize;
 use super::run::Watch;
 use crate::checkpoint::write_file_atomic;
 use crate::data::Split;
-use crate::data::metrics::Score;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::report::{METRICS, PREDICTIONS};
@@ -60,8 +59,8 @@ pub fn write_evaluation(folder: &Path, evaluation: &Evaluation) -> Result<()> {
         write_file_atomic(&path, &lines)?;
     }
     let path = folder.join(METRICS);
-    let mut text =
-        serde_json::to_vec_pretty(&Metrics::of(evaluation)).map_err(|e| Error::file(&path, e.to_string()))?;
+    let mut text = serde_json::to_vec_pretty(&Metrics { tasks: &evaluation.tasks })
+        .map_err(|e| Error::file(&path, e.to_string()))?;
     text.push(b'\n');
     write_file_atomic(&path, &text)
 }
@@ -69,19 +68,5 @@ pub fn write_evaluation(folder: &Path, evaluation: &Evaluation) -> Result<()> {
 /// What is kept of an evaluation: no times, so that the same run writes the same bytes.
 #[derive(Serialize)]
 struct Metrics<'a> {
-    tasks: BTreeMap<&'a str, TaskMetrics<'a>>,
-}
-
-#[derive(Serialize)]
-struct TaskMetrics<'a> {
-    #[serde(flatten)]
-    result: &'a TaskEvaluation,
-    scores: &'a [Score],
-}
-
-impl Metrics<'_> {
-    fn of(evaluation: &Evaluation) -> Metrics<'_> {
-        let metrics = |result| TaskMetrics { result, scores: &result.scores };
-        Metrics { tasks: evaluation.tasks.iter().map(|(name, task)| (name.as_str(), metrics(task))).collect() }
-    }
+    tasks: &'a BTreeMap<String, TaskEvaluation>,
 }

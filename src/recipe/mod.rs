@@ -19,8 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::task::TaskConfig;
 use crate::error::{Error, Result};
+use crate::report::RECIPE;
 use crate::train::settings::{Settings, TextConfig};
 pub use model::ModelSpec;
+use run::TOKENIZER;
 use source::Source;
 use stage::FROM_MODEL;
 pub use stage::Stage;
@@ -56,6 +58,15 @@ pub struct Recipe {
     #[serde(rename = "stage")]
     pub stages: Vec<Stage>,
 }
+
+/// What stages, texts and tasks are called, since files are named after them.
+fn is_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(fits) && ![RECIPE, TOKENIZER].contains(&name)
+}
+
+const NOT_A_NAME: &str =
+    "files are named after it: use letters, digits, hyphens and underscores, and not the name of a run's own file";
 
 /// What is wrong, under which key: "stage.pretrain.lr".
 #[derive(Debug)]
@@ -112,15 +123,30 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// Whether a run of the one may be continued as one of the other: they differ at most in what no result depends on.
-    pub fn agrees_with(&self, other: &Recipe) -> bool {
-        let essence = |recipe: &Recipe| {
-            let mut recipe = recipe.clone();
-            recipe.about = None;
-            recipe.stages.iter_mut().for_each(|stage| (stage.prefetch, stage.recompute) = (None, None));
-            recipe
+    /// What the results of the parts that have `begun` (stages by their names, and "tokenizer") depend on. A run of a recipe may
+    /// be continued as one of another if the essences of the two are the same.
+    pub fn essence(&self, begun: &dyn Fn(&str) -> bool) -> Recipe {
+        let mut recipe = self.clone();
+        recipe.about = None;
+        recipe.stages.retain(|stage| begun(&stage.name));
+        recipe.stages.iter_mut().for_each(|stage| (stage.prefetch, stage.recompute) = (None, None));
+        let in_stages = |name: &String| {
+            let evaluated = |stage: &Stage| stage.evaluate.as_ref().is_some_and(|names| names.contains(name));
+            recipe.stages.iter().any(|stage| stage.train.contains(name) || evaluated(stage))
         };
-        essence(self) == essence(other)
+        let spec = &recipe.tokenizer;
+        let tokenizer_is_trained = spec.vocab_size.is_some() && begun(TOKENIZER);
+        let in_tokenizer =
+            |name: &String| tokenizer_is_trained && spec.train.as_ref().is_none_or(|names| names.contains(name));
+        recipe.texts.retain(|name, text| {
+            if !in_stages(name) {
+                // Counts in mixtures only.
+                text.examples = None;
+            }
+            in_stages(name) || in_tokenizer(name)
+        });
+        recipe.tasks.retain(|name, _| in_stages(name) || in_tokenizer(name));
+        recipe
     }
 
     /// As TOML.
@@ -165,6 +191,13 @@ impl Recipe {
     fn check(&self) -> Result<(), Wrong> {
         if self.stages.is_empty() {
             return Err(Wrong::new("stage", "there is no stage: add [[stage]] with a name and what it trains on"));
+        }
+        for (list, name) in
+            self.texts.keys().map(|name| ("texts", name)).chain(self.tasks.keys().map(|name| ("tasks", name)))
+        {
+            if !is_name(name) {
+                return Err(Wrong::new(format!("{list}.{name}"), NOT_A_NAME));
+            }
         }
         for (name, text) in &self.texts {
             let key = format!("texts.{name}");

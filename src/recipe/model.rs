@@ -46,7 +46,7 @@ pub struct ModelSpec {
     /// Rows of the embedding (the tokenizer's size, rounded up to a multiple of 64).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocab: Option<usize>,
-    /// Whether the output head is the embedding (true).
+    /// Whether the output head is the embedding (false).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tie: Option<bool>,
     /// In training, unless a stage says otherwise (that of the model's configuration).

@@ -25,7 +25,7 @@ use crate::train::{Event, Hooks, Outcome, Trainer};
 use crate::tune::Tuner;
 
 /// The folder of a tokenizer that was trained.
-const TOKENIZER: &str = "tokenizer";
+pub(super) const TOKENIZER: &str = "tokenizer";
 
 /// A stage with a time limit stops when training takes this much longer than was asked for.
 const PATIENCE: f64 = 1.15;
@@ -67,11 +67,11 @@ pub enum RunOutcome {
 }
 
 impl Run {
-    /// The run of a recipe in its folder, which is created. A run that is there goes on if it is of the same recipe;
-    /// `overwrite` removes it.
+    /// The run of a recipe in its folder, which is created. A run that is there goes on if what has begun in it would be the
+    /// same by this recipe; `overwrite` removes it.
     ///
     /// # Errors
-    /// Another recipe's run is there; the folder cannot be written.
+    /// Another recipe's run is there, or something that is no run; the folder cannot be written.
     pub fn open(mut recipe: Recipe, out: Option<PathBuf>, overwrite: bool) -> Result<Run> {
         let name = recipe.name.clone().unwrap_or_else(|| "run".into());
         let out = out.or_else(|| recipe.out.take()).unwrap_or_else(|| Path::new("runs").join(name));
@@ -80,19 +80,29 @@ impl Run {
         let recipe = recipe.spelled_out()?;
         let file = out.join(RECIPE);
         // What was spelled out by an older program may leave a newer setting open.
-        let before = if file.exists() { Some(Recipe::reread(&file)?.spelled_out()?) } else { None };
-        match &before {
-            Some(before) if overwrite => remove_run(&out, before)?,
-            Some(before) if !before.agrees_with(&recipe) => {
-                let (old, new) = (before.to_toml()?, recipe.to_toml()?);
-                let (old, new) = first_difference(&old, &new);
-                let what = format!(
-                    "a run of another recipe is here: it has `{old}` where there is `{new}` now; choose another folder \
-                     (--out) or replace the run (--overwrite)"
-                );
-                return Err(Error::file(&file, what));
+        let before = file.exists().then(|| Recipe::reread(&file)?.spelled_out());
+        const REMEDY: &str = "choose another folder (--out) or replace the run (--overwrite)";
+        match before {
+            Some(before) if overwrite => remove_run(&out, before.as_ref().unwrap_or(&recipe))?,
+            Some(before) => {
+                let before =
+                    before.map_err(|e| Error::file(&file, format!("no recipe can be read here ({e}); {REMEDY}")))?;
+                let begun = |part: &str| out.join(part).exists();
+                let (old, new) = (before.essence(&begun).to_toml()?, recipe.essence(&begun).to_toml()?);
+                if parts(&before).any(begun) && old != new {
+                    let (old, new) = first_difference(&old, &new);
+                    let what =
+                        format!("a run of another recipe is here: it has `{old}` where there is `{new}` now; {REMEDY}");
+                    return Err(Error::file(&file, what));
+                }
             }
-            _ => {}
+            None if overwrite => remove_run(&out, &recipe)?,
+            None => {
+                if let Some(part) = parts(&recipe).find(|part| out.join(part).exists()) {
+                    let what = format!("this is no part of a run, whose {RECIPE} would be beside it; {REMEDY}");
+                    return Err(Error::file(out.join(part), what));
+                }
+            }
         }
         fs::create_dir_all(&out).map_err(Error::io("create", &out))?;
         write_file_atomic(&file, recipe.to_toml()?.as_bytes())?;
@@ -106,6 +116,9 @@ impl Run {
     pub fn execute(&self, gpu: &Gpu, conductor: &mut Conductor<'_>) -> Result<RunOutcome> {
         let tokenizer = self.tokenizer(conductor)?;
         for (index, stage) in self.recipe.stages.iter().enumerate() {
+            if (conductor.should_stop)() {
+                return Ok(RunOutcome::Stopped { stage: stage.name.clone() });
+            }
             conductor.watch.remark(&format!(
                 "stage {} of {}, {}: {}",
                 index + 1,
@@ -166,7 +179,8 @@ impl Run {
             }
             state.settings.prefetch = stage.prefetch.unwrap_or(state.settings.prefetch);
             state.settings.recompute = stage.recompute.unwrap_or(state.settings.recompute);
-            let tuner = (conductor.tuner)(gpu, state.settings.steps * state.settings.accumulate as u64, None);
+            let passes = state.settings.steps.saturating_mul(state.settings.accumulate as u64);
+            let tuner = (conductor.tuner)(gpu, passes, None);
             let mut trainer = Trainer::resume(gpu, &tuner, state, &folder)?;
             return drive(&mut trainer, &stage.name, None, Instant::now(), conductor);
         }
@@ -181,7 +195,11 @@ impl Run {
         let outcome = drive(&mut trainer, &stage.name, limit, begin, conductor)?;
         match outcome {
             // The time is up: a later start goes on with the next stage, as this one does.
-            Outcome::Stopped { .. } if !(conductor.should_stop)() => trainer.end_here(),
+            Outcome::Stopped { .. } if !(conductor.should_stop)() => {
+                let outcome = trainer.end_here(&mut |event| conductor.watch.event(event))?;
+                conductor.watch.trained(&trainer, outcome);
+                Ok(outcome)
+            }
             _ => Ok(outcome),
         }
     }
@@ -239,9 +257,14 @@ impl Run {
     }
 }
 
+/// The folders of a run.
+fn parts(recipe: &Recipe) -> impl Iterator<Item = &str> {
+    recipe.stages.iter().map(|stage| stage.name.as_str()).chain([TOKENIZER])
+}
+
 /// Removes what a recipe's run has left.
 fn remove_run(out: &Path, recipe: &Recipe) -> Result<()> {
-    for part in recipe.stages.iter().map(|stage| stage.name.as_str()).chain([TOKENIZER]) {
+    for part in parts(recipe) {
         let folder = out.join(part);
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Recipe, Wrong};
+use super::{NOT_A_NAME, Recipe, Wrong, is_name};
 use crate::data::Split;
 use crate::data::mixture::Mixing;
 use crate::data::stream::Batching;
@@ -24,6 +24,12 @@ pub enum Begin {
     /// Those of its best evaluation.
     Best,
 }
+
+/// As good as for ever, and no sum of times overflows.
+pub const MOST_MINUTES: f64 = 1e6;
+
+/// Beyond any answer, and no product of sizes overflows.
+const MOST_TOKENS: usize = 1_000_000;
 
 /// What [`Stage::from`] calls the recipe's model.
 pub const FROM_MODEL: &str = "model";
@@ -128,6 +134,36 @@ impl Stage {
     /// The split that an evaluation is on.
     pub fn split(&self) -> Split {
         self.split.unwrap_or(Split::Validation)
+    }
+
+    /// What is wrong with the settings of an evaluation, and under which key.
+    ///
+    /// # Errors
+    /// The key and what is wrong with it.
+    pub fn check_decoding(&self) -> Result<(), (&'static str, &'static str)> {
+        let draws = self.temperature.is_some_and(|temperature| temperature > 0.0);
+        let wrong = [
+            ("eval_examples", self.eval_examples == Some(0), "an evaluation needs at least 1 example"),
+            ("eval_batch_size", self.eval_batch_size == Some(0), "an evaluation needs rows for at least 1 example"),
+            (
+                "max_new_tokens",
+                self.max_new_tokens.is_some_and(|most| !(1..=MOST_TOKENS).contains(&most)),
+                "answers have at least 1 token and at most a million",
+            ),
+            (
+                "temperature",
+                self.temperature.is_some_and(|temperature| !(temperature >= 0.0 && temperature.is_finite())),
+                "a temperature is 0 or a positive number",
+            ),
+            ("top_k", self.top_k.is_some() && !draws, "nothing is drawn without a temperature above 0"),
+            ("top_p", self.top_p.is_some() && !draws, "nothing is drawn without a temperature above 0"),
+            (
+                "top_p",
+                self.top_p.is_some_and(|share| !(share > 0.0 && share <= 1.0)),
+                "a probability lies above 0 and at most at 1",
+            ),
+        ];
+        wrong.into_iter().find(|(_, wrong, _)| *wrong).map_or(Ok(()), |(key, _, what)| Err((key, what)))
     }
 
     /// How the answers of an evaluation are decoded.
@@ -265,10 +301,8 @@ impl Stage {
 
     pub(super) fn check(&self, recipe: &Recipe) -> Result<(), Wrong> {
         let key = |name: &str| format!("stage.{}.{name}", self.name);
-        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(is_name) {
-            let what = "the name is that of a folder: use letters, digits, hyphens and underscores";
-            return Err(Wrong::new(key("name"), what));
+        if !is_name(&self.name) {
+            return Err(Wrong::new(key("name"), NOT_A_NAME));
         }
         for (list, names) in [("train", Some(&self.train)), ("evaluate", self.evaluate.as_ref())] {
             for name in names.into_iter().flatten() {
@@ -306,8 +340,8 @@ impl Stage {
         if self.steps.is_some() && self.minutes.is_some() {
             return Err(Wrong::new(key("minutes"), "train for a number of steps or of minutes, not both"));
         }
-        if self.minutes.is_some_and(|minutes| !(minutes > 0.0 && minutes.is_finite())) {
-            return Err(Wrong::new(key("minutes"), "the time must be a positive number of minutes"));
+        if self.minutes.is_some_and(|minutes| !(minutes > 0.0 && minutes <= MOST_MINUTES)) {
+            return Err(Wrong::new(key("minutes"), "the time must be a positive number of minutes, a million at most"));
         }
         if self.trains() { self.check_training(recipe, &key) } else { self.check_evaluation(recipe, &key) }
     }
@@ -323,7 +357,12 @@ impl Stage {
         if let Some((name, _)) = of_evaluations.iter().find(|(_, set)| *set) {
             return Err(Wrong::new(key(name), "this is for a stage that only evaluates: add one without `train`"));
         }
-        let settings = recipe.settings(self).map_err(|e| Wrong::new(key("name"), e.to_string()))?;
+        let settings = recipe.settings(self).map_err(|e| Wrong::new(format!("stage.{}", self.name), e.to_string()))?;
+        let rates =
+            [("lr", self.lr.is_some()), ("schedule", self.schedule.is_some()), ("warmup", self.warmup.is_some())];
+        if let Some((name, _)) = rates.iter().find(|(_, set)| *set && settings.optimizer.sets_own_rate()) {
+            return Err(Wrong::new(key(name), "adafactor-hf sets its own rate: leave this out, or use adafactor"));
+        }
         for name in &settings.evaluate {
             let text = recipe.texts.get(name).is_some_and(TextConfig::has_validation);
             if !text && recipe.tasks.get(name).is_none_or(|task| !task.has(Split::Validation)) {
@@ -342,20 +381,34 @@ impl Stage {
             return Err(Wrong::new(key("name"), "the stage does nothing: say what to `train` on, or to `evaluate` on"));
         }
         let of_training = [
+            ("mixture", self.mixture.is_some()),
+            ("scale", self.scale.is_some()),
+            ("batching", self.batching.is_some()),
             ("steps", self.steps.is_some()),
             ("minutes", self.minutes.is_some()),
             ("batch_size", self.batch_size.is_some()),
+            ("accumulate", self.accumulate.is_some()),
+            ("recompute", self.recompute.is_some()),
+            ("prefetch", self.prefetch.is_some()),
             ("lr", self.lr.is_some()),
             ("optimizer", self.optimizer.is_some()),
-            ("mixture", self.mixture.is_some()),
-            ("batching", self.batching.is_some()),
+            ("weight_decay", self.weight_decay.is_some()),
+            ("schedule", self.schedule.is_some()),
+            ("warmup", self.warmup.is_some()),
+            ("clip", self.clip.is_some()),
+            ("dropout", self.dropout.is_some()),
+            ("label_smoothing", self.label_smoothing.is_some()),
+            ("z_loss", self.z_loss.is_some()),
+            ("eval_every", self.eval_every.is_some()),
             ("best", self.best.is_some()),
             ("patience", self.patience.is_some()),
-            ("eval_every", self.eval_every.is_some()),
+            ("save_every", self.save_every.is_some()),
+            ("log_every", self.log_every.is_some()),
         ];
         if let Some((name, _)) = of_training.iter().find(|(_, set)| *set) {
             return Err(Wrong::new(key(name), "this is for a stage that trains: say on what with `train`"));
         }
+        self.check_decoding().map_err(|(name, what)| Wrong::new(key(name), what))?;
         for name in names {
             let split = self.split();
             let has = match (recipe.texts.get(name), recipe.tasks.get(name)) {

@@ -1,8 +1,8 @@
 //! Which curves are drawn: per stage, one figure a quantity, with all runs in it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::read::{Evaluation, Run, Stage, Step, direction};
+use super::read::{Evaluation, Run, Stage, Step};
 use crate::data::metrics::Direction;
 
 /// More points than this on a curve are not told apart.
@@ -94,18 +94,18 @@ fn task_figures(stages: &[(usize, &Stage)], task: &str) -> Vec<Figure> {
             stage.evaluations.iter().filter_map(point).collect()
         }),
     };
-    let metrics: BTreeSet<&str> = stages
+    let metrics: BTreeMap<&str, Direction> = stages
         .iter()
         .flat_map(|(_, s)| s.evaluations.iter().filter_map(|e| e.tasks.get(task)))
-        .flat_map(|figures| figures.named().into_iter().map(|(name, ..)| name))
+        .flat_map(|figures| figures.named().into_iter().map(|(name, _, better)| (name, better)))
         .collect();
     let mut figures: Vec<Figure> = metrics
         .into_iter()
-        .map(|metric| {
+        .map(|(metric, better)| {
             let value = |e: &Evaluation| {
                 e.tasks.get(task)?.named().into_iter().find(|(name, ..)| *name == metric).map(|(_, value, _)| value)
             };
-            evaluated(format!("{task} · {metric}"), "held out", direction(metric), &value)
+            evaluated(format!("{task} · {metric}"), "held out", better, &value)
         })
         .collect();
     let loss = |e: &Evaluation| e.tasks.get(task)?.loss;

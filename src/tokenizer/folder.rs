@@ -18,7 +18,7 @@ pub(super) const CONFIG_FILE: &str = "tokenizer_config.json";
 const FILES: [&str; 5] = [JSON_FILE, SPIECE_FILE, CONFIG_FILE, "special_tokens_map.json", "added_tokens.json"];
 
 /// More sentinels than any model has: a guard against damaged files.
-const MAX_EXTRA_IDS: usize = 1 << 16;
+pub(super) const MAX_EXTRA_IDS: usize = 1 << 16;
 
 /// What is read of `tokenizer_config.json`.
 #[derive(Default, Deserialize)]

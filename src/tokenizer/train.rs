@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::Tokenizer;
-use super::folder::{CONFIG_FILE, JSON_FILE, TokenizerConfig};
+use super::folder::{CONFIG_FILE, JSON_FILE, MAX_EXTRA_IDS, TokenizerConfig};
 use crate::error::{Error, Result};
 use words::{Alphabet, count_words, sample};
 
@@ -168,6 +168,9 @@ impl TrainOptions {
         }
         if self.max_piece_length == 0 || self.max_lines == 0 {
             return refuse("the longest piece and the number of lines must be at least 1".to_owned());
+        }
+        if self.sentinels > MAX_EXTRA_IDS {
+            return refuse(format!("{} sentinels are too many: at most {MAX_EXTRA_IDS}", self.sentinels));
         }
         for (at, piece) in self.user_defined.iter().enumerate() {
             if piece.trim() != piece || piece.is_empty() {

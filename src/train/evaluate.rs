@@ -9,7 +9,7 @@ use super::engine::LossStats;
 use super::examples::Evaluated;
 use super::settings::Settings;
 use crate::data::Batch;
-use crate::data::metrics::{Direction, Score};
+use crate::data::metrics::{Direction, Metric, Score};
 use crate::data::stream::by_length;
 use crate::data::task::{TaskConfig, TaskExample};
 use crate::error::{Error, Result};
@@ -41,7 +41,7 @@ pub struct TaskEvaluation {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, f64>,
     /// The same with directions, counts and signatures.
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<Score>,
     /// For each of the examples.
     #[serde(skip)]
@@ -65,6 +65,20 @@ pub struct Best {
     /// TASK/METRIC
     pub metric: String,
     pub value: f64,
+}
+
+/// What the share of target tokens predicted right is called beside metrics, of which one is `accuracy`.
+pub const TOKEN_ACCURACY: &str = "token_accuracy";
+
+/// The names TASK/METRIC of [`Evaluation::figures`].
+pub fn figure_names(settings: &Settings) -> Vec<String> {
+    let of_task = |task: &TaskConfig| task.resolved_metrics().iter().flat_map(Metric::names).collect();
+    let names = settings.evaluate.iter().flat_map(|name| {
+        let metrics: Vec<String> = settings.tasks.get(name).map_or_else(Vec::new, of_task);
+        let own = ["loss", TOKEN_ACCURACY].map(str::to_owned);
+        metrics.into_iter().chain(own).map(move |metric| format!("{name}/{metric}"))
+    });
+    names.collect()
 }
 
 impl Best {
@@ -98,7 +112,7 @@ impl Evaluation {
                 figures.push((format!("{task}/{}", score.name), score.value, score.better == Direction::Higher));
             }
             figures.push((format!("{task}/loss"), result.loss, false));
-            figures.push((format!("{task}/accuracy"), result.accuracy, true));
+            figures.push((format!("{task}/{TOKEN_ACCURACY}"), result.accuracy, true));
         }
         figures
     }
@@ -199,7 +213,9 @@ impl Evaluator {
             if let Some(answers) = &prepared.answers {
                 predictions = answers.predict(&mut self.generator, &self.decoding, tokenizer)?;
                 let texts: Vec<String> = predictions.iter().map(|p| p.prediction.clone()).collect();
-                scores = answers.task.score(&texts, &answers.texts)?;
+                if answers.texts.iter().all(TaskExample::is_labelled) {
+                    scores = answers.task.score(&texts, &answers.texts)?;
+                }
             }
             let result = TaskEvaluation {
                 examples: prepared.examples,

@@ -91,7 +91,8 @@ impl Sources {
                     _ => TextPosition::default(),
                 };
                 let stream = self.open_text(text, &self.files[name], false, at)?;
-                (Member::Text(Box::new(stream)), self.size_of_text(name, text)?)
+                // `Settings::check` asks for the number where it counts.
+                (Member::Text(Box::new(stream)), text.examples.map_or(1.0, |examples| examples as f64))
             } else {
                 let drawn = match at {
                     Some(MemberPosition::Examples(drawn)) => *drawn,
@@ -143,6 +144,9 @@ impl Sources {
                 }
                 (None, Some(task)) => {
                     let (examples, texts) = open_task(name, task, split, tokenizer, remarks)?.into_parts();
+                    if !texts.iter().all(TaskExample::is_labelled) {
+                        remarks.push(format!("{name}: {split} examples have no labels: answers are not scored"));
+                    }
                     let chosen = spread(examples.len(), most);
                     let texts = chosen.iter().map(|&index| texts[index].clone()).collect();
                     let examples = chosen.iter().map(|&index| examples[index].clone()).collect();
@@ -158,20 +162,6 @@ impl Sources {
 
     fn open_text(&self, text: &TextConfig, files: &[PathBuf], held_out: bool, at: TextPosition) -> Result<TextStream> {
         TextStream::open(files, self.tokenizer.clone(), text_options(&self.settings, text, held_out), at)
-    }
-
-    /// What a text counts as in a mixture.
-    fn size_of_text(&self, name: &str, text: &TextConfig) -> Result<f64> {
-        let needed =
-            self.settings.train.len() > 1 && self.settings.mixture.rates == crate::data::mixture::Rates::Proportional;
-        match text.examples {
-            Some(examples) => Ok(examples as f64),
-            None if !needed => Ok(1.0),
-            None => Err(Error::Input(format!(
-                "{name}: a text has no number of examples to be mixed by: say as how many it counts (`examples`), or mix at \
-                 equal rates"
-            ))),
-        }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod settings;
 pub mod state;
 pub mod tensorboard;
 pub mod trainer;
+mod window;
 
 pub use evaluate::{Evaluation, TaskEvaluation};
 pub use log::{Event, StepLog};

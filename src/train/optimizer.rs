@@ -153,13 +153,27 @@ impl OptimizerConfig {
         }
     }
 
+    /// Whether its steps follow a rule of its own instead of a learning rate.
+    pub fn sets_own_rate(&self) -> bool {
+        matches!(self, OptimizerConfig::Adafactor { relative_step: true, .. })
+    }
+
+    /// The learning rate that it uses at a step, counted from 0, where a schedule says `lr`.
+    pub(super) fn rate(&self, lr: f64, step: u64) -> f64 {
+        match *self {
+            OptimizerConfig::Adafactor { relative_step: true, warmup_init, .. } => {
+                adafactor::relative_step(step, warmup_init)
+            }
+            _ => lr,
+        }
+    }
+
     /// What the kernels need of a learning rate and a step; computed in f64, since 1 - beta^t cancels.
     fn rates(&self, lr: f64, step: u64) -> [f32; 4] {
         match *self {
             OptimizerConfig::AdamW { betas, weight_decay, .. } => adamw::rates(betas, weight_decay, lr, step),
-            OptimizerConfig::Adafactor { decay_rate, weight_decay, relative_step, warmup_init, .. } => {
-                let lr = if relative_step { adafactor::relative_step(step, warmup_init) } else { lr };
-                adafactor::rates(decay_rate, weight_decay, lr, step)
+            OptimizerConfig::Adafactor { decay_rate, weight_decay, .. } => {
+                adafactor::rates(decay_rate, weight_decay, self.rate(lr, step), step)
             }
         }
     }

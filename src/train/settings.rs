@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::engine::Objective;
+use super::evaluate::figure_names;
 use super::optimizer::OptimizerConfig;
 use super::schedule::{Decay, LrSchedule};
 use crate::data::Objective as TextObjective;
-use crate::data::mixture::Mixing;
+use crate::data::mixture::{Mixing, Rates};
 use crate::data::stream::Batching;
 use crate::data::task::{Files, Split, TaskConfig};
 use crate::error::{Error, Result};
@@ -97,6 +98,9 @@ pub struct Settings {
     /// Steps between log lines; 0: about one line a second.
     pub log_every: u64,
 }
+
+/// Batches that a step may take: enough for any, and no product of counts overflows.
+const MOST_BATCHES: usize = 1 << 16;
 
 /// Settings that no result depends on, or that may change on resuming.
 const FREE: [&str; 3] = ["steps", "recompute", "prefetch"];
@@ -217,7 +221,10 @@ impl Settings {
         let share = |value: f32| (0.0..1.0).contains(&value);
         require(self.steps > 0, "the number of steps must be at least 1")?;
         require(self.batch_size > 0, "the batch size must be at least 1")?;
-        require(self.accumulate > 0, "gradients must be accumulated over at least 1 batch")?;
+        require(
+            (1..=MOST_BATCHES).contains(&self.accumulate),
+            "gradients are accumulated over at least 1 batch and at most 65,536",
+        )?;
         require(share(self.dropout), "dropout must be at least 0 and less than 1")?;
         require(share(self.label_smoothing), "label smoothing must be at least 0 and less than 1")?;
         require(self.z_loss >= 0.0 && self.z_loss.is_finite(), "the z-loss factor must be 0 or more")?;
@@ -244,6 +251,27 @@ impl Settings {
         }
         for (name, task) in &self.tasks {
             task.check().map_err(|e| Error::Input(format!("{name}: {e}")))?;
+        }
+        let scales: Vec<(f64, f64)> =
+            self.train.iter().map(|name| (1.0, self.scale.get(name).copied().unwrap_or(1.0))).collect();
+        self.mixture.shares(&scales)?;
+        let by_size = self.train.len() > 1 && self.mixture.rates == Rates::Proportional;
+        let sizeless = |name: &&String| self.texts.get(*name).is_some_and(|text| text.examples.is_none());
+        if let Some(name) = self.train.iter().find(sizeless).filter(|_| by_size) {
+            return Err(Error::Input(format!(
+                "{name}: a text has no number of examples to be mixed by: say as how many it counts (`examples`), or mix at \
+                 equal rates"
+            )));
+        }
+        if let Batching::Packed { source_len, target_len } = self.batching {
+            require(source_len > 1 && target_len > 1, "packed rows need at least 2 source and 2 target tokens")?;
+        }
+        if let Some(best) = &self.best {
+            let known = figure_names(self);
+            if !known.contains(best) {
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(Error::Input(format!("best: no evaluation gives `{best}`; there are: {known}")));
+            }
         }
         for every in [self.eval_every, self.save_every] {
             require(every != Some(0), "steps between evaluations and between checkpoints must be at least 1")?;

@@ -40,6 +40,9 @@ pub struct State {
     pub best: Option<Best>,
     /// Evaluations since the best one.
     pub evaluations_since_best: u64,
+    /// The step of the last evaluation. `None`: an older program did not write it down.
+    #[serde(default)]
+    pub evaluated: Option<u64>,
     /// Whether training ended before its last step.
     pub ended_early: bool,
     /// Where the data of the next step begin.
@@ -63,6 +66,7 @@ impl State {
             elapsed: 0.0,
             best: None,
             evaluations_since_best: 0,
+            evaluated: Some(0),
             ended_early: false,
             position: BatchPosition::default(),
             data,

@@ -15,6 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prost::Message;
 use serde_json::Value as Json;
 
+use super::evaluate::TOKEN_ACCURACY;
 use crate::error::{Error, Result};
 
 /// A folder's open event file. Records are written whole and at once, so that a reader may look in at any time.
@@ -87,9 +88,9 @@ pub fn scalars_of(event: &Json) -> Option<(u64, Vec<(String, f64)>)> {
             let tasks = event["tasks"].as_object().into_iter().flatten();
             tasks
                 .flat_map(|(task, figures)| {
-                    let own = ["loss", "accuracy"]
-                        .iter()
-                        .filter_map(move |key| number(figures, key, format!("{task}/{key}")));
+                    let own = [("loss", "loss"), ("accuracy", TOKEN_ACCURACY)];
+                    let own =
+                        own.into_iter().filter_map(move |(key, tag)| number(figures, key, format!("{task}/{tag}")));
                     let metrics = figures["metrics"].as_object().into_iter().flatten();
                     own.chain(metrics.filter_map(move |(key, value)| Some((format!("{task}/{key}"), value.as_f64()?))))
                 })

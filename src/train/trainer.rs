@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::engine::{Engine, LossStats, PendingReport};
+use super::engine::{Engine, PendingReport};
 use super::evaluate::{Best, Decoding, Evaluator};
 use super::examples::Sources;
 use super::log::{Event, Log, StepLog};
-use super::optimizer::StepReport;
 use super::settings::Settings;
 use super::state::State;
+use super::window::{Session, Window};
 use crate::checkpoint::{AtomicDir, recover};
 use crate::data::Split;
 use crate::data::prefetch::{Prefetch, Ready};
@@ -69,16 +69,6 @@ pub enum Outcome {
     Stopped {
         step: u64,
     },
-}
-
-/// Sums since the last log line.
-struct Window {
-    start: Instant,
-    first_token: u64,
-    /// Of the batches, padding counted.
-    positions: u64,
-    stats: LossStats,
-    last: StepReport,
 }
 
 impl Trainer {
@@ -223,13 +213,17 @@ impl Trainer {
         })
     }
 
-    /// Makes the step that a stopped run is at its last one, for good.
+    /// Makes the step that a stopped run is at its last one, for good, and evaluates it.
     ///
     /// # Errors
-    /// The checkpoint cannot be written.
-    pub fn end_here(&mut self) -> Result<Outcome> {
+    /// As [`Trainer::run`].
+    pub fn end_here(&mut self, observe: &mut dyn FnMut(&Event)) -> Result<Outcome> {
+        let mut hooks = Hooks { observe, should_stop: &|| false };
+        if self.state.evaluated != Some(self.state.step) {
+            self.evaluate(&mut hooks)?;
+        }
         self.state.ended_early = true;
-        self.save(LAST, &mut Hooks { observe: &mut |_| {}, should_stop: &|| false })?;
+        self.save(LAST, &mut hooks)?;
         Ok(Outcome::EndedEarly { step: self.state.step })
     }
 
@@ -254,8 +248,13 @@ impl Trainer {
             |step: u64, every: Option<u64>| step == steps || every.is_some_and(|every| step.is_multiple_of(every));
         let session = Session { start: Instant::now(), first_step: self.state.step, elapsed: self.state.elapsed };
         self.window = Window::new(self.state.tokens);
+        // What a stop at this step put off.
+        let step = self.state.step;
+        if due(step, eval_every) && self.state.evaluated.is_some_and(|evaluated| evaluated < step) {
+            self.evaluate(&mut hooks)?;
+        }
         while self.state.step < steps && !self.state.ended_early {
-            let lr = schedule.lr(self.state.step);
+            let lr = self.state.settings.optimizer.rate(schedule.lr(self.state.step), self.state.step);
             self.train_step(lr, &mut hooks)?;
             let step = self.state.step;
             let stop = (hooks.should_stop)() && step < steps;
@@ -384,6 +383,7 @@ impl Trainer {
 
     fn evaluate(&mut self, hooks: &mut Hooks<'_>) -> Result<()> {
         self.finish_pending(hooks)?;
+        self.state.evaluated = Some(self.state.step);
         let Some(evaluator) = &mut self.evaluator else {
             return Ok(());
         };
@@ -465,30 +465,5 @@ impl Trainer {
     /// Worth telling the user before training begins.
     pub fn remarks(&self) -> &[String] {
         &self.remarks
-    }
-}
-
-/// The time of one call of [`Trainer::run`].
-struct Session {
-    start: Instant,
-    first_step: u64,
-    /// Seconds of earlier sessions.
-    elapsed: f64,
-}
-
-impl Session {
-    fn total(&self) -> f64 {
-        self.elapsed + self.start.elapsed().as_secs_f64()
-    }
-
-    fn seconds_per_step(&self, step: u64) -> f64 {
-        self.start.elapsed().as_secs_f64() / (step - self.first_step).max(1) as f64
-    }
-}
-
-impl Window {
-    fn new(first_token: u64) -> Window {
-        let last = StepReport { grad_norm: 0.0, clip: 1.0, skipped: false };
-        Window { start: Instant::now(), first_token, positions: 0, stats: LossStats::default(), last }
     }
 }

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use t5_wgpu::data::metrics::MetricKind;
 use t5_wgpu::data::task::Files;
 use t5_wgpu::data::{Metric, Split, TaskConfig, TooLong};
+use t5_wgpu::recipe::stage::MOST_MINUTES;
 use t5_wgpu::recipe::{ModelSpec, Stage};
 use t5_wgpu::train::Settings;
 use t5_wgpu::train::schedule::Decay;
@@ -386,7 +387,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 
 fn positive(text: &str) -> Result<f64> {
     match text.parse::<f64>() {
-        Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
-        _ => bail!("`{text}` is not a positive number"),
+        Ok(value) if value > 0.0 && value <= MOST_MINUTES => Ok(value),
+        _ => bail!("`{text}` is not a positive number, a million at most"),
     }
 }

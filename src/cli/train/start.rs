@@ -81,7 +81,7 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
         None => Model::init(gpu, config, settings.seed)?,
     };
     let limit = args.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
-    model.tuner = tuner(&args.tune, gpu, settings.steps * settings.accumulate as u64, limit);
+    model.tuner = tuner(&args.tune, gpu, settings.steps.saturating_mul(settings.accumulate as u64), limit);
     Ok(Trainer::create(model, tokenizer, settings, &args.out, args.overwrite || args.resume)?)
 }
 

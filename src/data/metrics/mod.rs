@@ -144,11 +144,12 @@ impl Metric {
             return Err(fail(format!("the example {:?} has no references", bad.source)));
         }
         let cases: Vec<Case> = predictions.iter().zip(examples).map(|(p, e)| self.case(p, e)).collect();
+        let labels: Vec<String> = self.labels.iter().map(|label| self.prepare(label).into_owned()).collect();
         let parts = match self.kind {
             MetricKind::Accuracy => classes::accuracy(&cases),
-            MetricKind::F1 => classes::f1(&cases, &self.labels),
-            MetricKind::F1Macro => classes::f1_macro(&cases, &self.labels),
-            MetricKind::Matthews => classes::matthews(&cases, &self.labels),
+            MetricKind::F1 => classes::f1(&cases, &labels),
+            MetricKind::F1Macro => classes::f1_macro(&cases, &labels),
+            MetricKind::Matthews => classes::matthews(&cases, &labels),
             MetricKind::Pearson => numbers::pearson(&cases),
             MetricKind::Spearman => numbers::spearman(&cases),
             MetricKind::Squad | MetricKind::Record => answers::squad(&cases),
@@ -203,6 +204,7 @@ impl Metric {
         }
     }
 
+    /// What is compared of a prediction, a reference or a label.
     fn prepare<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let kept = if text.contains(|c| self.ignore.contains(c)) {
             Cow::Owned(text.chars().filter(|&c| !self.ignore.contains(c)).collect())

@@ -27,6 +27,9 @@ const PAPER_DROP: [(f64, usize); 1] = [(0.15, 104)];
 /// The source length that those are for.
 const PAPER_SOURCE: usize = 512;
 
+/// Beyond any model, and searches for lengths end.
+const MOST_TOKENS: usize = 1 << 20;
+
 /// Deviations from the mean up to which targets of random length are kept whole: beyond lies one in 10^9.
 const DEVIATIONS: f64 = 6.0;
 
@@ -73,6 +76,9 @@ impl Objective {
                 self.name(),
                 targets_len.unwrap_or(inputs_len)
             )));
+        }
+        if inputs_len.max(targets_len.unwrap_or(0)) > MOST_TOKENS {
+            return Err(Error::Input(format!("{}: an example has at most {MOST_TOKENS} tokens", self.name())));
         }
         // One token of the source is for EOS.
         let raw = inputs_len - 1;

@@ -147,6 +147,13 @@ pub struct TaskExample {
     pub extra: Value,
 }
 
+impl TaskExample {
+    /// Whether the right answer is known, as it is not in published test sets of GLUE and SuperGLUE.
+    pub fn is_labelled(&self) -> bool {
+        self.references != [UNKNOWN_LABEL]
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
