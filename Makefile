@@ -3,7 +3,7 @@
 CARGO ?= cargo
 DRIVER = . ./scripts/driver.sh
 
-.PHONY: help demo test build check bench clean-driver toolchain
+.PHONY: help demo test build check bench portability clean-driver toolchain
 
 help:
 	@echo 'make demo          build, then show the whole thing at work'
@@ -11,6 +11,7 @@ help:
 	@echo 'make build         the command line program: target/release/t5'
 	@echo 'make check         formatting, lints and documentation, warnings being errors'
 	@echo 'make bench         benchmarks'
+	@echo 'make portability   every kernel before the compilers of Windows, Vulkan drivers and browsers (half an hour)'
 	@echo 'make clean-driver  forget the software Vulkan driver in .driver/'
 	@echo
 	@echo 'T5_DRIVER chooses the Vulkan driver: see the head of scripts/driver.sh'
@@ -33,6 +34,9 @@ check: toolchain
 
 bench: toolchain
 	@$(DRIVER) && $(CARGO) bench
+
+portability: toolchain
+	@scripts/portability.sh
 
 clean-driver:
 	rm -rf .driver

@@ -29,7 +29,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let y = lane / 16u;
     let x = lane % 16u;
     var squares = 0.0;
-    var col_sums = vec4<f32>();
+    var col_sums = array<f32, 4>();
     for (var i = 0u; i < 4u; i++) {
         let row = tile.y * 64u + i * 16u + y;
         var row_sum = 0.0;

@@ -35,7 +35,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let tensor = control.tensors[piece.tensor];
     let row0 = tile.y * 64u + lane / 16u;
     let col0 = tile.x * 64u + lane % 16u;
-    var col_factors = vec4(1.0);
+    var col_factors = array<f32, 4>(1.0, 1.0, 1.0, 1.0);
     if piece.factored == 1u {
         for (var j = 0u; j < 4u; j++) {
             let col = min(col0 + j * 16u, piece.cols - 1u);

@@ -20,8 +20,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let i = w.first + 4u * ti;
     let mask = mask_of(w, i);
     let walk = walk_of(w);
-    var m = vec4<f32>(LEAST);
-    var l = vec4<f32>();
+    // Arrays, since FXC cannot store to a vector's component by an index.
+    var m = array<f32, 4>(LEAST, LEAST, LEAST, LEAST);
+    var l = array<f32, 4>();
     var o: array<vec4<f32>, 4u * DV>;
     var j = walk.x;
     loop {

@@ -36,18 +36,17 @@ fn tile_gradient(w: Work, i: u32, j: u32, mask: Mask) -> TileGradient {
         dweight[3] += vec4(dot(b3, a0), dot(b3, a1), dot(b3, a2), dot(b3, a3));
         d += 1u;
     }
-    var t: TileGradient;
+    // Apart until they are whole: FXC does not compile stores by index into an array of a struct.
+    var weight = array<vec4<f32>, 4>();
+    var dscore = array<vec4<f32>, 4>();
     for (var r = 0u; r < 4u; r++) {
         let row = stat_row(w, min(i + r, p.q_len - 1u));
         let stat = stats[row];
-        var probability = exp(s[r] - stat.x);
-        for (var c = 0u; c < 4u; c++) {
-            let exists = i + r < p.q_len && s[r][c] > 0.5 * MASKED;
-            probability[c] = select(0.0, probability[c], exists);
-            let kept = keep_weight(row, j + c);
-            t.weight[r][c] = probability[c] * kept;
-            t.dscore[r][c] = probability[c] * (dweight[r][c] * kept - stat.y);
-        }
+        let exists = vec4(i + r < p.q_len) & (s[r] > vec4(0.5 * MASKED));
+        let probability = select(vec4<f32>(), exp(s[r] - stat.x), exists);
+        let kept = vec4(keep_weight(row, j), keep_weight(row, j + 1u), keep_weight(row, j + 2u), keep_weight(row, j + 3u));
+        weight[r] = probability * kept;
+        dscore[r] = probability * (dweight[r] * kept - stat.y);
     }
-    return t;
+    return TileGradient(weight, dscore);
 }

@@ -35,8 +35,8 @@ fn keep_tile(w: Work, row: u32, column: u32, lane: u32) {
             kept = tile;
             tile = Tile();
         }
-        var along_q: mat4x4<f32>;
-        var along_k: mat4x4<f32>;
+        var along_q = mat4x4<f32>();
+        var along_k = mat4x4<f32>();
         if step < p.d4 {
             along_q = four_from_q(q, step);
             along_k = four_from_kv(k, step);

@@ -25,7 +25,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var j = walk.x;
     loop {
         if j >= walk.y { break; }
-        var tile: Tile;
+        var tile = Tile();
         let k = four_k(w, lane_rows(j, lane));
         var d = 0u;
         loop {

@@ -31,11 +31,18 @@ fn scores(w: Work, i: u32, j: u32, mask: Mask) -> array<vec4<f32>, 4> {
         d += 1u;
     }
     for (var r = 0u; r < 4u; r++) {
-        for (var c = 0u; c < 4u; c++) {
-            let hidden = is_hidden(mask, select(c, r, WALKS_KEYS), i + r, j + c);
-            if HAS_BIAS { s[r][c] += bias_at(w.head, i32(j + c) - i32(i + r)); }
-            s[r][c] = select(s[r][c], MASKED, hidden);
+        var row = s[r];
+        if HAS_BIAS {
+            let d = i32(j) - i32(i + r);
+            row += vec4(bias_at(w.head, d), bias_at(w.head, d + 1), bias_at(w.head, d + 2), bias_at(w.head, d + 3));
         }
+        let hidden = vec4(
+            is_hidden(mask, select(0u, r, WALKS_KEYS), i + r, j),
+            is_hidden(mask, select(1u, r, WALKS_KEYS), i + r, j + 1u),
+            is_hidden(mask, select(2u, r, WALKS_KEYS), i + r, j + 2u),
+            is_hidden(mask, select(3u, r, WALKS_KEYS), i + r, j + 3u),
+        );
+        s[r] = select(row, vec4(MASKED), hidden);
     }
     return s;
 }

@@ -31,6 +31,21 @@ struct Params {
 
 const LANES = 32u;
 
+// A load of each of four rows of b. A struct, since naga writes the helpers of an array of `Load` twice where Load is vec4<f32>.
+struct Loads {
+    x: Load,
+    y: Load,
+    z: Load,
+    w: Load,
+}
+
+fn loads(at: vec4<u32>) -> Loads { return Loads(b[at.x], b[at.y], b[at.z], b[at.w]); }
+
+// The i-th four weights of each row, as columns: `x * weights(..)` is x's product with each of the rows.
+fn weights(l: Loads, i: u32) -> mat4x4<f32> {
+    return mat4x4(weights4(l.x, i), weights4(l.y, i), weights4(l.z, i), weights4(l.w, i));
+}
+
 var<workgroup> squares: array<f32, ROWS * LANES>;
 var<workgroup> normed: array<vec4<f32>, STAGED4>; // [ROWS, k / 4] of the normed rows, where they fit
 
@@ -83,25 +98,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var k = 0u;
     loop {
         if k >= p.loads { break; }
-        let i0 = k * STRIDE;
-        let w = array(b[ib.x + i0], b[ib.y + i0], b[ib.z + i0], b[ib.w + i0]);
-        var up: array<Load, 4>;
-        if GATED {
-            let i1 = i0 + rows_apart(p.n);
-            up = array(b[ib.x + i1], b[ib.y + i1], b[ib.z + i1], b[ib.w + i1]);
-        }
-        var part: array<vec4<f32>, ROWS>;
-        var up_part: array<vec4<f32>, ROWS>;
+        let now = loads(ib + k * STRIDE);
+        var up = now;
+        if GATED { up = loads(ib + k * STRIDE + rows_apart(p.n)); }
+        var part = array<vec4<f32>, ROWS>();
+        var up_part = array<vec4<f32>, ROWS>();
         for (var i = 0u; i < LOAD4; i++) {
             let at4 = k * LOAD4 + i;
-            let w0 = weights4(w[0], i);
-            let w1 = weights4(w[1], i);
-            let w2 = weights4(w[2], i);
-            let w3 = weights4(w[3], i);
+            let w = weights(now, i);
             var s = vec4(1.0);
             if NORM && STAGED4 == 1u { s = scale[at4]; }
             for (var r = 0u; r < ROWS; r++) {
-                var x: vec4<f32>;
+                var x = vec4<f32>();
                 if !NORM {
                     x = a[ia[r] + at4];
                 } else if STAGED4 > 1u {
@@ -109,11 +117,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 } else {
                     x = a[ia[r] + at4] * r_rms[r] * s;
                 }
-                part[r] += vec4(dot(x, w0), dot(x, w1), dot(x, w2), dot(x, w3));
-                if GATED {
-                    let u = array(weights4(up[0], i), weights4(up[1], i), weights4(up[2], i), weights4(up[3], i));
-                    up_part[r] += vec4(dot(x, u[0]), dot(x, u[1]), dot(x, u[2]), dot(x, u[3]));
-                }
+                part[r] += x * w;
+                if GATED { up_part[r] += x * weights(up, i); }
             }
         }
         let factors = weight_scales(at, k);

@@ -119,7 +119,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             if step >= depth { break; }
             for (var s = 0u; s < 4u; s++) {
                 let at = (step + s) * PITCH;
-                var bv: array<vec4<f32>, QUADS>;
+                var bv = array<vec4<f32>, QUADS>();
                 for (var j = 0u; j < QUADS; j++) { bv[j] = tile_b[at + b_quad + 8u * j]; }
                 for (var i = 0u; i < QUADS; i++) {
                     let av = tile_a[at + a_quad + 8u * i];

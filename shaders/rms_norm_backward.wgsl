@@ -1,4 +1,4 @@
-// dx = r (scale dy - xhat mean(xhat scale dy)) (+ before), with r = rsqrt(mean(x^2) + eps) and xhat = x r; also writes
+// grad_x = r (scale dy - xhat mean(xhat scale dy)) (+ before), with r = rsqrt(mean(x^2) + eps) and xhat = x r; also writes
 // r for the gradient of the scale.
 //
 // LANES invocations share a row and meet once in workgroup memory; 64 / LANES rows a workgroup.
@@ -17,7 +17,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> dy: array<Elem>; // [rows, width]
 @group(0) @binding(4) var<storage, read> before: array<Elem>; // [rows, width]
 @group(0) @binding(5) var<storage, read_write> rstd: array<f32>; // [rows]
-@group(0) @binding(6) var<storage, read_write> dx: array<Elem>; // [rows, width]
+@group(0) @binding(6) var<storage, read_write> grad_x: array<Elem>; // [rows, width]
 
 var<workgroup> partial: array<vec2<f32>, 64>;
 
@@ -49,7 +49,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if i >= p.width { break; }
         var d = r * (scale[i] * dy[start + i] - x[start + i] * projection);
         if ADD { d += before[start + i]; }
-        dx[start + i] = d;
+        grad_x[start + i] = d;
         i += LANES;
     }
 }

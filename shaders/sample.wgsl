@@ -9,6 +9,7 @@ struct Params {
     batch: u32,
     vocab: u32,
     len: u32, // positions that a sequence can have
+    rounds: u32, // CUT_ROUNDS; a run-time bound, since some compilers unroll every constant one
     grid_x: u32,
 }
 
@@ -23,6 +24,7 @@ struct Settings {
     eos: array<vec4<u32>, 4>, // tokens that finish a sequence
 }
 
+const LEAST_WEIGHT = 1e-30; // top-p of 0 leaves the likeliest
 const BAD = 0xffffffffu; // emitted where no logit is a number
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -41,8 +43,8 @@ var<workgroup> part_sum: array<vec4<f32>, LANES>;
 // Order of the floats as integers; 0 for NaN, which is never chosen.
 fn key(x: f32) -> u32 {
     let b = bitcast<u32>(x);
-    if (b & 0x7fffffffu) > 0x7f800000u { return 0u; }
-    return select(b | 0x80000000u, ~b, b >= 0x80000000u);
+    let ordered = select(b | 0x80000000u, ~b, b >= 0x80000000u);
+    return select(ordered, 0u, (b & 0x7fffffffu) > 0x7f800000u);
 }
 
 fn is_better(key_a: u32, id_a: u32, key_b: u32, id_b: u32) -> bool {
@@ -96,12 +98,16 @@ fn weight(x: f32, top: f32) -> f32 {
     return exp((x - top) / settings.temperature);
 }
 
-// The largest key t >= least such that the logits with keys of t or more reach `target`: in number, or in weight.
+// The largest key t >= least such that the logits with keys of t or more reach `target_sum` > 0: in number, or in weight.
+//
+// Every round leaves about a quarter of low .. high. Their number is fixed, since a barrier in a loop whose end depends on data
+// is refused by FXC. A round too many changes nothing: its probes are all `high`, which the sums do not reach.
 fn cut_off(start: u32, limit: u32, top: f32, least: u32, by_weight: bool, target_sum: f32, lane: u32) -> u32 {
     var low = least;
     var high = key(top) + 1u;
+    var round = 0u;
     loop {
-        if high <= low + 1u { break; }
+        if round >= p.rounds { break; }
         let width = high - low;
         let probes = low + max(vec3(1u), vec3(width / 4u, width / 2u, width - max(1u, width / 4u)));
         var sum = vec3<f32>();
@@ -119,9 +125,9 @@ fn cut_off(start: u32, limit: u32, top: f32, least: u32, by_weight: bool, target
         else if reached.y { low = probes.y; high = probes.z; }
         else if reached.x { low = probes.x; high = probes.y; }
         else { high = probes.x; }
+        round += 1u;
     }
-    // A target of 0 is reached by nothing at all.
-    return min(low, key(top));
+    return low;
 }
 
 // Invocation 0 draws a class with a key of at least `cut`, from the lanes' sums of weights in part_sum.
@@ -183,7 +189,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         if settings.top_p < 1.0 {
             let all = sum_up(vec4(sum), lane).x;
-            cut = cut_off(start, limit, top, cut, true, settings.top_p * all, lane);
+            cut = cut_off(start, limit, top, cut, true, max(settings.top_p * all, LEAST_WEIGHT), lane);
             sum = 0.0;
             i = lane;
             loop {

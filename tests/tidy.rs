@@ -152,6 +152,50 @@ fn shaders_are_files_and_every_file_is_used() {
     assert_none(found);
 }
 
+#[test]
+fn variables_in_shader_loops_have_initialisers() {
+    let mut found = Vec::new();
+    for file in files(&["shaders"], "wgsl") {
+        for line in bare_loop_variables(&lex(&file.text)) {
+            found.push(format!(
+                "{}:{line}: a variable in a loop without an initialiser: Tint does not make it zero again in each round; say \
+                 `= T()`",
+                file.path
+            ));
+        }
+    }
+    assert_none(found);
+}
+
+#[test]
+fn the_scanner_sees_bare_variables_in_loops() {
+    let text = "fn f() { var a: u32; loop { var b = 1; if x { var c: array<u32, 2>; } } var d: u32; }\nfn g() { for (var i = 0; i < 2; i++) { var e: u32; } }";
+    assert_eq!(bare_loop_variables(&lex(text)), [1, 2]);
+}
+
+/// The lines of `var`s without an initialiser inside of WGSL's loops.
+fn bare_loop_variables(tokens: &[Token]) -> Vec<usize> {
+    let mut found = Vec::new();
+    let mut blocks: Vec<bool> = Vec::new(); // whether each open block lies in a loop
+    let mut loop_begins = false;
+    for (at, token) in tokens.iter().enumerate() {
+        match token.text {
+            "loop" | "for" | "while" => loop_begins = true,
+            "{" => {
+                blocks.push(loop_begins || blocks.last() == Some(&true));
+                loop_begins = false;
+            }
+            "}" => _ = blocks.pop(),
+            "var" if blocks.last() == Some(&true) => {
+                let end = tokens[at..].iter().find(|t| matches!(t.text, "=" | ";"));
+                found.extend(end.filter(|t| t.text == ";").map(|_| token.line));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
 /// The scanner itself: what it must see and what it must overlook.
 #[test]
 fn the_scanner_reads_rust() {

@@ -122,7 +122,7 @@ impl Op for RmsNormBackward {
                 ("dy", dy),
                 ("before", if self.add { l.input(3) } else { dy }),
                 ("rstd", rstd),
-                ("dx", l.output(0)),
+                ("grad_x", l.output(0)),
             ],
             params: vec![
                 ("rows", rows.into()),

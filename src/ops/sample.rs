@@ -44,6 +44,9 @@ pub const SETTINGS_LEN: usize = size_of::<SampleSettings>() / 4;
 
 const LANES: usize = 256;
 
+/// Rounds of a bisection over the keys of all floats: each leaves at most a quarter of 2^32, and one and a quarter.
+const CUT_ROUNDS: u32 = 18;
+
 static SAMPLE: Shader = Shader {
     name: "sample",
     source: include_str!("../../shaders/sample.wgsl"),
@@ -66,8 +69,8 @@ impl Op for Sample {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let [batch, vocab] = [l.shape(0)[0], l.shape(0)[1]];
-        // Two bisections of 16 rounds, the likeliest, the sums before and after, the draw; the draw also walks the lanes.
-        let passes = 2 * 16 + 4;
+        // Two bisections, the likeliest, the sums before and after, the draw; the draw also walks the lanes.
+        let passes = 2 * CUT_ROUNDS as usize + 4;
         l.iterations(vocab.div_ceil(LANES) * passes + 2 * LANES, &format!("the choice among {vocab} tokens"));
         l.launch(Launch {
             shader: &SAMPLE,
@@ -81,7 +84,12 @@ impl Op for Sample {
                 ("pos", l.output(3)),
                 ("tokens", l.output(1)),
             ],
-            params: vec![("batch", batch.into()), ("vocab", vocab.into()), ("len", self.len.into())],
+            params: vec![
+                ("batch", batch.into()),
+                ("vocab", vocab.into()),
+                ("len", self.len.into()),
+                ("rounds", CUT_ROUNDS.into()),
+            ],
             workgroups: batch as u64,
         });
         l.moves("tokens", batch);

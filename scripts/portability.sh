@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Puts every kernel variant before the compilers of other systems, on a Linux machine without a graphics card.
+#
+#   scripts/portability.sh            everything: half an hour on two cores
+#   scripts/portability.sh --quick    what every commit has to pass: DXC, FXC, Tint, one spirv-val; two minutes
+#
+# tests/shaders writes each source that any adapter could be given and naga's HLSL, MSL and SPIR-V of it, as wgpu would. DXC
+# and FXC (DirectX 12) then compile the HLSL under wine, Tint (Chromium) the WGSL, spirv-val checks the SPIR-V, and the whole
+# run has Dawn (Chromium's WebGPU) execute the cases of `t5 verify`. Fails if anything is refused, wrong, or slow to compile.
+#
+# Needs Debian's wine, gcc-mingw-w64-x86-64, spirv-tools, nodejs and npm, which it installs if it may, and from npm the package
+# `webgpu` (Dawn for node, with Microsoft's two compilers, 130 MB). All else stays in target/portability.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD/target/portability
+shaders=$root/shaders
+webgpu=webgpu@0.6.2
+
+install() {
+    local packages=() as_root=()
+    command -v wine >/dev/null || packages+=(wine wine64)
+    command -v x86_64-w64-mingw32-gcc >/dev/null || packages+=(gcc-mingw-w64-x86-64)
+    command -v spirv-val >/dev/null || packages+=(spirv-tools)
+    command -v node >/dev/null || packages+=(nodejs)
+    command -v npm >/dev/null || packages+=(npm)
+    if ((${#packages[@]})); then
+        echo "portability.sh: installing ${packages[*]}" >&2
+        ((EUID == 0)) || as_root=(sudo -n)
+        { "${as_root[@]}" apt-get update && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y --no-install-recommends "${packages[@]}"; } >"$root/apt.log" 2>&1 || {
+            tail -n 5 "$root/apt.log" >&2
+            echo "portability.sh: apt could not install these (log: $root/apt.log); please install them yourself" >&2
+            exit 1
+        }
+    fi
+    if ! [ -e "$root/npm/node_modules/webgpu/dist" ]; then
+        echo "portability.sh: fetching the npm package $webgpu" >&2
+        mkdir -p "$root/npm"
+        (cd "$root/npm" && npm install --no-audit --no-fund --no-save "$webgpu") >"$root/npm.log" 2>&1 || {
+            tail -n 5 "$root/npm.log" >&2
+            echo "portability.sh: npm could not install it (log: $root/npm.log)" >&2
+            exit 1
+        }
+    fi
+}
+
+mkdir -p "$root"
+install
+# A wine of its own: the user's stays untouched.
+export WINEPREFIX=$root/wine WINEDEBUG=-all
+[ -e "$WINEPREFIX/system.reg" ] || WINEDLLOVERRIDES='mscoree,mshtml=' wineboot --init >/dev/null 2>&1
+x86_64-w64-mingw32-gcc -O2 -o "$root/hlsl.exe" scripts/portability/hlsl.c
+
+rm -rf "$shaders"
+T5_SHADERS_TO=$shaders cargo test --release --test shaders
+
+# From the folder of the npm package: node looks for it there.
+status=0
+(cd "$root/npm" && node "$OLDPWD/scripts/portability/compile.mjs" "$shaders" "$root/hlsl.exe" "$@") || status=1
+if [ "${1-}" != --quick ]; then
+    # shellcheck source=scripts/driver.sh
+    . scripts/driver.sh
+    (cd "$root/npm" && node "$OLDPWD/scripts/portability/dawn.mjs" "$shaders") || status=1
+fi
+exit "$status"

@@ -1,0 +1,231 @@
+//! Every shader under every header that the program gives it, without a GPU: valid for WebGPU's base limits, translatable to
+//! what the drivers of other systems want, and free of what their compilers are known to refuse.
+//!
+//! `T5_SHADERS_TO=FOLDER` keeps the sources and their translations there: scripts/portability.sh has the compilers
+//! themselves read them.
+
+mod replay;
+mod translate;
+mod variants;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use naga::back::hlsl::ShaderModel;
+use naga::{AddressSpace, ArraySize, Expression, Function, Module, Statement, TypeInner};
+use replay::Recorded;
+use translate::{Parsed, parse, to_hlsl, to_msl, to_spirv};
+use variants::{PROFILES, VARIANTS};
+
+#[test]
+fn sources_keep_to_the_limits_of_webgpu() {
+    assert!(VARIANTS.len() > 500, "{} variants", VARIANTS.len());
+    for variant in &*VARIANTS {
+        let (id, Parsed { module, info }) = (&variant.id, parse(&variant.id, &variant.source));
+        let invocations: u32 = module.entry_points[0].workgroup_size.iter().product();
+        assert!(invocations <= 256, "{id} has {invocations} invocations a workgroup");
+        let used = info.get_entry_point(0);
+        let (mut storage, mut uniform, mut shared) = (0, 0, 0);
+        for (_, variable) in module.global_variables.iter().filter(|(handle, _)| !used[*handle].is_empty()) {
+            match variable.space {
+                AddressSpace::Storage { .. } => storage += 1,
+                AddressSpace::Uniform => uniform += 1,
+                AddressSpace::WorkGroup => {
+                    let bytes = module.types[variable.ty].inner.size(module.to_ctx());
+                    shared += bytes.next_multiple_of(16);
+                }
+                _ => {}
+            }
+        }
+        assert!(storage <= 8, "{id} binds {storage} storage buffers");
+        assert!(uniform <= 12, "{id} binds {uniform} uniform buffers");
+        assert!(shared <= 16 << 10, "{id} uses {shared} bytes of workgroup memory\n{}", variant.source);
+    }
+}
+
+#[test]
+fn sources_translate_to_every_backend() {
+    let mut index = String::from("id\tprofiles\tconstants\n");
+    for variant in &*VARIANTS {
+        let id = &variant.id;
+        let parsed = parse(id, &variant.source);
+        let profiles = variant.profiles.iter().copied().collect::<Vec<_>>().join(",");
+        let _ = writeln!(index, "{id}\t{profiles}\t{}", variant.constants);
+        // naga knows no `enable subgroups`, browsers demand it.
+        let enable = if variant.uses_subgroups() { "enable subgroups;\n" } else { "" };
+        keep(format!("wgsl/{id}.wgsl"), format!("{enable}{}", variant.source).as_bytes());
+        for checked in [false, true] {
+            let checks = if checked { "checked" } else { "unchecked" };
+            // Before 6.0 HLSL has no subgroup operations, before 2.1 Metal, before 1.3 SPIR-V.
+            for model in [ShaderModel::V5_1, ShaderModel::V6_0] {
+                if variant.uses_subgroups() && model == ShaderModel::V5_1 {
+                    continue;
+                }
+                let text = to_hlsl(&parsed, model, checked).unwrap_or_else(|e| panic!("{id} to HLSL: {e}"));
+                keep(format!("hlsl/{id}.{checks}.{}.hlsl", model.to_str()), text.as_bytes());
+            }
+            for version in [(2, 0), (2, 4), (3, 1)] {
+                if variant.uses_subgroups() && version == (2, 0) {
+                    continue;
+                }
+                let text = to_msl(&parsed, version, checked).unwrap_or_else(|e| panic!("{id} to MSL: {e}"));
+                keep(format!("msl/{id}.{checks}.{}_{}.metal", version.0, version.1), text.as_bytes());
+            }
+            for version in [(1, 0), (1, 3), (1, 5), (1, 6)] {
+                if variant.uses_subgroups() && version == (1, 0) {
+                    continue;
+                }
+                let words = to_spirv(&parsed, version, checked).unwrap_or_else(|e| panic!("{id} to SPIR-V: {e}"));
+                let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+                keep(format!("spv/{id}.{checks}.{}_{}.spv", version.0, version.1), &bytes);
+            }
+        }
+    }
+    keep("index.tsv".into(), index.as_bytes());
+}
+
+/// What each case dispatches can be said without a device: every operand has memory, every parameter a value.
+#[test]
+fn cases_can_be_replayed_elsewhere() {
+    for (profile, caps) in PROFILES.iter().filter(|(profile, _)| ["webgpu", "cpu4", "cpu8"].contains(profile)) {
+        let recorded = Recorded::of(caps);
+        assert!(recorded.cases.len() > 200, "{} cases", recorded.cases.len());
+        keep(format!("cases/{profile}.json"), serde_json::to_string(&recorded.cases).expect("plain data").as_bytes());
+        keep(format!("cases/{profile}.bin"), &recorded.data);
+    }
+}
+
+/// Writes a file of `T5_SHADERS_TO`, where that is set.
+fn keep(name: String, data: &[u8]) {
+    if let Some(folder) = std::env::var_os("T5_SHADERS_TO") {
+        let file = PathBuf::from(folder).join(name);
+        fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        fs::write(file, data).expect("space");
+    }
+}
+
+/// What compilers behind naga refuse or get wrong, found in what naga makes of a source.
+#[test]
+fn sources_keep_clear_of_what_other_compilers_refuse() {
+    let mut found = BTreeSet::new();
+    for variant in &*VARIANTS {
+        found.extend(
+            refused(&parse(&variant.id, &variant.source).module).map(|why| format!("{}: {why}", variant.shader)),
+        );
+    }
+    assert!(found.is_empty(), "{}", found.into_iter().collect::<Vec<_>>().join("\n"));
+}
+
+/// The check itself: what it must see.
+#[test]
+fn the_check_sees_what_is_refused() {
+    let refusals = |body: &str| {
+        let source = format!("alias Load = vec4<f32>;\n@compute @workgroup_size(1) fn main() {{ var i = 1u; {body} }}");
+        refused(&parse("planted", &source).module).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        refusals("var v = vec4(0.0); v.y = 1.0; var a = array<vec4<f32>, 2>(v, v); a[i].x = a[i][i];"),
+        [] as [&str; 0]
+    );
+    assert!(refusals("var v = vec4(0.0); v[i] = 1.0;")[0].contains("component"));
+    assert!(refusals("var a = array<vec4<f32>, 2>(); a[i][i] = 1.0;")[0].contains("component"));
+    assert!(refusals("let l = Load(); var a = array(l, l);")[0].contains("alias"));
+    assert!(refusals("var dx = 1.0;")[0].contains("`dx`"));
+}
+
+fn refused(module: &Module) -> impl Iterator<Item = String> {
+    let mut found = Vec::new();
+    for (_, ty) in module.types.iter() {
+        if let TypeInner::Array { base, size: ArraySize::Constant(_), .. } = ty.inner
+            && let base = &module.types[base]
+            && let (Some(alias), false) = (&base.name, matches!(base.inner, TypeInner::Struct { .. }))
+        {
+            found.push(format!("an array of the alias {alias}: naga writes the helpers of such a type twice, and DXC and FXC refuse that"));
+        }
+    }
+    let functions = || module.functions.iter().map(|(_, f)| f).chain(module.entry_points.iter().map(|e| &e.function));
+    let globals = module.global_variables.iter().filter_map(|(_, v)| v.name.as_ref());
+    let locals = functions().flat_map(|f| {
+        let arguments = f.arguments.iter().filter_map(|a| a.name.as_ref());
+        arguments
+            .chain(f.local_variables.iter().filter_map(|(_, v)| v.name.as_ref()))
+            .chain(f.named_expressions.values())
+    });
+    for name in globals.chain(locals).filter(|name| RESERVED.contains(&name.as_str())) {
+        found.push(format!("`{name}` is a namespace of DXC's, which naga does not rename"));
+    }
+    for function in functions() {
+        statements(&function.body, &mut |statement| {
+            if let Statement::Store { pointer, .. } = *statement
+                && let Expression::Access { base, .. } = function.expressions[pointer]
+                && points_to_vector(module, function, base)
+            {
+                found
+                    .push("a store to a vector's component by an index that is no constant: FXC refuses it".to_owned());
+            }
+        });
+    }
+    found.into_iter()
+}
+
+/// Names that naga does not know as reserved.
+const RESERVED: [&str; 2] = ["dx", "vk"];
+
+fn statements(block: &naga::Block, see: &mut dyn FnMut(&Statement)) {
+    for statement in block.iter() {
+        see(statement);
+        match statement {
+            Statement::Block(b) => statements(b, see),
+            Statement::If { accept, reject, .. } => [accept, reject].into_iter().for_each(|b| statements(b, see)),
+            Statement::Switch { cases, .. } => cases.iter().for_each(|c| statements(&c.body, see)),
+            Statement::Loop { body, continuing, .. } => [body, continuing].into_iter().for_each(|b| statements(b, see)),
+            _ => {}
+        }
+    }
+}
+
+/// Whether a pointer leads to a vector, or to a matrix's column.
+fn points_to_vector(module: &Module, function: &Function, pointer: naga::Handle<Expression>) -> bool {
+    inner_of(module, function, pointer).is_some_and(|inner| matches!(inner, TypeInner::Vector { .. }))
+}
+
+/// The type that a pointer leads to; `None` for a component's.
+fn inner_of(module: &Module, function: &Function, pointer: naga::Handle<Expression>) -> Option<TypeInner> {
+    let ty = |handle: naga::Handle<naga::Type>| module.types[handle].inner.clone();
+    match function.expressions[pointer] {
+        Expression::LocalVariable(v) => Some(ty(function.local_variables[v].ty)),
+        Expression::GlobalVariable(v) => Some(ty(module.global_variables[v].ty)),
+        Expression::FunctionArgument(i) => match ty(function.arguments[i as usize].ty) {
+            TypeInner::Pointer { base, .. } => Some(ty(base)),
+            TypeInner::ValuePointer { size: Some(size), scalar, .. } => Some(TypeInner::Vector { size, scalar }),
+            _ => None,
+        },
+        Expression::Access { base, .. } => element(module, inner_of(module, function, base)?, 0),
+        Expression::AccessIndex { base, index } => element(module, inner_of(module, function, base)?, index as usize),
+        _ => None,
+    }
+}
+
+fn element(module: &Module, inner: TypeInner, index: usize) -> Option<TypeInner> {
+    match inner {
+        TypeInner::Array { base, .. } => Some(module.types[base].inner.clone()),
+        TypeInner::Struct { members, .. } => Some(module.types[members.get(index)?.ty].inner.clone()),
+        TypeInner::Matrix { rows, scalar, .. } => Some(TypeInner::Vector { size: rows, scalar }),
+        _ => None,
+    }
+}
+
+#[test]
+fn every_file_is_used() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let files = fs::read_dir(folder).expect("shaders/").map(|f| f.expect("an entry").path());
+    let unused: BTreeSet<_> = files
+        .filter(|file| {
+            let text = fs::read_to_string(file).expect("a shader is readable");
+            !VARIANTS.iter().any(|variant| variant.source.contains(&text))
+        })
+        .collect();
+    assert!(unused.is_empty(), "no variant holds {unused:?}");
+}
