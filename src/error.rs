@@ -18,6 +18,9 @@ pub enum Error {
     /// The caller's values cannot be used: ids out of range, text too long, impossible settings.
     #[error("{0}")]
     Input(String),
+    /// A setting has a value that cannot be used. `key` is what recipes call it.
+    #[error("{key}: {what}")]
+    Setting { key: String, what: String },
     /// No adapter fits, or the one chosen lacks what is needed.
     #[error("{0}")]
     Adapter(String),
@@ -40,6 +43,11 @@ impl Error {
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
         move |cause| Error::Io { action, path, cause }
+    }
+
+    /// A setting that cannot be used.
+    pub fn setting(key: impl Into<String>, what: impl Into<String>) -> Error {
+        Error::Setting { key: key.into(), what: what.into() }
     }
 
     /// A file whose contents are wrong as a whole.

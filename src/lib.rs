@@ -4,6 +4,7 @@ pub mod bench;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
+pub mod files;
 pub mod generate;
 pub mod gpu;
 pub mod graph;

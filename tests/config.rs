@@ -119,7 +119,7 @@ fn refusals_name_file_line_key_and_value() {
 fn validate_survives_sizes_that_overflow() {
     let huge = T5Config { d_model: usize::MAX, num_heads: usize::MAX, ..T5Config::preset("tiny").unwrap() };
     assert_eq!(huge.param_count(), u64::MAX);
-    assert!(huge.validate().unwrap_err().to_string().starts_with("model configuration: d_model is"));
+    assert!(huge.validate().unwrap_err().to_string().starts_with("d_model: is"));
 }
 
 /// Every combination of the tie flag, transformers 5's key and a head in the file.

@@ -119,7 +119,7 @@ fn unfinished_and_plain_runs_are_shown() {
     let Report { html, remarks } = page(&folders);
     assert!(html.contains("<h2>Training</h2>") && html.contains("a/run") && html.contains("b/run"));
     assert_eq!(remarks.len(), 2, "{remarks:?}");
-    assert!(remarks[0].contains("no JSON were skipped: 1"), "{remarks:?}");
+    assert!(remarks[0].contains("no events were skipped: 1"), "{remarks:?}");
     assert!(remarks[1].contains("nothing has been logged yet"), "{remarks:?}");
     let titled = ReportOptions { title: Some("A & B".into()), samples: 0 };
     assert!(report(&folders[..1], &titled).unwrap().html.contains("<h1>A &amp; B</h1>"));

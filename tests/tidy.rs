@@ -28,12 +28,16 @@ const PEERS: &[(&str, &str)] = &[
 ];
 
 /// What every module may use, and itself uses nothing else. `Error` and `Result` are `error`'s, named at the root.
-const BASE: &[&str] = &["error", "rng", "Error", "Result"];
+const BASE: &[&str] = &["error", "rng", "files", "Error", "Result"];
 
 /// The graphics layer must be liftable into another project, so it takes nothing along but the error type.
 const GPU_MAY_USE: &[&str] = &["error", "Error", "Result"];
 
-const CLI_CRATES: &[&str] = &["clap", "anyhow", "indicatif", "ctrlc", "ratatui"];
+const CLI_CRATES: &[&str] =
+    &["clap", "clap_complete", "clap_mangen", "anyhow", "indicatif", "ctrlc", "signal_hook", "libc", "ratatui"];
+
+/// The macros and handles that panic, or let a file's control characters through to the terminal.
+const BARE_OUTPUT: &[&str] = &["println", "eprintln", "print", "eprint"];
 
 const MAX_RUST_LINES: usize = 500;
 const MAX_SHADER_LINES: usize = 250;
@@ -80,6 +84,23 @@ fn only_the_gpu_layer_names_wgpu() {
 fn only_the_program_names_its_crates() {
     let stray = words_outside(CLI_CRATES, |path| path.starts_with("src/cli/") || path == "src/main.rs");
     assert_none(stray.into_iter().map(|at| format!("{at}: the library builds without it; use crate::Error")).collect());
+}
+
+#[test]
+fn the_program_speaks_in_one_place() {
+    let mut found = Vec::new();
+    for file in rust_files(&["src"]).iter().filter(|file| file.path != "src/cli/console.rs") {
+        let tokens = lex(&file.text);
+        for pair in tokens.windows(2).filter(|pair| !pair[0].is_string) {
+            if pair[1].text == "!" && BARE_OUTPUT.contains(&pair[0].text) {
+                found.push(format!(
+                    "{}:{}: `{}!`: use say! or note! of src/cli/console.rs",
+                    file.path, pair[0].line, pair[0].text
+                ));
+            }
+        }
+    }
+    assert_none(found);
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::report::{Figure, Report, SCHEMA};
+use super::report::{Better, Figure, Report, SCHEMA};
 use crate::error::{Error, Result};
+use crate::files::{self, SETTINGS_LIMIT};
 
 /// A report as it was saved: what a comparison needs of it.
 #[derive(Clone, Debug, Deserialize)]
@@ -48,6 +49,8 @@ pub enum Verdict {
     Worse,
     /// The quartiles overlap, or the medians are within 2 %.
     Same,
+    /// One of the two was measured only once, so that nothing is known of its spread.
+    Unknown,
 }
 
 /// Differences of medians that mean nothing on any machine.
@@ -57,7 +60,7 @@ impl Saved {
     /// # Errors
     /// `Io` or `File`: not there, not a report, or one of another schema.
     pub fn read(path: &Path) -> Result<Saved> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text = files::read_text(path, SETTINGS_LIMIT)?;
         let wrong =
             |e: serde_json::Error| Error::line(path, e.line(), format!("is not a report of `t5 bench --json`: {e}"));
         // The schema first: another one may have other fields.
@@ -101,9 +104,11 @@ impl Comparison {
         let divide = |a: f64, b: f64| if b == 0.0 && a == 0.0 { 1.0 } else { a / b };
         let ratio = divide(new.value, old.value);
         let apart = new.low > old.high || new.high < old.low;
-        let verdict = if !apart || (ratio - 1.0).abs() <= NOISE {
+        let verdict = if old.samples == 1 || new.samples == 1 {
+            Verdict::Unknown
+        } else if !apart || (ratio - 1.0).abs() <= NOISE {
             Verdict::Same
-        } else if (ratio > 1.0) == new.higher_is_better() {
+        } else if (ratio > 1.0) == (new.better == Better::Higher) {
             Verdict::Better
         } else {
             Verdict::Worse
@@ -128,8 +133,15 @@ mod tests {
         assert_eq!(verdict([4.0, 5.0, 6.0]), Verdict::Better);
         assert_eq!(verdict([19.0, 20.0, 21.0]), Verdict::Worse);
         assert_eq!(verdict([10.5, 12.0, 13.0]), Verdict::Same);
-        let rate = Comparison::of(&figure("tokens/s", [1.0; 3]), &figure("tokens/s", [2.0; 3]));
-        assert_eq!((rate.ratio, rate.verdict), (2.0, Verdict::Better));
+        let rate = |better, samples| {
+            let of = |value| Figure { better, samples, ..figure("%", [value; 3]) };
+            Comparison::of(&of(1.0), &of(2.0))
+        };
+        assert_eq!((rate(Better::Higher, 5).ratio, rate(Better::Higher, 5).verdict), (2.0, Verdict::Better));
+        assert_eq!(rate(Better::Lower, 5).verdict, Verdict::Worse);
+        // Counted figures have no spread at all; what was measured once says nothing about its own.
+        assert_eq!(rate(Better::Higher, 0).verdict, Verdict::Better);
+        assert_eq!(rate(Better::Higher, 1).verdict, Verdict::Unknown);
         let tiny = Comparison::of(&figure("MiB", [100.0; 3]), &figure("MiB", [101.0; 3]));
         assert_eq!(tiny.verdict, Verdict::Same);
     }

@@ -84,7 +84,7 @@ impl Bench<'_, '_> {
             ),
             Figure::new(section, &format!("{at}, rate"), "tokens/s", each.map(|s| batch as f64 / s)),
             Figure::exact(section, &format!("{at}, moved in a step"), "MiB", work.bytes / f64::from(1 << 20)),
-            Figure::exact(
+            Figure::once(
                 section,
                 &format!("{at}, bandwidth's floor of a step"),
                 "ms",

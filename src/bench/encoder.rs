@@ -49,13 +49,15 @@ impl Bench<'_, '_> {
         let profile = self.report.add_profile(section, name, steps);
         let (seconds, work) = profile.products();
         if seconds > 0.0 {
-            let exact = |what: &str, unit, value| Figure::exact(section, &format!("{name}, {what}"), unit, value);
+            let once = |what: &str, unit, value| Figure::once(section, &format!("{name}, {what}"), unit, value);
             let share = 100.0 * seconds / profile.seconds();
             let rate = work.flops / seconds;
             let of_ceiling = 100.0 * self.report.ceilings.share(work, seconds);
-            self.report.figures.push(exact("share of time in matmul", "%", share));
-            self.report.figures.push(exact("rate in matmul", "GF/s", rate / 1e9));
-            self.report.figures.push(exact("rate in matmul of what its ceiling allows", "%", of_ceiling));
+            self.report.figures.push(once("share of time in matmul", "%", share));
+            self.report.figures.push(once("rate in matmul", "GF/s", rate / 1e9));
+            self.report
+                .figures
+                .push(once("rate in matmul of what its ceiling allows", "%", of_ceiling).higher_is_better());
         }
     }
 }

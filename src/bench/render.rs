@@ -19,7 +19,7 @@ pub fn render(report: &Report) -> String {
     }
     let _ = writeln!(
         text,
-        "of ceiling: the time that the rates under \"ceilings\" would allow, divided by the time taken; over 100 % where \
+        "of ceiling: the time that the rates under \"ceilings\" would allow, divided by the time taken; over 100 % (!) where \
          operands\nstay in a cache. GF/s: matrix products and attention; GB/s: each operand of each dispatch moved once."
     );
     if report.quick {
@@ -57,6 +57,7 @@ pub fn render_comparison(comparisons: &[Comparison]) -> String {
             Verdict::Better => "better",
             Verdict::Worse => "WORSE",
             Verdict::Same => "",
+            Verdict::Unknown => "?",
         };
         vec![
             format!("{} {}", c.old.section, c.old.name),
@@ -71,10 +72,11 @@ pub fn render_comparison(comparisons: &[Comparison]) -> String {
     let header = ["", "old", "new", "unit", "new/old", "spread", ""];
     let count = |verdict| comparisons.iter().filter(|c| c.verdict == verdict).count();
     let summary = format!(
-        "{} better, {} worse, {} within the noise (quartiles overlap, or less than 2 %)\n",
+        "{} better, {} worse, {} within the noise (quartiles overlap, or less than 2 %), {} measured only once (?)\n",
         count(Verdict::Better),
         count(Verdict::Worse),
-        count(Verdict::Same)
+        count(Verdict::Same),
+        count(Verdict::Unknown)
     );
     table(&header, comparisons.iter().map(row).collect()) + &summary
 }
@@ -119,13 +121,13 @@ fn row(f: &Figure) -> Vec<String> {
     let spread = if f.samples > 1 { format!("{}-{}", number(f.low), number(f.high)) } else { String::new() };
     vec![
         f.name.clone(),
-        format!("{} {}", number(f.value), f.unit),
+        format!("{} {}{}", number(f.value), f.unit, if f.unit == "%" && f.value > 100.0 { "!" } else { "" }),
         spread,
         if f.samples > 1 { f.samples.to_string() } else { String::new() },
         f.dispatches.map(|d| d.to_string()).unwrap_or_default(),
         rate(f.flops),
         rate(f.bytes),
-        f.ceiling_share.map(|share| format!("{:.0} %", 100.0 * share)).unwrap_or_default(),
+        f.ceiling_share.map(share_of_ceiling).unwrap_or_default(),
     ]
 }
 
@@ -138,11 +140,16 @@ fn render_profile(profile: &Profile) -> String {
             k.dispatches.to_string(),
             number(k.work.flops / k.seconds.max(1e-12) / 1e9),
             number(k.work.bytes / k.seconds.max(1e-12) / 1e9),
-            format!("{:.0} %", 100.0 * k.ceiling_share),
+            share_of_ceiling(k.ceiling_share),
         ]
     });
     let header = ["kernel", "of the time", "time", "dispatches", "GF/s", "GB/s", "of ceiling"];
     format!("  where the device's time goes: {}\n{}", profile.name, table(&header, rows.collect()))
+}
+
+/// What is over the ceiling is marked: no measurement of the ceiling stands behind it.
+fn share_of_ceiling(share: f64) -> String {
+    format!("{:.0} %{}", 100.0 * share, if share > 1.0 { "!" } else { "" })
 }
 
 /// Four digits, without an exponent where that is readable.

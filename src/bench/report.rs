@@ -20,7 +20,7 @@ pub const SCHEMA: u32 = 1;
 pub struct Report {
     pub schema: u32,
     pub version: &'static str,
-    /// Of the build, where the environment variable `T5_COMMIT` named it.
+    /// Of the sources that the program was built from.
     pub commit: Option<&'static str>,
     /// UTC, as `2026-01-31T12:00:00Z`.
     pub date: String,
@@ -48,11 +48,14 @@ pub struct ModelFacts {
 pub struct Figure {
     pub section: String,
     pub name: String,
-    /// A unit that ends with `/s` is better high, any other better low.
     pub unit: String,
+    /// Which values are good ones.
+    #[serde(default)]
+    pub better: Better,
     pub value: f64,
     pub low: f64,
     pub high: f64,
+    /// 0: the number is counted, not measured.
     pub samples: usize,
     /// Work of one run, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,6 +67,17 @@ pub struct Figure {
     pub ceiling_share: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dispatches: Option<usize>,
+}
+
+/// Which values of a figure are good ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Better {
+    /// Times and sizes.
+    #[default]
+    Lower,
+    /// Rates, and shares of what is possible.
+    Higher,
 }
 
 /// Where the device's time of one step goes.
@@ -181,13 +195,24 @@ impl Profile {
 impl Figure {
     pub fn new(section: Section, name: &str, unit: &str, spread: Spread) -> Figure {
         let Spread { median, low, high, samples } = spread;
+        let better = if unit.ends_with("/s") { Better::Higher } else { Better::Lower };
         let (section, name, unit) = (section.name().to_owned(), name.to_owned(), unit.to_owned());
-        Figure { section, name, unit, value: median, low, high, samples, ..Figure::default() }
+        Figure { section, name, unit, better, value: median, low, high, samples, ..Figure::default() }
+    }
+
+    /// Whose high values are the good ones, although the unit is no rate.
+    pub fn higher_is_better(self) -> Figure {
+        Figure { better: Better::Higher, ..self }
     }
 
     /// A number that is counted, not measured.
     pub fn exact(section: Section, name: &str, unit: &str, value: f64) -> Figure {
-        Figure::new(section, name, unit, Spread { median: value, low: value, high: value, samples: 1 })
+        Figure::new(section, name, unit, Spread { median: value, low: value, high: value, samples: 0 })
+    }
+
+    /// A number from a single measurement, of whose spread nothing is known.
+    pub fn once(section: Section, name: &str, unit: &str, value: f64) -> Figure {
+        Figure { samples: 1, ..Figure::exact(section, name, unit, value) }
     }
 
     /// With the work of a run that took `seconds`.
@@ -200,10 +225,6 @@ impl Figure {
             dispatches: Some(steps.len()),
             ..self
         }
-    }
-
-    pub fn higher_is_better(&self) -> bool {
-        self.unit.ends_with("/s")
     }
 }
 

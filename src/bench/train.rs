@@ -77,7 +77,13 @@ impl Bench<'_, '_> {
                 &ceilings,
             ),
             Figure::new(section, &of("matmul and attention"), "GF/s", spreads[0].map(|s| flops / s / 1e9)),
-            Figure::exact(section, &of("of the matmul rate"), "%", 100.0 * flops / spreads[0].median / ceilings.flops),
+            Figure::new(
+                section,
+                &of("of the matmul rate"),
+                "%",
+                spreads[0].map(|s| 100.0 * flops / s / ceilings.flops),
+            )
+            .higher_is_better(),
             Figure::exact(section, &of("parameters"), "MiB", parameters),
             Figure::exact(section, &of("gradients"), "MiB", gradients),
             Figure::exact(section, &of("moments"), "MiB", moments),
@@ -89,12 +95,13 @@ impl Bench<'_, '_> {
                 "tokens/s",
                 spreads[3],
             ),
-            Figure::exact(
+            Figure::new(
                 section,
                 "the same, over the training step's",
                 "x",
-                spreads[3].median * spreads[0].median / tokens,
-            ),
+                spreads[3].map(|rate| rate * spreads[0].median / tokens),
+            )
+            .higher_is_better(),
         ];
         self.report.figures.extend(figures);
         if self.gpu.caps().timestamps {

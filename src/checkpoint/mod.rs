@@ -1,10 +1,8 @@
-//! Files in and out: HuggingFace model folders, and folders that are replaced as a whole or not at all.
+//! Tensors in and out: the safetensors of HuggingFace's model folders.
 
-mod atomic;
 mod reader;
 mod writer;
 
-pub use atomic::{AtomicDir, recover, write_file_atomic};
 pub use reader::Weights;
 pub use safetensors::Dtype;
 pub use writer::{RawTensor, write_model, write_tensors};

@@ -11,6 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::files::{self, SETTINGS_LIMIT};
 
 /// The tensors of a checkpoint, mapped into memory and converted only when asked for.
 #[derive(Debug)]
@@ -115,7 +116,7 @@ impl Weights {
     }
 
     fn open_shards(dir: &Path, index_path: &Path) -> Result<Weights> {
-        let text = fs::read_to_string(index_path).map_err(Error::io("read", index_path))?;
+        let text = files::read_text(index_path, SETTINGS_LIMIT)?;
         let index: ShardIndex = serde_json::from_str(&text)
             .map_err(|e| Error::line(index_path, e.line(), format!("not an index of safetensors shards: {e}")))?;
         let shards: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();

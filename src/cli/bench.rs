@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use t5_wgpu::bench::{
     self, BenchOptions, Saved, Section, Subject, chrome_trace, render, render_comparison, render_forecasts,
 };
+use t5_wgpu::files;
 
 use super::GpuArgs;
+use super::console::{note, print, print_note, say};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -127,15 +128,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     bar.finish_and_clear();
     if let Some(path) = &args.trace {
         let text = chrome_trace(gpu.caps(), &traces).to_string();
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        eprintln!("wrote {}: open it in https://ui.perfetto.dev", path.display());
+        files::write_atomic(path, text.as_bytes())?;
+        note!("wrote {}: open it in https://ui.perfetto.dev", path.display());
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?)?;
     } else if args.csv {
-        print!("{}", report.csv());
+        print(&report.csv())?;
     } else {
-        print!("{}", render(&report));
+        print(&render(&report))?;
     }
     if let Some(old) = &old {
         let mut text = format!("\ncompared with version {} of {}", old.version, old.date);
@@ -144,12 +145,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         text += &format!("\n{}", render_comparison(&old.compare(&report)));
         // Standard output stays one document.
-        if args.json || args.csv { eprint!("{text}") } else { print!("{text}") }
+        if args.json || args.csv { print_note(&text) } else { print(&text)? }
     } else if !args.json && !args.csv {
-        println!(
+        say!(
             "\nNext: `t5 bench --json > old.json`, change something, `t5 bench --compare old.json`. Where a kernel is far \
              below\nits ceiling there is something to gain; `--trace FILE` shows a step dispatch by dispatch."
-        );
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -161,10 +162,10 @@ fn predict(args: &Args, options: &BenchOptions) -> anyhow::Result<ExitCode> {
             "schema": bench::SCHEMA, "prediction": true, "model": options.subject.to_string(), "workloads": workloads,
             "cards": forecasts,
         });
-        println!("{report:#}");
+        say!("{report:#}")?;
     } else {
-        print!("{}", render_forecasts(&options.subject.to_string(), &workloads, &forecasts));
-        println!("\nNext: `t5 bench --model {}` measures this machine's adapter.", options.subject);
+        print(&render_forecasts(&options.subject.to_string(), &workloads, &forecasts))?;
+        say!("\nNext: `t5 bench --model {}` measures this machine's adapter.", options.subject)?;
     }
     Ok(ExitCode::SUCCESS)
 }

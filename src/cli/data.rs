@@ -6,6 +6,8 @@ use anyhow::Context;
 use clap::Subcommand;
 use t5_wgpu::data::cmudict::{CmuDict, Written};
 
+use super::console::say;
+
 /// Turn published data sets into training files
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  t5 data cmudict --out runs/cmudict")]
@@ -36,9 +38,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             let words = CmuDict::open(&dict).context("reading the pronouncing dictionary")?;
             let written = words.write_tsv(&out, force)?;
             for Written { path, words, lines, .. } in written {
-                println!("{}: {words} words, {lines} lines", path.display());
+                say!("{}: {words} words, {lines} lines", path.display())?;
             }
-            println!("{} lines with words of other characters than a-z ' . - were left out", words.skipped);
+            say!("{} lines with words of other characters than a-z ' . - were left out", words.skipped)?;
             Ok(())
         }
     }

@@ -1,8 +1,11 @@
 //! `t5 devices`: what adapters there are and what the engine makes of them.
 
+use std::io;
 use std::process::ExitCode;
 
 use t5_wgpu::gpu::{AdapterReport, list_adapters};
+
+use super::console::{note, say};
 
 /// List the adapters of this machine
 ///
@@ -18,58 +21,58 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let adapters = pollster::block_on(list_adapters());
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&adapters)?);
+        say!("{}", serde_json::to_string_pretty(&adapters)?)?;
     } else {
-        adapters.iter().for_each(print);
+        adapters.iter().try_for_each(print)?;
     }
     if adapters.is_empty() {
-        eprintln!(
+        note!(
             "error: no adapter found: install a Vulkan driver (Debian/Ubuntu: `apt-get install mesa-vulkan-drivers`; \
              Fedora: `dnf install mesa-vulkan-drivers`; Arch: `pacman -S vulkan-swrast`)"
         );
         return Ok(ExitCode::FAILURE);
     }
     if !args.json {
-        println!("Next: `t5 verify` proves every kernel on the adapter marked with *.");
+        say!("Next: `t5 verify` proves every kernel on the adapter marked with *.")?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(report: &AdapterReport) {
+fn print(report: &AdapterReport) -> io::Result<()> {
     let caps = &report.caps;
     let mark = if report.default { "*" } else { " " };
-    println!("{mark} {}: {} ({}, {})", report.index, caps.name, caps.kind, caps.backend);
-    println!("     driver        {} {}", caps.driver, caps.driver_info);
+    say!("{mark} {}: {} ({}, {})", report.index, caps.name, caps.kind, caps.backend)?;
+    say!("     driver        {} {}", caps.driver, caps.driver_info)?;
     let subgroup = match caps.subgroup {
         Some((min, max)) if min == max => format!("subgroups of {min}"),
         Some((min, max)) => format!("subgroups of {min} to {max}"),
         None => "no subgroups".into(),
     };
     let has = |yes: bool, what: &str| format!("{}{what}", if yes { "" } else { "no " });
-    println!("     features      {subgroup}, {}, {}", has(caps.timestamps, "timestamps"), has(caps.f16, "shader f16"));
-    println!(
+    say!("     features      {subgroup}, {}, {}", has(caps.timestamps, "timestamps"), has(caps.f16, "shader f16"))?;
+    say!(
         "     limits        {} MiB a binding, {} MiB a buffer, {} storage buffers a shader",
         caps.max_binding >> 20,
         caps.max_buffer >> 20,
         caps.max_storage_bindings
-    );
-    println!(
+    )?;
+    say!(
         "                   {} invocations and {} KiB of memory a workgroup",
         caps.max_invocations,
         caps.max_workgroup_bytes >> 10
-    );
+    )?;
     let subgroup_matmul = caps.is_cpu() && matches!(caps.fixed_subgroup(), Some(4 | 8));
     let matmul = match (subgroup_matmul, caps.is_cpu()) {
         (true, _) => "subgroup outer products",
         (false, true) => "register tiles",
         (false, false) => "tiles in workgroup memory",
     };
-    println!("     engine uses   matmul by {matmul}");
+    say!("     engine uses   matmul by {matmul}")?;
     if let Some(lack) = &report.unusable {
-        println!("     NOT USABLE    {lack}");
+        say!("     NOT USABLE    {lack}")?;
     }
     if let Some(warning) = caps.warning() {
-        println!("     warning       {warning}");
+        say!("     warning       {warning}")?;
     }
-    println!();
+    say!("")
 }

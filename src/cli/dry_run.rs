@@ -6,6 +6,8 @@ use t5_wgpu::gpu::Gpu;
 use t5_wgpu::recipe::Recipe;
 use t5_wgpu::recipe::estimate::{Estimate, estimate};
 
+use super::console::say;
+
 #[derive(Serialize)]
 struct Report<'a> {
     recipe: &'a str,
@@ -16,37 +18,38 @@ pub fn print(recipe: &Recipe, gpu: &Gpu, json: bool) -> Result<()> {
     let stages = estimate(recipe, gpu)?;
     let name = recipe.name.as_deref().unwrap_or("run");
     if json {
-        println!("{}", serde_json::to_string(&Report { recipe: name, stages: &stages })?);
+        say!("{}", serde_json::to_string(&Report { recipe: name, stages: &stages })?)?;
         return Ok(());
     }
-    println!("{name}: {} stages that train", stages.len());
+    say!("{name}: {} stages that train", stages.len())?;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     for stage in &stages {
         let Estimate { parameters, weights, gradients, moments, activations, steps, .. } = *stage;
-        println!("\n{}", stage.stage);
-        println!("  parameters        {:.2} million", parameters as f64 / 1e6);
-        println!(
+        say!("\n{}", stage.stage)?;
+        say!("  parameters        {:.2} million", parameters as f64 / 1e6)?;
+        say!(
             "  memory            {:.0} MiB: {:.0} weights, {:.0} gradients, {:.0} moments, {:.0} activations",
             mib(weights + gradients + moments + activations),
             mib(weights),
             mib(gradients),
             mib(moments),
             mib(activations)
-        );
+        )?;
         let [batch, source, target] = stage.largest_batch;
-        println!("  largest batch     {batch} rows of {source} + {target} tokens");
-        println!("  tokens a step     {:.0} ({:.1} % padding)", stage.tokens_per_step, 100.0 * stage.padding);
-        println!(
+        say!("  largest batch     {batch} rows of {source} + {target} tokens")?;
+        say!("  tokens a step     {:.0} ({:.1} % padding)", stage.tokens_per_step, 100.0 * stage.padding)?;
+        say!(
             "  speed             {:.0} tokens/s, {:.3} s a step (measured)",
-            stage.tokens_per_second, stage.seconds_per_step
-        );
+            stage.tokens_per_second,
+            stage.seconds_per_step
+        )?;
         match stage.minutes {
-            Some(minutes) => println!("  time              {minutes} minutes, about {steps} steps"),
-            None => println!(
+            Some(minutes) => say!("  time              {minutes} minutes, about {steps} steps")?,
+            None => say!(
                 "  steps             {steps}: {:.2} million tokens, about {} without evaluations",
                 stage.tokens_per_step * steps as f64 / 1e6,
                 duration(stage.seconds_per_step * steps as f64)
-            ),
+            )?,
         }
     }
     Ok(())

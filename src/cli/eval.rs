@@ -13,6 +13,7 @@ use t5_wgpu::train::Settings;
 use t5_wgpu::train::evaluate::Evaluation;
 use t5_wgpu::tune::{Budget, Mode};
 
+use super::console::say;
 use super::pairs::{self, PAIRS};
 use super::progress::{LookArgs, Renderer};
 use super::{GpuArgs, TuneArgs};
@@ -121,25 +122,25 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if args.json {
         let Evaluation { seconds, tasks } = &evaluation;
-        println!("{}", serde_json::json!({"split": args.split, "seconds": seconds, "tasks": tasks}));
+        say!("{}", serde_json::json!({"split": args.split, "seconds": seconds, "tasks": tasks}))?;
         return Ok(());
     }
     for (name, task) in &evaluation.tasks {
-        println!("{name}: {} examples, {} target tokens", task.examples, task.tokens);
-        println!("  loss {:.4}  token accuracy {:.2} %", task.loss, 100.0 * task.accuracy);
+        say!("{name}: {} examples, {} target tokens", task.examples, task.tokens)?;
+        say!("  loss {:.4}  token accuracy {:.2} %", task.loss, 100.0 * task.accuracy)?;
         if let Some(bits) = task.bits_per_byte {
-            println!("  {bits:.4} bits per byte of masked text");
+            say!("  {bits:.4} bits per byte of masked text")?;
         }
         for score in &task.scores {
             let counts: Vec<String> = score.counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
-            println!("  {:<20} {:>7.2}  ({})", score.name, score.value, counts.join(", "));
+            say!("  {:<20} {:>7.2}  ({})", score.name, score.value, counts.join(", "))?;
             if let Some(signature) = &score.signature {
-                println!("  {:<20} {signature}", "");
+                say!("  {:<20} {signature}", "")?;
             }
         }
     }
     if let Some(out) = &args.out {
-        println!("written: {}", out.display());
+        say!("written: {}", out.display())?;
     }
     Ok(())
 }

@@ -12,7 +12,8 @@ use t5_wgpu::model::{Model, Storage};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::tune::{Budget, Mode};
 
-use super::{GpuArgs, TuneArgs, is_broken_pipe};
+use super::console::{Data, note};
+use super::{GpuArgs, TuneArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -107,15 +108,7 @@ impl From<Weights> for Storage {
     }
 }
 
-/// Runs the command. A reader that stops early (`| head`) ends it without an error.
 pub fn run(args: &Args) -> Result<()> {
-    match generate(args) {
-        Err(e) if is_broken_pipe(&e) => Ok(()),
-        done => done,
-    }
-}
-
-fn generate(args: &Args) -> Result<()> {
     let mut sources = open_sources(args)?;
     if !args.model.is_dir() {
         return Err(anyhow!(
@@ -132,7 +125,7 @@ fn generate(args: &Args) -> Result<()> {
     model.tuner = args.tune.open(&gpu, Mode::Cache, Budget::for_run());
     remarks.extend(model.tuner.warnings().iter().map(|what| format!("warning: {what}")));
     if !args.quiet {
-        remarks.iter().for_each(|remark| eprintln!("{remark}"));
+        remarks.iter().for_each(|remark| note!("{remark}"));
     }
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
@@ -190,7 +183,7 @@ impl Program<'_> {
             self.tokenizer.encode_with_eos(&text).with_context(|| source.place.clone())
         };
         let ids: Vec<Vec<u32>> = texts.iter().map(encode).collect::<Result<_>>()?;
-        let mut out = io::stdout().lock();
+        let mut out = Data::new();
         self.options.first_source = self.totals.sources;
         let mut shown = self.tokenizer.stream();
         let mut written = Ok(());
@@ -222,7 +215,7 @@ impl Program<'_> {
     fn print_memory(&self) {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let (weights, rest) = (self.generator.model.layout.bytes(), self.generator.bytes());
-        eprintln!("memory: weights {:.1} MiB, activations and caches {:.1} MiB", mib(weights), mib(rest));
+        note!("memory: weights {:.1} MiB, activations and caches {:.1} MiB", mib(weights), mib(rest));
     }
 
     fn print(&self, out: &mut impl Write, source: &Source, generation: &Generation, rate: f64) -> Result<()> {
@@ -264,16 +257,13 @@ impl Totals {
     fn print(&self) {
         let (n, tokens, seconds) = (self.sources, self.tokens, self.seconds);
         let rate = tokens as f64 / seconds.max(1e-9);
-        eprintln!("sources: {n}, tokens: {tokens}, {seconds:.2} s, {rate:.1} tokens/s");
+        note!("sources: {n}, tokens: {tokens}, {seconds:.2} s, {rate:.1} tokens/s");
         if let Some((at_first, known)) = self.first
             && n == 1
             && tokens > known
         {
             let each = 1e3 * (seconds - at_first) / (tokens - known) as f64;
-            eprintln!(
-                "first after {:.0} ms (shaders compiled, source encoded), then {each:.1} ms/token",
-                1e3 * at_first
-            );
+            note!("first after {:.0} ms (shaders compiled, source encoded), then {each:.1} ms/token", 1e3 * at_first);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, each thin. Only here are clap, anyhow and indicatif known.
 
 mod bench;
+mod console;
 mod data;
 mod devices;
 mod dry_run;
@@ -11,7 +12,9 @@ mod progress;
 mod report;
 mod run;
 mod screen;
+mod shell;
 mod show_objective;
+mod signals;
 mod tokenize;
 mod tokenizer;
 mod train;
@@ -20,7 +23,8 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use console::note;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::tune::cache::{Cache, Identity, default_folder};
 use t5_wgpu::tune::{Budget, Mode, Tuner};
@@ -51,6 +55,8 @@ enum Command {
     Data(data::Args),
     Report(report::Args),
     Bench(bench::Args),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
 }
 
 /// Which adapter to compute on.
@@ -68,9 +74,9 @@ impl GpuArgs {
         let gpu = pollster::block_on(Gpu::open(&options))?;
         let caps = gpu.caps();
         if !quiet {
-            eprintln!("adapter: {caps}");
+            note!("adapter: {caps}");
             if let Some(warning) = caps.warning() {
-                eprintln!("warning: {warning}");
+                note!("warning: {warning}");
             }
         }
         Ok(gpu)
@@ -93,19 +99,24 @@ impl TuneArgs {
     }
 }
 
-/// Whether a reader of our output, such as `head`, has had enough.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
 /// The file that timings on this adapter are kept in, if there is a place for it.
 fn cache_of(gpu: &Gpu) -> Option<Cache> {
     Some(Cache::new(&default_folder()?, Identity::of(gpu)))
 }
 
+/// The program's commands and options. `-1` is a number, not an option.
+fn command() -> clap::Command {
+    fn with_numbers(command: clap::Command) -> clap::Command {
+        command.mut_args(|arg| arg.allow_negative_numbers(true)).mut_subcommands(with_numbers)
+    }
+    with_numbers(Cli::command())
+}
+
 /// Parses the arguments, runs the command, prints its error, and chooses the exit code.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let arguments = command().get_matches();
+    let cli = Cli::from_arg_matches(&arguments).unwrap_or_else(|e| e.exit());
+    let result = match cli.command {
         Command::Devices(args) => devices::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Run(args) => run::run(&args),
@@ -119,9 +130,14 @@ pub fn main() -> ExitCode {
         Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
         Command::Report(args) => report::run(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
+        Command::Completions(args) => shell::completions(&args, command()).map(|()| ExitCode::SUCCESS),
+        Command::Man(args) => shell::man(&args, command()).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        if console::reader_left(&error) {
+            return ExitCode::SUCCESS;
+        }
+        note!("error: {error:#}");
         ExitCode::FAILURE
     })
 }

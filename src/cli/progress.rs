@@ -1,46 +1,18 @@
-//! How training and evaluation look: a bar on a terminal, plain lines elsewhere, JSON lines for programs; and how Ctrl-C
-//! stops them.
+//! How training and evaluation look: a bar on a terminal, plain lines elsewhere, JSON lines for programs.
 
-use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use anyhow::Context;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use t5_wgpu::gpu::Gpu;
 use t5_wgpu::recipe::run::Watch;
-use t5_wgpu::train::tensorboard::{TensorBoard, scalars_of};
+use t5_wgpu::train::tensorboard::{self, TensorBoard, scalars_of};
 use t5_wgpu::train::{Evaluation, Event, Outcome, StepLog, Trainer};
 use t5_wgpu::tune::{Budget, Decision, Mode, Source, Tuner};
 
-use super::TuneArgs;
+use super::console::{note, print, printable};
 use super::screen::Screen;
-
-/// Exit code of a run that Ctrl-C stopped, as shells expect it.
-pub const INTERRUPTED: u8 = 130;
-
-static STOP: AtomicBool = AtomicBool::new(false);
-
-/// Whether Ctrl-C was pressed.
-pub fn interrupted() -> bool {
-    STOP.load(Ordering::Relaxed)
-}
-
-/// The first Ctrl-C lets the step finish and the checkpoint be written, the second quits at once.
-pub fn listen_for_interrupts() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| {
-        request_stop();
-        eprintln!("stopping after this step (Ctrl-C again quits at once, back to the last checkpoint)");
-    })
-    .context("cannot listen for Ctrl-C")
-}
-
-/// Asks for a stop after this step; the second time, ends the process.
-fn request_stop() {
-    if STOP.swap(true, Ordering::Relaxed) {
-        std::process::exit(INTERRUPTED.into());
-    }
-}
+use super::{TuneArgs, signals};
 
 /// Passes over the device from which on a run measures kernels unless told otherwise.
 const LEAST_PASSES: u64 = 200;
@@ -215,14 +187,14 @@ impl Renderer {
                 bar.set_position(log.step);
                 bar.set_message(text);
             }
-            None => eprintln!("step {}/{}  {text}", log.step, log.steps),
+            None => note!("step {}/{}  {text}", log.step, log.steps),
         }
     }
 
     fn line(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.println(printable(text)),
+            None => note!("{text}"),
         }
     }
 }
@@ -233,15 +205,16 @@ impl Watch for Renderer {
     }
 
     fn training(&mut self, stage: &str, trainer: &Trainer) {
+        signals::set_saves(true);
         self.begin(trainer);
         if self.look.tensorboard {
-            match TensorBoard::open(&trainer.folder().join("tensorboard"), trainer.step()) {
+            match TensorBoard::open(&trainer.folder().join(tensorboard::FOLDER), trainer.step()) {
                 Ok(board) => self.board = Some(board),
                 Err(error) => self.line(&format!("warning: no events for TensorBoard: {error}")),
             }
         }
         if self.look.screen {
-            match Screen::open(stage, request_stop) {
+            match Screen::open(stage, signals::interrupt) {
                 Ok(screen) => self.screen = screen,
                 Err(error) => self.line(&format!("warning: no full-screen view: {error}")),
             }
@@ -270,6 +243,7 @@ impl Watch for Renderer {
     }
 
     fn trained(&mut self, trainer: &Trainer, outcome: Outcome) {
+        signals::set_saves(false);
         let folder = trainer.folder();
         self.end();
         let best = trainer.best().map_or(String::new(), |best| {
@@ -290,7 +264,7 @@ impl Watch for Renderer {
                 self.say(&format!("ended after step {step} of {steps} in {}{best}", folder.join("last").display()));
             }
             Outcome::Stopped { step } => {
-                let why = if interrupted() { "stopped" } else { "the time is up" };
+                let why = if signals::interrupted() { "stopped" } else { "the time is up" };
                 self.say(&format!("{why} after step {step} of {steps}{best}"));
             }
         }
@@ -308,6 +282,6 @@ fn record(board: &mut TensorBoard, event: &Event) -> anyhow::Result<()> {
 /// A reader that stopped listening does not stop the training.
 fn print_json(event: &impl serde::Serialize) {
     if let Ok(line) = serde_json::to_string(event) {
-        let _ = writeln!(io::stdout(), "{line}");
+        let _gone = print(&format!("{line}\n"));
     }
 }

@@ -4,7 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use t5_wgpu::files;
 use t5_wgpu::report::{ReportOptions, report};
+
+use super::console::{note, say};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -37,12 +40,12 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let made = report(&args.runs, &ReportOptions { title: args.title, samples: args.samples })?;
     for remark in &made.remarks {
-        eprintln!("note: {remark}");
+        note!("note: {remark}");
     }
     if let Some(folder) = args.out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
     }
-    fs::write(&args.out, &made.html).with_context(|| format!("cannot write {}", args.out.display()))?;
-    println!("{}: {} kB; open it in a browser", args.out.display(), made.html.len().div_ceil(1000));
+    files::write_atomic(&args.out, made.html.as_bytes())?;
+    say!("{}: {} kB; open it in a browser", args.out.display(), made.html.len().div_ceil(1000))?;
     Ok(())
 }

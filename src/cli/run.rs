@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use t5_wgpu::recipe::Recipe;
 use t5_wgpu::recipe::run::{Conductor, Run, RunOutcome};
 
-use super::progress::{INTERRUPTED, LookArgs, Renderer, interrupted, listen_for_interrupts, tuner};
-use super::{GpuArgs, TuneArgs, dry_run};
+use super::console::{note, say};
+use super::progress::{LookArgs, Renderer, tuner};
+use super::{GpuArgs, TuneArgs, dry_run, signals};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,20 +56,20 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
+    signals::listen()?;
     let recipe = Recipe::read(&args.recipe, &args.overrides)?;
     let gpu = args.gpu.open(!args.look.is_human())?;
     if args.dry_run {
         return dry_run::print(&recipe, &gpu, args.look.json).map(|()| ExitCode::SUCCESS);
     }
     if let (Some(about), false) = (&recipe.about, !args.look.is_human()) {
-        eprintln!("{}", about.trim());
+        note!("{}", about.trim());
     }
-    let run = Run::open(recipe, args.out.clone(), args.overwrite)?;
-    listen_for_interrupts()?;
+    let mut run = Run::open(recipe, args.out.clone(), args.overwrite)?;
     let mut renderer = Renderer::new(args.look);
     let mut conductor = Conductor {
         watch: &mut renderer,
-        should_stop: &interrupted,
+        should_stop: &signals::interrupted,
         tuner: &|gpu, passes, limit| tuner(&args.tune, gpu, passes, limit),
     };
     let outcome = run.execute(&gpu, &mut conductor);
@@ -79,19 +80,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     {
         RunOutcome::Finished => {
             if args.look.is_human() {
-                println!("{}: done", run.out.display());
+                say!("{}: done", run.out.display())?;
                 if let Some(stage) = run.recipe.stages.iter().rev().find(|stage| stage.trains()) {
                     let folder = run.folder(stage);
                     let best = if folder.join("best").exists() { "best" } else { "last" };
-                    println!("  t5 generate --model {} \"your text\"", folder.join(best).display());
+                    say!("  t5 generate --model {} \"your text\"", folder.join(best).display())?;
                 }
-                println!("  t5 report {}", run.out.display());
+                say!("  t5 report {}", run.out.display())?;
             }
             Ok(ExitCode::SUCCESS)
         }
         RunOutcome::Stopped { stage } => {
-            eprintln!("stopped in stage {stage}; continue with the same command: {again}");
-            Ok(ExitCode::from(INTERRUPTED))
+            note!("stopped in stage {stage}; continue with the same command: {again}");
+            Ok(signals::exit_code())
         }
     }
 }

@@ -16,6 +16,8 @@ use ratatui::crossterm::execute;
 use t5_wgpu::train::Event;
 use view::View;
 
+use super::console::note;
+
 /// How soon a key is seen.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -43,7 +45,7 @@ impl Screen {
     pub fn open(title: &str, stop: impl Fn() + Send + 'static) -> Result<Option<Screen>> {
         let dumb = std::env::var_os("TERM").is_some_and(|kind| kind == "dumb");
         if dumb || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-            eprintln!("no full-screen view: this is no terminal that can be drawn on; plain lines instead");
+            note!("no full-screen view: this is no terminal that can be drawn on; plain lines instead");
             return Ok(None);
         }
         let terminal = ratatui::try_init().context("cannot take over the terminal")?;

@@ -1,6 +1,6 @@
 //! `t5 show-objective`: what an objective makes of a text, as a source and a target.
 
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -10,7 +10,7 @@ use t5_wgpu::data::{Example, Lengths, Markers, Objective};
 use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
 
-use super::is_broken_pipe;
+use super::console::Data;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -67,14 +67,15 @@ pub struct Args {
     text: Vec<String>,
 }
 
-/// Runs the command on standard input and output. A reader that stops early (`| head`) ends it without an error.
+/// Runs the command on standard input and output.
 pub fn run(args: Args) -> Result<()> {
-    let mut out = BufWriter::new(io::stdout().lock());
-    let done = if args.list { list(&mut out) } else { show_all(&args, &mut out) };
-    match done.and_then(|()| out.flush().map_err(anyhow::Error::from)) {
-        Err(e) if is_broken_pipe(&e) => Ok(()),
-        done => done,
+    let mut out = Data::new();
+    if args.list {
+        list(&mut out)?
+    } else {
+        show_all(&args, &mut out)?
     }
+    Ok(out.flush()?)
 }
 
 fn list(out: &mut impl Write) -> Result<()> {

@@ -1,13 +1,13 @@
 //! `t5 tokenize`: text to pieces and ids, and ids back to text.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use t5_wgpu::tokenizer::Tokenizer;
 
-use super::is_broken_pipe;
+use super::console::Data;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,23 +46,20 @@ pub struct Args {
     text: Vec<String>,
 }
 
-/// Runs the command on standard input and output. A reader that stops early (`| head`) ends it without an error.
+/// Runs the command on standard input and output.
 pub fn run(args: Args) -> Result<()> {
     let tokenizer = Tokenizer::open(&args.tokenizer)?;
-    let mut out = BufWriter::new(io::stdout().lock());
-    let done = if !args.text.is_empty() {
+    let mut out = Data::new();
+    if !args.text.is_empty() {
         let lines = args.text.join("\n");
-        convert(&args, &tokenizer, "argument", lines.as_bytes(), &mut out)
+        convert(&args, &tokenizer, "argument", lines.as_bytes(), &mut out)?;
     } else if let Some(path) = &args.file {
         let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        convert(&args, &tokenizer, &path.display().to_string(), BufReader::new(file), &mut out)
+        convert(&args, &tokenizer, &path.display().to_string(), BufReader::new(file), &mut out)?;
     } else {
-        convert(&args, &tokenizer, "stdin", io::stdin().lock(), &mut out)
-    };
-    match done.and_then(|()| out.flush().map_err(anyhow::Error::from)) {
-        Err(e) if is_broken_pipe(&e) => Ok(()),
-        done => done,
+        convert(&args, &tokenizer, "stdin", io::stdin().lock(), &mut out)?;
     }
+    Ok(out.flush()?)
 }
 
 /// `source` names the input in messages, as in `corpus.txt:7`.

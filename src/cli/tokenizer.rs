@@ -7,6 +7,8 @@ use clap::Subcommand;
 use t5_wgpu::data::text_lines;
 use t5_wgpu::tokenizer::{TrainOptions, TrainSummary, train};
 
+use super::console::say;
+
 const EXAMPLES: &str = "\
 Examples:
   A vocabulary of 8,000 ids with T5's 100 sentinels, for pre-training on the same text:
@@ -114,26 +116,26 @@ fn train_vocabulary(args: TrainArgs) -> Result<()> {
     let trained = train(text_lines(args.files), &options)?;
     trained.save(&args.out)?;
     let size = trained.tokenizer.vocab_size();
-    describe(&trained.summary, size);
+    describe(&trained.summary, size)?;
     if size < args.vocab_size {
-        println!("note: {size} ids instead of {}: the text gives no more pieces", args.vocab_size);
+        say!("note: {size} ids instead of {}: the text gives no more pieces", args.vocab_size)?;
     }
-    println!("written: {}\nnext: t5 tokenize --tokenizer {} \"some text\"", file.display(), args.out.display());
+    say!("written: {}\nnext: t5 tokenize --tokenizer {} \"some text\"", file.display(), args.out.display())?;
     Ok(())
 }
 
-fn describe(summary: &TrainSummary, size: usize) {
+fn describe(summary: &TrainSummary, size: usize) -> std::io::Result<()> {
     let TrainSummary { lines, lines_used, words, characters, characters_covered, learned, .. } = summary;
-    println!("text: {lines} lines, {lines_used} of them used; {words} different words");
-    println!("characters: {characters_covered} of {characters} have a piece");
-    println!(
+    say!("text: {lines} lines, {lines_used} of them used; {words} different words")?;
+    say!("characters: {characters_covered} of {characters} have a piece")?;
+    say!(
         "vocabulary: {size} ids, {learned} of them learned in {:.1} s ({:.0} pieces/s)",
         summary.seconds,
         *learned as f64 / summary.seconds.max(1e-9)
-    );
-    println!(
+    )?;
+    say!(
         "encoding: {:.2} bytes of text a token, {:.3}% of the tokens <unk>",
         summary.bytes_per_token,
         100.0 * summary.unknown
-    );
+    )
 }

@@ -1,5 +1,6 @@
 //! `t5 tune`: measures ahead of time which kernels are the fastest on an adapter.
 
+use std::io;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -7,6 +8,7 @@ use t5_wgpu::model::{BatchShape, Builder, Model, T5Config};
 use t5_wgpu::train::engine::{Objective, Pass, graph};
 use t5_wgpu::tune::{Budget, Decision, Mode, Source, Tuner};
 
+use super::console::{note, say};
 use super::{GpuArgs, cache_of};
 
 const EXAMPLES: &str = "\
@@ -78,30 +80,30 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let (decisions, seconds) = (tuner.decisions(), tuner.spent().as_secs_f64());
     for warning in tuner.warnings() {
-        eprintln!("warning: {warning}");
+        note!("warning: {warning}");
     }
     if args.json {
         let report = serde_json::json!({
             "adapter": gpu.caps(), "file": path, "seconds": seconds, "choices": decisions,
         });
-        println!("{report:#}");
+        say!("{report:#}")?;
         return Ok(());
     }
     if decisions.is_empty() {
-        println!("Nothing to choose on this adapter: each shape has one kernel.");
+        say!("Nothing to choose on this adapter: each shape has one kernel.")?;
         return Ok(());
     }
-    print_table(&decisions);
+    print_table(&decisions)?;
     let of = |source| decisions.iter().filter(|d| d.source == source).count();
-    println!(
+    say!(
         "{} classes of shapes: {} measured in {seconds:.1} s, {} known before, {} not measured (by rule)",
         decisions.len(),
         of(Source::Measured),
         of(Source::Cache),
         of(Source::Rule)
-    );
-    println!("Kept in {}", path.display());
-    println!("Next: `t5 train` and `t5 generate` use it by themselves; `--tune off` does without.");
+    )?;
+    say!("Kept in {}", path.display())?;
+    say!("Next: `t5 train` and `t5 generate` use it by themselves; `--tune off` does without.")?;
     Ok(())
 }
 
@@ -115,18 +117,18 @@ fn config(model: &str) -> Result<T5Config> {
 }
 
 /// A line a class: what each candidate reached, in GFLOP/s, and what was chosen; `*` where the rule says otherwise.
-fn print_table(decisions: &[Decision]) {
+fn print_table(decisions: &[Decision]) -> io::Result<()> {
     let width = decisions.iter().map(|d| d.class.len()).max().unwrap_or(0);
-    println!("{:width$}  {:12}  GFLOP/s of each candidate", "shapes", "chosen");
+    say!("{:width$}  {:12}  GFLOP/s of each candidate", "shapes", "chosen")?;
     for decision in decisions {
         let mark = if decision.variant == decision.rule { " " } else { "*" };
         let mut timings: Vec<_> = decision.ms.iter().collect();
         timings.sort_by(|a, b| a.1.total_cmp(b.1));
         let text = |(name, ms): &(&String, &f64)| format!("{name} {:.1}", decision.flops / **ms / 1e6);
         let timings = timings.iter().map(text).collect::<Vec<_>>().join(", ");
-        println!("{:width$}  {:12}  {timings}", decision.class, format!("{}{mark}", decision.variant));
+        say!("{:width$}  {:12}  {timings}", decision.class, format!("{}{mark}", decision.variant))?;
     }
-    println!("m*: whatever the batch, for generation; *: other than the rule for such adapters");
+    say!("m*: whatever the batch, for generation; *: other than the rule for such adapters")
 }
 
 fn positive(text: &str) -> Result<usize> {

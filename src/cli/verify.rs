@@ -9,6 +9,7 @@ use t5_wgpu::gpu::Gpu;
 use t5_wgpu::verify::{Row, cases, check_golden, check_gradients, check_kernels, large_cases};
 
 use super::GpuArgs;
+use super::console::say;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -74,10 +75,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let report = serde_json::json!({
             "adapter": gpu.caps(), "checked": gpu.checked(), "comparisons": rows.len(), "failed": failed, "rows": rows,
         });
-        println!("{report:#}");
+        say!("{report:#}")?;
     } else {
-        print_table(&rows, args.all);
-        println!("{} comparisons, {failed} failed", rows.len());
+        print_table(&rows, args.all)?;
+        say!("{} comparisons, {failed} failed", rows.len())?;
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -121,7 +122,7 @@ const BUILT_IN: &[(&str, &[File])] = &[
 ];
 
 /// The worst row of each kind: relative to its tolerance, the one closest to failing or beyond.
-fn print_table(rows: &[Row], all: bool) {
+fn print_table(rows: &[Row], all: bool) -> std::io::Result<()> {
     let mut kinds: Vec<(String, usize, &Row)> = Vec::new();
     for row in rows {
         let kind = if all { row.what.clone() } else { kind(&row.what) };
@@ -137,14 +138,15 @@ fn print_table(rows: &[Row], all: bool) {
         }
     }
     let width = kinds.iter().map(|(kind, ..)| kind.len()).max().unwrap_or(0).max(5);
-    println!("{:width$}  compared  worst error  allowed", "what");
+    say!("{:width$}  compared  worst error  allowed", "what")?;
     for (kind, count, worst) in kinds {
         let verdict = if worst.passed() { "" } else { "  FAILED" };
-        println!("{kind:width$}  {count:8}  {:11.1e}  {:7.1e}{verdict}", worst.error, worst.tolerance);
+        say!("{kind:width$}  {count:8}  {:11.1e}  {:7.1e}{verdict}", worst.error, worst.tolerance)?;
         if !worst.passed() {
-            println!("{:width$}    worst: {}", "", worst.what);
+            say!("{:width$}    worst: {}", "", worst.what)?;
         }
     }
+    Ok(())
 }
 
 /// Groups `matmul Nn Tile [1 1 1] forward c` as `matmul kernels`, `.. d/d x ..` as `matmul gradient rule`, and

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::lines::for_each_line;
 use super::task::Split;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Words at these places out of [`SPLIT_OUT_OF`] are kept for validation, and those behind them for the final test.
 const VALIDATION_END: u64 = 500;
@@ -94,8 +94,7 @@ impl CmuDict {
             }
             (words, lines) = (words + 1, lines + used);
         }
-        // Half of a file would be taken for all of it.
-        fs::write(&path, text).inspect_err(|_| drop(fs::remove_file(&path))).map_err(Error::io("write", &path))?;
+        files::write_atomic(&path, text.as_bytes())?;
         Ok(Written { split, path, words, lines })
     }
 }

@@ -9,7 +9,7 @@ use super::unpack::{self, Reader};
 use crate::{Error, Result};
 
 /// A line longer than this is not text but some other kind of file.
-const MAX_LINE: u64 = 1 << 30;
+pub(super) const MAX_LINE: u64 = 64 << 20;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -39,7 +39,7 @@ impl Lines {
     /// (number from 1, the line's bytes without its line end and without a byte order mark); `None` at the end.
     ///
     /// # Errors
-    /// The file cannot be read, is a damaged archive, or has a line of more than 1 GiB.
+    /// The file cannot be read, is a damaged archive, or has a line of more than 64 MiB.
     pub fn next_bytes(&mut self) -> Result<Option<(usize, &[u8])>> {
         self.line.clear();
         let mut bounded = self.reader.by_ref().take(MAX_LINE + 1);
@@ -48,7 +48,11 @@ impl Lines {
         }
         self.number += 1;
         if self.line.len() as u64 > MAX_LINE {
-            return Err(Error::line(&self.path, self.number, "a line of more than 1 GiB: is this a text file?"));
+            return Err(Error::line(
+                &self.path,
+                self.number,
+                "a line of more than 64 MiB: is this a text file? Break it into lines",
+            ));
         }
         Ok(Some((self.number, bare(&self.line, self.number))))
     }

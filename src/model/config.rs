@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::files::{self, SETTINGS_LIMIT};
 
 /// A model's configuration. Sizes are counts of elements, rates are fractions; field names are those of `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,7 +70,7 @@ impl T5Config {
     /// Reads and validates a `config.json`. Errors name the file, the line and what is wrong with the value.
     pub fn from_file(path: impl AsRef<Path>) -> Result<T5Config> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text = files::read_text(path, SETTINGS_LIMIT)?;
         T5Config::from_json(&text, path)
     }
 

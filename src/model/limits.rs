@@ -10,7 +10,7 @@ impl T5Config {
 
     /// Refuses sizes that are zero, absurd (they would exhaust the memory) or that contradict one another.
     pub fn validate(&self) -> Result<()> {
-        self.check().map_err(|(key, what)| Error::Input(format!("model configuration: {key} {what}")))
+        self.check().map_err(|(key, what)| Error::setting(key, what))
     }
 
     /// The offending key and a sentence that follows it.

@@ -70,7 +70,7 @@ impl Model {
     /// # Errors
     /// Also `Numeric` where a weight is beyond the range of f16.
     pub fn load_as(gpu: &Gpu, dir: &Path, storage: Storage) -> Result<(Model, Vec<String>)> {
-        crate::checkpoint::recover(dir)?;
+        crate::files::recover(dir)?;
         let config = T5Config::from_file(dir.join("config.json"))?;
         let weights = Weights::open(dir)?;
         let untied = weights.contains("lm_head.weight");

@@ -1,17 +1,15 @@
 //! Evaluations and what is kept of them.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::run::Watch;
-use crate::checkpoint::write_file_atomic;
 use crate::data::Split;
 use crate::error::{Error, Result};
+use crate::files::RunFolder;
 use crate::model::Model;
 use crate::report::{METRICS, PREDICTIONS};
 use crate::tokenizer::Tokenizer;
@@ -19,6 +17,9 @@ use crate::train::engine::Scorer;
 use crate::train::evaluate::{Decoding, Evaluation, Evaluator, TaskEvaluation};
 use crate::train::examples::Sources;
 use crate::train::settings::Settings;
+
+/// What an evaluation writes into its folder.
+pub const FILES: [&str; 2] = [METRICS, PREDICTIONS];
 
 /// Evaluates a model on everything that the settings name for it.
 ///
@@ -42,27 +43,24 @@ pub fn evaluate(
     evaluator.evaluate(&mut |batch| pollster::block_on(scorer.score(batch)), tokenizer)
 }
 
-/// Writes predictions, then the metrics: where those are, everything is.
+/// Writes predictions, then the metrics: where those are, everything is. The folder is made, or must be a run's.
 ///
 /// # Errors
 /// The folder cannot be written.
 pub fn write_evaluation(folder: &Path, evaluation: &Evaluation) -> Result<()> {
-    let predictions = folder.join(PREDICTIONS);
-    fs::create_dir_all(&predictions).map_err(Error::io("create", &predictions))?;
+    let no_json = |e: serde_json::Error| Error::file(folder, e.to_string());
+    let run = RunFolder::open(folder, &FILES)?;
     for (name, task) in evaluation.tasks.iter().filter(|(_, task)| !task.predictions.is_empty()) {
-        let path = predictions.join(format!("{name}.jsonl"));
         let mut lines = Vec::new();
         for prediction in &task.predictions {
-            serde_json::to_writer(&mut lines, prediction).map_err(|e| Error::file(&path, e.to_string()))?;
-            lines.write_all(b"\n").map_err(Error::io("write", &path))?;
+            serde_json::to_writer(&mut lines, prediction).map_err(no_json)?;
+            lines.push(b'\n');
         }
-        write_file_atomic(&path, &lines)?;
+        run.write(&format!("{PREDICTIONS}/{name}.jsonl"), &lines)?;
     }
-    let path = folder.join(METRICS);
-    let mut text = serde_json::to_vec_pretty(&Metrics { tasks: &evaluation.tasks })
-        .map_err(|e| Error::file(&path, e.to_string()))?;
+    let mut text = serde_json::to_vec_pretty(&Metrics { tasks: &evaluation.tasks }).map_err(no_json)?;
     text.push(b'\n');
-    write_file_atomic(&path, &text)
+    run.write(METRICS, &text)
 }
 
 /// What is kept of an evaluation: no times, so that the same run writes the same bytes.

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::task::TaskConfig;
 use crate::error::{Error, Result};
+use crate::files::is_plain_name;
 use crate::report::RECIPE;
 use crate::train::settings::{Settings, TextConfig};
 pub use model::ModelSpec;
@@ -61,8 +62,7 @@ pub struct Recipe {
 
 /// What stages, texts and tasks are called, since files are named after them.
 fn is_name(name: &str) -> bool {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    !name.is_empty() && !name.starts_with('.') && name.chars().all(fits) && ![RECIPE, TOKENIZER].contains(&name)
+    is_plain_name(name) && ![RECIPE, TOKENIZER].contains(&name)
 }
 
 const NOT_A_NAME: &str =
@@ -78,6 +78,14 @@ pub(crate) struct Wrong {
 impl Wrong {
     pub fn new(key: impl Into<String>, what: impl Into<String>) -> Wrong {
         Wrong { key: key.into(), what: what.into() }
+    }
+
+    /// An error about the table `of`: under the key that it names, or else under `otherwise`.
+    pub fn within(of: &str, error: Error, otherwise: impl Into<String>) -> Wrong {
+        match error {
+            Error::Setting { key, what } => Wrong::new(format!("{of}.{key}"), what),
+            other => Wrong::new(otherwise, other.to_string()),
+        }
     }
 }
 
@@ -99,12 +107,18 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// Reads a recipe that a run has written into its folder: absolute paths, nothing left to check.
+    /// Reads a recipe that a run has written into its folder: absolute paths, and nothing left to check but names, which
+    /// lead to folders.
     ///
     /// # Errors
     /// The file cannot be read or is no recipe.
     pub fn reread(path: &Path) -> Result<Recipe> {
-        Source::read(path, &[])?.parse()
+        let source = Source::read(path, &[])?;
+        let recipe: Recipe = source.parse()?;
+        match recipe.stages.iter().find(|stage| !is_name(&stage.name)) {
+            Some(stage) => Err(source.error(&Wrong::new(format!("stage.{}.name", stage.name), NOT_A_NAME))),
+            None => Ok(recipe),
+        }
     }
 
     /// The recipe with what it leaves open spelled out.
@@ -201,7 +215,7 @@ impl Recipe {
         }
         for (name, text) in &self.texts {
             let key = format!("texts.{name}");
-            text.check().map_err(|e| Wrong::new(&key, e.to_string()))?;
+            text.check().map_err(|e| Wrong::within(&key, e, &key))?;
             for (part, files) in [("files", Some(&text.files)), ("validation", text.validation.as_ref())] {
                 let found = files.map_or(Ok(Vec::new()), |files| files.paths(Path::new("")));
                 found.map_err(|e| Wrong::new(format!("{key}.{part}"), e.to_string()))?;
@@ -212,7 +226,7 @@ impl Recipe {
             if self.texts.contains_key(name) {
                 return Err(Wrong::new(key, "a text has this name already"));
             }
-            task.check().map_err(|e| Wrong::new(&key, e.to_string()))?;
+            task.check().map_err(|e| Wrong::within(&key, e, &key))?;
             use crate::data::Split;
             for split in [Split::Train, Split::Validation, Split::Test].into_iter().filter(|&split| task.has(split)) {
                 let found = task.files(Path::new(""), split);

@@ -61,7 +61,7 @@ impl ModelSpec {
     /// An unknown name, sizes that do not fit together, a file that cannot be read.
     pub fn config(&self, tokenizer: &Tokenizer) -> Result<T5Config> {
         if let Some(folder) = &self.from {
-            crate::checkpoint::recover(folder)?;
+            crate::files::recover(folder)?;
             return T5Config::from_file(folder.join("config.json"));
         }
         let mut config = match (&self.preset, &self.config) {
@@ -70,7 +70,10 @@ impl ModelSpec {
             (None, None) => small_config(tokenizer)?,
         };
         self.apply(&mut config)?;
-        config.validate()?;
+        config.validate().map_err(|e| match e {
+            Error::Setting { key, what } => Error::Setting { key: recipe_key(&key).into(), what },
+            other => other,
+        })?;
         Ok(config)
     }
 
@@ -118,7 +121,7 @@ impl ModelSpec {
             return Err(Wrong::new("model.config", format!("there is no {}", file.display())));
         }
         // The vocabulary is that of a tokenizer that may have to be trained first.
-        self.config(&Tokenizer::bytes()).map(drop).map_err(|e| Wrong::new(self.first_key(), e.to_string()))
+        self.config(&Tokenizer::bytes()).map(drop).map_err(|e| Wrong::within("model", e, self.first_key()))
     }
 
     fn first_key(&self) -> &'static str {
@@ -139,9 +142,8 @@ impl ModelSpec {
         config.tie_word_embeddings = self.tie.unwrap_or(config.tie_word_embeddings);
         if let Some(name) = &self.activation {
             let Some(parsed) = FeedForward::parse(name) else {
-                return Err(Error::Input(format!(
-                    "unknown activation `{name}`: use relu, gelu, gelu_new, silu, or one of them behind `gated-`"
-                )));
+                let what = format!("unknown `{name}`: use relu, gelu, gelu_new, silu, or one of them behind `gated-`");
+                return Err(Error::setting("activation", what));
             };
             config.feed_forward_proj = parsed;
         }
@@ -149,6 +151,19 @@ impl ModelSpec {
             config.dropout_rate = dropout.into();
         }
         Ok(())
+    }
+}
+
+/// What recipes call a key of `config.json`.
+fn recipe_key(key: &str) -> &str {
+    match key {
+        "num_heads" => "heads",
+        "num_layers" => "layers",
+        "num_decoder_layers" => "decoder_layers",
+        "feed_forward_proj" => "activation",
+        "vocab_size" => "vocab",
+        "dropout_rate" => "dropout",
+        same => same,
     }
 }
 

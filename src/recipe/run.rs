@@ -5,22 +5,24 @@
 //! checkpoint appears whole or not at all, and a stage is done when its last file is there: so any stop, at any instant, is
 //! continued by starting again.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::evaluation::{evaluate, write_evaluation};
+use super::evaluation::{self, evaluate, write_evaluation};
 use super::stage::Begin;
 use super::{Recipe, Stage};
-use crate::checkpoint::{AtomicDir, write_file_atomic};
+use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
+use crate::files::{RunFolder, recover};
 use crate::gpu::Gpu;
 use crate::model::Model;
 use crate::report::{METRICS, RECIPE};
-use crate::tokenizer::{Tokenizer, TrainSummary};
+use crate::tokenizer::{Tokenizer, TrainSummary, Trained};
 use crate::train::evaluate::Evaluation;
+use crate::train::examples::Sources;
 use crate::train::settings::Settings;
-use crate::train::trainer::{BEST, LAST};
+use crate::train::trainer::{self, BEST, LAST};
 use crate::train::{Event, Hooks, Outcome, Trainer};
 use crate::tune::Tuner;
 
@@ -30,10 +32,15 @@ pub(super) const TOKENIZER: &str = "tokenizer";
 /// A stage with a time limit stops when training takes this much longer than was asked for.
 const PATIENCE: f64 = 1.15;
 
+const REMEDY: &str = "choose another folder (--out) or replace the run (--overwrite)";
+
 /// A recipe and its folder.
 pub struct Run {
     pub recipe: Recipe,
     pub out: PathBuf,
+    folder: RunFolder,
+    /// The stages of the run that is to be replaced, once this one is known to begin.
+    replaced: Option<Vec<String>>,
 }
 
 /// Who watches, who may stop, and who chooses kernels.
@@ -68,7 +75,7 @@ pub enum RunOutcome {
 
 impl Run {
     /// The run of a recipe in its folder, which is created. A run that is there goes on if what has begun in it would be the
-    /// same by this recipe; `overwrite` removes it.
+    /// same by this recipe; with `overwrite` it is removed as soon as this one is known to begin ([`Run::execute`]).
     ///
     /// # Errors
     /// Another recipe's run is there, or something that is no run; the folder cannot be written.
@@ -78,47 +85,56 @@ impl Run {
         let out = std::path::absolute(&out).map_err(Error::io("find", &out))?;
         recipe.out = None;
         let recipe = recipe.spelled_out()?;
+        let names: Vec<&str> = parts(&recipe).chain([RECIPE]).collect();
+        let folder = RunFolder::open(&out, &names)?;
         let file = out.join(RECIPE);
         // What was spelled out by an older program may leave a newer setting open.
-        let before = file.exists().then(|| Recipe::reread(&file)?.spelled_out());
-        const REMEDY: &str = "choose another folder (--out) or replace the run (--overwrite)";
-        match before {
-            Some(before) if overwrite => remove_run(&out, before.as_ref().unwrap_or(&recipe))?,
-            Some(before) => {
-                let before =
-                    before.map_err(|e| Error::file(&file, format!("no recipe can be read here ({e}); {REMEDY}")))?;
-                let begun = |part: &str| out.join(part).exists();
-                let (old, new) = (before.essence(&begun).to_toml()?, recipe.essence(&begun).to_toml()?);
-                if parts(&before).any(begun) && old != new {
-                    let (old, new) = first_difference(&old, &new);
-                    let what =
-                        format!("a run of another recipe is here: it has `{old}` where there is `{new}` now; {REMEDY}");
-                    return Err(Error::file(&file, what));
-                }
-            }
-            None if overwrite => remove_run(&out, &recipe)?,
-            None => {
-                if let Some(part) = parts(&recipe).find(|part| out.join(part).exists()) {
-                    let what = format!("this is no part of a run, whose {RECIPE} would be beside it; {REMEDY}");
-                    return Err(Error::file(out.join(part), what));
-                }
-            }
+        let before = file.exists().then(|| Recipe::reread(&file)?.spelled_out()).transpose();
+        let before = before.map_err(|e| {
+            let what = "no recipe can be read here, so that it is not known what the run has written: choose another folder \
+                        (--out), or remove this one yourself";
+            Error::file(&file, format!("{what} ({e})"))
+        })?;
+        let stages: Vec<String> = before.iter().flat_map(|recipe| &recipe.stages).map(|s| s.name.clone()).collect();
+        let is_new = |stage: &&Stage| !stages.contains(&stage.name) && out.join(&stage.name).exists();
+        if let Some(stage) = recipe.stages.iter().find(is_new) {
+            let what = "this is no stage of the run here: rename the stage, or choose another folder (--out)";
+            return Err(Error::file(out.join(&stage.name), what));
         }
-        fs::create_dir_all(&out).map_err(Error::io("create", &out))?;
-        write_file_atomic(&file, recipe.to_toml()?.as_bytes())?;
-        Ok(Run { recipe, out })
+        let Some(before) = before.filter(|_| !overwrite) else {
+            let run = Run { recipe, out, folder, replaced: overwrite.then_some(stages) };
+            if !overwrite {
+                run.write_recipe()?;
+            }
+            return Ok(run);
+        };
+        let begun = |part: &str| out.join(part).exists();
+        let (old, new) = (before.essence(&begun).to_toml()?, recipe.essence(&begun).to_toml()?);
+        if parts(&before).any(begun) && old != new {
+            let (old, new) = first_difference(&old, &new);
+            let what = format!("a run of another recipe is here: it has `{old}` where there is `{new}` now; {REMEDY}");
+            return Err(Error::file(&file, what));
+        }
+        let run = Run { recipe, out, folder, replaced: None };
+        run.write_recipe()?;
+        Ok(run)
     }
 
-    /// Carries out what is not done yet.
+    /// Carries out what is not done yet. A run that is to be replaced goes first, but not before tokenizer, data and model
+    /// of this one are there and fit.
     ///
     /// # Errors
     /// What the stages give; what was done stays.
-    pub fn execute(&self, gpu: &Gpu, conductor: &mut Conductor<'_>) -> Result<RunOutcome> {
-        let tokenizer = self.tokenizer(conductor)?;
+    pub fn execute(&mut self, gpu: &Gpu, conductor: &mut Conductor<'_>) -> Result<RunOutcome> {
+        let tokenizer = match self.replaced.take() {
+            Some(stages) => self.replace(&stages, gpu, conductor)?,
+            None => self.tokenizer(conductor)?,
+        };
         for (index, stage) in self.recipe.stages.iter().enumerate() {
             if (conductor.should_stop)() {
                 return Ok(RunOutcome::Stopped { stage: stage.name.clone() });
             }
+            self.folder.check()?;
             conductor.watch.remark(&format!(
                 "stage {} of {}, {}: {}",
                 index + 1,
@@ -138,6 +154,49 @@ impl Run {
         Ok(RunOutcome::Finished)
     }
 
+    /// Removes the run that is here, if this one can begin.
+    fn replace(&self, stages: &[String], gpu: &Gpu, conductor: &mut Conductor<'_>) -> Result<Tokenizer> {
+        let named = self.recipe.named_tokenizer()?;
+        let trained = if named.is_some() { None } else { Some(self.train_tokenizer(conductor)?) };
+        let tokenizer = named.or_else(|| trained.as_ref().map(|trained| trained.tokenizer.clone()));
+        let tokenizer = tokenizer.unwrap_or_else(Tokenizer::bytes);
+        self.rehearse(gpu, &tokenizer)?;
+        for stage in stages {
+            let folder = self.out.join(stage);
+            if folder.exists() && RunFolder::look(&folder, &stage_files())? {
+                RunFolder::open(&folder, &[])?.dissolve(&stage_files())?;
+            }
+        }
+        self.folder.remove(&[TOKENIZER])?;
+        self.write_recipe()?;
+        match trained {
+            Some(trained) => self.keep_tokenizer(&trained),
+            None => Ok(tokenizer),
+        }
+    }
+
+    /// What would keep a stage from beginning: its data, its model.
+    fn rehearse(&self, gpu: &Gpu, tokenizer: &Tokenizer) -> Result<()> {
+        let config = self.recipe.model.config(tokenizer)?;
+        trainer::check_vocabulary(tokenizer, &config)?;
+        if let Some(from) = &self.recipe.model.from {
+            Model::load(gpu, from)?;
+        }
+        let shared = Arc::new(tokenizer.clone());
+        for stage in &self.recipe.stages {
+            let settings = self.recipe.settings(stage)?;
+            if stage.trains() {
+                Sources::open(&settings, &shared)?.stream(&config, &BatchPosition::default())?.next_batch()?;
+            }
+            Sources::evaluated(&settings, &shared, stage.split(), settings.eval_examples, &mut Vec::new())?;
+        }
+        Ok(())
+    }
+
+    fn write_recipe(&self) -> Result<()> {
+        self.folder.write(RECIPE, self.recipe.to_toml()?.as_bytes())
+    }
+
     /// The folder of a stage.
     pub fn folder(&self, stage: &Stage) -> PathBuf {
         self.out.join(&stage.name)
@@ -149,23 +208,31 @@ impl Run {
             return Ok(tokenizer);
         }
         let folder = self.out.join(TOKENIZER);
-        crate::checkpoint::recover(&folder)?;
+        recover(&folder)?;
         if folder.join("tokenizer.json").exists() {
             return Tokenizer::from_dir(&folder);
         }
+        let trained = self.train_tokenizer(conductor)?;
+        self.keep_tokenizer(&trained)
+    }
+
+    fn train_tokenizer(&self, conductor: &mut Conductor<'_>) -> Result<Trained> {
         conductor.watch.remark("training a tokenizer");
         let trained = self.recipe.train_tokenizer()?;
-        // Its configuration marks the folder as one that may be replaced as a whole.
-        let dir = AtomicDir::begin(&folder)?;
-        trained.save(dir.path())?;
-        dir.commit()?;
         let TrainSummary { lines, bytes_per_token, unknown, .. } = trained.summary;
         conductor.watch.remark(&format!(
             "learned {} pieces from {lines} lines: {bytes_per_token:.2} bytes a token, {:.3} % of the tokens unknown",
             trained.tokenizer.vocab_size(),
             100.0 * unknown
         ));
-        Tokenizer::from_dir(&folder)
+        Ok(trained)
+    }
+
+    fn keep_tokenizer(&self, trained: &Trained) -> Result<Tokenizer> {
+        let dir = self.folder.begin(TOKENIZER)?;
+        trained.save(dir.path())?;
+        dir.commit()?;
+        Tokenizer::from_dir(&self.out.join(TOKENIZER))
     }
 
     fn train(&self, index: usize, gpu: &Gpu, tokenizer: &Tokenizer, conductor: &mut Conductor<'_>) -> Result<Outcome> {
@@ -225,7 +292,7 @@ impl Run {
         };
         match folder {
             Some(folder) => {
-                crate::checkpoint::recover(&folder)?;
+                recover(&folder)?;
                 let (model, remarks) = Model::load(gpu, &folder)?;
                 remarks.iter().for_each(|remark| watch.remark(remark));
                 settings.origin = format!("model {}", folder.display());
@@ -262,15 +329,9 @@ fn parts(recipe: &Recipe) -> impl Iterator<Item = &str> {
     recipe.stages.iter().map(|stage| stage.name.as_str()).chain([TOKENIZER])
 }
 
-/// Removes what a recipe's run has left.
-fn remove_run(out: &Path, recipe: &Recipe) -> Result<()> {
-    for part in parts(recipe) {
-        let folder = out.join(part);
-        if folder.exists() {
-            fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
-        }
-    }
-    Ok(())
+/// What a stage writes into its folder.
+fn stage_files() -> Vec<&'static str> {
+    [&trainer::FILES[..], &evaluation::FILES[..]].concat()
 }
 
 /// The first lines in which two texts differ.

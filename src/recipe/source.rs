@@ -1,6 +1,5 @@
 //! The text of a recipe: overrides, and the lines that keys stand on.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -9,35 +8,41 @@ use toml::{Spanned, Table, Value};
 
 use super::Wrong;
 use crate::error::{Error, Result};
+use crate::files::{self, SETTINGS_LIMIT};
 
 pub(super) struct Source {
     path: PathBuf,
     text: String,
-    /// With the overrides, if there are any.
-    overridden: Option<Table>,
+    /// As "KEY=VALUE".
+    overrides: Vec<String>,
 }
 
 impl Source {
     pub fn read(path: &Path, overrides: &[String]) -> Result<Source> {
-        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-        let mut source = Source { path: path.to_path_buf(), text, overridden: None };
-        if !overrides.is_empty() {
-            let mut table: Table = source.parse_text()?;
-            for text in overrides {
-                set(&mut table, text).map_err(|what| Error::Input(format!("--set {text}: {what}")))?;
-            }
-            source.overridden = Some(table);
-        }
-        Ok(source)
+        let text = files::read_text(path, SETTINGS_LIMIT)?;
+        Ok(Source { path: path.to_path_buf(), text, overrides: overrides.to_vec() })
     }
 
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
-        let Some(table) = &self.overridden else { return self.parse_text() };
-        let with_overrides = Value::Table(table.clone()).try_into::<T>();
-        with_overrides.map_err(|e| match self.parse_text::<T>() {
-            // The file itself is wrong: that has a line.
-            Err(in_file) => in_file,
-            Ok(_) => Error::Input(format!("what --set says does not fit the recipe: {}", e.message())),
+        if self.overrides.is_empty() {
+            return self.parse_text();
+        }
+        let mut table: Table = self.parse_text()?;
+        for text in &self.overrides {
+            set(&mut table, text).map_err(|what| Error::Input(format!("--set {text}: {what}")))?;
+        }
+        Value::Table(table).try_into().map_err(|all| {
+            // The file itself is wrong: that has a line. Else the first of the overrides with which it is.
+            if let Err(in_file) = self.parse_text::<T>() {
+                return in_file;
+            }
+            let wrong = (1..=self.overrides.len()).find_map(|n| {
+                let mut table: Table = self.parse_text().ok()?;
+                self.overrides[..n].iter().try_for_each(|text| set(&mut table, text)).ok()?;
+                let error = Value::Table(table).try_into::<T>().err()?;
+                Some(format!("--set {}: {}", self.overrides[n - 1], error.message().trim()))
+            });
+            Error::Input(wrong.unwrap_or_else(|| format!("--set: {}", all.message())))
         })
     }
 
@@ -50,6 +55,12 @@ impl Source {
 
     /// The error with the line of its key, or of the nearest table around it.
     pub fn error(&self, wrong: &Wrong) -> Error {
+        // "stage.a.lr" in the file is "a.lr" on the command line.
+        let short = wrong.key.strip_prefix("stage.").unwrap_or(&wrong.key);
+        let sets = |text: &&String| text.split_once('=').is_some_and(|(key, _)| key.trim() == short);
+        if let Some(text) = self.overrides.iter().rev().find(sets) {
+            return Error::Input(format!("--set {text}: {}", wrong.what));
+        }
         let what = format!("{}: {}", wrong.key, wrong.what);
         Error::File { path: self.path.clone(), line: self.line_of(&wrong.key), what }
     }
@@ -133,7 +144,7 @@ mod tests {
         "seed = 1\n\n[model]\nd_model = 64\n\n[[stage]]\nname = \"a\"\nsteps = 5\n\n[[stage]]\nname = \"b\"\nlr = 1\n";
 
     fn source() -> Source {
-        Source { path: "r.toml".into(), text: TEXT.into(), overridden: None }
+        Source { path: "r.toml".into(), text: TEXT.into(), overrides: Vec::new() }
     }
 
     #[test]

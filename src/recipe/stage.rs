@@ -9,7 +9,7 @@ use crate::data::Split;
 use crate::data::mixture::Mixing;
 use crate::data::stream::Batching;
 use crate::data::task::TaskConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::{GenerateOptions, Strategy};
 use crate::train::evaluate::Decoding;
 use crate::train::schedule::Decay;
@@ -187,7 +187,7 @@ impl Stage {
     /// tenth of the learning rate.
     ///
     /// # Errors
-    /// `Input` naming the first setting that cannot be used.
+    /// `Setting`: the first one that cannot be used.
     pub fn settings(
         &self,
         texts: &BTreeMap<String, TextConfig>,
@@ -224,10 +224,11 @@ impl Stage {
     /// Writes the settings that the stage gives over others.
     ///
     /// # Errors
-    /// `Input` if the optimiser has an unknown name.
+    /// `Setting` if the optimiser has an unknown name.
     pub fn apply(&self, settings: &mut Settings) -> Result<()> {
         if let Some(name) = &self.optimizer {
-            settings.optimizer = with_weight_decay(name.parse()?, settings.optimizer.weight_decay());
+            let named = name.parse().map_err(|e: Error| Error::setting("optimizer", e.to_string()))?;
+            settings.optimizer = with_weight_decay(named, settings.optimizer.weight_decay());
         }
         if let Some(decay) = self.weight_decay {
             settings.optimizer = with_weight_decay(settings.optimizer.clone(), decay);
@@ -357,7 +358,8 @@ impl Stage {
         if let Some((name, _)) = of_evaluations.iter().find(|(_, set)| *set) {
             return Err(Wrong::new(key(name), "this is for a stage that only evaluates: add one without `train`"));
         }
-        let settings = recipe.settings(self).map_err(|e| Wrong::new(format!("stage.{}", self.name), e.to_string()))?;
+        let table = format!("stage.{}", self.name);
+        let settings = recipe.settings(self).map_err(|e| Wrong::within(&table, e, &table))?;
         let rates =
             [("lr", self.lr.is_some()), ("schedule", self.schedule.is_some()), ("warmup", self.warmup.is_some())];
         if let Some((name, _)) = rates.iter().find(|(_, set)| *set && settings.optimizer.sets_own_rate()) {

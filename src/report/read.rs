@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -11,6 +10,7 @@ use serde_json::Value;
 use super::settings;
 use crate::data::metrics::Direction;
 use crate::error::{Error, Result};
+use crate::files::{self, LARGE_LIMIT};
 
 const LOG: &str = "log.jsonl";
 /// The recipe as it is carried out.
@@ -132,7 +132,7 @@ impl Stage {
             stage.last_word = Some(parsed);
         }
         for path in files_in(&folder.join(PREDICTIONS), "jsonl")? {
-            let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+            let text = files::read_text(&path, LARGE_LIMIT)?;
             let parse = |(i, line): (usize, &str)| {
                 serde_json::from_str(line).map_err(|e| Error::line(&path, i + 1, format!("not a prediction: {e}")))
             };
@@ -160,17 +160,24 @@ impl Stage {
                 continue;
             };
             match value["event"].as_str() {
-                Some("step") => self.steps.extend(Step::deserialize(&value)),
-                Some("evaluation") => self.evaluations.extend(Evaluation::deserialize(&value)),
+                Some("step") => match Step::deserialize(&value) {
+                    Ok(step) => self.steps.push(step),
+                    Err(_) => odd += 1,
+                },
+                Some("evaluation") => match Evaluation::deserialize(&value) {
+                    Ok(evaluation) => self.evaluations.push(evaluation),
+                    Err(_) => odd += 1,
+                },
                 Some("warning") => {
                     let what = value["what"].as_str().unwrap_or_default();
                     self.warnings.push((value["step"].as_u64().unwrap_or(0), what.to_owned()));
                 }
-                _ => {}
+                Some(_) => {}
+                None => odd += 1,
             }
         }
         if odd > 0 {
-            remarks.push(format!("{}: lines that are no JSON were skipped: {odd}", path.display()));
+            remarks.push(format!("{}: lines that are no events were skipped: {odd}", path.display()));
         }
     }
 }
@@ -244,11 +251,10 @@ fn stages_of(folder: &Path, remarks: &mut Vec<String>) -> Result<Vec<Stage>> {
 
 /// None where there is no such file. Bytes that are no UTF-8 belong to a torn line.
 pub(super) fn read_if_there(path: &Path) -> Result<Option<String>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io("read", path)(e)),
+    if !path.exists() {
+        return Ok(None);
     }
+    Ok(Some(String::from_utf8_lossy(&files::read(path, LARGE_LIMIT)?).into_owned()))
 }
 
 fn files_in(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {

@@ -9,8 +9,11 @@ pub(super) struct CharsMap {
     replacements: String,
 }
 
+/// Replacements beyond that are meant to fill the memory: those of Unicode's NFKC have at most 33 bytes.
+const LONGEST: usize = 256;
+
 impl CharsMap {
-    /// `None` where the blob is cut or no such table. An empty blob is a table without rules.
+    /// `None` where the blob is cut or no such table, or makes a page of a character. An empty blob is a table without rules.
     pub(super) fn parse(blob: &[u8]) -> Option<CharsMap> {
         if blob.is_empty() {
             return Some(CharsMap { units: Vec::new(), replacements: String::new() });
@@ -19,7 +22,13 @@ impl CharsMap {
         let (trie, texts) = rest.split_at_checked(u32::from_le_bytes(*size) as usize)?;
         let (units, []) = trie.as_chunks() else { return None };
         let units = units.iter().map(|unit| u32::from_le_bytes(*unit)).collect();
-        Some(CharsMap { units, replacements: String::from_utf8(texts.to_vec()).ok()? })
+        let map = CharsMap { units, replacements: String::from_utf8(texts.to_vec()).ok()? };
+        (map.longest() <= LONGEST).then_some(map)
+    }
+
+    /// Bytes of the longest replacement.
+    pub(super) fn longest(&self) -> usize {
+        self.replacements.split('\0').map(str::len).max().unwrap_or(0)
     }
 
     /// The longest rule that `text` starts with: (bytes replaced, replacement).

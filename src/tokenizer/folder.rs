@@ -1,7 +1,6 @@
 //! The tokenizer files of a HuggingFace model folder.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -9,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Kind, Tokenizer, sentinels};
 use crate::error::{Error, Result};
+use crate::files::{self, LARGE_LIMIT};
 
 pub(super) const JSON_FILE: &str = "tokenizer.json";
 pub(super) const SPIECE_FILE: &str = "spiece.model";
@@ -93,20 +93,18 @@ impl TokenName {
 /// (name, contents) of the tokenizer files that `dir` has, in no need of any.
 pub(super) fn read_files(dir: &Path) -> Result<Vec<(&'static str, Vec<u8>)>> {
     fs::metadata(dir).map_err(Error::io("open the model folder", dir))?;
-    let mut files = Vec::new();
+    let mut found = Vec::new();
     for name in FILES {
         let path = dir.join(name);
-        match fs::read(&path) {
-            Ok(contents) => files.push((name, contents)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io("read", &path)(e)),
+        if path.exists() {
+            found.push((name, files::read(&path, LARGE_LIMIT)?));
         }
     }
-    Ok(files)
+    Ok(found)
 }
 
-/// Writes the `tokenizer_config.json` by which `AutoTokenizer` finds the class for `tokenizer`'s files.
-pub(super) fn write_config(path: &Path, tokenizer: &Tokenizer) -> Result<()> {
+/// The `tokenizer_config.json` by which `AutoTokenizer` finds the class for `tokenizer`'s files.
+pub(super) fn config(tokenizer: &Tokenizer) -> Vec<u8> {
     let mut config = Map::new();
     let n_sentinels = tokenizer.n_sentinels();
     let sentinel_names: Vec<String> = (0..n_sentinels).map(sentinels::name).collect();
@@ -130,6 +128,5 @@ pub(super) fn write_config(path: &Path, tokenizer: &Tokenizer) -> Result<()> {
             config.insert(key.into(), piece.into());
         }
     }
-    let text = format!("{:#}\n", Value::Object(config));
-    fs::write(path, text).map_err(Error::io("write", path))
+    format!("{:#}\n", Value::Object(config)).into_bytes()
 }

@@ -1,28 +1,33 @@
 //! `tokenizer.json` by way of HuggingFace's own `tokenizers` crate, so that its rules hold to the letter.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use tokenizers::Decoder;
 
 use super::Special;
 use super::folder::TokenizerConfig;
+use super::guard::{Growth, guarded};
 use crate::error::{Error, Result};
 
 pub(super) struct JsonTokenizer {
     inner: tokenizers::Tokenizer,
+    growth: Growth,
     size: usize,
 }
 
+const DAMAGED: &str = "tokenizer.json is damaged (the tokenizers library panicked over it); fetch it again";
+
 impl JsonTokenizer {
     pub(super) fn parse(path: &Path, contents: &[u8]) -> Result<JsonTokenizer> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(contents)
-            .map_err(|e| Error::file(path, format!("not a usable tokenizer.json (cut short?): {e}")))?;
+        let growth = Growth::parse(path, contents)?;
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(contents))
+            .ok_or_else(|| Error::file(path, DAMAGED))?
+            .map_err(|e| Error::file(path, format!("not a usable tokenizer.json: {e}")))?;
         // Lengths are the caller's business; a file saved with truncation on must not cut training data.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::file(path, e.to_string()))?;
         let size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        Ok(JsonTokenizer { inner, size })
+        Ok(JsonTokenizer { inner, growth, size })
     }
 
     /// Ids of the special tokens by the names that `config` gives, or T5's.
@@ -38,20 +43,22 @@ impl JsonTokenizer {
     }
 
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.growth.check_text(text)?;
         // The crate indexes a damaged precompiled_charsmap out of bounds instead of refusing it when read.
-        let encoded = catch_unwind(AssertUnwindSafe(|| self.inner.encode_fast(text, false)));
-        let encoding = encoded
-            .map_err(|_| Error::Input("tokenizer.json is damaged (its normalizer table?); fetch it again".into()))?
+        let encoding = guarded(|| self.inner.encode_fast(text, false))
+            .ok_or_else(|| Error::Input(DAMAGED.into()))?
             .map_err(|e| Error::Input(format!("tokenizer.json cannot encode the text: {e}")))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     pub(super) fn decode(&self, ids: &[u32]) -> String {
         let pieces: Vec<String> = ids.iter().map(|&id| self.piece(id).unwrap_or_else(|| "\u{fffd}".into())).collect();
-        match self.inner.get_decoder() {
-            Some(decoder) => decoder.decode(pieces.clone()).unwrap_or_else(|_| pieces.concat()),
-            None => pieces.join(" "),
+        let Some(decoder) = self.inner.get_decoder() else { return pieces.join(" ") };
+        if !self.growth.allows(pieces.iter().map(String::len).sum()) {
+            return pieces.concat();
         }
+        let decoded = guarded(|| decoder.decode(pieces.clone()));
+        decoded.and_then(Result::ok).unwrap_or_else(|| pieces.concat())
     }
 
     pub(super) fn piece(&self, id: u32) -> Option<String> {

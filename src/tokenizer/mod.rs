@@ -12,6 +12,7 @@
 mod bytes;
 mod charsmap;
 mod folder;
+mod guard;
 mod json;
 mod sentencepiece;
 mod sentinels;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::files::{self, LARGE_LIMIT};
 use bytes::ByteVocab;
 use folder::{CONFIG_FILE, JSON_FILE, SPIECE_FILE, TokenizerConfig};
 use json::JsonTokenizer;
@@ -82,7 +84,7 @@ impl Tokenizer {
         if path.is_dir() {
             return Tokenizer::from_dir(path);
         }
-        let contents = fs::read(path).map_err(Error::io("read the tokenizer", path))?;
+        let contents = files::read(path, LARGE_LIMIT)?;
         let config = TokenizerConfig::default();
         match sniff(&contents) {
             Some(Format::Json) => Tokenizer::from_json(path, &config, vec![(JSON_FILE, contents)]),
@@ -205,20 +207,19 @@ impl Tokenizer {
     }
 
     /// Writes the tokenizer files into `dir`, creating it, so that HuggingFace's `AutoTokenizer` loads the folder.
-    /// Files that were read are written back byte for byte; a missing `tokenizer_config.json` is added.
+    /// None of them is replaced before all are written. Files that were read are written back byte for byte; a missing `tokenizer_config.json` is added.
     ///
     /// # Errors
     /// The folder cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir).map_err(Error::io("create the folder", dir))?;
-        for (name, contents) in &self.0.files {
-            let path = dir.join(name);
-            fs::write(&path, contents).map_err(Error::io("write", &path))?;
-        }
+        let mut files: Vec<_> =
+            self.0.files.iter().map(|(name, contents)| (dir.join(name), contents.clone())).collect();
         if !self.0.files.iter().any(|(name, _)| *name == CONFIG_FILE) {
-            folder::write_config(&dir.join(CONFIG_FILE), self)?;
+            files.push((dir.join(CONFIG_FILE), folder::config(self)));
         }
-        Ok(())
+        let files: Vec<_> = files.iter().map(|(path, contents)| (path.as_path(), contents.as_slice())).collect();
+        files::write_all_atomic(&files)
     }
 
     /// Turns ids into text one at a time, for showing text while it is generated.

@@ -1,16 +1,16 @@
 //! The log of a run: one JSON object a line in `log.jsonl`, and the same events for whoever watches.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::evaluate::Evaluation;
-use crate::checkpoint::write_file_atomic;
 use crate::error::{Error, Result};
+use crate::files::{self, LARGE_LIMIT, RunFolder};
 use crate::tune::Decision;
 
 /// What happens in a run.
@@ -70,7 +70,7 @@ pub struct StepLog {
     pub grad_norm: f32,
     /// What the last step's gradient was multiplied by.
     pub clip: f32,
-    /// Steps of the whole run that were left out because their gradient was not finite.
+    /// Steps of the whole run that changed nothing because their gradient was not finite, or 0.
     pub skipped: u64,
     /// Source and target tokens of the whole run, padding not counted.
     pub tokens: u64,
@@ -83,52 +83,66 @@ pub struct StepLog {
     pub time_left: f64,
 }
 
+/// One JSON object for each [`Event`] but [`Event::Saved`].
+pub const LOG: &str = "log.jsonl";
+
 /// The open log file.
 pub struct Log {
     path: PathBuf,
     file: File,
 }
 
+/// What the log of a run says that goes on.
+#[derive(Debug, Default)]
+pub struct Resumed {
+    /// The variant of each class of shapes that it names.
+    pub kernels: BTreeMap<String, String>,
+    /// Whole lines that are no events.
+    pub odd: usize,
+    /// The lines to keep.
+    kept: Vec<u8>,
+}
+
 impl Log {
     /// Starts an empty log.
-    pub fn create(path: &Path) -> Result<Log> {
-        let _locked = lock(path)?;
-        write_file_atomic(path, b"")?;
-        Log::append_to(path)
+    pub fn create(folder: &RunFolder) -> Result<Log> {
+        Log::begin(folder, b"")
     }
 
-    /// Continues a log behind `step`: what was written of later steps belongs to work that is done again, except for the
-    /// choice of kernels, which stays.
-    pub fn resume(path: &Path, step: u64) -> Result<Log> {
-        let _locked = lock(path)?;
-        let text = read(path)?;
-        let mut kept = Vec::with_capacity(text.len());
-        for (line, value) in records(&text) {
-            if value["event"] == "kernels" || value["step"].as_u64().is_some_and(|at| at <= step) {
-                kept.extend_from_slice(line);
-            }
-        }
-        write_file_atomic(path, &kept)?;
-        Log::append_to(path)
-    }
-
-    /// The variant of each class that the log of a run names.
-    pub fn kernels(path: &Path) -> Result<BTreeMap<String, String>> {
-        let text = read(path)?;
-        let mut kernels = BTreeMap::new();
-        for (_, value) in records(&text).filter(|(_, value)| value["event"] == "kernels") {
-            for choice in value["choices"].as_array().into_iter().flatten() {
+    /// Reads the log of a run that goes on behind `step`: what was written of later steps belongs to work that is done
+    /// again, except for the choice of kernels, which stays.
+    pub fn read(folder: &RunFolder, step: u64) -> Result<Resumed> {
+        let path = folder.path().join(LOG);
+        let text = if path.exists() { files::read(&path, LARGE_LIMIT)? } else { Vec::new() };
+        let mut resumed = Resumed::default();
+        // The process may have been killed within the last line.
+        for line in text.split_inclusive(|&b| b == b'\n').filter(|line| line.ends_with(b"\n")) {
+            let event = serde_json::from_slice::<Value>(line).ok();
+            let Some((event, at)) = event.and_then(|event| Some((event.clone(), event["step"].as_u64()?))) else {
+                resumed.odd += 1;
+                continue;
+            };
+            let is_choice = event["event"] == "kernels";
+            for choice in event["choices"].as_array().into_iter().flatten().filter(|_| is_choice) {
                 if let (Some(class), Some(variant)) = (choice["class"].as_str(), choice["variant"].as_str()) {
-                    kernels.insert(class.to_owned(), variant.to_owned());
+                    resumed.kernels.insert(class.to_owned(), variant.to_owned());
                 }
             }
+            if is_choice || at <= step {
+                resumed.kept.extend_from_slice(line);
+            }
         }
-        Ok(kernels)
+        Ok(resumed)
     }
 
-    fn append_to(path: &Path) -> Result<Log> {
-        let file = lock(path)?;
-        Ok(Log { path: path.to_path_buf(), file })
+    /// Goes on with the log that was read.
+    pub fn resume(folder: &RunFolder, resumed: &Resumed) -> Result<Log> {
+        Log::begin(folder, &resumed.kept)
+    }
+
+    fn begin(folder: &RunFolder, text: &[u8]) -> Result<Log> {
+        folder.write(LOG, text)?;
+        Ok(Log { path: folder.path().join(LOG), file: folder.append(LOG)? })
     }
 
     /// Adds a line.
@@ -136,31 +150,5 @@ impl Log {
         let mut line = serde_json::to_vec(event).map_err(|e| Error::file(&self.path, e.to_string()))?;
         line.push(b'\n');
         self.file.write_all(&line).map_err(Error::io("write", &self.path))
-    }
-}
-
-/// The log so far; empty if there is none.
-fn read(path: &Path) -> Result<Vec<u8>> {
-    match fs::read(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        read => read.map_err(Error::io("read", path)),
-    }
-}
-
-/// Whole lines and what they say. The process may have been killed within a line: that one does not parse.
-fn records(text: &[u8]) -> impl Iterator<Item = (&[u8], Value)> {
-    let lines = text.split_inclusive(|&b| b == b'\n').filter(|line| line.ends_with(b"\n"));
-    lines.filter_map(|line| Some((line, serde_json::from_slice(line).ok()?)))
-}
-
-/// Opens the log for appending, and refuses if another process has it: two runs in one folder would mix.
-fn lock(path: &Path) -> Result<File> {
-    let file = File::options().append(true).create(true).open(path).map_err(Error::io("write", path))?;
-    match file.try_lock() {
-        Err(fs::TryLockError::WouldBlock) => {
-            Err(Error::file(path, "another process is training into this folder; choose another one"))
-        }
-        // A file system without locks protects nothing, and hinders nothing.
-        _ => Ok(file),
     }
 }

@@ -132,7 +132,8 @@ impl OptimizerConfig {
     /// `Input` for settings with which a step would divide by zero or the moments would grow without bound.
     pub fn validate(&self) -> Result<()> {
         let require = |holds: bool, what: &str, value: f64| {
-            if holds { Ok(()) } else { Err(Error::Input(format!("optimizer: {what}, not {value}"))) }
+            let key = if what.starts_with("weight_decay") { "weight_decay" } else { "optimizer" };
+            if holds { Ok(()) } else { Err(Error::setting(key, format!("{what}, not {value}"))) }
         };
         match *self {
             OptimizerConfig::AdamW { betas, eps, weight_decay } => {

@@ -50,16 +50,17 @@ impl LrSchedule {
     /// before the warm-up does.
     pub fn check(&self) -> Result<()> {
         if !(self.peak > 0.0 && self.peak.is_finite()) {
-            return Err(Error::Input(format!("the learning rate {} is not a positive number", self.peak)));
+            return Err(Error::setting("lr", format!("the learning rate {} is not a positive number", self.peak)));
         }
         if !(0.0..=1.0).contains(&self.final_fraction) {
             return Err(Error::Input(format!("the final fraction {} is not between 0 and 1", self.final_fraction)));
         }
         if matches!(self.decay, Decay::Linear | Decay::Cosine) && self.total <= self.warmup {
-            return Err(Error::Input(format!(
+            let what = format!(
                 "{} steps leave nothing after {} of warm-up: train longer or warm up for fewer steps",
                 self.total, self.warmup
-            )));
+            );
+            return Err(Error::setting("warmup", what));
         }
         Ok(())
     }

@@ -102,8 +102,19 @@ pub struct Settings {
 /// Batches that a step may take: enough for any, and no product of counts overflows.
 const MOST_BATCHES: usize = 1 << 16;
 
+/// Threads for the data: more than any machine has cores for them.
+const MOST_THREADS: usize = 256;
+
 /// Settings that no result depends on, or that may change on resuming.
 const FREE: [&str; 3] = ["steps", "recompute", "prefetch"];
+
+/// The error of a text's or a task's declaration, with its name.
+fn in_task(name: &str, error: Error) -> Error {
+    match error {
+        Error::Setting { key, what } => Error::Setting { key, what: format!("{name}: {what}") },
+        other => Error::Input(format!("{name}: {other}")),
+    }
+}
 
 fn default_inputs_len() -> usize {
     512
@@ -124,22 +135,23 @@ impl TextConfig {
     }
 
     /// # Errors
-    /// `Input` naming the first setting that cannot be used.
+    /// `Setting`: the first one that cannot be used.
     pub fn check(&self) -> Result<()> {
         if [Some(&self.files), self.validation.as_ref()].into_iter().flatten().any(|f| matches!(f, Files::Parallel(_)))
         {
-            return Err(Error::Input("text is read from a file or a list of files, not from columns".into()));
+            return Err(Error::setting("files", "text is read from a file or a list of files, not from columns"));
         }
         match self.held_out {
             Some(_) if self.validation.is_some() => {
-                return Err(Error::Input("name a file to evaluate on or a share to hold out, not both".into()));
+                return Err(Error::setting("held_out", "name a file to evaluate on or a share to hold out, not both"));
             }
             Some(share) if !(share > 0.0 && share < 1.0) => {
-                return Err(Error::Input("the share held out must lie between 0 and 1".into()));
+                return Err(Error::setting("held_out", "the share held out must lie between 0 and 1"));
             }
             _ => {}
         }
-        self.objective.lengths(self.inputs_len, self.targets_len).map(drop)
+        let lengths = self.objective.lengths(self.inputs_len, self.targets_len);
+        lengths.map(drop).map_err(|e| Error::setting("inputs_len", e.to_string()))
     }
 
     /// Whether there is something to evaluate on.
@@ -213,68 +225,78 @@ impl Settings {
     }
 
     /// # Errors
-    /// `Input` naming the first setting that cannot be used.
+    /// `Setting`: the first one that cannot be used.
     pub fn check(&self) -> Result<()> {
-        let require = |holds: bool, what: &str| {
-            if holds { Ok(()) } else { Err(Error::Input(what.to_owned())) }
-        };
+        let require = |holds: bool, key: &str, what: &str| if holds { Ok(()) } else { Err(Error::setting(key, what)) };
         let share = |value: f32| (0.0..1.0).contains(&value);
-        require(self.steps > 0, "the number of steps must be at least 1")?;
-        require(self.batch_size > 0, "the batch size must be at least 1")?;
+        require(self.steps > 0, "steps", "the number of steps must be at least 1")?;
+        require(self.batch_size > 0, "batch_size", "the batch size must be at least 1")?;
         require(
             (1..=MOST_BATCHES).contains(&self.accumulate),
+            "accumulate",
             "gradients are accumulated over at least 1 batch and at most 65,536",
         )?;
-        require(share(self.dropout), "dropout must be at least 0 and less than 1")?;
-        require(share(self.label_smoothing), "label smoothing must be at least 0 and less than 1")?;
-        require(self.z_loss >= 0.0 && self.z_loss.is_finite(), "the z-loss factor must be 0 or more")?;
-        require(self.clip >= 0.0 && self.clip.is_finite(), "the gradient norm to clip to must be 0 (never) or more")?;
-        require(self.eval_examples > 0, "an evaluation needs at least 1 example")?;
-        require(self.eval_batch_size > 0, "evaluation needs rows for at least 1 example")?;
+        require(self.prefetch <= MOST_THREADS, "prefetch", "at most 256 threads make batches ahead of time")?;
+        require(share(self.dropout), "dropout", "it must be at least 0 and less than 1")?;
+        require(share(self.label_smoothing), "label_smoothing", "it must be at least 0 and less than 1")?;
+        require(self.z_loss >= 0.0 && self.z_loss.is_finite(), "z_loss", "the factor must be 0 or more")?;
+        require(
+            self.clip >= 0.0 && self.clip.is_finite(),
+            "clip",
+            "the gradient norm to clip to must be 0 (never) or more",
+        )?;
+        require(self.eval_examples > 0, "eval_examples", "an evaluation needs at least 1 example")?;
+        require(self.eval_batch_size > 0, "eval_batch_size", "an evaluation needs rows for at least 1 example")?;
         require(
             self.patience != Some(0),
+            "patience",
             "training cannot end early before its first evaluation: patience starts at 1",
         )?;
         require(
             self.patience.is_none() || !self.evaluate.is_empty(),
+            "patience",
             "ending early needs something to evaluate on: name a validation file or hold some examples out",
         )?;
-        require(!self.train.is_empty(), "nothing to train on: name a text or a task")?;
-        for name in self.train.iter().chain(&self.evaluate).chain(self.scale.keys()) {
+        require(!self.train.is_empty(), "train", "nothing to train on: name a text or a task")?;
+        let names = [("train", &self.train), ("evaluate", &self.evaluate)];
+        let names = names.into_iter().flat_map(|(key, names)| names.iter().map(move |name| (key, name)));
+        for (key, name) in names.chain(self.scale.keys().map(|name| ("scale", name))) {
             if !self.texts.contains_key(name) && !self.tasks.contains_key(name) {
                 let known: Vec<&str> = self.texts.keys().chain(self.tasks.keys()).map(String::as_str).collect();
-                return Err(Error::Input(format!("there is no task `{name}`; there are: {}", known.join(", "))));
+                return Err(Error::setting(key, format!("there is no task `{name}`; there are: {}", known.join(", "))));
             }
         }
         for (name, text) in &self.texts {
-            text.check().map_err(|e| Error::Input(format!("{name}: {e}")))?;
+            text.check().map_err(|e| in_task(name, e))?;
         }
         for (name, task) in &self.tasks {
-            task.check().map_err(|e| Error::Input(format!("{name}: {e}")))?;
+            task.check().map_err(|e| in_task(name, e))?;
         }
         let scales: Vec<(f64, f64)> =
             self.train.iter().map(|name| (1.0, self.scale.get(name).copied().unwrap_or(1.0))).collect();
-        self.mixture.shares(&scales)?;
+        self.mixture.shares(&scales).map_err(|e| Error::setting("mixture", e.to_string()))?;
         let by_size = self.train.len() > 1 && self.mixture.rates == Rates::Proportional;
         let sizeless = |name: &&String| self.texts.get(*name).is_some_and(|text| text.examples.is_none());
         if let Some(name) = self.train.iter().find(sizeless).filter(|_| by_size) {
-            return Err(Error::Input(format!(
-                "{name}: a text has no number of examples to be mixed by: say as how many it counts (`examples`), or mix at \
+            let what = format!(
+                "the text {name} has no number of examples to be mixed by: say as how many it counts (`examples`), or mix at \
                  equal rates"
-            )));
+            );
+            return Err(Error::setting("mixture", what));
         }
         if let Batching::Packed { source_len, target_len } = self.batching {
-            require(source_len > 1 && target_len > 1, "packed rows need at least 2 source and 2 target tokens")?;
+            let room = source_len > 1 && target_len > 1;
+            require(room, "batching", "packed rows need at least 2 source and 2 target tokens")?;
         }
         if let Some(best) = &self.best {
             let known = figure_names(self);
             if !known.contains(best) {
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                return Err(Error::Input(format!("best: no evaluation gives `{best}`; there are: {known}")));
+                return Err(Error::setting("best", format!("no evaluation gives `{best}`; there are: {known}")));
             }
         }
-        for every in [self.eval_every, self.save_every] {
-            require(every != Some(0), "steps between evaluations and between checkpoints must be at least 1")?;
+        for (key, every) in [("eval_every", self.eval_every), ("save_every", self.save_every)] {
+            require(every != Some(0), key, "the steps from one to the next must be at least 1")?;
         }
         self.optimizer.validate()?;
         self.lr_schedule().check()

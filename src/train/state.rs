@@ -13,6 +13,7 @@ use super::settings::Settings;
 use crate::checkpoint::{Weights, write_model};
 use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
+use crate::files::{self, SETTINGS_LIMIT};
 use crate::gpu::Gpu;
 
 /// The folder within a checkpoint.
@@ -32,7 +33,7 @@ pub struct State {
     pub step: u64,
     /// Source and target tokens seen.
     pub tokens: u64,
-    /// Steps left out because their gradient was not finite, and how many of them in a row until now.
+    /// Steps that changed nothing because their gradient was not finite, or 0, and how many of them in a row until now.
     pub skipped: u64,
     pub skipped_in_a_row: u64,
     /// Seconds of training in all sessions.
@@ -81,7 +82,7 @@ impl State {
     /// It has none, it is damaged, or a newer version wrote it.
     pub fn load(checkpoint: &Path) -> Result<State> {
         let path = checkpoint.join(FOLDER).join(STATE_FILE);
-        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let text = files::read_text(&path, SETTINGS_LIMIT)?;
         let bad = |e: serde_json::Error| Error::line(&path, e.line(), format!("not the state of a run: {e}"));
         let value: serde_json::Value = serde_json::from_str(&text).map_err(bad)?;
         match value.get("format").and_then(serde_json::Value::as_u64) {
@@ -93,6 +94,15 @@ impl State {
                 Err(Error::file(&path, what))
             }
         }
+    }
+
+    /// Whether a run can go on from this state, which somebody may have changed.
+    ///
+    /// # Errors
+    /// The settings cannot be used.
+    pub fn check(&self, checkpoint: &Path) -> Result<()> {
+        let path = checkpoint.join(FOLDER).join(STATE_FILE);
+        self.settings.check().map_err(|e| Error::file(path, e.to_string()))
     }
 
     /// Writes state and moments into a checkpoint that is being filled.

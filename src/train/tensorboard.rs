@@ -105,6 +105,9 @@ pub fn scalars_of(event: &Json) -> Option<(u64, Vec<(String, f64)>)> {
 const STEP_SCALARS: [&str; 8] =
     ["loss", "accuracy", "lr", "grad_norm", "tokens_per_second", "padding", "epoch", "tokens"];
 
+/// The folder within a run's.
+pub const FOLDER: &str = "tensorboard";
+
 const PREFIX: &str = "events.out.tfevents.";
 const VERSION: &str = "brain.Event:2";
 const SESSION_START: i32 = 1;

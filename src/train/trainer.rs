@@ -1,24 +1,26 @@
 //! The training loop.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, PendingReport};
 use super::evaluate::{Best, Decoding, Evaluator};
 use super::examples::Sources;
+pub use super::log::LOG;
 use super::log::{Event, Log, StepLog};
+use super::optimizer::StepReport;
 use super::settings::Settings;
 use super::state::State;
+use super::tensorboard;
 use super::window::{Session, Window};
-use crate::checkpoint::{AtomicDir, recover};
 use crate::data::Split;
 use crate::data::prefetch::{Prefetch, Ready};
 use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
+use crate::files::{RunFolder, recover};
 use crate::gpu::Gpu;
-use crate::model::{BatchShape, Model};
+use crate::model::{BatchShape, Model, T5Config};
 use crate::tokenizer::Tokenizer;
 use crate::tune::Tuner;
 
@@ -26,11 +28,28 @@ use crate::tune::Tuner;
 pub const LAST: &str = "last";
 /// The checkpoint of the best evaluation: a HuggingFace folder.
 pub const BEST: &str = "best";
-/// One JSON object for each [`Event`] but [`Event::Saved`].
-pub const LOG: &str = "log.jsonl";
+/// What training writes into its folder.
+pub const FILES: [&str; 4] = [LAST, BEST, LOG, tensorboard::FOLDER];
 
-/// Steps without a finite gradient, one after the other, after which a run gives up.
+/// Steps that changed nothing, one after the other, after which a run gives up.
 const MOST_SKIPPED: u64 = 20;
+
+const DIVERGED: &str = "training diverged: lower the learning rate (--lr), warm up longer (--warmup) or clip (--clip); the \
+                        last checkpoint is as it was";
+
+/// # Errors
+/// The tokenizer has ids that the model has no embedding for.
+pub fn check_vocabulary(tokenizer: &Tokenizer, config: &T5Config) -> Result<()> {
+    if tokenizer.vocab_size() <= config.vocab_size {
+        return Ok(());
+    }
+    Err(Error::Input(format!(
+        "the tokenizer has {} pieces, some outside of the model's vocabulary of {}: it does not belong to this model (choose \
+         another with --tokenizer, or another size of vocabulary)",
+        tokenizer.vocab_size(),
+        config.vocab_size
+    )))
+}
 
 /// A run in its folder.
 pub struct Trainer {
@@ -40,7 +59,7 @@ pub struct Trainer {
     batches: Prefetch,
     pub(super) evaluator: Option<Evaluator>,
     pub(super) state: State,
-    out: PathBuf,
+    folder: RunFolder,
     log: Log,
     /// The report of the last step submitted: read when the next one is on its way, so that the device never waits.
     pending: Option<(u64, PendingReport)>,
@@ -92,22 +111,22 @@ impl Trainer {
         let mut state = State::new(settings, sources.fingerprint.clone());
         state.kernels = model.tuner.is_on().then(Default::default);
         // Only once everything else is known to be right may an old run go.
-        Trainer::assemble(model, tokenizer, state, sources, out, || {
-            fs::create_dir_all(out).map_err(Error::io("create", out))?;
-            let log = Log::create(&out.join(LOG))?;
-            for folder in [LAST, BEST].map(|name| out.join(name)).iter().filter(|folder| folder.exists()) {
-                fs::remove_dir_all(folder).map_err(Error::io("remove", folder))?;
-            }
-            Ok(log)
+        Trainer::assemble(model, tokenizer, state, sources, || {
+            let folder = RunFolder::open(out, &FILES)?;
+            folder.remove(&[LAST, BEST])?;
+            let log = Log::create(&folder)?;
+            Ok((folder, log))
         })
     }
 
     /// The error of [`Trainer::create`] for a folder that holds a run, before anything is loaded.
     pub fn refuse_run(out: &Path, overwrite: bool) -> Result<()> {
+        RunFolder::look(out, &FILES)?;
         for folder in [BEST, LAST] {
             recover(out.join(folder))?;
         }
-        match [LAST, BEST, LOG].map(|name| out.join(name)).iter().find(|path| path.exists()) {
+        // Nothing is lost with the log of a run that reached no checkpoint.
+        match [LAST, BEST].map(|name| out.join(name)).iter().find(|path| path.exists()) {
             Some(found) if !overwrite => {
                 let what = "a run is in this folder already: continue it with --resume, replace it with --overwrite, or \
                             choose another folder";
@@ -125,10 +144,13 @@ impl Trainer {
     /// As [`Trainer::create`], and if the training data are not what they were.
     pub fn resume(gpu: &Gpu, tuner: &Tuner, mut state: State, out: &Path) -> Result<Trainer> {
         let last = out.join(LAST);
+        state.check(&last)?;
+        let folder = RunFolder::open(out, &FILES)?;
+        let resumed = Log::read(&folder, state.step)?;
         let (mut model, _) = Model::load(gpu, &last)?;
         // A run that went by the rules goes on by the rules.
         if let Some(kernels) = &mut state.kernels {
-            kernels.extend(Log::kernels(&out.join(LOG))?);
+            kernels.extend(resumed.kernels.clone());
             model.tuner = tuner.continuing(kernels.clone());
         }
         let tokenizer = Arc::new(Tokenizer::from_dir(&last)?);
@@ -138,9 +160,16 @@ impl Trainer {
                         (fine-tune from this folder instead, with --model)";
             return Err(Error::file(&last, what));
         }
-        let step = state.step;
-        let open_log = || Log::resume(&out.join(LOG), step);
-        let trainer = Trainer::assemble(model, tokenizer, state, sources, out, open_log)?;
+        let odd = resumed.odd;
+        let open = || {
+            let log = Log::resume(&folder, &resumed)?;
+            Ok((folder, log))
+        };
+        let mut trainer = Trainer::assemble(model, tokenizer, state, sources, open)?;
+        if odd > 0 {
+            let log = trainer.folder().join(LOG);
+            trainer.remarks.push(format!("warning: {}: {odd} lines are no events and are left out", log.display()));
+        }
         State::load_moments(&last, gpu, &trainer.engine.optimizer)?;
         Ok(trainer)
     }
@@ -157,19 +186,11 @@ impl Trainer {
         tokenizer: Arc<Tokenizer>,
         state: State,
         mut sources: Sources,
-        out: &Path,
-        open_log: impl FnOnce() -> Result<Log>,
+        open: impl FnOnce() -> Result<(RunFolder, Log)>,
     ) -> Result<Trainer> {
         let settings = &state.settings;
         let config = model.config.clone();
-        if tokenizer.vocab_size() > config.vocab_size {
-            return Err(Error::Input(format!(
-                "the tokenizer has {} pieces, some outside of the model's vocabulary of {}: it does not belong to this model \
-                 (choose another with --tokenizer, or another size of vocabulary)",
-                tokenizer.vocab_size(),
-                config.vocab_size
-            )));
-        }
+        check_vocabulary(&tokenizer, &config)?;
         let batches = sources.stream(&config, &state.position)?;
         let mut remarks = std::mem::take(&mut sources.remarks);
         if batches.mixture().members().count() > 1 {
@@ -196,7 +217,7 @@ impl Trainer {
         // The largest first: later plans share its memory, and too little of it shows now.
         engine.prepare(BatchShape { batch, src_len, tgt_len, packed })?;
         let window = Window::new(state.tokens);
-        let (out, pending, log, passes) = (out.to_path_buf(), None, open_log()?, 0.0);
+        let (folder, log) = open()?;
         Ok(Trainer {
             engine,
             tokenizer,
@@ -204,11 +225,11 @@ impl Trainer {
             batches,
             evaluator,
             state,
-            out,
+            folder,
             log,
-            pending,
+            pending: None,
             window,
-            passes,
+            passes: 0.0,
             remarks,
         })
     }
@@ -235,11 +256,11 @@ impl Trainer {
         Ok(())
     }
 
-    /// Trains to the last step, or until told to stop. Checkpoints are only taken between steps.
+    /// Trains to the last step, or until told to stop. Checkpoints are only taken behind steps that changed the weights.
     ///
     /// # Errors
-    /// The loss is no number, gradients keep failing to be finite, the device or the disk fails. The last checkpoint
-    /// stays as it is.
+    /// The loss is no number, gradients keep failing to be finite or do so at the end, the device or the disk fails. The
+    /// last checkpoint stays as it is.
     pub fn run(&mut self, mut hooks: Hooks<'_>) -> Result<Outcome> {
         self.state.settings.settle();
         let Settings { steps, eval_every, save_every, .. } = self.state.settings;
@@ -253,6 +274,7 @@ impl Trainer {
         if due(step, eval_every) && self.state.evaluated.is_some_and(|evaluated| evaluated < step) {
             self.evaluate(&mut hooks)?;
         }
+        let mut to_save = false;
         while self.state.step < steps && !self.state.ended_early {
             let lr = self.state.settings.optimizer.rate(schedule.lr(self.state.step), self.state.step);
             self.train_step(lr, &mut hooks)?;
@@ -264,14 +286,23 @@ impl Trainer {
             if due(step, eval_every) && !stop {
                 self.evaluate(&mut hooks)?;
             }
-            if stop || due(step, save_every) || self.state.ended_early {
+            to_save |= stop || due(step, save_every) || self.state.ended_early;
+            if to_save {
                 self.finish_pending(&mut hooks)?;
+            }
+            // In the middle of a divergence the checkpoint before it is worth more.
+            if to_save && self.state.skipped_in_a_row == 0 {
                 self.state.elapsed = session.total();
                 self.save(LAST, &mut hooks)?;
+                to_save = false;
             }
-            if stop {
+            if stop && !to_save {
                 return Ok(Outcome::Stopped { step });
             }
+        }
+        if to_save {
+            let (step, idle) = (self.state.step, self.state.skipped_in_a_row);
+            return Err(Error::Numeric(format!("step {step}: the last {idle} steps changed nothing; {DIVERGED}")));
         }
         Ok(if self.state.ended_early { Outcome::EndedEarly { step: self.state.step } } else { Outcome::Finished })
     }
@@ -326,25 +357,25 @@ impl Trainer {
     fn account(&mut self, report: Option<(u64, PendingReport)>, hooks: &mut Hooks<'_>) -> Result<()> {
         let Some((step, report)) = report else { return Ok(()) };
         let (stats, report) = pollster::block_on(report.finish())?;
-        let remedy = "training diverged: lower the learning rate (--lr), warm up longer (--warmup) or clip (--clip); the \
-                      last checkpoint is as it was";
         if !stats.loss.is_finite() {
-            return Err(Error::Numeric(format!("step {step}: the loss is {}; {remedy}", stats.mean_loss())));
+            return Err(Error::Numeric(format!("step {step}: the loss is {}; {DIVERGED}", stats.mean_loss())));
         }
         self.window.stats.add(&stats);
         self.window.last = report;
-        if !report.skipped {
-            self.state.skipped_in_a_row = 0;
-            return Ok(());
-        }
+        let why = match report {
+            StepReport { skipped: true, .. } => "the gradient is not finite",
+            StepReport { grad_norm: 0.0, .. } if stats.loss > 0.0 => "the gradient is 0, and the loss is not",
+            _ => {
+                self.state.skipped_in_a_row = 0;
+                return Ok(());
+            }
+        };
         self.state.skipped += 1;
         self.state.skipped_in_a_row += 1;
         if self.state.skipped_in_a_row == MOST_SKIPPED {
-            return Err(Error::Numeric(format!(
-                "step {step}: the gradient was not finite for {MOST_SKIPPED} steps; {remedy}"
-            )));
+            return Err(Error::Numeric(format!("step {step}: {why}, for {MOST_SKIPPED} steps now; {DIVERGED}")));
         }
-        let what = "the gradient is not finite: this step changes nothing".into();
+        let what = format!("{why}: this step changes nothing");
         self.tell(&Event::Warning { step, what }, hooks)
     }
 
@@ -422,8 +453,8 @@ impl Trainer {
     }
 
     fn save(&mut self, name: &str, hooks: &mut Hooks<'_>) -> Result<()> {
-        let folder = self.out.join(name);
-        let dir = AtomicDir::begin(&folder)?;
+        let folder = self.folder.path().join(name);
+        let dir = self.folder.begin(name)?;
         self.engine.model.save(dir.path())?;
         self.tokenizer.save(dir.path())?;
         if name == LAST {
@@ -435,6 +466,7 @@ impl Trainer {
     }
 
     fn tell(&mut self, event: &Event, hooks: &mut Hooks<'_>) -> Result<()> {
+        self.folder.check()?;
         self.log.append(event)?;
         (hooks.observe)(event);
         Ok(())
@@ -446,7 +478,7 @@ impl Trainer {
 
     /// The run's folder.
     pub fn folder(&self) -> &Path {
-        &self.out
+        self.folder.path()
     }
 
     /// Steps done.

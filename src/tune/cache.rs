@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Decision;
-use crate::checkpoint::write_file_atomic;
 use crate::error::{Error, Result};
+use crate::files::{self, SETTINGS_LIMIT};
 use crate::gpu::Gpu;
 
 /// Raised whenever the meaning of what is written changes.
@@ -92,10 +92,12 @@ impl Cache {
     /// What the file holds for this adapter and its driver, and a warning if it cannot be used. A file of another driver, or
     /// none, is no reason for a warning.
     pub fn load(&self) -> (BTreeMap<String, Entry>, Option<String>) {
-        let text = match fs::read(&self.path) {
+        if !self.path.exists() {
+            return Default::default();
+        }
+        let text = match files::read(&self.path, SETTINGS_LIMIT) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Default::default(),
-            Err(e) => return (BTreeMap::new(), Some(Error::io("read", &self.path)(e).to_string())),
+            Err(e) => return (BTreeMap::new(), Some(e.to_string())),
         };
         let unusable = |e: serde_json::Error| {
             let what = format!("not a file of kernel timings ({e}): it is left aside and will be replaced");
@@ -122,7 +124,7 @@ impl Cache {
         classes.extend(entries.iter().map(|(class, entry)| (class.clone(), entry.clone())));
         let contents = Contents { format: FORMAT, identity: self.identity.clone(), classes };
         let text = serde_json::to_vec_pretty(&contents).map_err(|e| Error::file(&self.path, e.to_string()))?;
-        write_file_atomic(&self.path, &text)
+        files::write_atomic(&self.path, &text)
     }
 }
 

@@ -10,6 +10,7 @@ use super::Row;
 use crate::checkpoint::{Dtype, Weights};
 use crate::data::{Batch, IGNORE};
 use crate::error::{Error, Result};
+use crate::files::{self, SETTINGS_LIMIT};
 use crate::generate::greedy_ids;
 use crate::gpu::Gpu;
 use crate::model::{BatchShape, Builder, Model, read_span};
@@ -41,7 +42,7 @@ struct Golden<'a> {
 impl<'a> Golden<'a> {
     fn open(dir: &'a Path) -> Result<Golden<'a>> {
         let path = dir.join("golden.json");
-        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let text = files::read_text(&path, SETTINGS_LIMIT)?;
         let scalars = serde_json::from_str(&text).map_err(|e| Error::line(&path, e.line(), e.to_string()))?;
         let tensors = Weights::open_file(dir.join("golden.safetensors"))?;
         Ok(Golden { dir, tensors, scalars })

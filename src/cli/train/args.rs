@@ -55,10 +55,10 @@ pub struct Args {
     #[arg(long, value_name = "KEY", help_heading = "Data", requires = "pairs")]
     pub target_key: Option<String>,
     /// Most tokens of a source [default: 512]
-    #[arg(long, value_name = "N", help_heading = "Data", requires = "pairs")]
+    #[arg(long, value_name = "N", help_heading = "Data", requires = "pairs", value_parser = two_or_more)]
     pub max_source: Option<usize>,
     /// Most tokens of a target [default: 512]
-    #[arg(long, value_name = "N", help_heading = "Data", requires = "pairs")]
+    #[arg(long, value_name = "N", help_heading = "Data", requires = "pairs", value_parser = two_or_more)]
     pub max_target: Option<usize>,
     /// What to do with longer ones [default: skip]
     #[arg(long, value_enum, help_heading = "Data", requires = "pairs")]
@@ -73,7 +73,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Data", conflicts_with = "held_out")]
     pub eval: Option<PathBuf>,
     /// Evaluate on this share of the training data, held out of training
-    #[arg(long, value_name = "SHARE", help_heading = "Data")]
+    #[arg(long, value_name = "SHARE", help_heading = "Data", value_parser = share)]
     pub held_out: Option<f64>,
 
     /// Start from this HuggingFace folder
@@ -304,7 +304,7 @@ impl Args {
         if let Some(text) = settings.texts.get_mut(TEXT) {
             set(&mut text.inputs_len, &self.seq_len);
             if let Some(objective) = &self.objective {
-                text.objective = objective.parse()?;
+                text.objective = objective.parse().context("--objective")?;
             }
             text.validation = self.eval.as_deref().map(files).or_else(|| text.validation.take());
             text.held_out = self.held_out.or(text.held_out);
@@ -383,6 +383,20 @@ fn absolute(path: &Path) -> Result<PathBuf> {
         return std::env::current_dir().context("cannot find the current folder");
     }
     std::path::absolute(path).with_context(|| format!("cannot make \"{}\" absolute", path.display()))
+}
+
+fn share(text: &str) -> Result<f64> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
+        _ => bail!("`{text}` does not lie between 0 and 1"),
+    }
+}
+
+fn two_or_more(text: &str) -> Result<usize> {
+    match text.parse() {
+        Ok(n) if n > 1 => Ok(n),
+        _ => bail!("`{text}` is not a whole number of 2 or more"),
+    }
 }
 
 fn positive(text: &str) -> Result<f64> {

@@ -12,19 +12,21 @@ use t5_wgpu::train::{Outcome, Trainer};
 
 pub use args::Args;
 
-use super::progress::{INTERRUPTED, Renderer, interrupted, listen_for_interrupts, tuner};
+use super::console::note;
+use super::progress::{Renderer, tuner};
+use super::signals;
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let begin = Instant::now();
+    signals::listen()?;
     let gpu = args.gpu.open(!args.look.is_human())?;
     let mut trainer = start::open(args, &gpu)?;
     let mut renderer = Renderer::new(args.look);
     let limit = args.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
     let limit = limit.filter(|_| trainer.step() == 0);
-    listen_for_interrupts()?;
     let mut conductor = Conductor {
         watch: &mut renderer,
-        should_stop: &interrupted,
+        should_stop: &signals::interrupted,
         tuner: &|gpu, passes, limit| tuner(&args.tune, gpu, passes, limit),
     };
     let outcome = drive(&mut trainer, "train", limit, begin, &mut conductor);
@@ -33,8 +35,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match outcome {
         Ok(Outcome::Finished | Outcome::EndedEarly { .. }) => Ok(ExitCode::SUCCESS),
         Ok(Outcome::Stopped { .. }) => {
-            eprintln!("continue with: {resume}");
-            Ok(if interrupted() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+            note!("continue with: {resume}");
+            Ok(if signals::interrupted() { signals::exit_code() } else { ExitCode::SUCCESS })
         }
         Err(error) if Trainer::load_state(&args.out).is_ok_and(|state| state.is_some()) => {
             Err(error).with_context(|| format!("training stopped; its last checkpoint continues with `{resume}`"))

@@ -2,17 +2,34 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
+use t5_wgpu::Error;
 use t5_wgpu::gpu::Gpu;
 use t5_wgpu::model::Model;
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::{Settings, Trainer};
 
 use super::Args;
+use crate::cli::console::note;
 use crate::cli::progress::tuner;
 
-/// Opens what the flags name.
+/// Opens what the flags name. Errors about settings name the flags.
 pub fn open(args: &Args, gpu: &Gpu) -> Result<Trainer> {
+    open_run(args, gpu).map_err(|error| match error.downcast() {
+        Ok(Error::Setting { key, what }) => {
+            let flag = match key.as_str() {
+                "inputs_len" => "seq-len".into(),
+                "files" => "text".into(),
+                key => key.replace('_', "-"),
+            };
+            anyhow!("--{flag}: {what}")
+        }
+        Ok(other) => other.into(),
+        Err(other) => other,
+    })
+}
+
+fn open_run(args: &Args, gpu: &Gpu) -> Result<Trainer> {
     if args.resume
         && let Some(trainer) = resume(args, gpu)?
     {
@@ -30,7 +47,7 @@ fn resume(args: &Args, gpu: &Gpu) -> Result<Option<Trainer>> {
                 args.out.display()
             );
         }
-        eprintln!("{}: no checkpoint yet, starting from the beginning", args.out.display());
+        note!("{}: no checkpoint yet, starting from the beginning", args.out.display());
         return Ok(None);
     };
     let mut asked = state.settings.clone();
@@ -74,7 +91,7 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
         Some(dir) => {
             let (model, remarks) = Model::load(gpu, dir)?;
             if args.look.is_human() {
-                remarks.iter().for_each(|remark| eprintln!("{remark}"));
+                remarks.iter().for_each(|remark| note!("{remark}"));
             }
             model
         }

@@ -15,6 +15,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
+use super::MARKER;
 use crate::error::{Error, Result};
 
 /// A folder being written beside its final place. Dropping it without [`AtomicDir::commit`] removes it.
@@ -27,20 +30,16 @@ pub struct AtomicDir {
 }
 
 impl AtomicDir {
-    /// Creates `<final_path>.partial`, and missing parents, after [`recover`]. Nothing at `final_path` changes before
-    /// [`AtomicDir::commit`], which replaces that folder **and whatever else is in it**; hence the error if it is
-    /// something else than an empty folder or one with a `config.json`.
-    pub fn begin(final_path: impl AsRef<Path>) -> Result<AtomicDir> {
-        let final_path = final_path.as_ref();
+    /// Creates `<final_path>.partial` after [`recover`]. Nothing at `final_path` changes before [`AtomicDir::commit`], which
+    /// replaces that folder and whatever else is in it.
+    pub(super) fn begin(final_path: &Path) -> Result<AtomicDir> {
         let Some(places) = Places::beside(final_path) else {
             let what = format!("\"{}\" has no name of its own; name a folder inside of it", final_path.display());
             return Err(Error::Input(what));
         };
-        fs::create_dir_all(&places.parent).map_err(Error::io("create", &places.parent))?;
         // Until the lock is taken, a reader's `recover` would think the new folder left over.
         let _turn = wait_for_turn(&places.parent);
         places.recover()?;
-        places.refuse_foreign_folder()?;
         if try_lock_folder(&places.partial).is_err() {
             return Err(Error::file(&places.partial, "another process is writing here; choose another folder"));
         }
@@ -76,28 +75,61 @@ impl Drop for AtomicDir {
 }
 
 /// Brings the folder at `final_path` into a good state after a crash during [`AtomicDir::commit`] or before it. Call it
-/// before reading. Does nothing where nothing is left over, or where a living process is still writing.
+/// before reading. Does nothing outside of a run's folder, where nothing is left over, or where a living process is still writing.
 pub fn recover(final_path: impl AsRef<Path>) -> Result<()> {
     // A path like "." is no place that `begin` could have written to.
     let Some(places) = Places::beside(final_path.as_ref()) else {
         return Ok(());
     };
+    // Elsewhere a folder of such a name is not ours.
+    if !places.parent.join(MARKER).exists() {
+        return Ok(());
+    }
     let _turn = wait_for_turn(&places.parent);
     places.recover()
 }
 
-/// Writes a file beside `path`, syncs it and renames it into place.
-pub fn write_file_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+/// What temporary files are called first, so that those of a crash can be told.
+pub(super) const LEFT_OVER: &str = ".t5-partial-";
+
+/// Writes a file beside `path`, syncs it and renames it into place. What is no file, such as `/dev/stdout` or a pipe, is
+/// written to as it is.
+pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let path = path.as_ref();
-    let places = Places::beside(path).ok_or_else(|| Error::file(path, "is not the name of a file"))?;
-    let written = write_synced(&places.partial, bytes).and_then(|()| rename(&places.partial, &places.last));
-    if written.is_err() {
-        // The first error is the one to report.
-        let _ = fs::remove_file(&places.partial);
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+        let write = |mut file: File| file.write_all(bytes);
+        return File::options().write(true).open(path).and_then(write).map_err(Error::io("write", path));
     }
-    written?;
-    sync_folder(&places.parent)
+    write_all_atomic(&[(path, bytes)])
 }
+
+/// As [`write_atomic`], several files: none is replaced before all are written.
+pub fn write_all_atomic(files: &[(&Path, &[u8])]) -> Result<()> {
+    let mut written = Vec::with_capacity(files.len());
+    for &(path, bytes) in files {
+        let places = Places::beside(path).ok_or_else(|| Error::file(path, "is not the name of a file"))?;
+        let mut temporary = temporary_in(&places.parent).map_err(Error::io("create", path))?;
+        let file = temporary.as_file_mut();
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io("write", path))?;
+        written.push((temporary, places));
+    }
+    for (temporary, places) in written {
+        temporary.persist(&places.last).map_err(|e| Error::io("replace", &places.last)(e.error))?;
+        sync_folder(&places.parent)?;
+    }
+    Ok(())
+}
+
+/// A new file of a random name, with the rights that any other file gets. It removes itself unless it is renamed.
+fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    let builder = builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.prefix(LEFT_OVER).tempfile_in(folder)
+}
+
+/// What a folder is called beside its name while it is replaced.
+pub(super) const SUFFIXES: [&str; 3] = [".partial", ".new", ".old"];
 
 #[derive(Debug)]
 struct Places {
@@ -121,23 +153,9 @@ impl Places {
             name.push(suffix);
             parent.join(name)
         };
-        let (partial, new, old) = (sibling(".partial"), sibling(".new"), sibling(".old"));
+        let [partial, new, old] = SUFFIXES.map(sibling);
         let last = parent.join(name);
         Some(Places { parent, partial, new, old, last })
-    }
-
-    fn refuse_foreign_folder(&self) -> Result<()> {
-        let last = &self.last;
-        if !is_there(last) {
-            return Ok(());
-        }
-        let mut entries = fs::read_dir(last).map_err(Error::io("list", last))?;
-        if entries.next().is_some() && !last.join("config.json").exists() {
-            let what = "the folder holds something else than a model (it has no config.json); not replacing it, choose \
-                        another folder";
-            return Err(Error::file(last, what));
-        }
-        Ok(())
     }
 
     /// To be called in turn only.
@@ -209,7 +227,7 @@ fn open_folder(path: &Path) -> Option<File> {
 }
 
 /// Also true for a dangling link, which `Path::exists` denies.
-fn is_there(path: &Path) -> bool {
+pub(super) fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
@@ -222,11 +240,6 @@ fn remove_tree(path: &Path) -> Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
         _ => Ok(()),
     }
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create(path).map_err(Error::io("create", path))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io("write", path))
 }
 
 fn sync_tree(folder: &Path) -> Result<()> {
