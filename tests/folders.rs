@@ -70,7 +70,9 @@ fn a_folder_that_goes_is_an_error() {
 fn names_lead_nowhere_else() {
     let scratch = Scratch::new("folder-names");
     let folder = RunFolder::open(&scratch.path("run"), &NAMES).unwrap();
-    for name in ["../victim", "a/../../victim", "/etc/victim", "", ".", "..", "a//b", ".hidden", "tokenizer.old", "a\\b"] {
+    for name in
+        ["../victim", "a/../../victim", "/etc/victim", "", ".", "..", "a//b", ".hidden", "tokenizer.old", "a\\b"]
+    {
         assert!(error(folder.write(name, b"")).contains("no file of a run may be called"), "{name}");
         assert!(!is_plain_name(name));
     }

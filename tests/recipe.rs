@@ -45,11 +45,11 @@ fn what_cannot_work_is_refused_with_its_line() {
     for (old, new, line, what) in [
         ("d_model = 16", "d_modell = 16", 2, "d_modell"),
         ("d_model = 16", "d_model = \"wide\"", 2, "invalid type"),
-        ("heads = 2", "heads = 0", 1, "num_heads"),
+        ("heads = 2", "heads = 0", 3, "model.heads: is 0"),
         ("heads = 2", "preset = \"t5-tiny\"", 3, "t5-small"),
         ("text.txt", "missing.txt", 6, "missing.txt"),
-        ("inputs_len = 24", "inputs_len = 2", 5, "at least 3"),
-        ("held_out = 0.2", "held_out = 2", 5, "between 0 and 1"),
+        ("inputs_len = 24", "inputs_len = 2", 7, "at least 3"),
+        ("held_out = 0.2", "held_out = 2", 8, "between 0 and 1"),
         ("held_out = 0.2", "objective = \"berd\"", 8, "span_corruption"),
         ("pairs.tsv", "*.csv", 11, "*.csv"),
         ("columns = ", "colums = ", 12, "colums"),
@@ -59,13 +59,13 @@ fn what_cannot_work_is_refused_with_its_line() {
         ("steps = 20", "steps = 20\nfrom = \"test\"", 18, "choose among: model"),
         ("steps = 20", "steps = 20\nbegin = \"best\"", 18, "no last and best"),
         ("name = \"test\"", "name = \"test\"\nfrom = \"train\"", 21, "choose among: pretrain, model"),
-        ("steps = 20", "optimizer = \"sgd\"", 14, "adamw"),
+        ("steps = 20", "optimizer = \"sgd\"", 17, "stage.pretrain.optimizer"),
         ("steps = 20", "optimizer = \"adafactor-hf\"\nlr = 1", 18, "own rate"),
         ("steps = 20", "minutes = 1e18", 17, "a million at most"),
-        ("steps = 20", "accumulate = 9000000000", 14, "65,536"),
-        ("steps = 20", "mixture = { temperature = 0 }", 14, "temperature"),
-        ("steps = 20", "batching = { packed = { source_len = 0, target_len = 9 } }", 14, "at least 2"),
-        ("steps = 20", "best = \"words/accuracy\"", 14, "there are: words/loss, words/token_accuracy"),
+        ("steps = 20", "accumulate = 9000000000", 17, "65,536"),
+        ("steps = 20", "mixture = { temperature = 0 }", 17, "temperature"),
+        ("steps = 20", "batching = { packed = { source_len = 0, target_len = 9 } }", 17, "at least 2"),
+        ("steps = 20", "best = \"words/accuracy\"", 17, "there are: words/loss, words/token_accuracy"),
         ("train = [\"words\"]", "train = [\"words\", \"backwards\"]", 14, "as how many it counts"),
         ("evaluate = [\"words\"]", "evaluate = [\"words\"]\neval_batch_size = 0", 22, "rows for"),
         ("evaluate = [\"words\"]", "evaluate = [\"words\"]\ntop_k = 5", 22, "without a temperature"),
@@ -73,6 +73,9 @@ fn what_cannot_work_is_refused_with_its_line() {
         ("evaluate = [\"words\"]", "evaluate = [\"words\"]\ndropout = 0.1", 22, "trains"),
         ("[tasks.backwards]", "[tasks.\"my/backwards\"]", 10, "files are named"),
         ("name = \"test\"", "name = \"tokenizer\"", 20, "files are named"),
+        ("name = \"test\"", "name = \"tokenizer.old\"", 14, "files are named"),
+        ("steps = 20", "prefetch = 4294967296", 17, "stage.pretrain.prefetch: at most 256 threads"),
+        ("steps = 20", "steps = 20\nlr = -1", 18, "stage.pretrain.lr: the learning rate -1 is"),
         ("name = \"test\"", "name = \"pretrain\"", 15, "this name"),
         ("evaluate = [\"words\"]", "evaluate = [\"backwards\"]", 21, "no files for validation"),
         ("evaluate = [\"words\"]", "", 20, "does nothing"),
@@ -94,8 +97,12 @@ fn overrides_replace_values() {
     assert_eq!(set("model.d_model=32").unwrap().model.d_model, Some(32));
     assert_eq!(set("seed=9").unwrap().seed, 9);
     assert_eq!(set("tokenizer.from=bytes").unwrap().tokenizer.from.as_deref(), Some("bytes"));
-    for bad in ["pretrain.step=7", "steps", "pretrain.steps=many", "finetune.steps=1"] {
-        assert!(set(bad).is_err(), "{bad}");
+    for bad in ["pretrain.step=7", "steps", "pretrain.steps=many", "finetune.steps=1", "pretrain.prefetch=1000"] {
+        let both = ["seed=1".to_owned(), bad.to_owned(), "model.d_ff=32".to_owned()];
+        let error = Recipe::read(&file, &both).unwrap_err().to_string();
+        // A stage that is not there is a new table.
+        let expected = if bad.starts_with("finetune") { "finetune" } else { &format!("--set {bad}: ") };
+        assert!(error.contains(expected), "{bad}: {error}");
     }
 }
 

@@ -4,6 +4,7 @@
 //! batches whatever the number of threads, and a run goes on from a short description of its place ([`stream::BatchPosition`]).
 
 pub mod batches;
+mod bounded;
 pub mod cmudict;
 pub mod lines;
 pub mod metrics;

@@ -3,12 +3,17 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::atomic::{self, AtomicDir, LEFT_OVER, is_there};
 use crate::error::{Error, Result};
 
 /// The file that proves that a run made the folder around it, and that is locked while a process works there.
 pub const MARKER: &str = ".t5-run";
+
+/// How often and in what intervals a lock is asked for.
+const PATIENCE: (u32, Duration) = (20, Duration::from_millis(20));
 
 const EXPLANATION: &[u8] = b"A run of t5 made this folder. Where this file lies, `--overwrite` may remove the run's own files; other files stay.\n";
 
@@ -61,12 +66,8 @@ impl RunFolder {
         fs::create_dir_all(path).map_err(Error::io("create", path))?;
         let place = path.join(MARKER);
         let mut marker = open_marker(&place).map_err(Error::io("create", &place))?;
-        match marker.try_lock() {
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(Error::file(path, "another process is working in this folder; choose another one"));
-            }
-            // A file system without locks protects nothing, and hinders nothing.
-            _ => {}
+        if !lock(&marker) {
+            return Err(Error::file(path, "another process is working in this folder; choose another one"));
         }
         if is_new {
             marker.write_all(EXPLANATION).and_then(|()| marker.sync_all()).map_err(Error::io("write", &place))?;
@@ -169,6 +170,18 @@ fn open_marker(place: &Path) -> io::Result<File> {
         }
         opened => opened,
     }
+}
+
+/// Whether the lock is ours. A file system without locks protects nothing, and hinders nothing.
+fn lock(marker: &File) -> bool {
+    for _ in 0..PATIENCE.0 {
+        if !matches!(marker.try_lock(), Err(fs::TryLockError::WouldBlock)) {
+            return true;
+        }
+        // A process that is just ending may hold it for a moment.
+        thread::sleep(PATIENCE.1);
+    }
+    false
 }
 
 fn is_file(path: &Path) -> bool {

@@ -13,6 +13,19 @@ impl T5Config {
         self.check().map_err(|(key, what)| Error::setting(key, what))
     }
 
+    /// # Errors
+    /// A tokenizer of so many pieces has ids that the model has no embedding for.
+    pub fn check_vocabulary(&self, pieces: usize) -> Result<()> {
+        if pieces <= self.vocab_size {
+            return Ok(());
+        }
+        Err(Error::Input(format!(
+            "the tokenizer has {pieces} pieces, some outside of the model's vocabulary of {}: it does not belong to this model \
+             (choose another with --tokenizer, or another size of vocabulary)",
+            self.vocab_size
+        )))
+    }
+
     /// The offending key and a sentence that follows it.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let limits = [

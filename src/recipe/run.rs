@@ -178,7 +178,7 @@ impl Run {
     /// What would keep a stage from beginning: its data, its model.
     fn rehearse(&self, gpu: &Gpu, tokenizer: &Tokenizer) -> Result<()> {
         let config = self.recipe.model.config(tokenizer)?;
-        trainer::check_vocabulary(tokenizer, &config)?;
+        config.check_vocabulary(tokenizer.vocab_size())?;
         if let Some(from) = &self.recipe.model.from {
             Model::load(gpu, from)?;
         }

@@ -20,7 +20,7 @@ use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
 use crate::files::{RunFolder, recover};
 use crate::gpu::Gpu;
-use crate::model::{BatchShape, Model, T5Config};
+use crate::model::{BatchShape, Model};
 use crate::tokenizer::Tokenizer;
 use crate::tune::Tuner;
 
@@ -36,20 +36,6 @@ const MOST_SKIPPED: u64 = 20;
 
 const DIVERGED: &str = "training diverged: lower the learning rate (--lr), warm up longer (--warmup) or clip (--clip); the \
                         last checkpoint is as it was";
-
-/// # Errors
-/// The tokenizer has ids that the model has no embedding for.
-pub fn check_vocabulary(tokenizer: &Tokenizer, config: &T5Config) -> Result<()> {
-    if tokenizer.vocab_size() <= config.vocab_size {
-        return Ok(());
-    }
-    Err(Error::Input(format!(
-        "the tokenizer has {} pieces, some outside of the model's vocabulary of {}: it does not belong to this model (choose \
-         another with --tokenizer, or another size of vocabulary)",
-        tokenizer.vocab_size(),
-        config.vocab_size
-    )))
-}
 
 /// A run in its folder.
 pub struct Trainer {
@@ -190,7 +176,7 @@ impl Trainer {
     ) -> Result<Trainer> {
         let settings = &state.settings;
         let config = model.config.clone();
-        check_vocabulary(&tokenizer, &config)?;
+        config.check_vocabulary(tokenizer.vocab_size())?;
         let batches = sources.stream(&config, &state.position)?;
         let mut remarks = std::mem::take(&mut sources.remarks);
         if batches.mixture().members().count() > 1 {

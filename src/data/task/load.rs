@@ -67,6 +67,9 @@ pub(super) fn load(config: &TaskConfig, base: &Path, split: Split) -> Result<Loa
             {
                 continue;
             }
+            if loaded.examples.len() == MOST_EXAMPLES {
+                return Err(fail(format!("a task holds its examples in memory, {MOST_EXAMPLES} at most: split it")));
+            }
             loaded.examples.push(Placed { example, file: loaded.files.len() - 1, line });
         }
         Ok(())
@@ -80,6 +83,9 @@ pub(super) fn load(config: &TaskConfig, base: &Path, split: Split) -> Result<Loa
     }
     Ok(loaded)
 }
+
+/// Tens of gigabytes already; a packed file may hold any number.
+const MOST_EXAMPLES: usize = 1 << 27;
 
 /// Whether a source belongs to this share of all: a function of the source alone, so that it is never on both sides.
 fn is_held_out(source: &str, share: f64) -> bool {

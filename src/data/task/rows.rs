@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Split;
 use super::files::Paths;
 use super::row::Row;
+use crate::data::bounded::Bounded;
 use crate::data::cmudict::{CmuDict, Entry, split_of};
 use crate::data::lines::for_each_line;
 use crate::data::unpack;
@@ -112,11 +113,13 @@ fn tsv(path: &Path, layout: &Layout, visit: Visit) -> Result<()> {
 }
 
 fn csv(path: &Path, layout: &Layout, visit: Visit) -> Result<()> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(unpack::open(path)?);
+    let mut reader =
+        csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(Bounded::new(unpack::open(path)?));
     let mut names: Option<Vec<String>> = layout.columns.clone();
     let mut in_header = layout.header;
     let mut record = csv::StringRecord::new();
     while reader.read_record(&mut record).map_err(|e| csv_error(path, e))? {
+        reader.get_mut().next_row();
         let number = record.position().map(|position| position.line() as usize);
         let cells: Vec<&str> = record.iter().collect();
         if std::mem::take(&mut in_header) {
