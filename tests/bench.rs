@@ -150,6 +150,8 @@ fn a_run_is_saved_traced_and_compared() {
     let report: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(report["schema"], 1);
     assert!(report["adapter"]["name"].is_string() && report["date"].is_string() && report["version"].is_string());
+    let repository = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".git");
+    assert!(report["commit"].is_string() || !repository.exists(), "{}", report["commit"]);
     assert!(report["ceilings"]["flops"].as_f64().unwrap() > 0.0 && report["ceilings"]["bytes"].as_f64().unwrap() > 0.0);
     let figures = report["figures"].as_array().unwrap();
     for section in ["ceilings", "encoder", "decode", "train"] {

@@ -43,6 +43,7 @@ fn what_cannot_work_is_refused_with_its_line() {
     let scratch = scratch("recipe-refused");
     assert!(Recipe::read(&scratch.file("good.toml", GOOD), &[]).is_ok());
     for (old, new, line, what) in [
+        ("[model]", "name = \"../home\"\n[model]", 1, "files are named"),
         ("d_model = 16", "d_modell = 16", 2, "d_modell"),
         ("d_model = 16", "d_model = \"wide\"", 2, "invalid type"),
         ("heads = 2", "heads = 0", 3, "model.heads: is 0"),

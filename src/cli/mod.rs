@@ -141,3 +141,11 @@ pub fn main() -> ExitCode {
         ExitCode::FAILURE
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn commands_and_options_do_not_contradict_each_other() {
+        super::command().debug_assert();
+    }
+}

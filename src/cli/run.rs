@@ -41,7 +41,8 @@ pub struct Args {
     /// The run's folder [default: the recipe's `out`, else runs/NAME]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Replace the run in that folder
+    /// Replace the run in that folder, as soon as tokenizer, data and model of this one are known to fit. What no run has
+    /// made is never removed
     #[arg(long)]
     overwrite: bool,
     /// Print parameters, memory, tokens, steps and an estimate of the time on this adapter, and do nothing

@@ -9,7 +9,7 @@ use t5_wgpu::gpu::Gpu;
 use t5_wgpu::verify::{Row, cases, check_golden, check_gradients, check_kernels, large_cases};
 
 use super::GpuArgs;
-use super::console::say;
+use super::console::{print, say};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,15 +46,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let (cases, large) = (cases(), large_cases());
         let bar = ProgressBar::with_draw_target(Some((cases.len() + large.len()) as u64), ProgressDrawTarget::stderr());
         bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}  {eta} left")?);
+        let op = |name: &str| name.split(' ').next().unwrap_or(name).to_owned();
         for case in &cases {
             bar.set_message(case.name.clone());
-            rows.extend(check_kernels(&gpu, case)?);
-            rows.extend(check_gradients(case));
+            rows.extend(check_kernels(&gpu, case)?.into_iter().map(|row| (op(&case.name), row)));
+            rows.extend(check_gradients(case).into_iter().map(|row| (RULES.to_owned(), row)));
             bar.inc(1);
         }
         for case in &large {
             bar.set_message(case.name.clone());
-            rows.extend(check_kernels(&gpu, case)?);
+            rows.extend(check_kernels(&gpu, case)?.into_iter().map(|row| (op(&case.name), row)));
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -70,23 +71,25 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for dir in &args.golden {
         check_folder(&gpu, &dir.display().to_string(), dir, &mut rows)?;
     }
-    let failed = rows.iter().filter(|r| !r.passed()).count();
+    let failed = rows.iter().filter(|(_, row)| !row.passed()).count();
     if args.json {
+        let rows: Vec<&Row> = rows.iter().map(|(_, row)| row).collect();
         let report = serde_json::json!({
             "adapter": gpu.caps(), "checked": gpu.checked(), "comparisons": rows.len(), "failed": failed, "rows": rows,
         });
         say!("{report:#}")?;
     } else {
-        print_table(&rows, args.all)?;
+        print(&table(&rows, args.all))?;
         say!("{} comparisons, {failed} failed", rows.len())?;
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn check_folder(gpu: &Gpu, name: &str, dir: &Path, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+fn check_folder(gpu: &Gpu, name: &str, dir: &Path, rows: &mut Vec<(String, Row)>) -> anyhow::Result<()> {
     for row in pollster::block_on(check_golden(gpu, dir))? {
+        let kind = format!("{name}: {}", row.what.split('/').next().unwrap_or(&row.what));
         let what = format!("{name}: {}", row.what);
-        rows.push(Row { what, ..row });
+        rows.push((kind, Row { what, ..row }));
     }
     Ok(())
 }
@@ -121,47 +124,77 @@ const BUILT_IN: &[(&str, &[File])] = &[
     ),
 ];
 
-/// The worst row of each kind: relative to its tolerance, the one closest to failing or beyond.
-fn print_table(rows: &[Row], all: bool) -> std::io::Result<()> {
-    let mut kinds: Vec<(String, usize, &Row)> = Vec::new();
-    for row in rows {
-        let kind = if all { row.what.clone() } else { kind(&row.what) };
-        match kinds.iter_mut().find(|(k, ..)| *k == kind) {
+/// The kind of all gradient rules together.
+const RULES: &str = "gradient rules, by finite differences";
+
+/// Columns that names may take, and how many rows that failed are named.
+const WIDEST: usize = 70;
+const MOST_NAMED: usize = 10;
+
+/// The worst row of each kind (or each row): relative to its tolerance, the one closest to failing or beyond. Then the worst of
+/// those that failed.
+fn table(rows: &[(String, Row)], all: bool) -> String {
+    let margin = |row: &Row| if row.error.is_nan() { f64::INFINITY } else { row.error / row.tolerance };
+    let mut kinds: Vec<(&str, usize, &Row)> = Vec::new();
+    for (kind, row) in rows {
+        let kind = if all { &row.what } else { kind };
+        match kinds.iter_mut().find(|(k, ..)| k == kind) {
             None => kinds.push((kind, 1, row)),
             Some((_, count, worst)) => {
                 *count += 1;
-                let margin = |r: &Row| r.error / r.tolerance;
-                if margin(row) > margin(worst) || row.error.is_nan() {
+                if margin(row) > margin(worst) {
                     *worst = row;
                 }
             }
         }
     }
-    let width = kinds.iter().map(|(kind, ..)| kind.len()).max().unwrap_or(0).max(5);
-    say!("{:width$}  compared  worst error  allowed", "what")?;
-    for (kind, count, worst) in kinds {
+    let name = |text: &str| if all { text.to_owned() } else { shortened(text, WIDEST) };
+    let width = kinds.iter().map(|(kind, ..)| name(kind).chars().count()).max().unwrap_or(0).max(5);
+    let mut text = format!("{:width$}  compared  worst error  allowed\n", "what");
+    for (kind, count, worst) in &kinds {
         let verdict = if worst.passed() { "" } else { "  FAILED" };
-        say!("{kind:width$}  {count:8}  {:11.1e}  {:7.1e}{verdict}", worst.error, worst.tolerance)?;
-        if !worst.passed() {
-            say!("{:width$}    worst: {}", "", worst.what)?;
-        }
+        text +=
+            &format!("{:width$}  {count:8}  {:11.1e}  {:7.1e}{verdict}\n", name(kind), worst.error, worst.tolerance);
     }
-    Ok(())
+    let mut failed: Vec<&Row> = kinds.iter().map(|(.., worst)| *worst).filter(|row| !row.passed()).collect();
+    failed.sort_by(|a, b| margin(b).total_cmp(&margin(a)));
+    for row in failed.iter().take(MOST_NAMED).filter(|_| !all) {
+        text += &format!("failed, {:.1e} of {:.1e}: {}\n", row.error, row.tolerance, shortened(&row.what, 85));
+    }
+    text
 }
 
-/// Groups `matmul Nn Tile [1 1 1] forward c` as `matmul kernels`, `.. d/d x ..` as `matmul gradient rule`, and
-/// `DIR: grad/encoder..` as `DIR: grad`.
-fn kind(what: &str) -> String {
-    if let Some((dir, rest)) = what.split_once(": ") {
-        return format!("{dir}: {}", rest.split('/').next().unwrap_or(rest));
+/// Both ends of a text that is longer than so many characters.
+fn shortened(text: &str, most: usize) -> String {
+    let letters: Vec<char> = text.chars().collect();
+    if letters.len() <= most {
+        return text.to_owned();
     }
-    let op = what.split(' ').next().unwrap_or(what);
-    let part = if what.contains(" d/d ") {
-        "rule against finite differences"
-    } else if what.contains(" gradient ") {
-        "backward kernels"
-    } else {
-        "kernels"
-    };
-    format!("{op} {part}")
+    let half = most / 2 - 2;
+    letters[..half].iter().chain(&['.'; 3]).chain(&letters[letters.len() - half..]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use t5_wgpu::verify::cases;
+
+    #[test]
+    fn a_report_fits_the_screen_even_if_all_fails() {
+        let mut rows: Vec<(String, Row)> = Vec::new();
+        let row = |what: String, error: f64| Row { what, error, tolerance: 1e-5 };
+        for case in cases() {
+            let op = case.name.split(' ').next().unwrap().to_owned();
+            rows.push((op, row(format!("{} forward out {}", case.name, "x".repeat(90)), f64::NAN)));
+            rows.push((RULES.into(), row(format!("{} d/d x", case.name), 2.0)));
+        }
+        for kind in 0..20 {
+            rows.push((format!("/{}: grad {kind}", "long/".repeat(40)), row("grad/x".into(), 1.0)));
+        }
+        let report = table(&rows, false);
+        assert!(report.lines().count() <= 58, "{}", report.lines().count());
+        assert!(report.lines().all(|line| line.chars().count() <= 120), "{report}");
+        assert_eq!(report.lines().filter(|line| line.starts_with("failed, ")).count(), MOST_NAMED);
+        assert!(table(&rows, true).lines().count() > rows.len());
+    }
 }

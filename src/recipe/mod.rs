@@ -206,6 +206,11 @@ impl Recipe {
         if self.stages.is_empty() {
             return Err(Wrong::new("stage", "there is no stage: add [[stage]] with a name and what it trains on"));
         }
+        // It may be that of a file, with spaces and all, but it must not lead elsewhere.
+        let leads = |name: &String| name.contains(['/', '\\']) || [".", ".."].contains(&name.as_str());
+        if self.name.as_ref().is_some_and(leads) {
+            return Err(Wrong::new("name", NOT_A_NAME));
+        }
         for (list, name) in
             self.texts.keys().map(|name| ("texts", name)).chain(self.tasks.keys().map(|name| ("tasks", name)))
         {

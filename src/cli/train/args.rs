@@ -148,7 +148,7 @@ pub struct Args {
     /// checkpoint there, a command with data starts from the beginning
     #[arg(long, help_heading = "Output", conflicts_with = "overwrite")]
     pub resume: bool,
-    /// Replace the run in --out
+    /// Replace the run in --out, as soon as this one can begin. What no run has made is never removed
     #[arg(long, help_heading = "Output")]
     pub overwrite: bool,
     /// Steps between evaluations [default: a twentieth of the steps, at least 50, at most 1000]
