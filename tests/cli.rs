@@ -59,10 +59,13 @@ fn edit_config(path: &Path, from: &str, to: &str) {
 fn devices_lists_the_adapter_in_use() {
     let (code, stdout, _) = run(&mut t5(&["devices"]));
     assert_eq!(code, Some(0));
-    assert!(stdout.contains("* ") && stdout.contains("driver") && stdout.contains("Next:"), "{stdout}");
+    for part in ["* ", "driver", "compiler", "Next:"] {
+        assert!(stdout.contains(part), "no `{part}` in {stdout}");
+    }
     let (_, stdout, _) = run(&mut t5(&["devices", "--json"]));
     let list: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert!(list[0]["name"].is_string() && list[0]["max_binding"].is_u64(), "{list}");
+    assert!(list[0]["compiler"].as_str().is_some_and(|text| text.contains("naga to")), "{list}");
 }
 
 #[test]

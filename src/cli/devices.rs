@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use t5_wgpu::gpu::{AdapterReport, list_adapters};
+use t5_wgpu::gpu::{AdapterReport, GpuOptions, NO_ADAPTER, list_adapters};
 
 /// List the adapters of this machine
 ///
@@ -16,17 +16,14 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let adapters = pollster::block_on(list_adapters());
+    let adapters = pollster::block_on(list_adapters(&GpuOptions::from_env()))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&adapters)?);
     } else {
         adapters.iter().for_each(print);
     }
     if adapters.is_empty() {
-        eprintln!(
-            "error: no adapter found: install a Vulkan driver (Debian/Ubuntu: `apt-get install mesa-vulkan-drivers`; \
-             Fedora: `dnf install mesa-vulkan-drivers`; Arch: `pacman -S vulkan-swrast`)"
-        );
+        eprintln!("error: {NO_ADAPTER}");
         return Ok(ExitCode::FAILURE);
     }
     if !args.json {
@@ -40,6 +37,7 @@ fn print(report: &AdapterReport) {
     let mark = if report.default { "*" } else { " " };
     println!("{mark} {}: {} ({}, {})", report.index, caps.name, caps.kind, caps.backend);
     println!("     driver        {} {}", caps.driver, caps.driver_info);
+    println!("     compiler      {}", caps.compiler);
     let subgroup = match caps.subgroup {
         Some((min, max)) if min == max => format!("subgroups of {min}"),
         Some((min, max)) => format!("subgroups of {min} to {max}"),
