@@ -1,9 +1,11 @@
-//! What the device refuses, and how it is said.
+//! What the device refuses or takes long over, and how it is said.
 
 use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
 use t5_wgpu::Error;
-use t5_wgpu::gpu::{Dispatch, Gpu, GpuOptions, Header, Param, ProgramBuilder, Shader};
+use t5_wgpu::gpu::{Buffer, Dispatch, Gpu, GpuOptions, Header, ProgramBuilder, Shader, Value};
 
 fn gpu() -> Gpu {
     pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter")
@@ -23,23 +25,21 @@ fn main(@builtin(local_invocation_index) i: u32) {
 }";
 
 static PLANTED: Shader =
-    Shader { name: "planted", source: COUNTDOWN, shared: &[], defaults: &[("WIDTH", t5_wgpu::gpu::Value::U32(4))] };
+    Shader { name: "planted", source: COUNTDOWN, shared: &[], defaults: &[("WIDTH", Value::U32(4))] };
 
 static BROKEN: Shader =
     Shader { name: "broken", source: "fn main() { let x: u32 = 1.5; }", shared: &[], defaults: &[] };
+
+fn planted(shader: &'static Shader, header: Header, out: &Buffer) -> Dispatch {
+    let (bindings, params) = (vec![("out", out.all())], Vec::new());
+    Dispatch { label: "planted".into(), shader, header, bindings, params, workgroups: 1 }
+}
 
 /// What the kernel computes with this many invocations a workgroup.
 fn run(gpu: &Gpu, shader: &'static Shader, header: Header) -> t5_wgpu::Result<Vec<u32>> {
     let out = gpu.buffer("out", 16)?;
     let mut program = ProgramBuilder::new(gpu);
-    program.push(Dispatch {
-        label: "planted".into(),
-        shader,
-        header,
-        bindings: vec![("out", out.all())],
-        params: Vec::<(&str, Param)>::new(),
-        workgroups: 1,
-    })?;
+    program.push(planted(shader, header, &out));
     program.finish()?.run(1)?;
     pollster::block_on(gpu.read(&out, 0..16))
 }
@@ -62,6 +62,56 @@ fn a_refused_pipeline_names_kernel_device_and_compiler() {
     let error = run(&gpu, &BROKEN, Header::new()).unwrap_err();
     assert!(matches!(&error, Error::Shader(text) if text.contains("broken.wgsl") && text.contains("1.5")), "{error}");
     gpu.check().unwrap();
+}
+
+/// Of several kernels that are compiled at a time, one is bad: its name is what is said.
+#[test]
+fn one_refused_kernel_among_several_is_named() {
+    let gpu = gpu();
+    let mut program = ProgramBuilder::new(&gpu);
+    let out = gpu.buffer("out", 4096).unwrap();
+    let widths = [1, 2, 3, 2 * gpu.caps().max_invocations, 4, 5, 6];
+    for width in widths {
+        program.push(planted(&PLANTED, Header::new().u32("WIDTH", width), &out));
+    }
+    let error = program.finish().map(drop).unwrap_err();
+    assert!(matches!(&error, Error::Shader(text) if text.contains(&format!("WIDTH={}", widths[3]))), "{error}");
+    gpu.check().unwrap();
+    assert_eq!(run(&gpu, &PLANTED, Header::new()).unwrap(), [3, 2, 1, 0]);
+}
+
+/// A kernel that no cache has seen and that takes a while on lavapipe: the observer hears of it before it is done, and the
+/// stopwatch stands still meanwhile.
+#[test]
+fn slow_compiling_is_told_of_and_not_counted() {
+    let gpu = gpu();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = told.clone();
+    gpu.on_compile(move |at| sink.lock().unwrap().push((at.done, at.total)));
+    let nonce = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
+    let body: String = (0..100).map(|i| format!("x = x * 5u + out[(x ^ {i}u) & 3u];\n")).collect();
+    let source = format!(
+        "struct Params {{ grid_x: u32 }}
+        @group(0) @binding(0) var<storage, read_write> out: array<u32>;
+        @group(0) @binding(1) var<uniform> p: Params;
+        @compute @workgroup_size(4)
+        fn main(@builtin(local_invocation_index) i: u32) {{
+            var x = i * p.grid_x + {nonce}u;
+            {body}
+            out[i] = x;
+        }}"
+    );
+    let shader: &'static Shader =
+        Box::leak(Box::new(Shader { name: "slow", source: source.leak(), shared: &[], defaults: &[] }));
+    let (stopwatch, start) = (gpu.stopwatch(), Instant::now());
+    run(&gpu, shader, Header::new()).unwrap();
+    let (counted, took) = (stopwatch.elapsed(), start.elapsed());
+    assert!(counted < took / 2 || took < Duration::from_millis(500), "{counted:?} of {took:?} were counted");
+    let told = told.lock().unwrap();
+    if took > Duration::from_secs(3) {
+        assert!(told.len() >= 2, "told {told:?} in {took:?}");
+        assert_eq!((told[0], *told.last().unwrap()), ((0, 1), (1, 1)));
+    }
 }
 
 #[test]

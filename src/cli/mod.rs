@@ -68,6 +68,7 @@ impl GpuArgs {
         let gpu = pollster::block_on(Gpu::open(&options))?;
         let caps = gpu.caps();
         if !quiet {
+            progress::show_compiling(&gpu);
             eprintln!("adapter: {caps}");
             if let Some(warning) = caps.warning() {
                 eprintln!("warning: {warning}");

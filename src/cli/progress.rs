@@ -2,12 +2,13 @@
 //! stops them.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use t5_wgpu::gpu::Gpu;
+use t5_wgpu::gpu::{Compiling, Gpu};
 use t5_wgpu::recipe::run::Watch;
 use t5_wgpu::train::tensorboard::{TensorBoard, scalars_of};
 use t5_wgpu::train::{Evaluation, Event, Outcome, StepLog, Trainer};
@@ -56,6 +57,45 @@ pub fn tuner(args: &TuneArgs, gpu: &Gpu, passes: u64, limit: Option<Duration>) -
         budget.total = budget.total.min(limit.mul_f64(SHARE_OF_TIME));
     }
     args.open(gpu, default, budget)
+}
+
+/// Whether something else than lines is on the terminal.
+static FULL_SCREEN: AtomicBool = AtomicBool::new(false);
+
+/// Says on standard error how far compiling has come: by a bar on a terminal, elsewhere by a line every few seconds.
+pub fn show_compiling(gpu: &Gpu) {
+    const PAUSE: Duration = Duration::from_secs(2);
+    let bar = Mutex::new(None::<ProgressBar>);
+    let said = Mutex::new(Duration::ZERO);
+    gpu.on_compile(move |Compiling { done, total, elapsed }| {
+        if FULL_SCREEN.load(Ordering::Relaxed) {
+            return;
+        }
+        let (Ok(mut bar), Ok(mut said)) = (bar.lock(), said.lock()) else { return };
+        if io::stderr().is_terminal() {
+            let bar = bar.get_or_insert_with(compiling_bar);
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        } else if elapsed > *said + PAUSE {
+            let _ = writeln!(io::stderr(), "compiling kernels {done}/{total}");
+            *said = elapsed;
+        }
+        if done == total {
+            *said = Duration::ZERO;
+            if let Some(bar) = bar.take() {
+                bar.finish_and_clear();
+            }
+        }
+    });
+}
+
+fn compiling_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    // The template is a constant that parses.
+    if let Ok(style) = ProgressStyle::with_template("compiling kernels {pos}/{len} {bar:24} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar
 }
 
 /// How a run is shown.
@@ -114,6 +154,7 @@ impl Renderer {
         }
         if let Some(mut screen) = self.screen.take() {
             screen.end();
+            FULL_SCREEN.store(false, Ordering::Relaxed);
         }
         self.board = None;
     }
@@ -242,7 +283,10 @@ impl Watch for Renderer {
         }
         if self.look.screen {
             match Screen::open(stage, request_stop) {
-                Ok(screen) => self.screen = screen,
+                Ok(screen) => {
+                    FULL_SCREEN.store(screen.is_some(), Ordering::Relaxed);
+                    self.screen = screen;
+                }
                 Err(error) => self.line(&format!("warning: no full-screen view: {error}")),
             }
         }

@@ -76,6 +76,11 @@ impl Caps {
         self.kind == "CPU"
     }
 
+    /// Whether the driver compiles a kernel at its first dispatch and not when its pipeline is made: Mesa's lavapipe.
+    pub(super) fn compiles_late(&self) -> bool {
+        self.driver == "llvmpipe"
+    }
+
     /// The subgroup size where it is one fixed number, so that a shader may rely on it.
     pub fn fixed_subgroup(&self) -> Option<u32> {
         self.subgroup.and_then(|(min, max)| (min == max && min > 0).then_some(min))

@@ -5,6 +5,7 @@
 
 mod adapter;
 mod buffer;
+mod compile;
 mod fault;
 mod program;
 mod shader;
@@ -12,15 +13,18 @@ mod work;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 pub use adapter::{AdapterReport, Caps, NO_ADAPTER, list_adapters};
 pub use buffer::{Buffer, Readback, Slice};
+pub use compile::{Compiling, Stopwatch};
 pub use program::{Dispatch, Program, ProgramBuilder, StepTime};
 pub use shader::{Header, Param, Shader, Value};
 pub use work::{StepWork, Work};
 
 use crate::error::{Error, Result};
+use compile::Observer;
 use fault::Faults;
 use shader::Kernel;
 
@@ -58,9 +62,12 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     caps: Caps,
-    checked: bool,
+    options: GpuOptions,
     kernels: Mutex<HashMap<String, Arc<Kernel>>>,
     faults: Arc<Faults>,
+    observer: Observer,
+    /// Microseconds that went into compiling.
+    compiling: AtomicU64,
 }
 
 impl Gpu {
@@ -70,7 +77,8 @@ impl Gpu {
         caps.table_bytes = caps.table_bytes.min(options.table_bytes.unwrap_or(u64::MAX));
         let (device, queue) = adapter::request_device(&adapter).await?;
         let (faults, kernels) = (Faults::watch(&device), Mutex::default());
-        let inner = Inner { device, queue, caps, checked: options.checked, kernels, faults };
+        let (observer, compiling, options) = (Observer::new(), AtomicU64::new(0), options.clone());
+        let inner = Inner { device, queue, caps, options, kernels, faults, observer, compiling };
         Ok(Gpu { inner: Arc::new(inner) })
     }
 
@@ -81,7 +89,7 @@ impl Gpu {
 
     /// Whether shaders carry bounds checks.
     pub fn checked(&self) -> bool {
-        self.inner.checked
+        self.inner.options.checked
     }
 
     /// Hands out the error that the driver reported since the last call, if any. A lost device is reported each time.
@@ -110,37 +118,6 @@ impl Gpu {
     pub fn flush(&self) -> Result<()> {
         self.inner.queue.submit([]);
         self.wait()
-    }
-
-    /// The compiled kernel for this shader under this header; compiled once per distinct expanded source.
-    fn kernel(&self, shader: &Shader, header: &Header) -> Result<Arc<Kernel>> {
-        let source = shader.expand(header);
-        let mut kernels = self.inner.kernels.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(kernel) = kernels.get(&source) {
-            return Ok(kernel.clone());
-        }
-        let kernel = Arc::new(self.compile(shader, header, &source)?);
-        kernels.insert(source, kernel.clone());
-        Ok(kernel)
-    }
-
-    fn compile(&self, shader: &Shader, header: &Header, source: &str) -> Result<Kernel> {
-        self.check()?;
-        let device = &self.inner.device;
-        let compiled = fault::caught(device, || Kernel::compile(device, shader.name, source, self.inner.checked));
-        let checked = self.check();
-        let Caps { compiler, .. } = self.caps();
-        let what = || {
-            let (name, constants) = (shader.name, header.constants_text());
-            format!("kernel `{name}` [{constants}] on {}, compiled by {compiler},", self.caps())
-        };
-        match (compiled, checked) {
-            (Err(error), _) => Err(fault::translated(error, Some(&what()))),
-            // Vulkan has no word for a shader that the driver refuses: wgpu sees an unknown failure and gives the device up.
-            (_, Err(Error::DeviceLost(why))) => Err(Error::Shader(format!("{} lost the device: {why}", what()))),
-            (_, Err(error)) => Err(error),
-            (Ok(kernel), Ok(())) => kernel,
-        }
     }
 }
 
