@@ -47,6 +47,8 @@ trap 'exit 1' INT TERM
 while [ ! -s "$work/display" ]; do sleep 0.1; done
 DISPLAY=:$(cat "$work/display")
 export DISPLAY
+# Else each of wgpu's descriptor heaps, of a million descriptors, takes 1.5 GB on lavapipe, and each dispatch more.
+export VKD3D_CONFIG=virtual_heaps
 # Without a display when the prefix is made, wine finds no adapter later either.
 if [ ! -e "$WINEPREFIX/ready" ]; then
     note "making a wine prefix in target/dx12/ (once, half a minute)"
