@@ -7,7 +7,7 @@
 #   T5_DX12_GIB, T5_DX12_SECONDS        a check that takes more is ended and counts as not run (default 4 and 120)
 #
 # Prints a table and writes it to target/dx12/table.md, with every comparison in results.json beside it. Exits with 1 if a
-# check fails or a kernel is refused. Wine, its prefix and the libraries live in target/dx12/, never in ~/.wine.
+# check fails or a kernel is refused. Wine's prefix and the program live in target/dx12/, never in ~/.wine.
 #
 # Needs cargo and, on Debian 12, the right to install packages: wine64, wine, gcc-mingw-w64-x86-64, xvfb, npm. FXC
 # (d3dcompiler_47.dll) is the one that npm's package `webgpu` brings along. The Rust of scripts/cross.sh.
@@ -33,9 +33,15 @@ eval "$exports"
 programs=$work/programs
 mkdir -p "$programs"
 cp "$root/target/cross/x86_64-pc-windows-gnu/release/t5.exe" "$programs/"
-x86_64-w64-mingw32-gcc -O2 -shared -o "$programs/bcryptprimitives.dll" "$root/scripts/bcryptprimitives.c" -ladvapi32
-compiler=$work/node_modules/webgpu/dist/win32-x64/d3dcompiler_47.dll
-[ -e "$compiler" ] || npm install --silent --no-save --prefix "$work" webgpu >&2 || fail "npm could not install webgpu"
+x86_64-w64-mingw32-gcc -O2 -shared -o "$programs/bcryptprimitives.dll" "$root/scripts/portability/bcryptprimitives.c" -ladvapi32
+# The folder and the version of portability.sh.
+npm=$root/target/portability/npm
+compiler=$npm/node_modules/webgpu/dist/win32-x64/d3dcompiler_47.dll
+if [ ! -e "$compiler" ]; then
+    note "fetching the npm package webgpu (130 MB)"
+    mkdir -p "$npm"
+    (cd "$npm" && npm install --no-audit --no-fund --no-save webgpu@0.6.2 >&2) || fail "npm could not install webgpu@0.6.2"
+fi
 cp "$compiler" "$programs/"
 
 export WINEPREFIX="$work/prefix" WINEDEBUG=-all WINEDLLOVERRIDES='d3dcompiler_47,bcryptprimitives=n;mscoree,mshtml='
@@ -56,4 +62,4 @@ if [ ! -e "$WINEPREFIX/ready" ]; then
     touch "$WINEPREFIX/ready"
 fi
 
-node "$root/scripts/dx12.mjs" "$programs/t5.exe" "$work" "$@"
+node "$root/scripts/portability/dx12.mjs" "$programs/t5.exe" "$work" "$@"

@@ -1,6 +1,6 @@
 // The part of dx12.sh that runs `t5 verify` again and again and writes the table.
 //
-//   node dx12.mjs T5.EXE OUT TEXT...      each TEXT as `t5 verify --only` takes it; OUT gets table.md and results.json
+//   node scripts/portability/dx12.mjs T5.EXE OUT TEXT...      each TEXT as `t5 verify --only` takes it; OUT gets table.md and results.json
 
 import { spawn, spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
