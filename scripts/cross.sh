@@ -30,7 +30,7 @@ depends_on() { apt-cache depends "$1" | sed -n "s/^ *Depends: \($2\)\$/\1/p" | h
 # Downloads and unpacks the packages, and what they depend on and the system lacks; the folder appears once it is whole.
 unpack() {
     apt-cache show rustc-web >/dev/null 2>&1 || as_root apt-get update >&2 || true
-    std=$(depends_on rustc-web 'libstd-rust-web-[0-9.]*')
+    std=$(depends_on libstd-rust-web-dev 'libstd-rust-web-[0-9.]*')
     [ -n "$std" ] || fail "neither Rust for $target here (rustup target add $target) nor Debian's package rustc-web"
     llvm=$(depends_on "$std" 'libllvm[0-9]*')
     note "unpacking Debian's rustc-web and rust-web-src into target/cross/rust-web/ (once)"

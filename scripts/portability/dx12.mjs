@@ -107,7 +107,7 @@ for (const [check, result] of results) {
 let text = '| checks of | passed | failed | refused | not run | comparisons: kernels, backward kernels | worst error, of what is allowed |\n';
 text += '|---|---|---|---|---|---|---|\n';
 for (const [op, l] of table) {
-  text += `| ${op} | ${l.passed} | ${l.failed} | ${l.refused} | ${l['not run']} | ${l.kernels}, ${l.backward} | ${l.worst.toFixed(2)} |\n`;
+  text += `| ${op} | ${l.passed} | ${l.failed} | ${l.refused} | ${l['not run']} | ${l.kernels}, ${l.backward} | ${(100 * l.worst).toPrecision(2)} % |\n`;
 }
 const total = (key) => [...results.values()].filter((result) => outcome(result) === key).length;
 text += `\n${results.size} checks on ${adapter?.name} (${adapter?.backend}, ${adapter?.driver} ${adapter?.driver_info}): `;
