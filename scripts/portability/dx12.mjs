@@ -110,7 +110,7 @@ for (const [op, l] of table) {
   text += `| ${op} | ${l.passed} | ${l.failed} | ${l.refused} | ${l['not run']} | ${l.kernels}, ${l.backward} | ${(100 * l.worst).toPrecision(2)} % |\n`;
 }
 const total = (key) => [...results.values()].filter((result) => outcome(result) === key).length;
-text += `\n${results.size} checks on ${adapter?.name} (${adapter?.backend}, ${adapter?.driver} ${adapter?.driver_info}): `;
+text += `\n${results.size} checks on ${adapter?.name} (${adapter?.backend}, ${adapter?.driver} ${adapter?.driver_info}; ${adapter?.compiler}): `;
 text += ['passed', 'failed', 'refused', 'not run'].map((key) => `${total(key)} ${key}`).join(', ') + '.\n\n';
 for (const [check, result] of results) {
   if (outcome(result) === 'failed') {
