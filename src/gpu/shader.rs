@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 
-use wgpu::naga;
-
 use crate::error::{Error, Result};
 
 /// A kernel's source: one `.wgsl` file of `shaders/`, the files that it shares with others, and the header constants
