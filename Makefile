@@ -3,7 +3,7 @@
 CARGO ?= cargo
 DRIVER = . ./scripts/driver.sh
 
-.PHONY: help demo test build check bench portability clean-driver toolchain
+.PHONY: help demo test build check bench portability dx12 wasm clean-driver toolchain
 
 help:
 	@echo 'make demo          build, then show the whole thing at work'
@@ -12,6 +12,8 @@ help:
 	@echo 'make check         formatting, lints and documentation, warnings being errors'
 	@echo 'make bench         benchmarks'
 	@echo 'make portability   every kernel before the compilers of Windows, Vulkan drivers and browsers (half an hour)'
+	@echo 'make dx12          t5 verify on DirectX 12, under wine'
+	@echo 'make wasm          see that the library compiles for browsers'
 	@echo 'make clean-driver  forget the software Vulkan driver in .driver/'
 	@echo
 	@echo 'T5_DRIVER chooses the Vulkan driver: see the head of scripts/driver.sh'
@@ -37,6 +39,12 @@ bench: toolchain
 
 portability: toolchain
 	@scripts/portability.sh
+
+dx12: toolchain
+	@scripts/dx12.sh
+
+wasm: toolchain
+	@scripts/wasm.sh
 
 clean-driver:
 	rm -rf .driver

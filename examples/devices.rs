@@ -8,7 +8,7 @@ use t5_wgpu::ops::{Layout, Matmul};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
 
 fn main() -> t5_wgpu::Result<()> {
-    for adapter in pollster::block_on(list_adapters()) {
+    for adapter in pollster::block_on(list_adapters(&GpuOptions::from_env()))? {
         println!("{}: {}", adapter.index, adapter.caps);
     }
     let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env()))?;

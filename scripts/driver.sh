@@ -33,12 +33,8 @@ root=$(cd "$(dirname "$0")/.." && pwd -P)
 private=$root/.driver
 swiftshader_icd=/usr/lib/chromium/vk_swiftshader_icd.json
 
-note() { printf 'driver.sh: %s\n' "$*" >&2; }
-
-fail() {
-    note "$@"
-    exit 1
-}
+name=driver.sh
+. "$root/scripts/packages.sh"
 
 # The words of an assignment that any POSIX shell reads back unchanged.
 export_line() { printf "export %s='%s'\n" "$1" "$(printf '%s' "$2" | sed "s/'/'\\\\''/g")"; }
@@ -52,16 +48,6 @@ use_icd() {
         export_line XDG_RUNTIME_DIR "$private/runtime"
     fi
     exit 0
-}
-
-first_file() {
-    for file in "$@"; do
-        if [ -e "$file" ]; then
-            printf '%s\n' "$file"
-            return 0
-        fi
-    done
-    return 1
 }
 
 # find_icd NAME_PREFIX...: the first manifest of one of these drivers, the machine's own architecture preferred.
@@ -102,21 +88,6 @@ have_gpu_driver() {
         esac
     done
     return 1
-}
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
-}
-
-apt_install() {
-    if [ "$(id -u)" != 0 ] && ! sudo -n true 2>/dev/null; then
-        fail "no Vulkan driver here. Install one: sudo apt-get install $*"
-    fi
-    note "installing $*"
-    set -- env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -y --no-install-recommends install "$@"
-    # The package lists of a fresh container are empty or out of date.
-    as_root "$@" >&2 || { as_root apt-get update >&2 && as_root "$@" >&2; } ||
-        fail "apt-get could not install the Vulkan driver: see its messages above, or set T5_DRIVER=none"
 }
 
 # Prints the manifest of the distribution's lavapipe, installing it where that is possible.

@@ -16,36 +16,21 @@ root=$PWD/target/portability
 shaders=$root/shaders
 webgpu=webgpu@0.6.2
 
-install() {
-    local packages=() as_root=()
-    command -v wine >/dev/null || packages+=(wine wine64)
-    command -v x86_64-w64-mingw32-gcc >/dev/null || packages+=(gcc-mingw-w64-x86-64)
-    command -v spirv-val >/dev/null || packages+=(spirv-tools)
-    command -v node >/dev/null || packages+=(nodejs)
-    command -v npm >/dev/null || packages+=(npm)
-    if ((${#packages[@]})); then
-        echo "portability.sh: installing ${packages[*]}" >&2
-        ((EUID == 0)) || as_root=(sudo -n)
-        { "${as_root[@]}" apt-get update && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y --no-install-recommends "${packages[@]}"; } >"$root/apt.log" 2>&1 || {
-            tail -n 5 "$root/apt.log" >&2
-            echo "portability.sh: apt could not install these (log: $root/apt.log); please install them yourself" >&2
-            exit 1
-        }
-    fi
-    if ! [ -e "$root/npm/node_modules/webgpu/dist" ]; then
-        echo "portability.sh: fetching the npm package $webgpu" >&2
-        mkdir -p "$root/npm"
-        (cd "$root/npm" && npm install --no-audit --no-fund --no-save "$webgpu") >"$root/npm.log" 2>&1 || {
-            tail -n 5 "$root/npm.log" >&2
-            echo "portability.sh: npm could not install it (log: $root/npm.log)" >&2
-            exit 1
-        }
-    fi
-}
+# shellcheck disable=SC2034 # read by packages.sh
+name=portability.sh
+# shellcheck source=scripts/packages.sh
+. scripts/packages.sh
 
-mkdir -p "$root"
-install
+missing=()
+for pair in wine:wine64 wine:wine x86_64-w64-mingw32-gcc:gcc-mingw-w64-x86-64 spirv-val:spirv-tools node:nodejs npm:npm; do
+    command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+done
+((${#missing[@]} == 0)) || apt_install "${missing[@]}"
+mkdir -p "$root/npm"
+if ! [ -e "$root/npm/node_modules/webgpu/dist" ]; then
+    note "fetching the npm package $webgpu (130 MB)"
+    (cd "$root/npm" && npm install --no-audit --no-fund --no-save "$webgpu" >&2) || fail "npm could not install $webgpu"
+fi
 # A wine of its own: the user's stays untouched.
 export WINEPREFIX=$root/wine WINEDEBUG=-all
 [ -e "$WINEPREFIX/system.reg" ] || WINEDLLOVERRIDES='mscoree,mshtml=' wineboot --init >/dev/null 2>&1
@@ -58,8 +43,7 @@ T5_SHADERS_TO=$shaders cargo test --release --test shaders
 status=0
 (cd "$root/npm" && node "$OLDPWD/scripts/portability/compile.mjs" "$shaders" "$root/hlsl.exe" "$@") || status=1
 if [ "${1-}" != --quick ]; then
-    # shellcheck source=scripts/driver.sh
-    . scripts/driver.sh
+    eval "$(scripts/driver.sh)"
     (cd "$root/npm" && node "$OLDPWD/scripts/portability/dawn.mjs" "$shaders") || status=1
 fi
 exit "$status"

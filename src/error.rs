@@ -27,12 +27,15 @@ pub enum Error {
     /// The device or the host could not give the memory asked for.
     #[error("out of memory: {0}")]
     OutOfMemory(String),
-    /// The driver dropped the device; whatever was on it is gone.
-    #[error("the GPU device was lost: {0}; start again from the last checkpoint (`--resume`)")]
+    /// The device is gone, and whatever was on it. Every later call on it says so, too.
+    #[error("the GPU device was lost: {0}; what it held is gone: open it anew and start from what was saved last")]
     DeviceLost(String),
-    /// A shader or a dispatch was refused: a bug in this program or its driver.
+    /// A kernel does not compile: a bug in this program or in the compiler that is named.
     #[error("{0}")]
     Shader(String),
+    /// The driver failed, or a call was refused: a bug in this program or its driver.
+    #[error("the GPU's driver failed or refused a call: {0}")]
+    Driver(String),
     /// A number that should be finite is not.
     #[error("{0}")]
     Numeric(String),

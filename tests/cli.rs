@@ -1,5 +1,6 @@
 //! The program as a user meets it: what it prints, and how it refuses what it cannot use.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -59,10 +60,13 @@ fn edit_config(path: &Path, from: &str, to: &str) {
 fn devices_lists_the_adapter_in_use() {
     let (code, stdout, _) = run(&mut t5(&["devices"]));
     assert_eq!(code, Some(0));
-    assert!(stdout.contains("* ") && stdout.contains("driver") && stdout.contains("Next:"), "{stdout}");
+    for part in ["* ", "driver", "compiler", "Next:"] {
+        assert!(stdout.contains(part), "no `{part}` in {stdout}");
+    }
     let (_, stdout, _) = run(&mut t5(&["devices", "--json"]));
     let list: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert!(list[0]["name"].is_string() && list[0]["max_binding"].is_u64(), "{list}");
+    assert!(list[0]["compiler"].as_str().is_some_and(|text| text.contains("naga to")), "{list}");
 }
 
 #[test]
@@ -73,6 +77,23 @@ fn verify_passes_and_speaks_json() {
     let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(report["failed"], 0);
     assert!(report["comparisons"].as_u64() > Some(100));
+}
+
+#[test]
+fn verify_runs_the_checks_that_are_asked_for() {
+    let (code, stdout, _) = run(&mut t5(&["verify", "--list"]));
+    assert_eq!(code, Some(0));
+    let names: Vec<&str> = stdout.lines().collect();
+    assert!(names.len() > 100 && ["add_into [7]", "t5v10"].iter().all(|name| names.contains(name)), "{stdout}");
+
+    let (code, stdout, stderr) = run(&mut t5(&["verify", "--only", "add_into [7]", "--only", "add [3", "--json"]));
+    assert_eq!(code, Some(0), "{stderr}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let rows = report["rows"].as_array().unwrap().iter().map(|row| row["what"].as_str().unwrap());
+    let ran: HashSet<&str> = rows.map(|what| &what[..what.find(']').unwrap() + 1]).collect();
+    assert_eq!(ran, HashSet::from(["add_into [7]", "add [3, 5]"]));
+
+    refuses(&mut t5(&["verify", "--only", "nosuch"]), &["no check has `nosuch` in its name", "--list"]);
 }
 
 /// A check that cannot fail is none: wrong weights must be noticed.

@@ -1,372 +1,159 @@
-//! The program under faults: files that are damaged or meant to harm, closed and full outputs, signals, folders that go.
+//! What the device refuses or takes long over, and how it is said.
 
-#![cfg(all(feature = "cli", unix))]
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
-mod common;
+use t5_wgpu::Error;
+use t5_wgpu::gpu::{Buffer, Dispatch, Gpu, GpuOptions, Header, ProgramBuilder, Shader, Value};
 
-use std::fs;
-use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-
-use common::{Scratch, TINY, outcome, train};
-use serde_json::{Value, json};
-
-const RECIPE: &str = r#"
-[model]
-d_model = 16
-d_kv = 8
-d_ff = 16
-heads = 2
-layers = 1
-[tasks.t]
-train = "pairs.tsv"
-columns = ["source", "target"]
-held_out = 0.2
-[[stage]]
-name = "a"
-train = ["t"]
-steps = 2
-batch_size = 2
-"#;
-
-fn t5() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_t5"));
-    command.env("T5_TUNE", "off").env_remove("T5_ADAPTER");
-    command
+fn gpu() -> Gpu {
+    pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter")
 }
 
-/// A line for the shell, in which $T5 is the program.
-fn shell(folder: &Path, line: &str) -> Output {
-    let mut command = Command::new("bash");
-    command.args(["-c", line]).env("T5", env!("CARGO_BIN_EXE_t5")).env("T5_TUNE", "off").current_dir(folder);
-    command.output().unwrap()
+/// Counts down from the workgroup's size.
+const COUNTDOWN: &str = "
+struct Params { grid_x: u32 }
+@group(0) @binding(0) var<storage, read_write> out: array<u32>;
+@group(0) @binding(1) var<uniform> p: Params;
+var<workgroup> scratch: array<u32, WIDTH>;
+@compute @workgroup_size(WIDTH)
+fn main(@builtin(local_invocation_index) i: u32) {
+    scratch[i] = i;
+    workgroupBarrier();
+    out[i] = scratch[WIDTH - 1u - i] * p.grid_x;
+}";
+
+static PLANTED: Shader =
+    Shader { name: "planted", source: COUNTDOWN, shared: &[], defaults: &[("WIDTH", Value::U32(4))] };
+
+static BROKEN: Shader =
+    Shader { name: "broken", source: "fn main() { let x: u32 = 1.5; }", shared: &[], defaults: &[] };
+
+fn planted(shader: &'static Shader, header: Header, out: &Buffer) -> Dispatch {
+    let (bindings, params) = (vec![("out", out.all())], Vec::new());
+    Dispatch { label: "planted".into(), shader, header, bindings, params, workgroups: 1 }
 }
 
-fn run(scratch: &Scratch, recipe: &str, more: &[&str]) -> (Option<i32>, String) {
-    let file = scratch.file("recipe.toml", recipe);
-    let mut command = t5();
-    outcome(&command.arg("run").arg(file).args(["--out"]).arg(scratch.path("o")).args(more).output().unwrap())
+/// What the kernel computes with this many invocations a workgroup.
+fn run(gpu: &Gpu, shader: &'static Shader, header: Header) -> t5_wgpu::Result<Vec<u32>> {
+    let out = gpu.buffer("out", 16)?;
+    let mut program = ProgramBuilder::new(gpu);
+    program.push(planted(shader, header, &out));
+    program.finish()?.run(1)?;
+    pollster::block_on(gpu.read(&out, 0..16))
 }
 
-#[track_caller]
-fn assert_fails((code, text): (Option<i32>, String), expected: &[&str]) {
-    assert!(code == Some(1) && text.contains("error: ") && !text.contains("panicked"), "exit code {code:?}: {text}");
-    for part in expected {
-        assert!(text.contains(part), "`{part}` is missing in: {text}");
+/// The pipeline's fault is the kernel's, not that of whoever asks the device next; and the device lives on.
+#[test]
+fn a_refused_pipeline_names_kernel_device_and_compiler() {
+    let gpu = gpu();
+    let too_wide = Header::new().u32("WIDTH", 2 * gpu.caps().max_invocations);
+    let error = run(&gpu, &PLANTED, too_wide).unwrap_err();
+    assert!(matches!(error, Error::Shader(_)), "{error:?}");
+    let text = error.to_string();
+    let width = format!("[WIDTH={}]", 2 * gpu.caps().max_invocations);
+    for part in ["kernel `planted`", &width, &gpu.caps().name, gpu.caps().compiler, "was refused", "workgroup"] {
+        assert!(text.contains(part), "no `{part}` in: {text}");
     }
+    gpu.check().unwrap();
+    assert_eq!(run(&gpu, &PLANTED, Header::new()).unwrap(), [3, 2, 1, 0]);
+
+    let error = run(&gpu, &BROKEN, Header::new()).unwrap_err();
+    assert!(matches!(&error, Error::Shader(text) if text.contains("broken.wgsl") && text.contains("1.5")), "{error}");
+    gpu.check().unwrap();
 }
 
+/// Of several kernels that are compiled at a time, one is bad: its name is what is said.
 #[test]
-fn a_run_is_replaced_once_the_new_one_can_begin() {
-    let scratch = Scratch::new("fault-replace");
-    scratch.pairs(16);
-    let (code, text) = run(&scratch, RECIPE, &[]);
-    assert_eq!(code, Some(0), "{text}");
-    let weights = scratch.path("o/a/last/model.safetensors");
-    scratch.file("broken.tsv", b"a\tb\n\xff\tc\n");
-    scratch.file("text.txt", b"fine\n\xff\n");
-    let text = "[texts.words]\nfiles = \"text.txt\"\ninputs_len = 8\n\n[[stage]]\nname = \"b\"\ntrain = [\"words\"]\n";
-    for (recipe, place) in [
-        (RECIPE.replace("pairs.tsv", "broken.tsv"), "broken.tsv:2"),
-        // A later stage, and text that is only read as it is trained on.
-        (format!("{RECIPE}{text}"), "text.txt:2"),
-        (RECIPE.replace("layers = 1", "layers = 1\nvocab = 64"), "64"),
-    ] {
-        assert_fails(run(&scratch, &recipe, &["--overwrite"]), &[place]);
-        assert!(weights.exists(), "{place}");
+fn one_refused_kernel_among_several_is_named() {
+    let gpu = gpu();
+    let mut program = ProgramBuilder::new(&gpu);
+    let out = gpu.buffer("out", 4096).unwrap();
+    let widths = [1, 2, 3, 2 * gpu.caps().max_invocations, 4, 5, 6];
+    for width in widths {
+        program.push(planted(&PLANTED, Header::new().u32("WIDTH", width), &out));
     }
-    let (code, text) = run(&scratch, &RECIPE.replace("\"a\"", "\"c\""), &["--overwrite"]);
-    assert_eq!(code, Some(0), "{text}");
-    assert!(!scratch.path("o/a").exists() && scratch.path("o/c/last/model.safetensors").exists());
+    let error = program.finish().map(drop).unwrap_err();
+    assert!(matches!(&error, Error::Shader(text) if text.contains(&format!("WIDTH={}", widths[3]))), "{error}");
+    gpu.check().unwrap();
+    assert_eq!(run(&gpu, &PLANTED, Header::new()).unwrap(), [3, 2, 1, 0]);
 }
 
+/// A kernel that no cache has seen and that takes a while on lavapipe: the observer hears of it before it is done, and the
+/// stopwatch stands still meanwhile.
 #[test]
-fn nothing_of_others_is_removed() {
-    let scratch = Scratch::new("fault-foreign");
-    scratch.pairs(16);
-    // A folder that is called as the stage is.
-    fs::create_dir_all(scratch.path("o/a")).unwrap();
-    scratch.file("o/a/p.jpg", "");
-    assert_fails(run(&scratch, RECIPE, &["--overwrite"]), &["o/a", "no run of t5 made this"]);
-    assert!(scratch.path("o/a/p.jpg").exists());
-    fs::remove_dir_all(scratch.path("o")).unwrap();
-    // The recipe in a run's folder names another one.
-    assert_eq!(run(&scratch, RECIPE, &[]).0, Some(0));
-    let kept = fs::read_to_string(scratch.path("o/recipe.toml")).unwrap();
-    scratch.file("o/recipe.toml", kept.replace("name = \"a\"", "name = \"../victim\""));
-    fs::create_dir(scratch.path("victim")).unwrap();
-    scratch.file("victim/log.jsonl", "");
-    assert_fails(run(&scratch, RECIPE, &["--overwrite"]), &["recipe.toml", "../victim"]);
-    assert!(scratch.path("victim/log.jsonl").exists());
-    scratch.file("o/recipe.toml", kept);
-    // A stage that is new, and a folder of its name that is not.
-    fs::create_dir(scratch.path("o/b")).unwrap();
-    assert_fails(run(&scratch, &RECIPE.replace("\"a\"", "\"b\""), &["--overwrite"]), &["o/b", "no stage of the run"]);
-    // The user's own recipe, where a run would put its.
-    let (code, text) =
-        outcome(&t5().current_dir(scratch.path("")).args(["run", "recipe.toml", "--out", "."]).output().unwrap());
-    assert_fails((code, text), &["recipe.toml", "no run of t5 made this"]);
-    assert!(!fs::read_to_string(scratch.path("recipe.toml")).unwrap().contains("weight_decay"));
-}
-
-#[test]
-fn an_interrupted_start_blocks_nothing() {
-    let scratch = Scratch::new("fault-start");
-    let (pairs, out) = (scratch.pairs(16), scratch.path("run"));
-    let begin = || {
-        let mut command = train(&TINY);
-        outcome(&command.args(["--steps", "2", "--pairs"]).arg(&pairs).arg("--out").arg(&out).output().unwrap())
-    };
-    fs::create_dir(&out).unwrap();
-    scratch.file("run/.t5-run", "");
-    scratch.file("run/log.jsonl", "{\"event\":\"st");
-    fs::create_dir(scratch.path("run/last.partial")).unwrap();
-    let (code, text) = begin();
-    assert_eq!(code, Some(0), "{text}");
-    assert!(!scratch.path("run/last.partial").exists());
-    // Lines that somebody spoilt are counted, and the run goes on.
-    let log = fs::read_to_string(out.join("log.jsonl")).unwrap();
-    fs::write(out.join("log.jsonl"), format!("rubbish\n{{\"event\":1}}\n{log}")).unwrap();
-    let (code, text) = outcome(&train(&["--resume", "--steps", "3", "--out"]).arg(&out).output().unwrap());
-    assert!(code == Some(0) && text.contains("2 lines are no events"), "{text}");
-    // So are settings.
-    let state = out.join("last/training_state/state.json");
-    let good = fs::read_to_string(&state).unwrap();
-    fs::write(&state, good.replace("\"batch_size\": 32", "\"batch_size\": 0")).unwrap();
-    let resumed = outcome(&train(&["--resume", "--steps", "4", "--out"]).arg(&out).output().unwrap());
-    assert_fails(resumed, &["state.json", "batch_size"]);
-}
-
-#[test]
-fn a_closed_or_full_output_does_not_panic() {
-    let scratch = Scratch::new("fault-output");
-    for command in
-        ["devices", "bench --predict --model t5-small", "show-objective --list", "tokenize -t bytes x", "man"]
-    {
-        let closed = shell(&scratch.path(""), &format!("$T5 {command} 2>err | true; exit ${{PIPESTATUS[0]}}"));
-        let said = fs::read_to_string(scratch.path("err")).unwrap();
-        assert!(closed.status.code() == Some(0) && said.is_empty(), "{command} | true: {closed:?} {said}");
-        let full = outcome(&shell(&scratch.path(""), &format!("$T5 {command} >/dev/full")));
-        assert_fails(full, &["cannot write to standard output: No space left"]);
-    }
-    let untold = shell(&scratch.path(""), "$T5 tokenize --tokenizer missing x 2>/dev/full");
-    assert_eq!(untold.status.code(), Some(1));
-}
-
-#[test]
-fn what_files_say_does_not_reach_the_terminal_raw() {
-    let scratch = Scratch::new("fault-escapes");
-    scratch.pairs(16);
-    let hostile = r"\u001b]0;PWNED\u0007";
-    for recipe in [
-        format!("about = \"{hostile}\"\n{RECIPE}"),
-        RECIPE.replace("d_ff = 16", &format!("\"{hostile}\" = 16")),
-        RECIPE.replace("[\"t\"]", &format!("[\"{hostile}\"]")),
-    ] {
-        let (_, text) = run(&scratch, &recipe, &["--overwrite"]);
-        assert!(text.contains("u001b]0;PWNED") && !text.contains('\u{1b}'), "{text}");
-    }
-    // Data stay as they are where no terminal reads them.
-    let output = t5().args(["tokenize", "-t", "bytes", "--decode", "30 96"]).output().unwrap();
-    assert_eq!(output.stdout, b"\x1b]\n");
-}
-
-#[test]
-fn limits_are_named() {
-    let scratch = Scratch::new("fault-limits");
-    let line = fs::File::create(scratch.path("line.txt")).unwrap();
-    line.set_len(70 << 20).unwrap();
-    for file in ["line.txt", "/dev/zero"] {
-        let command = format!("$T5 tokenizer train {file} --vocab-size 60 --sentinels 4 --out tk");
-        assert_fails(outcome(&shell(&scratch.path(""), &command)), &[file, "more than 64 MiB"]);
-    }
-    let csv = "train --pairs line.csv --out o";
-    fs::rename(scratch.path("line.txt"), scratch.path("line.csv")).unwrap();
-    assert_fails(outcome(&shell(&scratch.path(""), &format!("$T5 {csv}"))), &["line.csv", "more than 64 MiB"]);
-    assert_fails(outcome(&shell(&scratch.path(""), "$T5 run /dev/zero")), &["/dev/zero: more than 64 MiB"]);
-    let prefetch = format!("$T5 train --pairs {} --prefetch 4294967296 --out o", scratch.pairs(16).display());
-    assert_fails(outcome(&shell(&scratch.path(""), &prefetch)), &["--prefetch: at most 256 threads"]);
-}
-
-/// A tokenizer.json of a few pieces with these steps.
-fn tokenizer(normalizer: &Value, decoder: &Value) -> String {
-    let added = |id: u32, content: &str| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": true, "special": true})
-    };
-    let vocab = json!({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "": 4});
-    let model = json!({"type": "BPE", "unk_token": "<unk>", "vocab": vocab, "merges": []});
-    json!({"version": "1.0", "added_tokens": [added(0, "<pad>"), added(1, "</s>")], "normalizer": normalizer,
-        "pre_tokenizer": null, "post_processor": null, "decoder": decoder, "model": model})
-    .to_string()
-}
-
-#[test]
-fn damaged_and_hostile_tokenizers_are_errors() {
-    let scratch = Scratch::new("fault-tokenizer");
-    let plain = tokenizer(&Value::Null, &Value::Null);
-    let tokenize = |contents: &str, more: &str| {
-        scratch.file("tokenizer.json", contents);
-        outcome(&shell(
-            &scratch.path(""),
-            &format!("ulimit -v 4000000; $T5 tokenize --tokenizer tokenizer.json {more}"),
-        ))
-    };
-    assert_eq!(tokenize(&plain, "a").0, Some(0));
-    for end in [plain.len() / 3, plain.len() / 2, plain.len() - 1] {
-        assert_fails(tokenize(&plain[..end], "a"), &["tokenizer.json:1", "cut short"]);
-    }
-    let replace = |n: usize| json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(n)});
-    let six = |key: &str| json!({"type": "Sequence", key: vec![replace(100); 6]});
-    assert_fails(tokenize(&tokenizer(&six("normalizers"), &Value::Null), "a"), &["its normalizer", "times as long"]);
-    assert_fails(tokenize(&tokenizer(&Value::Null, &six("decoders")), "a"), &["its decoder", "times as long"]);
-    let long = tokenize(&tokenizer(&replace(60_000), &Value::Null), &"a".repeat(9000));
-    assert_fails(long, &["a text of 9000 bytes", "break the text into lines"]);
-    // The tokenizers crate panics over this one: the pieces are shown as they are.
-    let strip = json!({"type": "Strip", "content": " ", "start": 0, "stop": 1});
-    let (code, text) = tokenize(&tokenizer(&Value::Null, &strip), "--decode 4");
-    assert!(code == Some(0) && text.is_empty(), "{text}");
-}
-
-#[test]
-fn a_tokenizer_is_replaced_whole_or_not_at_all() {
-    let scratch = Scratch::new("fault-force");
-    let text: String = (0..99).map(|i| format!("some words of number {i} and more\n")).collect();
-    scratch.file("text.txt", text);
-    let train = "$T5 tokenizer train text.txt --sentinels 4 --allow-smaller --out tk";
-    assert!(shell(&scratch.path(""), &format!("{train} --vocab-size 40")).status.success());
-    let before = fs::read(scratch.path("tk/tokenizer.json")).unwrap();
-    let full = shell(&scratch.path(""), &format!("trap '' XFSZ; ulimit -f 2; {train} --vocab-size 60 --force"));
-    assert_fails(outcome(&full), &["tokenizer.json"]);
-    assert!(before == fs::read(scratch.path("tk/tokenizer.json")).unwrap());
-    assert_eq!(fs::read_dir(scratch.path("tk")).unwrap().count(), 2, "a temporary file is left");
-}
-
-#[test]
-fn what_diverged_is_neither_saved_nor_a_success() {
-    let scratch = Scratch::new("fault-diverged");
-    scratch.pairs(16);
-    let diverging = "steps = 60\nsave_every = 5\nlr = 1e6\nwarmup = 0\noptimizer = \"adafactor\"";
-    let (code, text) = run(&scratch, &RECIPE.replace("steps = 2", diverging), &["--quiet"]);
-    assert_eq!(code, Some(1), "{text}");
-    if let Ok(state) = fs::read_to_string(scratch.path("o/a/last/training_state/state.json")) {
-        assert!(state.contains("\"skipped_in_a_row\": 0,"), "{state}");
-    }
-    let idle = RECIPE.replace("steps = 2", "steps = 8\nz_loss = 1e38");
-    assert_fails(run(&scratch, &idle, &["--quiet", "--overwrite"]), &["the last 8 steps changed nothing", "--lr"]);
-    assert!(!scratch.path("o/a/last").exists());
-}
-
-/// A long training, as soon as it has logged a step.
-fn training(scratch: &Scratch, wrapper: &[&str]) -> Child {
-    let (pairs, out) = (scratch.pairs(64), scratch.path("run"));
-    let mut command = Command::new(wrapper.first().unwrap_or(&env!("CARGO_BIN_EXE_t5")));
-    command.args(wrapper.iter().skip(1));
-    if !wrapper.is_empty() {
-        command.arg(env!("CARGO_BIN_EXE_t5"));
-    }
-    command.arg("train").args(TINY).arg("--pairs").arg(&pairs).arg("--out").arg(&out).env("T5_TUNE", "off");
-    command.args(["--steps", "1000000", "--save-every", "1000000", "--log-every", "1"]);
-    let child = command.stderr(Stdio::piped()).stdout(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();
-    let start = Instant::now();
-    while fs::metadata(out.join("log.jsonl")).map_or(0, |m| m.len()) == 0 && start.elapsed() < Duration::from_secs(60) {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    child
-}
-
-fn send(child: &Child, signal: &str) {
-    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
-}
-
-/// As under `nohup`, whose children inherit it.
-fn ignores_hangups() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
-}
-
-#[test]
-fn every_signal_that_ends_a_run_saves_it() {
-    for (signal, expected) in [("-TERM", 143), ("-HUP", 129)] {
-        if signal == "-HUP" && ignores_hangups() {
-            eprintln!("not tested: whoever started the tests wants them to outlive their terminal");
-            continue;
-        }
-        let scratch = Scratch::new(&format!("fault-signal{signal}"));
-        let child = training(&scratch, &[]);
-        send(&child, signal);
-        let (code, text) = outcome(&child.wait_with_output().unwrap());
-        assert_eq!(code, Some(expected), "{text}");
-        assert!(text.contains("t5 train --resume --out"), "{text}");
-        assert!(scratch.path("run/last/training_state/state.json").exists());
-    }
-}
-
-#[test]
-fn nohup_outlives_its_terminal() {
-    let scratch = Scratch::new("fault-nohup");
-    let mut child = training(&scratch, &["nohup"]);
-    send(&child, "-HUP");
-    std::thread::sleep(Duration::from_millis(500));
-    assert!(child.try_wait().unwrap().is_none());
-    send(&child, "-INT");
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-}
-
-#[test]
-fn a_signal_before_there_is_something_to_save_ends_at_once() {
-    let scratch = Scratch::new("fault-early");
-    let text: String = (0..200_000).map(|i: u64| format!("{} {} {}\n", i * 7919, i * 104_729, i * 1_299_709)).collect();
-    scratch.file("text.txt", text);
-    let learned = "[tokenizer]\nvocab_size = 8000\nfiles = \"text.txt\"\nsentinels = 4\n";
-    scratch.pairs(16);
-    let recipe = scratch.file("recipe.toml", format!("{RECIPE}{learned}"));
-    let mut command = t5();
-    command.arg("run").arg(recipe).arg("--out").arg(scratch.path("o"));
-    let child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    while !scratch.path("o/recipe.toml").exists() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    std::thread::sleep(Duration::from_millis(100));
-    let sent = Instant::now();
-    send(&child, "-INT");
-    let output = child.wait_with_output().unwrap();
-    assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
-    assert_eq!(output.status.signal(), Some(2), "{output:?}");
-}
-
-#[test]
-fn a_folder_is_one_process_own_and_its_loss_an_error() {
-    let scratch = Scratch::new("fault-gone");
-    let child = training(&scratch, &[]);
-    let second =
-        train(&["--resume", "--out"]).arg(scratch.path("run")).arg("--pairs").arg(scratch.path("pairs.tsv")).output();
-    assert_fails(outcome(&second.unwrap()), &["another process is working in this folder"]);
-    fs::remove_dir_all(scratch.path("run")).unwrap();
-    let (code, text) = outcome(&child.wait_with_output().unwrap());
-    assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("the run's folder was removed"), "{text}");
-    assert!(!scratch.path("run").exists());
-}
-
-#[test]
-fn shells_and_man_know_the_commands() {
-    let scratch = Scratch::new("fault-shell");
-    for kind in ["bash", "zsh", "fish"] {
-        let output = t5().args(["completions", kind]).output().unwrap();
-        assert!(output.status.success() && String::from_utf8(output.stdout).unwrap().contains("show-objective"));
-    }
-    assert!(t5().args(["man", "--out"]).arg(scratch.path("man1")).status().unwrap().success());
-    let page = fs::read_to_string(scratch.path("man1/t5-train.1")).unwrap();
-    assert!(page.contains("batch\\-size"), "{page}");
-    // A number below 0 is a value.
-    let output = t5().args(["tokenize", "-t", "bytes", "-5"]).output().unwrap();
-    assert_eq!(output.stdout, b"-:48 5:56 </s>:1\n");
-    let (code, text) = outcome(
-        &t5().args(["train", "--lr", "-1", "--pairs"]).arg(scratch.pairs(8)).args(["--out", "o"]).output().unwrap(),
+fn slow_compiling_is_told_of_and_not_counted() {
+    let gpu = gpu();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = told.clone();
+    gpu.on_compile(move |at| sink.lock().unwrap().push((at.done, at.total)));
+    let nonce = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
+    let body: String = (0..100).map(|i| format!("x = x * 5u + out[(x ^ {i}u) & 3u];\n")).collect();
+    let source = format!(
+        "struct Params {{ grid_x: u32 }}
+        @group(0) @binding(0) var<storage, read_write> out: array<u32>;
+        @group(0) @binding(1) var<uniform> p: Params;
+        @compute @workgroup_size(4)
+        fn main(@builtin(local_invocation_index) i: u32) {{
+            var x = i * p.grid_x + {nonce}u;
+            {body}
+            out[i] = x;
+        }}"
     );
-    assert_fails((code, text), &["--lr: the learning rate -1 is not a positive number"]);
+    let shader: &'static Shader =
+        Box::leak(Box::new(Shader { name: "slow", source: source.leak(), shared: &[], defaults: &[] }));
+    let (stopwatch, start) = (gpu.stopwatch(), Instant::now());
+    run(&gpu, shader, Header::new()).unwrap();
+    let (counted, took) = (stopwatch.elapsed(), start.elapsed());
+    assert!(counted < took / 2 || took < Duration::from_millis(500), "{counted:?} of {took:?} were counted");
+    let told = told.lock().unwrap();
+    if took > Duration::from_secs(3) {
+        assert!(told.len() >= 2, "told {told:?} in {took:?}");
+        assert_eq!((told[0], *told.last().unwrap()), ((0, 1), (1, 1)));
+    }
+}
+
+#[test]
+fn a_buffer_beyond_the_limit_is_out_of_memory() {
+    let gpu = gpu();
+    let error = gpu.buffer("logits", gpu.caps().max_buffer + 1).map(drop).unwrap_err();
+    assert!(matches!(&error, Error::OutOfMemory(text) if text.contains("logits")), "{error}");
+    gpu.check().unwrap();
+}
+
+/// In a process that may have 6 GiB, so that the driver's own allocation fails.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_that_the_driver_does_not_get_is_out_of_memory() {
+    const STARVED: &str = "T5_TEST_STARVED";
+    if std::env::var_os(STARVED).is_none() {
+        let name = "memory_that_the_driver_does_not_get_is_out_of_memory";
+        let limited = "ulimit -v 6291456 && exec \"$0\" \"$@\"";
+        let this = std::env::current_exe().unwrap();
+        let child =
+            Command::new("sh").args(["-c", limited]).arg(this).args(["--exact", name]).env(STARVED, "1").output();
+        let child = child.unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+        assert!(child.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let gpu = gpu();
+    if !gpu.caps().is_cpu() {
+        return; // a card's memory is not the process's
+    }
+    let bytes = gpu.caps().max_buffer.min(1 << 30);
+    let mut held = Vec::new();
+    let error = loop {
+        match gpu.buffer("hoard", bytes) {
+            Ok(buffer) if held.len() < 16 => held.push(buffer),
+            Ok(_) => return, // Mesa 25's lavapipe hands out memory that it has not got
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&error, Error::OutOfMemory(text) if text.contains("hoard")), "{error:?}");
+    // That costs the one buffer and nothing else.
+    drop(held);
+    gpu.flush().unwrap();
+    assert_eq!(run(&gpu, &PLANTED, Header::new()).unwrap(), [3, 2, 1, 0]);
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use t5_wgpu::gpu::{AdapterReport, list_adapters};
+use t5_wgpu::gpu::{AdapterReport, GpuOptions, NO_ADAPTER, list_adapters};
 
 use super::console::{note, say};
 
@@ -19,17 +19,14 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let adapters = pollster::block_on(list_adapters());
+    let adapters = pollster::block_on(list_adapters(&GpuOptions::from_env()))?;
     if args.json {
         say!("{}", serde_json::to_string_pretty(&adapters)?)?;
     } else {
         adapters.iter().try_for_each(print)?;
     }
     if adapters.is_empty() {
-        note!(
-            "error: no adapter found: install a Vulkan driver (Debian/Ubuntu: `apt-get install mesa-vulkan-drivers`; \
-             Fedora: `dnf install mesa-vulkan-drivers`; Arch: `pacman -S vulkan-swrast`)"
-        );
+        note!("error: {NO_ADAPTER}");
         return Ok(ExitCode::FAILURE);
     }
     if !args.json {
@@ -43,6 +40,7 @@ fn print(report: &AdapterReport) -> io::Result<()> {
     let mark = if report.default { "*" } else { " " };
     say!("{mark} {}: {} ({}, {})", report.index, caps.name, caps.kind, caps.backend)?;
     say!("     driver        {} {}", caps.driver, caps.driver_info)?;
+    say!("     compiler      {}", caps.compiler)?;
     let subgroup = match caps.subgroup {
         Some((min, max)) if min == max => format!("subgroups of {min}"),
         Some((min, max)) => format!("subgroups of {min} to {max}"),

@@ -74,6 +74,7 @@ impl GpuArgs {
         let gpu = pollster::block_on(Gpu::open(&options))?;
         let caps = gpu.caps();
         if !quiet {
+            progress::show_compiling(&gpu);
             note!("adapter: {caps}");
             if let Some(warning) = caps.warning() {
                 note!("warning: {warning}");

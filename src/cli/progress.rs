@@ -1,10 +1,12 @@
 //! How training and evaluation look: a bar on a terminal, plain lines elsewhere, JSON lines for programs.
 
 use std::io::{self, IsTerminal};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use t5_wgpu::gpu::Gpu;
+use t5_wgpu::gpu::{Compiling, Gpu};
 use t5_wgpu::recipe::run::Watch;
 use t5_wgpu::train::tensorboard::{self, TensorBoard, scalars_of};
 use t5_wgpu::train::{Evaluation, Event, Outcome, StepLog, Trainer};
@@ -28,6 +30,45 @@ pub fn tuner(args: &TuneArgs, gpu: &Gpu, passes: u64, limit: Option<Duration>) -
         budget.total = budget.total.min(limit.mul_f64(SHARE_OF_TIME));
     }
     args.open(gpu, default, budget)
+}
+
+/// Whether something else than lines is on the terminal.
+static FULL_SCREEN: AtomicBool = AtomicBool::new(false);
+
+/// Says on standard error how far compiling has come: by a bar on a terminal, elsewhere by a line every few seconds.
+pub fn show_compiling(gpu: &Gpu) {
+    const PAUSE: Duration = Duration::from_secs(2);
+    let bar = Mutex::new(None::<ProgressBar>);
+    let said = Mutex::new(Duration::ZERO);
+    gpu.on_compile(move |Compiling { done, total, elapsed }| {
+        if FULL_SCREEN.load(Ordering::Relaxed) {
+            return;
+        }
+        let (Ok(mut bar), Ok(mut said)) = (bar.lock(), said.lock()) else { return };
+        if io::stderr().is_terminal() {
+            let bar = bar.get_or_insert_with(compiling_bar);
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        } else if elapsed > *said + PAUSE {
+            note!("compiling kernels {done}/{total}");
+            *said = elapsed;
+        }
+        if done == total {
+            *said = Duration::ZERO;
+            if let Some(bar) = bar.take() {
+                bar.finish_and_clear();
+            }
+        }
+    });
+}
+
+fn compiling_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    // The template is a constant that parses.
+    if let Ok(style) = ProgressStyle::with_template("compiling kernels {pos}/{len} {bar:24} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar
 }
 
 /// How a run is shown.
@@ -86,6 +127,7 @@ impl Renderer {
         }
         if let Some(mut screen) = self.screen.take() {
             screen.end();
+            FULL_SCREEN.store(false, Ordering::Relaxed);
         }
         self.board = None;
     }
@@ -215,7 +257,10 @@ impl Watch for Renderer {
         }
         if self.look.screen {
             match Screen::open(stage, signals::interrupt) {
-                Ok(screen) => self.screen = screen,
+                Ok(screen) => {
+                    FULL_SCREEN.store(screen.is_some(), Ordering::Relaxed);
+                    self.screen = screen;
+                }
                 Err(error) => self.line(&format!("warning: no full-screen view: {error}")),
             }
         }

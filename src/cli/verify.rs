@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use t5_wgpu::Error;
 use t5_wgpu::gpu::Gpu;
-use t5_wgpu::verify::{Row, cases, check_golden, check_gradients, check_kernels, large_cases};
+use t5_wgpu::verify::{Case, Row, cases, check_golden, check_gradients, check_kernels, large_cases};
 
 use super::GpuArgs;
 use super::console::{print, say};
@@ -15,6 +16,9 @@ const EXAMPLES: &str = "\
 Examples:
   This adapter, once with and once without run-time checks in the shaders:
     t5 verify && T5_CHECKED=1 t5 verify
+  The checks of one op, or one check that failed:
+    t5 verify --only attention_decode
+    t5 verify --only 'matmul Nn Tile [1 1 1]' --all
   A folder with reference results, laid out as tests/golden/README.md says:
     t5 verify --golden tests/golden/byt5";
 
@@ -26,6 +30,12 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
+    /// Run only the checks that have this text in their name; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// List the names of the checks and run none
+    #[arg(long)]
+    list: bool,
     /// Check this model folder with its reference results instead; may be given several times
     #[arg(long, value_name = "DIR")]
     golden: Vec<PathBuf>,
@@ -39,59 +49,114 @@ pub struct Args {
     gpu: GpuArgs,
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let gpu = args.gpu.open(args.json)?;
-    let mut rows = Vec::new();
-    if args.golden.is_empty() {
-        let (cases, large) = (cases(), large_cases());
-        let bar = ProgressBar::with_draw_target(Some((cases.len() + large.len()) as u64), ProgressDrawTarget::stderr());
-        bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}  {eta} left")?);
-        let op = |name: &str| name.split(' ').next().unwrap_or(name).to_owned();
-        for case in &cases {
-            bar.set_message(case.name.clone());
-            rows.extend(check_kernels(&gpu, case)?.into_iter().map(|row| (op(&case.name), row)));
-            rows.extend(check_gradients(case).into_iter().map(|row| (RULES.to_owned(), row)));
-            bar.inc(1);
+/// What has a name for `--only` and is run as a whole.
+enum Check {
+    /// An op's kernels and its gradient rule.
+    Case(Case),
+    /// An op's kernels alone: finite differences would take hours.
+    Large(Case),
+    /// A model of this program.
+    BuiltIn(&'static str, &'static [File]),
+    Folder(PathBuf),
+}
+
+impl Check {
+    fn name(&self) -> String {
+        match self {
+            Check::Case(case) | Check::Large(case) => case.name.clone(),
+            Check::BuiltIn(name, _) => (*name).to_owned(),
+            Check::Folder(dir) => dir.display().to_string(),
         }
-        for case in &large {
-            bar.set_message(case.name.clone());
-            rows.extend(check_kernels(&gpu, case)?.into_iter().map(|row| (op(&case.name), row)));
-            bar.inc(1);
-        }
-        bar.finish_and_clear();
-        for (name, files) in BUILT_IN {
-            let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-            for (file, bytes) in *files {
-                let path = folder.path().join(file);
-                std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+
+    fn run(&self, gpu: &Gpu) -> anyhow::Result<Vec<(String, Row)>> {
+        let of = |kind: &str, rows: Vec<Row>| rows.into_iter().map(|row| (kind.to_owned(), row)).collect::<Vec<_>>();
+        let op = |case: &Case| case.name.split(' ').next().unwrap_or(&case.name).to_owned();
+        match self {
+            Check::Case(case) => {
+                let kernels = of(&op(case), check_kernels(gpu, case)?);
+                Ok(kernels.into_iter().chain(of(RULES, check_gradients(case))).collect())
             }
-            check_folder(&gpu, name, folder.path(), &mut rows)?;
+            Check::Large(case) => Ok(of(&op(case), check_kernels(gpu, case)?)),
+            Check::BuiltIn(name, files) => {
+                let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+                for (file, bytes) in *files {
+                    let path = folder.path().join(file);
+                    std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+                }
+                check_folder(gpu, name, folder.path())
+            }
+            Check::Folder(dir) => check_folder(gpu, &self.name(), dir),
         }
     }
-    for dir in &args.golden {
-        check_folder(&gpu, &dir.display().to_string(), dir, &mut rows)?;
+}
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let checks = selected(args)?;
+    if args.list {
+        let names: String = checks.iter().map(|check| check.name() + "\n").collect();
+        print(&names)?;
+        return Ok(ExitCode::SUCCESS);
     }
+    let gpu = args.gpu.open(args.json)?;
+    let (mut rows, mut refused) = (Vec::new(), Vec::new());
+    let bar = ProgressBar::with_draw_target(Some(checks.len() as u64), ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}  {eta} left")?);
+    for check in &checks {
+        bar.set_message(check.name());
+        match check.run(&gpu) {
+            Ok(found) => rows.extend(found),
+            // One kernel that a driver refuses says nothing about the others.
+            Err(error) if matches!(error.downcast_ref(), Some(Error::Shader(_))) => {
+                refused.push((check.name(), format!("{error:#}")));
+            }
+            Err(error) if args.golden.is_empty() => return Err(error.context(format!("check `{}`", check.name()))),
+            Err(error) => return Err(error),
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
     let failed = rows.iter().filter(|(_, row)| !row.passed()).count();
     if args.json {
         let rows: Vec<&Row> = rows.iter().map(|(_, row)| row).collect();
+        let refused: Vec<_> =
+            refused.iter().map(|(check, error)| serde_json::json!({ "check": check, "error": error })).collect();
         let report = serde_json::json!({
-            "adapter": gpu.caps(), "checked": gpu.checked(), "comparisons": rows.len(), "failed": failed, "rows": rows,
+            "adapter": gpu.caps(), "checked": gpu.checked(), "comparisons": rows.len(), "failed": failed,
+            "refused": refused, "rows": rows,
         });
         say!("{report:#}")?;
     } else {
         print(&table(&rows, args.all))?;
-        say!("{} comparisons, {failed} failed", rows.len())?;
+        for (check, error) in &refused {
+            say!("\n{check}: the driver refused a kernel: {error}\n")?;
+        }
+        say!("{} comparisons, {failed} failed; {} checks refused", rows.len(), refused.len())?;
     }
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failed == 0 && refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn check_folder(gpu: &Gpu, name: &str, dir: &Path, rows: &mut Vec<(String, Row)>) -> anyhow::Result<()> {
-    for row in pollster::block_on(check_golden(gpu, dir))? {
-        let kind = format!("{name}: {}", row.what.split('/').next().unwrap_or(&row.what));
-        let what = format!("{name}: {}", row.what);
-        rows.push((kind, Row { what, ..row }));
+/// Everything that `--golden` and `--only` ask for.
+fn selected(args: &Args) -> anyhow::Result<Vec<Check>> {
+    let mut checks: Vec<Check> = args.golden.iter().cloned().map(Check::Folder).collect();
+    if checks.is_empty() {
+        checks.extend(cases().into_iter().map(Check::Case));
+        checks.extend(large_cases().into_iter().map(Check::Large));
+        checks.extend(BUILT_IN.iter().map(|(name, files)| Check::BuiltIn(name, files)));
     }
-    Ok(())
+    if let Some(text) = args.only.iter().find(|&text| !checks.iter().any(|check| check.name().contains(text))) {
+        bail!("no check has `{text}` in its name: `t5 verify --list` shows them all");
+    }
+    checks.retain(|check| args.only.is_empty() || args.only.iter().any(|text| check.name().contains(text)));
+    Ok(checks)
+}
+
+fn check_folder(gpu: &Gpu, name: &str, dir: &Path) -> anyhow::Result<Vec<(String, Row)>> {
+    let named = |row: Row| {
+        let kind = format!("{name}: {}", row.what.split('/').next().unwrap_or(&row.what));
+        (kind, Row { what: format!("{name}: {}", row.what), ..row })
+    };
+    Ok(pollster::block_on(check_golden(gpu, dir))?.into_iter().map(named).collect())
 }
 
 /// A file's name and contents.

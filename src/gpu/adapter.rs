@@ -1,7 +1,6 @@
-//! Finding an adapter, saying what it can do, opening its device and listening for its faults.
+//! Finding an adapter, saying what it can do, opening its device.
 
-use std::sync::{Arc, Mutex};
-
+use super::GpuOptions;
 use crate::error::{Error, Result};
 
 /// What the engine needs to know of an adapter, as plain data.
@@ -11,6 +10,8 @@ pub struct Caps {
     pub driver: String,
     pub driver_info: String,
     pub backend: String,
+    /// What compiles its shaders.
+    pub compiler: &'static str,
     /// "discrete GPU", "integrated GPU", "virtual GPU", "CPU" or "other".
     pub kind: &'static str,
     /// Smallest and largest subgroup; `None` where shaders cannot use subgroup operations.
@@ -33,7 +34,7 @@ pub struct Caps {
 }
 
 impl Caps {
-    pub(super) fn of(adapter: &wgpu::Adapter) -> Caps {
+    pub(super) fn of(adapter: &wgpu::Adapter, dx12: &wgpu::Dx12Compiler) -> Caps {
         let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
         let kind = match info.device_type {
             wgpu::DeviceType::DiscreteGpu => "discrete GPU",
@@ -51,6 +52,7 @@ impl Caps {
             driver: info.driver,
             driver_info: info.driver_info,
             backend: info.backend.to_string(),
+            compiler: compiler(info.backend, dx12),
             kind,
             subgroup,
             f16: features.contains(wgpu::Features::SHADER_F16),
@@ -72,6 +74,11 @@ impl Caps {
     /// Software rasterisers run shaders on the processor: other kernels suit them than suit a GPU.
     pub fn is_cpu(&self) -> bool {
         self.kind == "CPU"
+    }
+
+    /// Whether the driver compiles a kernel at its first dispatch and not when its pipeline is made: Mesa's lavapipe.
+    pub(super) fn compiles_late(&self) -> bool {
+        self.driver == "llvmpipe"
     }
 
     /// The subgroup size where it is one fixed number, so that a shader may rely on it.
@@ -132,15 +139,59 @@ fn lacking(limits: &wgpu::Limits) -> Option<String> {
         .map(|(what, has, needed)| format!("offers {has} {what}, the engine needs {needed}"))
 }
 
-fn instance() -> wgpu::Instance {
+/// Whether DXC is part of this program: Cargo.toml asks for it on the same targets.
+const BUILT_IN_DXC: bool = cfg!(all(windows, target_arch = "x86_64", target_env = "msvc"));
+
+/// The compilers of DirectX 12 to try one after the other. `named` is one of wgpu's names.
+fn dx12_compilers(named: Option<&str>, built_in: bool) -> Result<Vec<wgpu::Dx12Compiler>> {
+    use wgpu::Dx12Compiler::{Auto, Fxc, StaticDxc};
+    let refuse = |why: &str| Error::Adapter(format!("no DirectX 12 compiler `{}`: {why}", named.unwrap_or_default()));
+    match named.map_or(Ok(Auto), str::parse).map_err(refuse)? {
+        StaticDxc if !built_in => Err(refuse("this program was built without it; there are `dxc` and `fxc`")),
+        // wgpu would look for the same ones in the same order, but not say which it found.
+        Auto if built_in => Ok(vec![StaticDxc]),
+        Auto => Ok(vec![wgpu::Dx12Compiler::default_dynamic_dxc(), Fxc]),
+        named => Ok(vec![named]),
+    }
+}
+
+fn compiler(backend: wgpu::Backend, dx12: &wgpu::Dx12Compiler) -> &'static str {
+    match (backend, dx12) {
+        (wgpu::Backend::Vulkan, _) => "naga to SPIR-V, then the driver's",
+        (wgpu::Backend::Metal, _) => "naga to MSL, then Metal's",
+        (wgpu::Backend::Dx12, wgpu::Dx12Compiler::StaticDxc) => "naga to HLSL, then DXC, built in",
+        (wgpu::Backend::Dx12, wgpu::Dx12Compiler::DynamicDxc { .. }) => "naga to HLSL, then DXC (dxcompiler.dll)",
+        (wgpu::Backend::Dx12, _) => "naga to HLSL, then FXC (d3dcompiler_47.dll)",
+        (wgpu::Backend::BrowserWebGpu, _) => "the browser's",
+        (wgpu::Backend::Gl | wgpu::Backend::Noop, _) => "unknown",
+    }
+}
+
+/// All adapters, and the compiler that those of DirectX 12 use.
+async fn enumerate(options: &GpuOptions) -> Result<(Vec<wgpu::Adapter>, wgpu::Dx12Compiler)> {
+    // Elsewhere than on Windows nobody looks at it.
+    let compilers = match cfg!(windows) {
+        true => dx12_compilers(options.dx12_compiler.as_deref(), BUILT_IN_DXC)?,
+        false => vec![wgpu::Dx12Compiler::Fxc],
+    };
+    let mut found = (Vec::new(), wgpu::Dx12Compiler::Fxc);
+    for compiler in compilers {
+        found = (instance(&compiler).enumerate_adapters(wgpu::Backends::PRIMARY).await, compiler);
+        // A compiler that cannot be loaded leaves DirectX 12 without adapters.
+        if found.0.iter().any(|adapter| adapter.get_info().backend == wgpu::Backend::Dx12) {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+fn instance(dx12: &wgpu::Dx12Compiler) -> wgpu::Instance {
     // Validation layers and debug labels cost time and, in release builds, tell users nothing.
     let flags =
         if cfg!(debug_assertions) { wgpu::InstanceFlags::from_build_config() } else { wgpu::InstanceFlags::empty() };
-    wgpu::Instance::new(wgpu::InstanceDescriptor { flags, ..wgpu::InstanceDescriptor::new_without_display_handle() })
-}
-
-async fn enumerate() -> Vec<wgpu::Adapter> {
-    instance().enumerate_adapters(wgpu::Backends::PRIMARY).await
+    let mut descriptor = wgpu::InstanceDescriptor { flags, ..wgpu::InstanceDescriptor::new_without_display_handle() };
+    descriptor.backend_options.dx12.shader_compiler = dx12.clone();
+    wgpu::Instance::new(descriptor)
 }
 
 /// Discrete before integrated before virtual before software.
@@ -156,28 +207,37 @@ fn rank(adapter: &wgpu::Adapter) -> usize {
 }
 
 /// Every adapter of this machine, in the order in which `--adapter INDEX` counts them.
-pub async fn list_adapters() -> Vec<AdapterReport> {
-    let adapters = enumerate().await;
+///
+/// # Errors
+/// `Adapter` if the options name what this system does not have; no adapter at all is an empty list.
+pub async fn list_adapters(options: &GpuOptions) -> Result<Vec<AdapterReport>> {
+    let (adapters, dx12) = enumerate(options).await?;
     let best = adapters.iter().enumerate().min_by_key(|(_, a)| rank(a)).map(|(i, _)| i);
     let report = |(index, adapter): (usize, &wgpu::Adapter)| AdapterReport {
         index,
         default: best == Some(index),
-        caps: Caps::of(adapter),
+        caps: Caps::of(adapter, &dx12),
         unusable: lacking(&adapter.limits()),
     };
-    adapters.iter().enumerate().map(report).collect()
+    Ok(adapters.iter().enumerate().map(report).collect())
 }
 
-pub(super) async fn choose(wanted: Option<&str>) -> Result<wgpu::Adapter> {
+/// What to say where there is none.
+pub const NO_ADAPTER: &str = if cfg!(windows) {
+    "no GPU adapter found: install the graphics card's driver. If WGPU_DX12_COMPILER is `dxc`, dxcompiler.dll must lie \
+     beside the program"
+} else {
+    "no GPU adapter found: install a Vulkan driver (Debian/Ubuntu: `apt-get install mesa-vulkan-drivers`; Fedora: \
+     `dnf install mesa-vulkan-drivers`; Arch: `pacman -S vulkan-swrast`)"
+};
+
+/// The adapter to open, and what it can do.
+pub(super) async fn choose(options: &GpuOptions) -> Result<(wgpu::Adapter, Caps)> {
     let from_env = std::env::var("T5_ADAPTER").ok().filter(|v| !v.is_empty());
-    let wanted = wanted.map(str::to_owned).or(from_env);
-    let mut adapters = enumerate().await;
+    let wanted = options.adapter.clone().or(from_env);
+    let (mut adapters, dx12) = enumerate(options).await?;
     if adapters.is_empty() {
-        return Err(Error::Adapter(
-            "no GPU adapter found: install a Vulkan driver (Debian/Ubuntu: `apt-get install mesa-vulkan-drivers`; \
-             Fedora: `dnf install mesa-vulkan-drivers`), then see `t5 devices`"
-                .into(),
-        ));
+        return Err(Error::Adapter(NO_ADAPTER.into()));
     }
     let names = || {
         let line = |(i, a): (usize, &wgpu::Adapter)| format!("  {i}: {}", a.get_info().name);
@@ -200,7 +260,9 @@ pub(super) async fn choose(wanted: Option<&str>) -> Result<wgpu::Adapter> {
     if let Some(lack) = lacking(&adapters[index].limits()) {
         return Err(Error::Adapter(format!("{} {lack}; there are:\n{}", adapters[index].get_info().name, names())));
     }
-    Ok(adapters.swap_remove(index))
+    let adapter = adapters.swap_remove(index);
+    let caps = Caps::of(&adapter, &dx12);
+    Ok((adapter, caps))
 }
 
 pub(super) async fn request_device(adapter: &wgpu::Adapter) -> Result<(wgpu::Device, wgpu::Queue)> {
@@ -216,26 +278,28 @@ pub(super) async fn request_device(adapter: &wgpu::Adapter) -> Result<(wgpu::Dev
     opened.map_err(|e| Error::Adapter(format!("{} cannot be opened: {e}", adapter.get_info().name)))
 }
 
-/// Keeps the first fault that the driver reports, for [`super::Gpu::check`].
-pub(super) fn watch(device: &wgpu::Device, fault: &Arc<Mutex<Option<Error>>>) {
-    let keep = |fault: &Mutex<Option<Error>>, error: Error| {
-        fault.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
-    };
-    let slot = fault.clone();
-    device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
-        let error = match e {
-            wgpu::Error::OutOfMemory { source } => {
-                Error::OutOfMemory(format!("{source}; use a smaller batch or shorter sequences"))
-            }
-            wgpu::Error::Validation { description, .. } => Error::Shader(description),
-            wgpu::Error::Internal { description, .. } => Error::DeviceLost(description),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_named_compiler_is_taken_or_refused() {
+        let tried = |named, built_in| -> Result<Vec<&str>> {
+            let compilers = dx12_compilers(named, built_in)?;
+            Ok(compilers.iter().map(|c| compiler(wgpu::Backend::Dx12, c)).collect())
         };
-        keep(&slot, error);
-    }));
-    let slot = fault.clone();
-    device.set_device_lost_callback(move |reason, message| {
-        if reason != wgpu::DeviceLostReason::Destroyed {
-            keep(&slot, Error::DeviceLost(message));
+        let (built_in, dll) = ("naga to HLSL, then DXC, built in", "naga to HLSL, then DXC (dxcompiler.dll)");
+        let fxc = "naga to HLSL, then FXC (d3dcompiler_47.dll)";
+        for unsaid in [None, Some("auto")] {
+            assert_eq!(tried(unsaid, true).unwrap(), [built_in]);
+            assert_eq!(tried(unsaid, false).unwrap(), [dll, fxc]);
         }
-    });
+        assert_eq!(tried(Some("fxc"), true).unwrap(), [fxc]);
+        assert_eq!(tried(Some("DXC"), true).unwrap(), [dll]);
+        assert_eq!(tried(Some("StaticDxc"), true).unwrap(), [built_in]);
+        for named in ["staticdxc", "gcc", ""] {
+            let error = tried(Some(named), false).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{named}`")) && error.contains("fxc"), "{error}");
+        }
+    }
 }

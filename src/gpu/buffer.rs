@@ -147,14 +147,12 @@ impl<T: bytemuck::Pod> Readback<T> {
     pub async fn finish(self) -> Result<Vec<T>> {
         // A browser runs its own event loop; natively someone must drive the callbacks.
         if cfg!(not(target_arch = "wasm32")) {
-            let wait = wgpu::PollType::Wait { submission_index: Some(self.submission.clone()), timeout: None };
-            let polled = self.gpu.inner.device.poll(wait);
-            self.gpu.check()?;
-            polled.map_err(|e| Error::DeviceLost(e.to_string()))?;
+            self.gpu.wait_for(Some(self.submission.clone()))?;
         }
-        Mapped(self.done.clone()).await.map_err(|e| Error::DeviceLost(e.to_string()))?;
-        let lost = |e: wgpu::MapRangeError| Error::DeviceLost(e.to_string());
-        let view = self.staging.slice(..).get_mapped_range().map_err(lost)?;
+        let mapped = Mapped(self.done.clone()).await;
+        self.gpu.check()?;
+        mapped.map_err(|e| Error::Driver(e.to_string()))?;
+        let view = self.staging.slice(..).get_mapped_range().map_err(|e| Error::Driver(e.to_string()))?;
         Ok(bytemuck::pod_collect_to_vec::<u8, T>(&view))
     }
 }

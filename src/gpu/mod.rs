@@ -5,20 +5,27 @@
 
 mod adapter;
 mod buffer;
+mod compile;
+mod fault;
 mod program;
 mod shader;
 mod work;
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-pub use adapter::{AdapterReport, Caps, list_adapters};
+pub use adapter::{AdapterReport, Caps, NO_ADAPTER, list_adapters};
 pub use buffer::{Buffer, Readback, Slice};
+pub use compile::{Compiling, Stopwatch};
 pub use program::{Dispatch, Program, ProgramBuilder, StepTime};
 pub use shader::{Header, Param, Shader, Value};
 pub use work::{StepWork, Work};
 
 use crate::error::{Error, Result};
+use compile::Observer;
+use fault::Faults;
 use shader::Kernel;
 
 /// How a [`Gpu`] is opened.
@@ -29,6 +36,9 @@ pub struct GpuOptions {
     pub adapter: Option<String>,
     /// Compile shaders with bounds checks and zeroed workgroup memory, as browsers do. Environment: `T5_CHECKED=1`.
     pub checked: bool,
+    /// The compiler of DirectX 12: `dxc` (dxcompiler.dll), `fxc` (d3dcompiler_47.dll) or `staticdxc`. `None` takes DXC if it
+    /// is built in or found, else FXC. Environment: `WGPU_DX12_COMPILER`.
+    pub dx12_compiler: Option<String>,
     /// Split embedding and head into shards of at most this many bytes, even if the adapter could bind more: for tests.
     pub table_bytes: Option<u64>,
 }
@@ -36,8 +46,9 @@ pub struct GpuOptions {
 impl GpuOptions {
     /// The options that the environment asks for.
     pub fn from_env() -> GpuOptions {
-        let checked = std::env::var("T5_CHECKED").is_ok_and(|v| !v.is_empty() && v != "0");
-        GpuOptions { checked, ..GpuOptions::default() }
+        let set = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let checked = set("T5_CHECKED").is_some_and(|v| v != "0");
+        GpuOptions { checked, dx12_compiler: set("WGPU_DX12_COMPILER"), ..GpuOptions::default() }
     }
 }
 
@@ -51,22 +62,23 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     caps: Caps,
-    checked: bool,
+    options: GpuOptions,
     kernels: Mutex<HashMap<String, Arc<Kernel>>>,
-    /// The first error that the driver reported outside of any call of ours; [`Gpu::check`] hands it out.
-    fault: Arc<Mutex<Option<Error>>>,
+    faults: Arc<Faults>,
+    observer: Observer,
+    /// Microseconds that went into compiling.
+    compiling: AtomicU64,
 }
 
 impl Gpu {
     /// Opens an adapter and its device with every limit and optional feature that the engine can use.
     pub async fn open(options: &GpuOptions) -> Result<Gpu> {
-        let adapter = adapter::choose(options.adapter.as_deref()).await?;
-        let mut caps = Caps::of(&adapter);
+        let (adapter, mut caps) = adapter::choose(options).await?;
         caps.table_bytes = caps.table_bytes.min(options.table_bytes.unwrap_or(u64::MAX));
         let (device, queue) = adapter::request_device(&adapter).await?;
-        let fault = Arc::new(Mutex::new(None));
-        adapter::watch(&device, &fault);
-        let inner = Inner { device, queue, caps, checked: options.checked, kernels: Mutex::new(HashMap::new()), fault };
+        let (faults, kernels) = (Faults::watch(&device), Mutex::default());
+        let (observer, compiling, options) = (Observer::new(), AtomicU64::new(0), options.clone());
+        let inner = Inner { device, queue, caps, options, kernels, faults, observer, compiling };
         Ok(Gpu { inner: Arc::new(inner) })
     }
 
@@ -77,20 +89,29 @@ impl Gpu {
 
     /// Whether shaders carry bounds checks.
     pub fn checked(&self) -> bool {
-        self.inner.checked
+        self.inner.options.checked
     }
 
-    /// Hands out the error that the driver reported since the last call, if any.
+    /// Hands out the error that the driver reported since the last call, if any. A lost device is reported each time.
     pub fn check(&self) -> Result<()> {
-        let mut fault = self.inner.fault.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        fault.take().map_or(Ok(()), Err)
+        self.inner.faults.check()
     }
 
     /// Waits until everything submitted so far has run.
     pub fn wait(&self) -> Result<()> {
-        let polled = self.inner.device.poll(wgpu::PollType::wait_indefinitely());
+        self.wait_for(None)
+    }
+
+    /// Waits for a submission, or for all.
+    fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let poll = wgpu::PollType::Wait { submission_index, timeout: None };
+        // wgpu panics if the device is lost while it waits, after it has told `faults`.
+        let polled = catch_unwind(AssertUnwindSafe(|| self.inner.device.poll(poll)));
         self.check()?;
-        polled.map(|_| ()).map_err(|e| Error::DeviceLost(e.to_string()))
+        match polled {
+            Ok(polled) => polled.map(|_| ()).map_err(|e| Error::Driver(e.to_string())),
+            Err(panic) => resume_unwind(panic),
+        }
     }
 
     /// Waits until everything written so far has arrived, and gives the memory on its way there back.
@@ -98,17 +119,25 @@ impl Gpu {
         self.inner.queue.submit([]);
         self.wait()
     }
+}
 
-    /// The compiled kernel for this shader under this header; compiled once per distinct expanded source.
-    fn kernel(&self, shader: &Shader, header: &Header) -> Result<Arc<Kernel>> {
-        let source = shader.expand(header);
-        let mut kernels = self.inner.kernels.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(kernel) = kernels.get(&source) {
-            return Ok(kernel.clone());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destroyed_device_is_lost_to_every_call() {
+        let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+        let buffer = gpu.buffer_of("data", &[1u32, 2, 3, 4]).unwrap();
+        gpu.inner.device.destroy();
+        for _ in 0..2 {
+            let lost = |result: Result<()>| assert!(matches!(result, Err(Error::DeviceLost(_))), "{result:?}");
+            lost(gpu.wait());
+            lost(gpu.check());
+            lost(gpu.flush());
+            lost(gpu.buffer("more", 64).map(drop));
+            lost(gpu.buffer_of("more", &[1u32]).map(drop));
+            lost(pollster::block_on(gpu.read::<u32>(&buffer, 0..16)).map(drop));
         }
-        let kernel = Arc::new(Kernel::compile(&self.inner.device, shader.name, &source, self.inner.checked)?);
-        self.check().map_err(|e| Error::Shader(format!("{e}\n{}", shader::numbered(&source))))?;
-        kernels.insert(source, kernel.clone());
-        Ok(kernel)
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Gpu;
 use super::buffer::{Buffer, Slice};
 use super::shader::{Header, Kernel, Param, Shader};
 use super::work::{StepWork, Work};
+use super::{Caps, Gpu};
 use crate::error::{Error, Result};
 
 /// One kernel launch as plain data.
@@ -17,7 +17,7 @@ pub struct Dispatch {
     pub header: Header,
     /// Windows for the kernel's storage variables, by name.
     pub bindings: Vec<(&'static str, Slice)>,
-    /// Members of the kernel's `Params`, by name; `grid_x` is filled in by [`ProgramBuilder::push`].
+    /// Members of the kernel's `Params`, by name; `grid_x` is filled in by [`ProgramBuilder::finish`].
     pub params: Vec<(&'static str, Param)>,
     /// Workgroups in all; folded to two dimensions where one does not hold them.
     pub workgroups: u64,
@@ -52,88 +52,95 @@ pub struct StepTime {
 /// Collects dispatches for a [`Program`].
 pub struct ProgramBuilder {
     gpu: Gpu,
-    pending: Vec<Pending>,
-    params: Vec<u8>,
-}
-
-struct Pending {
-    label: String,
-    kernel: Arc<Kernel>,
-    bindings: Vec<(&'static str, Slice)>,
-    params: (u64, u64),
-    grid: [u32; 2],
-    work: Work,
+    /// With the work that the caller counted.
+    pending: Vec<(Dispatch, Option<Work>)>,
 }
 
 impl ProgramBuilder {
     pub fn new(gpu: &Gpu) -> ProgramBuilder {
-        ProgramBuilder { gpu: gpu.clone(), pending: Vec::new(), params: Vec::new() }
+        ProgramBuilder { gpu: gpu.clone(), pending: Vec::new() }
     }
 
-    /// [`ProgramBuilder::push_counted`] for a launch that reads and writes the whole of its bindings, and updates in place
-    /// those that it may write.
-    pub fn push(&mut self, dispatch: Dispatch) -> Result<()> {
-        let kernel = self.gpu.kernel(dispatch.shader, &dispatch.header)?;
-        let writable = |name: &str| kernel.bindings.iter().any(|b| b.name == name && b.writable);
-        let times = |name: &str| if writable(name) { 2.0 } else { 1.0 };
-        let bytes = dispatch.bindings.iter().map(|(name, slice)| times(name) * slice.bytes as f64).sum();
-        self.push_counted(dispatch, Work { flops: 0.0, bytes })
+    /// Records a launch that reads and writes the whole of its bindings, and updates in place those that it may write.
+    /// Launches of no workgroups are dropped.
+    pub fn push(&mut self, dispatch: Dispatch) {
+        self.pending.push((dispatch, None));
     }
 
-    /// Compiles the kernel if it is new and records the launch, which does `work`. Launches of no workgroups are dropped.
-    pub fn push_counted(&mut self, dispatch: Dispatch, work: Work) -> Result<()> {
-        if dispatch.workgroups == 0 {
-            return Ok(());
-        }
+    /// [`ProgramBuilder::push`] for a launch that does `work`.
+    pub fn push_counted(&mut self, dispatch: Dispatch, work: Work) {
+        self.pending.push((dispatch, Some(work)));
+    }
+
+    /// Compiles the kernels that are new, uploads the parameters and builds every bind group.
+    ///
+    /// # Errors
+    /// `Shader` if a kernel does not compile, `OutOfMemory` for a binding beyond the adapter's limit.
+    pub fn finish(mut self) -> Result<Program> {
+        self.pending.retain(|(dispatch, _)| dispatch.workgroups > 0);
         let caps = self.gpu.caps();
-        for (name, slice) in &dispatch.bindings {
-            if slice.bytes > caps.max_binding {
-                return Err(Error::OutOfMemory(format!(
-                    "{}: `{name}` spans {} MiB, {} binds at most {} MiB; use a smaller batch or shorter sequences",
-                    dispatch.label,
-                    slice.bytes >> 20,
-                    caps.name,
-                    caps.max_binding >> 20
-                )));
-            }
+        self.pending.iter().try_for_each(|(dispatch, _)| dispatch.check(caps))?;
+        let wanted = self.pending.iter().map(|(d, _)| (d.shader, d.header.clone())).collect();
+        let kernels = self.gpu.kernels(wanted)?;
+        let (mut bytes, mut windows) = (Vec::new(), Vec::new());
+        for ((dispatch, _), kernel) in self.pending.iter_mut().zip(&kernels) {
+            dispatch.params.push(("grid_x", Param::U32(dispatch.grid(caps)[0])));
+            let packed = kernel.pack_params(&dispatch.params);
+            bytes.resize(bytes.len().next_multiple_of(caps.alignment as usize), 0);
+            windows.push((bytes.len() as u64, packed.len() as u64));
+            bytes.extend_from_slice(&packed);
         }
-        let limit = u64::from(caps.max_workgroups_per_dim);
-        let rows = dispatch.workgroups.div_ceil(limit);
-        let grid = [dispatch.workgroups.div_ceil(rows) as u32, rows as u32];
-        let kernel = self.gpu.kernel(dispatch.shader, &dispatch.header)?;
-        let mut params = dispatch.params;
-        params.push(("grid_x", Param::U32(grid[0])));
-        let packed = kernel.pack_params(&params);
-        let offset = (self.params.len() as u64).next_multiple_of(caps.alignment);
-        self.params.resize(offset as usize, 0);
-        self.params.extend_from_slice(&packed);
-        let params = (offset, packed.len() as u64);
-        self.pending.push(Pending { label: dispatch.label, kernel, bindings: dispatch.bindings, params, grid, work });
-        Ok(())
-    }
-
-    /// Uploads the parameters and builds every bind group.
-    pub fn finish(self) -> Result<Program> {
-        let params = self.gpu.buffer_of("params", &self.params)?;
-        let steps = self.pending.iter().map(|p| p.build(&self.gpu, &params)).collect();
+        let params = self.gpu.buffer_of("params", &bytes)?;
+        let built =
+            self.pending.into_iter().zip(kernels).zip(windows).map(|(((dispatch, work), kernel), (at, len))| {
+                let work = work.unwrap_or_else(|| dispatch.whole(&kernel));
+                dispatch.build(&self.gpu, kernel, params.slice(at, len), work)
+            });
+        let steps = built.collect();
         self.gpu.check()?;
         Ok(Program { gpu: self.gpu, steps })
     }
 }
 
-impl Pending {
-    fn build(&self, gpu: &Gpu, params: &Buffer) -> Step {
-        let window = params.slice(self.params.0, self.params.1);
+impl Dispatch {
+    fn check(&self, caps: &Caps) -> Result<()> {
+        match self.bindings.iter().find(|(_, slice)| slice.bytes > caps.max_binding) {
+            None => Ok(()),
+            Some((name, slice)) => Err(Error::OutOfMemory(format!(
+                "{}: `{name}` spans {} MiB, {} binds at most {} MiB; use a smaller batch or shorter sequences",
+                self.label,
+                slice.bytes >> 20,
+                caps.name,
+                caps.max_binding >> 20
+            ))),
+        }
+    }
+
+    /// The workgroups in as many dimensions as it takes.
+    fn grid(&self, caps: &Caps) -> [u32; 2] {
+        let rows = self.workgroups.div_ceil(u64::from(caps.max_workgroups_per_dim));
+        [self.workgroups.div_ceil(rows) as u32, rows as u32]
+    }
+
+    /// The work of moving every binding as a whole.
+    fn whole(&self, kernel: &Kernel) -> Work {
+        let writable = |name: &str| kernel.bindings.iter().any(|b| b.name == name && b.writable);
+        let times = |name: &str| if writable(name) { 2.0 } else { 1.0 };
+        let bytes = self.bindings.iter().map(|(name, slice)| times(name) * slice.bytes as f64).sum();
+        Work { flops: 0.0, bytes }
+    }
+
+    fn build(self, gpu: &Gpu, kernel: Arc<Kernel>, params: Slice, work: Work) -> Step {
         let find = |name: &str| {
             let given = self.bindings.iter().find(|(n, _)| *n == name).map(|(_, slice)| slice);
-            given.unwrap_or_else(|| panic!("{}: nothing is bound to `{name}` of {}.wgsl", self.label, self.kernel.name))
+            given.unwrap_or_else(|| panic!("{}: nothing is bound to `{name}` of {}.wgsl", self.label, kernel.name))
         };
         for (name, _) in &self.bindings {
-            let known = self.kernel.bindings.iter().any(|b| b.name == *name);
-            assert!(known, "{}: {}.wgsl has no binding `{name}`", self.label, self.kernel.name);
+            let known = kernel.bindings.iter().any(|b| b.name == *name);
+            assert!(known, "{}: {}.wgsl has no binding `{name}`", self.label, kernel.name);
         }
         let entry = |binding: &super::shader::Binding| {
-            let slice = if binding.name == "p" { &window } else { find(&binding.name) };
+            let slice = if binding.name == "p" { &params } else { find(&binding.name) };
             wgpu::BindGroupEntry {
                 binding: binding.index,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
@@ -143,13 +150,14 @@ impl Pending {
                 }),
             }
         };
-        let entries: Vec<_> = self.kernel.bindings.iter().map(entry).collect();
+        let entries: Vec<_> = kernel.bindings.iter().map(entry).collect();
         let bind_group = gpu.inner.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(&self.label),
-            layout: &self.kernel.layout,
+            layout: &kernel.layout,
             entries: &entries,
         });
-        Step { label: self.label.clone(), kernel: self.kernel.clone(), bind_group, grid: self.grid, work: self.work }
+        let grid = self.grid(gpu.caps());
+        Step { label: self.label, kernel, bind_group, grid, work }
     }
 }
 

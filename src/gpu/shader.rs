@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 
-use wgpu::naga;
-
 use crate::error::{Error, Result};
 
 /// A kernel's source: one `.wgsl` file of `shaders/`, the files that it shares with others, and the header constants
@@ -136,12 +134,10 @@ pub(super) struct Kernel {
 
 impl Kernel {
     pub fn compile(device: &wgpu::Device, name: &'static str, source: &str, checked: bool) -> Result<Kernel> {
-        let module = naga::front::wgsl::parse_str(source).map_err(|e| {
-            Error::Shader(format!("{name}.wgsl does not parse:\n{}\n{}", e.emit_to_string(source), numbered(source)))
-        })?;
-        let (bindings, params, params_bytes) = reflect(&module).map_err(|e| {
-            Error::Shader(format!("{name}.wgsl is invalid: {}\n{}", e.emit_to_string(source), numbered(source)))
-        })?;
+        let module = naga::front::wgsl::parse_str(source)
+            .map_err(|e| Error::Shader(format!("{name}.wgsl does not parse:\n{}", e.emit_to_string(source))))?;
+        let (bindings, params, params_bytes) = reflect(&module)
+            .map_err(|e| Error::Shader(format!("{name}.wgsl is invalid: {}", e.emit_to_string(source))))?;
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(source.into()) };
         let checks =
@@ -223,9 +219,4 @@ fn reflect(module: &naga::Module) -> Result<(Vec<Binding>, Params, u32), Invalid
         bindings.push(Binding { name, index: binding.binding, writable });
     }
     Ok((bindings, params, params_bytes))
-}
-
-/// Source with line numbers, for error messages.
-pub(super) fn numbered(source: &str) -> String {
-    source.lines().enumerate().map(|(i, line)| format!("{:4} {line}\n", i + 1)).collect()
 }

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::evaluation::{self, evaluate, write_evaluation};
 use super::stage::Begin;
@@ -15,7 +15,7 @@ use super::{Recipe, Stage};
 use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
 use crate::files::{RunFolder, recover};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Stopwatch};
 use crate::model::Model;
 use crate::report::{METRICS, RECIPE};
 use crate::tokenizer::{Tokenizer, TrainSummary, Trained};
@@ -249,9 +249,9 @@ impl Run {
             let passes = state.settings.steps.saturating_mul(state.settings.accumulate as u64);
             let tuner = (conductor.tuner)(gpu, passes, None);
             let mut trainer = Trainer::resume(gpu, &tuner, state, &folder)?;
-            return drive(&mut trainer, &stage.name, None, Instant::now(), conductor);
+            return drive(&mut trainer, &stage.name, None, gpu.stopwatch(), conductor);
         }
-        let begin = Instant::now();
+        let begin = gpu.stopwatch();
         let mut settings = self.recipe.settings(stage)?;
         settings.check()?;
         let passes = settings.steps.saturating_mul(settings.accumulate as u64);
@@ -347,7 +347,7 @@ fn first_difference<'a>(old: &'a str, new: &'a str) -> (&'a str, &'a str) {
 }
 
 /// Runs a trainer to its end or until it is stopped. With a `limit`, the number of steps is fixed first so that they take
-/// about that long, counted from `begin`.
+/// about that long, counted from `begin` and without what goes into compiling kernels.
 ///
 /// # Errors
 /// As [`Trainer::run`].
@@ -355,7 +355,7 @@ pub fn drive(
     trainer: &mut Trainer,
     stage: &str,
     limit: Option<Duration>,
-    begin: Instant,
+    begin: Stopwatch,
     conductor: &mut Conductor<'_>,
 ) -> Result<Outcome> {
     trainer.remarks().iter().for_each(|remark| conductor.watch.remark(remark));
@@ -364,7 +364,7 @@ pub fn drive(
         trainer.fit_steps(time.saturating_sub(begin.elapsed()))?;
     }
     conductor.watch.training(stage, trainer);
-    let training = Instant::now();
+    let training = trainer.engine().model.gpu.stopwatch();
     let late = || limit.is_some_and(|time| training.elapsed() > time.mul_f64(PATIENCE));
     let Conductor { watch, should_stop, .. } = conductor;
     let outcome = trainer

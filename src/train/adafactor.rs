@@ -186,12 +186,12 @@ struct Recorder<'a> {
 pub(super) fn record(builder: &mut ProgramBuilder, arenas: &Arenas<'_>, settings: &Settings) -> Result<Moments> {
     let tables = Tables::of(arenas, settings.min_dim_factored)?;
     let recorder = Recorder::new(arenas, settings, &tables)?;
-    recorder.sums(builder)?;
-    recorder.factors(builder)?;
-    recorder.tensors(builder, false)?;
-    recorder.update(builder, false)?;
-    recorder.tensors(builder, true)?;
-    recorder.update(builder, true)?;
+    recorder.sums(builder);
+    recorder.factors(builder);
+    recorder.tensors(builder, false);
+    recorder.update(builder, false);
+    recorder.tensors(builder, true);
+    recorder.update(builder, true);
     let mut moments = vec![("adafactor.factors".to_owned(), recorder.factors, 4 * tables.factors as u64)];
     let whole = recorder.whole.into_iter().zip(&tables.whole).enumerate();
     moments.extend(whole.map(|(w, (buffer, &len))| (format!("adafactor.v.{w}"), buffer, 4 * len as u64)));
@@ -230,7 +230,7 @@ impl<'a> Recorder<'a> {
         })
     }
 
-    fn sums(&self, builder: &mut ProgramBuilder) -> Result<()> {
+    fn sums(&self, builder: &mut ProgramBuilder) {
         for (window, params, workgroups) in self.windows() {
             builder.push(Dispatch {
                 label: format!("adafactor sums {window}"),
@@ -248,12 +248,11 @@ impl<'a> Recorder<'a> {
                 ],
                 params,
                 workgroups,
-            })?;
+            });
         }
-        Ok(())
     }
 
-    fn factors(&self, builder: &mut ProgramBuilder) -> Result<()> {
+    fn factors(&self, builder: &mut ProgramBuilder) {
         builder.push(Dispatch {
             label: "adafactor moments".into(),
             shader: &FACTORS,
@@ -267,10 +266,10 @@ impl<'a> Recorder<'a> {
             ],
             params: vec![("blocks", self.tables.blocks.len().into())],
             workgroups: self.tables.blocks.len() as u64,
-        })
+        });
     }
 
-    fn tensors(&self, builder: &mut ProgramBuilder, clip: bool) -> Result<()> {
+    fn tensors(&self, builder: &mut ProgramBuilder, clip: bool) {
         let count = self.tables.tensors.len();
         builder.push(Dispatch {
             label: if clip { "adafactor clipping" } else { "adafactor step sizes" }.into(),
@@ -289,10 +288,10 @@ impl<'a> Recorder<'a> {
                 ("scale_parameter", u32::from(self.settings.scale_parameter).into()),
             ],
             workgroups: count as u64,
-        })
+        });
     }
 
-    fn update(&self, builder: &mut ProgramBuilder, apply: bool) -> Result<()> {
+    fn update(&self, builder: &mut ProgramBuilder, apply: bool) {
         for (window, params, workgroups) in self.windows() {
             builder.push(Dispatch {
                 label: format!("adafactor {} {window}", if apply { "update" } else { "update size" }),
@@ -310,8 +309,7 @@ impl<'a> Recorder<'a> {
                 ],
                 params,
                 workgroups,
-            })?;
+            });
         }
-        Ok(())
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn record(builder: &mut ProgramBuilder, arenas: &Arenas<'_>, betas: [
                 ("eps", (eps as f32).into()),
             ],
             workgroups: (bytes / 16).div_ceil(256),
-        })?;
+        });
         moments.push((format!("adamw.m.{window}"), m, bytes));
         moments.push((format!("adamw.v.{window}"), v, bytes));
     }

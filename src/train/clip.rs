@@ -42,7 +42,7 @@ pub(super) fn record(builder: &mut ProgramBuilder, arenas: &Arenas<'_>, stats: &
                 ("tiles", (tiles as usize).into()),
             ],
             workgroups: tiles,
-        })?;
+        });
         first += tiles;
     }
     builder.push(Dispatch {
@@ -52,5 +52,6 @@ pub(super) fn record(builder: &mut ProgramBuilder, arenas: &Arenas<'_>, stats: &
         bindings: vec![("stats", stats.all()), ("parts", parts.all()), ("control", arenas.control.all())],
         params: vec![("len", (total as usize).into()), ("max_norm", max_norm.into())],
         workgroups: 1,
-    })
+    });
+    Ok(())
 }

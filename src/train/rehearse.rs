@@ -1,6 +1,6 @@
 //! How many steps fit into a time: measured before a run, so that the run itself knows no clock.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::trainer::Trainer;
 use crate::error::Result;
@@ -17,8 +17,8 @@ impl Trainer {
     /// it: the first steps are run and forgotten. From there on the run is one of that many steps, as reproducible as if
     /// the number had been given. Evaluations get at most a fifth of the time where their interval is left open.
     pub fn fit_steps(&mut self, time: Duration) -> Result<()> {
-        let start = Instant::now();
         let gpu = self.engine.model.gpu.clone();
+        let start = gpu.stopwatch();
         let arenas = self.engine.model.params.clone();
         let read = |arena| pollster::block_on(gpu.read::<f32>(arena, 0..arena.bytes()));
         let params = arenas.iter().map(read).collect::<Result<Vec<_>>>()?;
@@ -57,7 +57,7 @@ impl Trainer {
 
     /// Runs steps for about `time`, at least two of them; seconds per step.
     fn rehearse(&mut self, time: Duration) -> Result<f64> {
-        let (start, first) = (Instant::now(), self.state.step);
+        let (start, first) = (self.engine.model.gpu.stopwatch(), self.state.step);
         while self.state.step < first + 2 || start.elapsed() < time {
             self.submit_step(self.state.settings.lr)?;
             self.state.step += 1;

@@ -26,6 +26,7 @@ pub struct Cache {
 pub struct Identity {
     pub adapter: String,
     pub backend: String,
+    /// The driver, its version and the compiler in front of it.
     pub driver: String,
     /// Whether shaders check bounds.
     pub checked: bool,
@@ -69,7 +70,7 @@ impl Identity {
         Identity {
             adapter: caps.name.clone(),
             backend: caps.backend.clone(),
-            driver: format!("{} {}", caps.driver, caps.driver_info),
+            driver: format!("{} {} ({})", caps.driver, caps.driver_info, caps.compiler),
             checked: gpu.checked(),
         }
     }

@@ -4,7 +4,7 @@ mod args;
 mod start;
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use t5_wgpu::recipe::run::{Conductor, drive};
@@ -17,9 +17,9 @@ use super::progress::{Renderer, tuner};
 use super::signals;
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let begin = Instant::now();
     signals::listen()?;
     let gpu = args.gpu.open(!args.look.is_human())?;
+    let begin = gpu.stopwatch();
     let mut trainer = start::open(args, &gpu)?;
     let mut renderer = Renderer::new(args.look);
     let limit = args.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));

@@ -1,0 +1,8 @@
+#!/bin/sh
+# Checks that the library, without the command line program, compiles for browsers: wasm32-unknown-unknown, WebGPU.
+# Nothing is run. Three minutes the first time on two cores, seconds afterwards.
+#
+# Needs cargo, and the target: `rustup target add wasm32-unknown-unknown`, or Debian 12, see scripts/cross.sh.
+
+set -eu
+exec "$(dirname "$0")/cross.sh" wasm32-unknown-unknown check --lib --no-default-features "$@"

@@ -1,0 +1,184 @@
+//! Kernels compiled on all cores, before they are needed, while someone is told how far it has come.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::shader::{Header, Kernel, Shader};
+use super::{Caps, Gpu, fault};
+use crate::error::{Error, Result};
+
+/// What a caller of [`Gpu::on_compile`] is told, about once a second and only where compiling takes so long.
+#[derive(Clone, Copy, Debug)]
+pub struct Compiling {
+    /// Of the kernels that are new to the device in what is being prepared.
+    pub done: usize,
+    pub total: usize,
+    pub elapsed: Duration,
+}
+
+pub(super) type Observer = OnceLock<Box<dyn Fn(Compiling) + Send + Sync>>;
+
+/// A kernel to compile.
+pub(super) struct Job {
+    pub shader: &'static Shader,
+    pub header: Header,
+    /// The two expanded.
+    pub source: String,
+}
+
+/// How often the observer hears something.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Time, but for what went into compiling kernels.
+pub struct Stopwatch {
+    gpu: Gpu,
+    start: Instant,
+    compiling: Duration,
+}
+
+impl Stopwatch {
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed().saturating_sub(self.gpu.compiling() - self.compiling)
+    }
+}
+
+impl Gpu {
+    /// Has `observer` told of kernels that take long to compile. The first observer stays.
+    pub fn on_compile(&self, observer: impl Fn(Compiling) + Send + Sync + 'static) {
+        let _ = self.inner.observer.set(Box::new(observer));
+    }
+
+    /// Starts a clock that stands still while kernels are compiled.
+    pub fn stopwatch(&self) -> Stopwatch {
+        Stopwatch { gpu: self.clone(), start: Instant::now(), compiling: self.compiling() }
+    }
+
+    fn compiling(&self) -> Duration {
+        Duration::from_micros(self.inner.compiling.load(Ordering::Relaxed))
+    }
+
+    /// The kernels of these shaders under these headers, in order; each distinct source is compiled once.
+    pub(super) fn kernels(&self, wanted: Vec<(&'static Shader, Header)>) -> Result<Vec<Arc<Kernel>>> {
+        let mut kernels = self.inner.kernels.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let (mut sources, mut jobs) = (Vec::new(), Vec::<Job>::new());
+        for (shader, header) in wanted {
+            let source = shader.expand(&header);
+            sources.push(source.clone());
+            if !kernels.contains_key(&source) && !jobs.iter().any(|job| job.source == source) {
+                jobs.push(Job { shader, header, source });
+            }
+        }
+        if !jobs.is_empty() {
+            let start = Instant::now();
+            let made = self.compile_all(&jobs)?;
+            kernels.extend(jobs.into_iter().map(|job| job.source).zip(made));
+            self.inner.compiling.fetch_add(start.elapsed().as_micros() as u64, Ordering::Relaxed);
+        }
+        Ok(sources.iter().map(|source| kernels[source].clone()).collect())
+    }
+
+    fn compile_all(&self, jobs: &[Job]) -> Result<Vec<Arc<Kernel>>> {
+        if cfg!(target_arch = "wasm32") {
+            return jobs.iter().map(|job| self.prepare(job).map(Arc::new)).collect();
+        }
+        // The largest first: no core is left with a long one at the end.
+        let mut order: Vec<usize> = (0..jobs.len()).collect();
+        order.sort_by_key(|&job| std::cmp::Reverse(jobs[job].source.len()));
+        let mut made: Vec<Option<Arc<Kernel>>> = vec![None; jobs.len()];
+        let (start, next) = (Instant::now(), AtomicUsize::new(0));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            let (sender, receiver) = channel();
+            for _ in 0..cores.min(jobs.len()) {
+                let (order, next, sender) = (&order, &next, sender.clone());
+                scope.spawn(move || {
+                    while let Some(&job) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let _ = sender.send((job, self.prepare(&jobs[job])));
+                    }
+                });
+            }
+            drop(sender);
+            let (mut done, mut told) = (0, Duration::ZERO);
+            loop {
+                match receiver.recv_timeout(TICK) {
+                    Ok((job, kernel)) => {
+                        // After a failure nobody wants the rest.
+                        let kernel = kernel.inspect_err(|_| next.store(jobs.len(), Ordering::Relaxed))?;
+                        made[job] = Some(Arc::new(kernel));
+                        done += 1;
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                }
+                let elapsed = start.elapsed();
+                let last = done == jobs.len() && !told.is_zero();
+                if let (true, Some(observer)) = (last || elapsed >= told + TICK, self.inner.observer.get()) {
+                    observer(Compiling { done, total: jobs.len(), elapsed });
+                    told = elapsed;
+                }
+            }
+        })?;
+        Ok(made.into_iter().flatten().collect())
+    }
+
+    /// Compiles a kernel so far that its first dispatch is not the one that takes long. A driver that compiles at the first
+    /// dispatch (lavapipe) does so one kernel after the other, whatever thread, queue, device or instance asks.
+    fn prepare(&self, job: &Job) -> Result<Kernel> {
+        let kernel = self.compile(job)?;
+        if self.caps().compiles_late() {
+            self.dispatch_nothing(&kernel)?;
+        }
+        Ok(kernel)
+    }
+
+    /// Dispatches no workgroups.
+    fn dispatch_nothing(&self, kernel: &Kernel) -> Result<()> {
+        let device = &self.inner.device;
+        let done = fault::caught(device, || {
+            let buffers: Vec<_> =
+                kernel.bindings.iter().map(|_| self.buffer("nothing", 4096)).collect::<Result<_>>()?;
+            let entries = kernel
+                .bindings
+                .iter()
+                .zip(&buffers)
+                .map(|(b, buffer)| wgpu::BindGroupEntry { binding: b.index, resource: buffer.raw.as_entire_binding() });
+            let entries: Vec<_> = entries.collect();
+            let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(kernel.name),
+                layout: &kernel.layout,
+                entries: &entries,
+            });
+            let mut encoder = device.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_pipeline(&kernel.pipeline);
+            pass.set_bind_group(0, &bind_group, &[]);
+            pass.dispatch_workgroups(0, 0, 0);
+            drop(pass);
+            let submission = self.inner.queue.submit([encoder.finish()]);
+            self.wait_for(Some(submission))
+        });
+        done.map_err(|error| fault::translated(error, None))?
+    }
+
+    fn compile(&self, job: &Job) -> Result<Kernel> {
+        self.check()?;
+        let Job { shader, header, source } = job;
+        let device = &self.inner.device;
+        let compiled = fault::caught(device, || Kernel::compile(device, shader.name, source, self.checked()));
+        let checked = self.check();
+        let Caps { compiler, .. } = self.caps();
+        let what = || {
+            let (name, constants) = (shader.name, header.constants_text());
+            format!("kernel `{name}` [{constants}] on {}, compiled by {compiler},", self.caps())
+        };
+        match (compiled, checked) {
+            (Err(error), _) => Err(fault::translated(error, Some(&what()))),
+            // Vulkan has no word for a shader that the driver refuses: wgpu sees an unknown failure and gives the device up.
+            (_, Err(Error::DeviceLost(why))) => Err(Error::Shader(format!("{} lost the device: {why}", what()))),
+            (_, Err(error)) => Err(error),
+            (Ok(kernel), Ok(())) => kernel,
+        }
+    }
+}
