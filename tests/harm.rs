@@ -331,11 +331,11 @@ fn a_signal_before_there_is_something_to_save_ends_at_once() {
         std::thread::sleep(Duration::from_millis(10));
     }
     std::thread::sleep(Duration::from_millis(100));
-    let sent = Instant::now();
     send(&child, "-INT");
     let output = child.wait_with_output().unwrap();
-    assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
+    // Saved, it would have ended with 130. How long it takes depends on what else the machine is doing.
     assert_eq!(output.status.signal(), Some(2), "{output:?}");
+    assert!(!scratch.path("o/a").exists());
 }
 
 #[test]
