@@ -172,8 +172,8 @@ impl Trainer {
         }
         let batches = sources.stream(&config, &state.position)?;
         let mut remarks = std::mem::take(&mut sources.remarks);
-        if batches.mixture().members().count() > 1 {
-            let share = |(name, share, _): (&str, f64, f64)| format!("{:.1} % {name}", 100.0 * share);
+        if batches.mixture().members().len() > 1 {
+            let share = |(name, share): (&str, f64)| format!("{:.1} % {name}", 100.0 * share);
             let shares: Vec<String> = batches.mixture().members().map(share).collect();
             remarks.push(format!("mixed: {}", shares.join(", ")));
         }
