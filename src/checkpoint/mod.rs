@@ -6,5 +6,6 @@ mod writer;
 
 pub use atomic::{AtomicDir, recover, write_file_atomic};
 pub use reader::Weights;
+pub(crate) use reader::other_format;
 pub use safetensors::Dtype;
 pub use writer::{RawTensor, write_model, write_tensors};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use t5_wgpu::data::text_lines;
-use t5_wgpu::tokenizer::{TrainOptions, TrainSummary, train};
+use t5_wgpu::tokenizer::{TrainOptions, TrainSummary, Trained, train};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,8 +56,8 @@ struct TrainArgs {
     /// Let pieces mix letters, digits, marks and scripts, as "AH0" or "N;PL" do
     #[arg(long)]
     join_scripts: bool,
-    /// A piece that is always kept whole; may be given several times
-    #[arg(long = "piece", value_name = "TEXT")]
+    /// A piece that is always kept whole; may be given several times. '\n' and '\t' are a line end and a tab
+    #[arg(long = "piece", value_name = "TEXT", value_parser = unescaped)]
     pieces: Vec<String>,
     /// Longest learned piece in characters
     #[arg(long, value_name = "N", default_value_t = defaults().max_piece_length)]
@@ -80,6 +80,10 @@ struct TrainArgs {
     /// Replace a tokenizer that is in the folder already
     #[arg(long)]
     force: bool,
+}
+
+fn unescaped(piece: &str) -> Result<String> {
+    Ok(piece.replace("\\n", "\n").replace("\\t", "\t"))
 }
 
 fn defaults() -> TrainOptions {
@@ -126,6 +130,7 @@ fn describe(summary: &TrainSummary, size: usize) {
     let TrainSummary { lines, lines_used, words, characters, characters_covered, learned, .. } = summary;
     println!("text: {lines} lines, {lines_used} of them used; {words} different words");
     println!("characters: {characters_covered} of {characters} have a piece");
+    println!("normaliser: {}", Trained::NORMALIZER);
     println!(
         "vocabulary: {size} ids, {learned} of them learned in {:.1} s ({:.0} pieces/s)",
         summary.seconds,

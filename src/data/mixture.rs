@@ -163,7 +163,9 @@ impl Shuffled {
             return Err(Error::Input(format!("{} examples: there must be between 1 and 2^32", examples.len())));
         }
         if drawn > MOST_DRAWN {
-            return Err(Error::Input(format!("{drawn} examples drawn already: more than {MOST_DRAWN} is no run's place")));
+            return Err(Error::Input(format!(
+                "{drawn} examples drawn already: more than {MOST_DRAWN} is no run's place"
+            )));
         }
         Ok(Shuffled { examples, seed, drawn, apart: 1, order: None })
     }
@@ -268,7 +270,8 @@ impl Mixture {
     pub fn keep_apart(&mut self, rows: usize, packed: Option<(usize, usize)>) {
         for Weighted { member, .. } in &mut self.members {
             if let Member::Examples(examples) = member {
-                let most = |(source, target)| examples.most_in(rows.saturating_mul(source), rows.saturating_mul(target));
+                let most =
+                    |(source, target)| examples.most_in(rows.saturating_mul(source), rows.saturating_mul(target));
                 examples.apart = packed.map_or(rows, most);
             }
         }

@@ -107,10 +107,13 @@ impl Batches {
                  {source_len} and {target_len}; use longer rows, or lower limits for the examples"
             )));
         }
-        mixture.keep_apart(options.batch_size, match options.batching {
-            Batching::Buckets => None,
-            Batching::Packed { source_len, target_len } => Some((source_len, target_len)),
-        });
+        mixture.keep_apart(
+            options.batch_size,
+            match options.batching {
+                Batching::Buckets => None,
+                Batching::Packed { source_len, target_len } => Some((source_len, target_len)),
+            },
+        );
         let longest = (source.next_multiple_of(FINEST), target.next_multiple_of(FINEST));
         let mut at = BatchPosition { source: mixture.position(), ..position.clone() };
         at.passes.resize(mixture.members().len(), 0.0);
@@ -313,9 +316,9 @@ mod tests {
     fn ids(batch: &Batch) -> Vec<u32> {
         let starts: Vec<usize> = match &batch.segments {
             None => (0..batch.batch).map(|row| row * batch.src_len).collect(),
-            Some(Segments { src, .. }) => (0..src.len())
-                .filter(|&i| src[i] > 0 && (i % batch.src_len == 0 || src[i] != src[i - 1]))
-                .collect(),
+            Some(Segments { src, .. }) => {
+                (0..src.len()).filter(|&i| src[i] > 0 && (i % batch.src_len == 0 || src[i] != src[i - 1])).collect()
+            }
         };
         starts.into_iter().map(|start| batch.src_ids[start]).collect()
     }

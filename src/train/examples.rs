@@ -195,9 +195,6 @@ fn held_out_text(
     Ok(examples)
 }
 
-/// How many characters a remark names.
-const SHOWN_CHARACTERS: usize = 20;
-
 fn open_task(
     name: &str,
     task: &TaskConfig,
@@ -206,26 +203,7 @@ fn open_task(
     remarks: &mut Vec<String>,
 ) -> Result<TaskSet> {
     let set = TaskSet::open(task, Path::new(""), split, tokenizer)?;
-    let (max_source, max_target) = task.lengths();
-    for (count, what) in [(set.skipped_too_long(), "left out"), (set.truncated(), "cut")] {
-        if count > 0 {
-            remarks.push(format!(
-                "{name}: {count} examples longer than {max_source} source or {max_target} target tokens are {what}"
-            ));
-        }
-    }
-    let (count, characters) = set.unknown(tokenizer)?;
-    if count > 0 {
-        let mut names = characters.iter().take(SHOWN_CHARACTERS).map(char::to_string).collect::<Vec<_>>().join(" ");
-        if characters.len() > SHOWN_CHARACTERS {
-            names += " ...";
-        }
-        remarks.push(format!(
-            "{name}: {count} of {} {split} examples have characters without a piece in the tokenizer ({names}): the model reads \
-             and writes <unk> there, and such an answer is never right; a tokenizer trained with character_coverage = 1 has them",
-            set.n_examples(),
-        ));
-    }
+    remarks.extend(set.findings(name, task, split, tokenizer)?);
     Ok(set)
 }
 

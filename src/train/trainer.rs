@@ -163,11 +163,12 @@ impl Trainer {
         let settings = &state.settings;
         let config = model.config.clone();
         if tokenizer.vocab_size() > config.vocab_size {
+            let (ids, rows) = (tokenizer.vocab_size(), config.vocab_size);
             return Err(Error::Input(format!(
-                "the tokenizer has {} pieces, some outside of the model's vocabulary of {}: it does not belong to this model \
-                 (choose another with --tokenizer, or another size of vocabulary)",
-                tokenizer.vocab_size(),
-                config.vocab_size
+                "the tokenizer has {ids} ids, the model an embedding of {rows} rows: use the model's own tokenizer (without \
+                 --tokenizer), or where tokens were added give the model rows for them, once: python -c \"from transformers import \
+                 AutoModelForSeq2SeqLM as M; m = M.from_pretrained('IN'); m.resize_token_embeddings({ids}); \
+                 m.save_pretrained('OUT')\"; a model from scratch has as many as --vocab says, or as the tokenizer"
             )));
         }
         let batches = sources.stream(&config, &state.position)?;
@@ -399,11 +400,13 @@ impl Trainer {
             }
         }
         let (value, higher) = evaluation.figure(&metric)?;
-        let best = self.state.best.as_ref().is_none_or(|best| best.is_beaten(value, higher));
+        let task = metric.rsplit_once('/').and_then(|(task, _)| evaluation.tasks.get(task));
+        let this = Best { step, metric: metric.clone(), value, loss: task.map(|task| task.loss) };
+        let best = self.state.best.as_ref().is_none_or(|best| best.is_beaten(&this, higher));
         let seconds = evaluation.seconds;
-        self.tell(&Event::Evaluation { step, evaluation, metric: metric.clone(), value, best }, hooks)?;
+        self.tell(&Event::Evaluation { step, evaluation, metric, value, best }, hooks)?;
         if best {
-            self.state.best = Some(Best { step, metric, value });
+            self.state.best = Some(this);
             self.state.evaluations_since_best = 0;
             self.save(BEST, hooks)?;
         } else {
