@@ -125,6 +125,24 @@ fn changed_data_do_not_resume() {
 }
 
 #[test]
+fn runs_of_older_programs_go_on_if_they_have_no_tasks() {
+    let (gpu, scratch) = (gpu(), Scratch::new("train-older"));
+    let settings = Settings { steps: 4, batch_size: 4, ..pairs(&scratch.pairs(20)) };
+    let out = scratch.path("run");
+    run(&mut trainer(&gpu, settings, true, &out).unwrap(), 2).unwrap();
+    let file = out.join("last/training_state/state.json");
+    let mut state: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    state["format"] = 3.into();
+    fs::write(&file, state.to_string()).unwrap();
+    let error = Trainer::load_state(&out).err().unwrap().to_string();
+    assert!(error.contains("drew the examples of tasks in another order: finish it with that program"), "{error}");
+    state["settings"]["tasks"] = serde_json::json!({});
+    state["position"].as_object_mut().unwrap().remove("passes");
+    fs::write(&file, state.to_string()).unwrap();
+    assert_eq!(Trainer::load_state(&out).unwrap().unwrap().format, 4);
+}
+
+#[test]
 fn a_small_set_is_learnt_by_heart() {
     let (gpu, scratch) = (gpu(), Scratch::new("train-overfit"));
     let file = scratch.pairs(8);
@@ -142,7 +160,8 @@ fn a_small_set_is_learnt_by_heart() {
 fn equal_metrics_are_decided_by_the_loss() {
     let (gpu, scratch) = (gpu(), Scratch::new("train-ties"));
     let file = scratch.pairs(8);
-    let task = TaskConfig { validation: Some(files(&file)), ..task(&file) };
+    let metrics = Some(vec![Metric::new(MetricKind::ExactMatch)]);
+    let task = TaskConfig { validation: Some(files(&file)), metrics, ..task(&file) };
     // Nothing is right so soon, but the loss falls.
     let settings = Settings { steps: 6, eval_every: Some(2), best: Some("pairs/exact_match".into()), ..on(task) };
     let mut trainer = trainer(&gpu, settings, true, &scratch.path("run")).unwrap();

@@ -64,7 +64,14 @@ impl Sources {
                 sources.files.insert(name.clone(), files);
             } else if let Some(task) = settings.tasks.get(name) {
                 let set = open_task(name, task, Split::Train, tokenizer, &mut sources.remarks)?;
-                sources.remarks.push(format!("training on {name}: {} examples", set.n_examples()));
+                let n = set.n_examples();
+                sources.remarks.push(format!("training on {name}: {n} examples"));
+                if settings.train.len() == 1 && !settings.batching.is_packed() && n < settings.batch_size {
+                    sources.remarks.push(format!(
+                        "{name}: a batch of {} examples has some of these {n} several times; a batch size of {n} has each once",
+                        settings.batch_size
+                    ));
+                }
                 let files = task.files(Path::new(""), Split::Train)?;
                 prints.extend(files.iter().map(|file| fingerprint(file)).collect::<Result<Vec<_>>>()?);
                 sources.sets.insert(name.clone(), Arc::new(set.into_parts().0));

@@ -45,7 +45,7 @@ impl TaskSet {
             found.push(format!(
                 "{name}: {count} {of} examples have characters without a piece in the tokenizer ({}): the model reads and \
                  writes <unk> there, and such an answer is never right; a tokenizer trained with character_coverage = 1 has them",
-                listed(characters.iter().map(char::to_string), " "),
+                listed(characters.iter().copied().map(shown), " "),
             ));
         }
         let (count, what) = self.lost(tokenizer)?;
@@ -111,7 +111,11 @@ impl TaskSet {
             let back = tokenizer.decode(&ids);
             Ok((back != text && !ids.contains(&tokenizer.unk())).then_some(back))
         };
-        let all_lost = |text: &TaskExample| -> Result<Option<(String, String)>> {
+        let all_lost = |(example, text): (&Example, &TaskExample)| -> Result<Option<(String, String)>> {
+            // Most targets come back: no need to encode them once more.
+            if tokenizer.decode(&example.target) == text.target {
+                return Ok(None);
+            }
             for reference in text.references.iter().skip(1) {
                 if lost(reference)?.is_none() {
                     return Ok(None);
@@ -120,11 +124,11 @@ impl TaskSet {
             let first = text.references.first().filter(|first| *first != UNKNOWN_LABEL);
             first.map_or(Ok(None), |first| Ok(lost(first)?.map(|back| (first.clone(), back))))
         };
-        let texts = self.texts().par_iter().map(all_lost).filter_map(Result::transpose);
+        let pairs = self.examples().par_iter().zip(self.texts());
+        let texts = pairs.map(all_lost).filter_map(Result::transpose);
         let texts = texts.collect::<Result<Vec<_>>>()?;
         let (mut what, mut kept) = (BTreeSet::new(), HashMap::new());
         for (text, back) in &texts {
-            let before = what.len();
             let count = |text: &str, wanted: &[char]| text.matches(wanted).count();
             for (wanted, name) in [(&['\n', '\r'][..], "line ends"), (&['\t'], "tabs")] {
                 if count(text, wanted) != count(back, wanted) {
@@ -140,10 +144,10 @@ impl TaskSet {
                     new.insert(lost(&alone)?.is_none());
                 }
                 if !kept[&c] {
-                    what.insert(if c.is_alphanumeric() { c.into() } else { format!("U+{:04X}", u32::from(c)) });
+                    what.insert(shown(c));
                 }
             }
-            if what.len() == before && what.is_empty() {
+            if what.is_empty() {
                 what.insert(format!("{text:?} becomes {back:?}"));
             }
         }
@@ -160,6 +164,11 @@ impl TaskSet {
         }
         counts
     }
+}
+
+/// A character, or its number where it may not be seen.
+fn shown(c: char) -> String {
+    if c.is_ascii_graphic() || c.is_alphanumeric() { c.into() } else { format!("U+{:04X}", u32::from(c)) }
 }
 
 fn listed(items: impl IntoIterator<Item = String>, between: &str) -> String {
