@@ -64,6 +64,7 @@ impl Generator {
     ) -> Result<Vec<Generation>> {
         let settings = options.settings(&self.model)?;
         self.check_sources(sources)?;
+        let end_tokens = self.model.end_tokens().to_vec();
         let mut generations = vec![Generation::default(); sources.len()];
         // The longest first: memory taken for them serves the shorter ones.
         let mut order: Vec<usize> = (0..sources.len()).collect();
@@ -71,7 +72,7 @@ impl Generator {
         for rows in order.chunks(options.max_batch) {
             let mut batch = Rows {
                 rows,
-                eos: &self.model.end_tokens().to_vec(),
+                eos: &end_tokens,
                 left: vec![options.max_new_tokens; rows.len()],
                 generations: &mut generations,
             };
