@@ -100,7 +100,7 @@ fn resuming_keeps_to_the_run() {
     assert_eq!(resume(&["--steps", "6"]).0, Some(0));
     let state = fs::read_to_string(out.join("last/training_state/state.json")).unwrap();
     assert!(state.contains("\"step\": 6,") && state.contains("\"recompute\": true"), "{state}");
-    fs::write(out.join("last/training_state/state.json"), state.replace("\"format\": 3", "\"format\": 9")).unwrap();
+    fs::write(out.join("last/training_state/state.json"), state.replace("\"format\": 4", "\"format\": 9")).unwrap();
     assert_fails(resume(&[]), &["state.json", "format is 9"]);
 }
 
@@ -113,7 +113,7 @@ fn impossible_settings_are_refused() {
         (&["--optimizer", "sgd"], &["sgd", "adamw"]),
         (&["--schedule", "cosin"], &["cosin", "cosine"]),
         (&["--activation", "tanh"], &["tanh", "gated-"]),
-        (&["--vocab", "100"], &["outside of the model's vocabulary of 100", "--tokenizer"]),
+        (&["--vocab", "100"], &["an embedding of 100 rows", "--tokenizer"]),
         (&["--lr", "0"], &["learning rate"]),
         (&["--dropout", "1"], &["dropout"]),
         (&["--tokenizer", "nowhere.model"], &["nowhere.model"]),

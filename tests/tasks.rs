@@ -223,7 +223,17 @@ fn bad_files_name_file_and_line() {
         ("a.tsv", "source\ttarget\na\tb\nno tab\n", "", "a.tsv:3: 1 column(s), expected 2: source, target"),
         ("b.csv", "source,target\na,b\nc\n", "", "b.csv:3: 1 column(s), expected 2: source, target"),
         ("c.jsonl", "{\"source\": \"a\"\n", "", "c.jsonl:1: not valid JSON"),
-        ("d.jsonl", "[1]\n", "", "d.jsonl:1: every line must be a JSON object"),
+        ("d.jsonl", "{\"source\": \"a\", \"target\": \"b\"}\n[1]\n", "", "d.jsonl:2: every line must be a JSON object"),
+        ("array.json", "[\n{\"source\": 1, \"target\": 2},\n\n7]", "", "array.json:4: every item of the array"),
+        ("cut.json", "[{\"source\": 1, \"target\": 2},\n", "", "the file begins as an array"),
+        ("null.jsonl", "{\"source\": \"a\", \"target\": null}", "", "null.jsonl:1: the column \"target\" is null"),
+        ("nan.jsonl", "{\"source\": \"a\", \"target\": NaN}", "", "the column \"target\" is NaN, which is no text"),
+        (
+            "unanswerable.jsonl",
+            "{\"source\": \"a\", \"answers\": {\"text\": [], \"answer_start\": []}}",
+            "target = \"{answers.text.0}\"",
+            "the column \"answers.text\" is an empty list (to leave such rows out: --on-bad-row skip",
+        ),
         (
             "e.jsonl",
             "{\"source\": \"a\", \"goal\": 1}\n",
@@ -264,6 +274,133 @@ fn bad_files_name_file_and_line() {
     std::fs::write(folder.0.join("latin.csv"), b"source,target\na,\xE9\n").unwrap();
     let error = folder.error("train = \"latin.csv\"");
     assert!(error.contains("latin.csv:2: ") && error.contains("UTF-8"), "{error}");
+}
+
+#[test]
+fn bad_rows_are_left_out_and_counted_if_asked() {
+    let folder = Folder::new("bad-rows");
+    folder.write("a.tsv", "source\ttarget\na\tb\nno tab\nc\t\n\td\ne\tf\n");
+    folder.write("a.csv", "source,target\na,b\nc\nd,\ne,f\n");
+    folder.write("a.jsonl", "{\"source\": \"a\", \"target\": \"b\"}\n{\n[]\n{\"source\": NaN, \"target\": 1}\n{\"source\": \"e\", \"target\": \"f\"}\n");
+    std::fs::write(folder.0.join("latin.tsv"), b"source\ttarget\na\tb\nc\t\xE9\ne\tf\n").unwrap();
+    std::fs::write(folder.0.join("latin.csv"), b"source,target\na,b\nc,\xE9\ne,f\n").unwrap();
+    for (name, bad, first) in [
+        ("a.tsv", 3, "a.tsv:3: 1 column(s)"),
+        ("a.csv", 2, "a.csv:3: 1 column(s)"),
+        ("a.jsonl", 3, "a.jsonl:2: not valid JSON"),
+        ("latin.tsv", 1, "latin.tsv:3: not UTF-8"),
+        ("latin.csv", 1, "latin.csv:3: not UTF-8"),
+    ] {
+        let config = task(&format!("train = \"{name}\"\non_bad_row = \"skip\"")).unwrap();
+        let set = TaskSet::open(&config, &folder.0, Split::Train, &Tokenizer::bytes()).unwrap();
+        let sources: Vec<&str> = set.texts().iter().map(|text| text.source.as_str()).collect();
+        assert_eq!((sources, set.left_out().bad), (vec!["a", "e"], bad), "{name}");
+        let found = set.findings("t", &config, Split::Train, &Tokenizer::bytes()).unwrap().join("\n");
+        assert!(found.contains(&format!("{bad} rows for train are no examples and left out; the first: ")), "{found}");
+        assert!(found.contains(first), "{found}");
+        assert!(folder.error(&format!("train = \"{name}\"\non_bad_row = \"error\"")).contains("--on-bad-row skip"));
+    }
+    folder.write("none.tsv", "source\ttarget\na\t\n");
+    let error = folder.error("train = \"none.tsv\"\non_bad_row = \"skip\"");
+    assert!(error.contains("1 rows are left out, the first as") && error.contains("the target is empty"), "{error}");
+}
+
+#[test]
+fn a_first_row_that_names_the_columns_is_no_example() {
+    let folder = Folder::new("headers");
+    let pairs = "columns = [\"source\", \"target\"]";
+    let words = "columns = [\"word\", \"sound\"]";
+    for (number, (first, columns, is_header)) in [
+        ("source\ttarget", pairs, true),
+        ("Input_Text\ttarget_text", pairs, true),
+        ("input\ttarget", pairs, true),
+        ("source_text\ttarget_text", pairs, true),
+        ("input\tAH0 N P UH2 T", pairs, false),
+        ("source\ttarget", words, false),
+        ("word\tsound", words, true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let names = [format!("{number}.tsv"), format!("{number}.csv")];
+        folder.write(&names[0], &format!("{first}\nabc\tcba\n"));
+        folder.write(&names[1], &format!("{}\nabc,cba\n", first.replace('\t', ",")));
+        for name in names {
+            let config = task(&format!("train = \"{name}\"\n{columns}")).unwrap();
+            let set = TaskSet::open(&config, &folder.0, Split::Train, &Tokenizer::bytes()).unwrap();
+            assert_eq!((set.n_examples(), set.left_out().headers.len()), if is_header { (1, 1) } else { (2, 0) });
+            let found = set.findings("t", &config, Split::Train, &Tokenizer::bytes()).unwrap().join("\n");
+            assert_eq!(found.contains("names the columns and is no example"), is_header, "{found}");
+            let kept = folder.texts(&format!("train = \"{name}\"\n{columns}\nheader = false"), Split::Train);
+            assert_eq!(kept.len(), 2);
+        }
+    }
+}
+
+#[test]
+fn json_as_python_writes_it() {
+    let folder = Folder::new("python-json");
+    folder
+        .write("array.json", "[{\"source\": \"a\", \"target\": \"b\"}, {\"source\": \"c\", \"target\": \"d\"}]")
+        .write("lines.json", "\u{feff}[\n  {\"source\": \"a\",\n   \"target\": \"b\"},\n\n{\"source\": \"c\", \"target\": \"d\"}\n]\n")
+        .write("nan.jsonl", "{\"source\": \"a\", \"target\": \"b\", \"score\": NaN}\n{\"source\": \"c\", \"x\": [-Infinity], \"target\": \"d\"}\n")
+        .write("long.jsonl", "{\"source\": -12345678901234567890123, \"target\": 9007199254740993}\n");
+    let both = vec![pair("a", &["b"]), pair("c", &["d"])];
+    for name in ["array.json", "lines.json", "nan.jsonl"] {
+        assert_eq!(folder.texts(&format!("train = \"{name}\""), Split::Train), both, "{name}");
+    }
+    let digits = [pair("-12345678901234567890123", &["9007199254740993"])];
+    assert_eq!(folder.texts("train = \"long.jsonl\"", Split::Train), digits);
+}
+
+/// Findings about examples with these targets.
+fn findings(folder: &Folder, targets: &[&str], tokenizer: &Tokenizer) -> String {
+    let line =
+        |target: &&str| serde_json::json!({"source": format!("say {target}"), "target": target}).to_string() + "\n";
+    folder.write("found.jsonl", &targets.iter().map(line).collect::<String>());
+    let config = task("train = \"found.jsonl\"").unwrap();
+    let set = TaskSet::open(&config, &folder.0, Split::Train, tokenizer).unwrap();
+    set.findings("t", &config, Split::Train, tokenizer).unwrap().join("\n")
+}
+
+#[test]
+fn targets_that_do_not_come_back_from_the_tokenizer_are_counted() {
+    let folder = Folder::new("lost");
+    let lines = ["one two three", "a b c", "list tab two spaces wide joined"].map(|line| Ok(line.to_owned()));
+    let options = TrainOptions {
+        vocab_size: 200,
+        sentinels: 5,
+        character_coverage: 1.0,
+        allow_smaller: true,
+        ..TrainOptions::default()
+    };
+    let own = train(lines.into_iter(), &options).unwrap().tokenizer;
+    let targets = ["one\ntwo", "a\tb", "a  b", "\u{ff41}", "one two"];
+    let found = findings(&folder, &targets, &own);
+    assert!(found.contains("4 of 5 train targets come back from the tokenizer as another text"), "{found}");
+    for lost in ["line ends", "tabs", "spaces in a row or at an end", "\u{ff41}"] {
+        assert!(found.contains(lost), "{lost}: {found}");
+    }
+    assert_eq!(findings(&folder, &targets, &Tokenizer::bytes()), "");
+    let spiece = Tokenizer::open("tests/data/tokenizers/t5-small.rebuilt.spiece.model").unwrap();
+    let found = findings(&folder, &["a\u{200d}b", "a b"], &spiece);
+    assert!(found.contains("1 of 2 train targets come back") && found.contains("U+200D"), "{found}");
+}
+
+#[test]
+fn special_tokens_within_texts_are_counted() {
+    let folder = Folder::new("special");
+    let folder_of = |name: &str| Tokenizer::open(&format!("tests/data/tokenizers/{name}")).unwrap();
+    for tokenizer in
+        [Tokenizer::bytes(), folder_of("t5-small.rebuilt.spiece.model"), folder_of("t5-small.tokenizer.json")]
+    {
+        let found = findings(&folder, &["bonjour </s>", "<s>old</s> new", "a <extra_id_0>", "plain"], &tokenizer);
+        assert!(
+            found.contains("special tokens are spelled out within texts (</s> in 2, <s> in 1 of 4 train"),
+            "{found}"
+        );
+        assert!(found.contains("sentinels stand within texts (<extra_id_0> in 1 of 4 train"), "{found}");
+    }
 }
 
 #[test]

@@ -291,3 +291,109 @@ fn a_damaged_model_that_still_opens_does_not_panic() {
     }
     fs::remove_dir_all(dir).unwrap();
 }
+
+#[test]
+fn no_text_ends_a_sequence() {
+    let mut spelled = Vec::new();
+    for tokenizer in [Tokenizer::bytes(), open(T5_SPIECE), open(T5_JSON)] {
+        for text in ["bonjour </s>", "plain: <s>old</s> new", "a<pad>b<unk>", "</s>", "<pad></s></s>"] {
+            let ids = tokenizer.encode_with_eos(text).unwrap();
+            let controls = [tokenizer.eos(), tokenizer.pad()];
+            assert!(ids[..ids.len() - 1].iter().all(|id| !controls.contains(id)), "{text}: {ids:?}");
+            assert_eq!(ids.last(), Some(&tokenizer.eos()));
+            if !tokenizer.is_bytes() {
+                spelled.push(ids);
+            }
+        }
+        // Sentinels are read as tokens by all.
+        let ids = tokenizer.encode("a <extra_id_1>").unwrap();
+        assert_eq!(ids.last().copied(), tokenizer.sentinel(1));
+        // What cannot come from text has its name all the same.
+        let names = [tokenizer.eos(), tokenizer.pad(), tokenizer.unk()].map(|id| tokenizer.piece(id).unwrap());
+        assert_eq!(names[0], "</s>");
+        assert_eq!(names[1], "<pad>");
+        let texts = tokenizer.special_texts("x </s> <extra_id_3><extra_id_999>");
+        assert_eq!(texts.into_iter().collect::<Vec<_>>(), ["</s>", "<extra_id_3>"]);
+    }
+    // One vocabulary in two formats: the same ids.
+    let (spiece, json) = spelled.split_at(5);
+    assert_eq!(spiece, json);
+}
+
+/// (text, ids, decoded) of a file of expectations.
+fn expected(name: &str) -> Vec<(String, Vec<u32>, Option<String>)> {
+    let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(fixture(name)).unwrap()).unwrap();
+    let rows = json.get("texts").unwrap_or(&json).as_array().unwrap();
+    let ids =
+        |row: &serde_json::Value| row["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+    let row = |row: &serde_json::Value| {
+        let text = |key: &str| row[key].as_str().map(str::to_owned);
+        (text("text").unwrap(), ids(row), text("decoded"))
+    };
+    rows.iter().map(row).collect()
+}
+
+#[test]
+fn tokens_added_to_a_sentencepiece_vocabulary_are_read_and_written() {
+    for folder in ["added-new", "added-old"] {
+        let tokenizer = open(folder);
+        assert_eq!((tokenizer.vocab_size(), tokenizer.sentinel(0), tokenizer.n_sentinels()), (66, Some(62), 10));
+        for (text, ids, _) in expected("added.json") {
+            assert_eq!(tokenizer.encode_with_eos(&text).unwrap(), ids, "{folder}: {text}");
+            assert_eq!(streamed(&tokenizer, &ids), tokenizer.decode(&ids));
+        }
+        assert_eq!(tokenizer.decode(&[63, 65, 64]), "{<hl>}");
+        let dir = scratch(&format!("saved-{folder}"));
+        tokenizer.save(&dir).unwrap();
+        let again = Tokenizer::from_dir(&dir).unwrap();
+        assert_eq!(again.encode("{ <hl>").unwrap(), tokenizer.encode("{ <hl>").unwrap());
+    }
+    let dir = scratch("added-wrong");
+    fs::copy(fixture("added-new/spiece.model"), dir.join("spiece.model")).unwrap();
+    fs::write(dir.join("added_tokens.json"), "{\"<hl>\": 5}").unwrap();
+    let error = Tokenizer::from_dir(&dir).err().unwrap().to_string();
+    assert!(error.contains("\"<hl>\" the id 5, where") && error.contains("do not belong together"), "{error}");
+}
+
+#[test]
+fn a_tokenizer_that_is_named_as_a_file_has_the_settings_beside_it() {
+    let (file, folder) = (open("few/spiece.model"), open("few"));
+    assert_eq!((file.sentinel(0), file.n_sentinels()), (folder.sentinel(0), 4));
+    let (file, folder) = (open("named/tokenizer.json"), open("named"));
+    assert_eq!((file.eos(), file.pad(), file.unk()), (folder.eos(), folder.pad(), folder.unk()));
+}
+
+#[test]
+fn sentinels_that_are_pieces_are_not_listed_as_further_tokens() {
+    let tokenizer = open("own-sentinels/spiece.model");
+    assert_eq!((tokenizer.vocab_size(), tokenizer.n_sentinels()), (58, 5));
+    let dir = scratch("own-sentinels");
+    tokenizer.save(&dir).unwrap();
+    let config = fs::read_to_string(dir.join("tokenizer_config.json")).unwrap();
+    assert!(!config.contains("additional_special_tokens") && config.contains("\"extra_ids\": 0"), "{config}");
+    let again = Tokenizer::from_dir(&dir).unwrap();
+    for (text, ids, _) in expected("own-sentinels.json") {
+        assert_eq!(tokenizer.encode_with_eos(&text).unwrap(), ids, "{text}");
+        assert_eq!(again.encode_with_eos(&text).unwrap(), ids, "{text}");
+    }
+}
+
+#[test]
+fn a_post_processor_begins_what_a_model_reads() {
+    let tokenizer = open("bpe");
+    for (text, ids, decoded) in expected("bpe.json") {
+        assert_eq!(tokenizer.encode_with_eos(&text).unwrap(), ids, "{text}");
+        assert_eq!(tokenizer.decode(&ids), decoded.unwrap());
+    }
+    let error = Tokenizer::open(fixture("bpe-old").to_str().unwrap()).err().unwrap().to_string();
+    assert!(error.contains("vocab.json and merges.txt; make a tokenizer.json of it once with"), "{error}");
+}
+
+#[test]
+fn added_tokens_are_decoded_as_they_were_written() {
+    let tokenizer = open("added-newline");
+    for (text, ids, _) in expected("added-newline.json") {
+        assert_eq!(tokenizer.decode(&ids), text);
+        assert_eq!(streamed(&tokenizer, &ids), text);
+    }
+}

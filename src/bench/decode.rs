@@ -8,7 +8,7 @@ use super::{Bench, Section};
 use crate::error::Result;
 use crate::generate::{GenerateOptions, Generator};
 use crate::gpu::Work;
-use crate::model::Model;
+use crate::model::{GenerationConfig, Model};
 
 impl Bench<'_, '_> {
     pub(super) fn decode(&mut self, model: &Model) -> Result<()> {
@@ -26,6 +26,7 @@ impl Bench<'_, '_> {
             let mut model = model.clone();
             // Nothing ends early.
             model.config.eos_token_id.clear();
+            model.generation = GenerationConfig::default();
             let vocab = model.config.vocab_size;
             let source = |b: usize| (0..source_len).map(|i| ((3 + i * 7919 + b * 31) % vocab) as u32).collect();
             let sources: Vec<Vec<u32>> = (0..batch).map(source).collect();

@@ -44,7 +44,7 @@ impl Subject {
     pub fn config(&self) -> Result<T5Config> {
         match self {
             Subject::Random { config, .. } => Ok((**config).clone()),
-            Subject::Folder(dir) => T5Config::from_file(dir.join("config.json")),
+            Subject::Folder(dir) => T5Config::from_dir(dir),
         }
     }
 

@@ -4,5 +4,6 @@ mod reader;
 mod writer;
 
 pub use reader::Weights;
+pub(crate) use reader::other_format;
 pub use safetensors::Dtype;
 pub use writer::{RawTensor, write_model, write_tensors};

@@ -100,6 +100,25 @@ impl Weights {
         Ok(file.data(tensor))
     }
 
+    /// Refuses a file that is part of a T5, or one with another head: neither writes text.
+    ///
+    /// # Errors
+    /// Say what it is.
+    pub fn expect_decoder(&self) -> Result<()> {
+        let what = if self.names().any(|name| name.starts_with("decoder.")) {
+            return Ok(());
+        } else if self.names().any(|name| name.starts_with("transformer.")) {
+            "this is a T5 with a head for classification (such as T5ForSequenceClassification), which writes no text and cannot \
+             be used here: take the model that it was fine-tuned from, and train it to write the labels as words"
+        } else if self.names().any(|name| name.starts_with("encoder.")) {
+            "this is an encoder without a decoder (T5EncoderModel, as sentence embeddings and image generators use it), which \
+             writes no text and cannot be used here: take the whole T5 that it was taken from"
+        } else {
+            return Ok(());
+        };
+        Err(Error::file(&self.path, what))
+    }
+
     /// The name under which this checkpoint stores the embedding that encoder and decoder share.
     pub fn embedding_name(&self) -> Result<&'static str> {
         EMBEDDINGS.into_iter().find(|name| self.contains(name)).ok_or_else(|| {
@@ -239,14 +258,60 @@ fn no_weights(dir: &Path) -> Error {
         }
         Ok(_) => {}
     }
-    let others =
-        ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack", "model.ckpt.index"];
-    match others.into_iter().find(|name| dir.join(name).exists()) {
-        Some(name) => {
-            let convert = "python -c \"from transformers import AutoModelForSeq2SeqLM as M; \
-                           M.from_pretrained('IN').save_pretrained('OUT', safe_serialization=True)\"";
-            Error::file(dir, format!("has {name}, but only safetensors can be read; convert it once with: {convert}"))
-        }
-        None => Error::file(dir, "holds neither model.safetensors nor model.safetensors.index.json"),
-    }
+    let none = "holds neither model.safetensors nor model.safetensors.index.json";
+    Error::file(dir, other_format(dir).unwrap_or_else(|| none.to_owned()))
+}
+
+/// What a folder without `model.safetensors` holds instead, and the way from there.
+pub(crate) fn other_format(dir: &Path) -> Option<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).ok()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    let original = "use the HuggingFace folder that it was converted from";
+    let convert = |model: &str, finish: &str| {
+        format!(
+            "convert it once with: python -c \"from {model} as M; M.from_pretrained('IN'){finish}.save_pretrained('OUT', \
+             safe_serialization=True)\""
+        )
+    };
+    let with_transformers = convert("transformers import AutoModelForSeq2SeqLM", "");
+    let of_transformers = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
+    let describe = |name: &str| -> Option<String> {
+        Some(match name {
+            "adapter_config.json" => format!(
+                "is an adapter (LoRA or the like), which means nothing without its base model; {}",
+                convert("peft import AutoPeftModelForSeq2SeqLM", ".merge_and_unload()")
+            ),
+            _ if of_transformers.contains(&name) => {
+                format!("has {name}, but only safetensors can be read; {with_transformers}")
+            }
+            _ if name.ends_with(".gguf") => {
+                format!("has {name}, a model for llama.cpp, which cannot be read; {original}")
+            }
+            _ if name.ends_with(".ot") => {
+                format!("has {name}, a model for rust-bert, which cannot be read; {original}")
+            }
+            _ if name.ends_with(".onnx") => format!("has {name}, an ONNX graph, which cannot be read; {original}"),
+            "model.bin" => format!("has {name}, a model for CTranslate2, which cannot be read; {original}"),
+            _ if name.contains(".ckpt") => format!(
+                "has {name}, a checkpoint of TensorFlow, which cannot be read; convert it once with: python -m \
+                 transformers.models.t5.convert_t5_original_tf_checkpoint_to_pytorch (transformers 4)"
+            ),
+            "checkpoint" => format!(
+                "has {name}, as T5X writes it, which cannot be read; convert it once with: python -m \
+                 transformers.models.t5.convert_t5x_checkpoint_to_pytorch (transformers 4)"
+            ),
+            _ if name.ends_with(".safetensors") => format!(
+                "has {name}, but only model.safetensors is looked for: if it holds a whole T5 with HuggingFace's names, rename \
+                 it so (files made for image generators hold an encoder alone)"
+            ),
+            _ => return None,
+        })
+    };
+    // An adapter's weights are safetensors too, and a converted model may lie beside what it was made from.
+    let first =
+        |wanted: &dyn Fn(&str) -> bool| names.iter().filter(|name| wanted(name)).find_map(|name| describe(name));
+    first(&|name| name == "adapter_config.json")
+        .or_else(|| first(&|name| of_transformers.contains(&name)))
+        .or_else(|| first(&|_| true))
 }

@@ -14,7 +14,7 @@ use t5_wgpu::train::evaluate::Evaluation;
 use t5_wgpu::tune::{Budget, Mode};
 
 use super::console::say;
-use super::pairs::{self, PAIRS};
+use super::pairs::{self, OnBadRowArg, PAIRS};
 use super::progress::{LookArgs, Renderer};
 use super::{GpuArgs, TuneArgs};
 
@@ -47,6 +47,9 @@ pub struct Args {
     /// Put before every source of --pairs
     #[arg(long, value_name = "TEXT", requires = "pairs")]
     prefix: Option<String>,
+    /// What to do with a row of --pairs that is no example [default: error]
+    #[arg(long, value_enum, value_name = "WHAT", requires = "pairs")]
+    on_bad_row: Option<OnBadRowArg>,
     /// What --pairs is scored by: exact_match, bleu, rouge, per, wer, squad ... [default: exact_match]
     #[arg(long, value_name = "NAME", requires = "pairs")]
     metric: Vec<Metric>,
@@ -172,6 +175,7 @@ fn settings(args: &Args) -> Result<Settings> {
     };
     let mut task = TaskConfig {
         prefix: args.prefix.clone(),
+        on_bad_row: args.on_bad_row.map(Into::into),
         metrics: (!args.metric.is_empty()).then(|| args.metric.clone()),
         ..TaskConfig::default()
     };

@@ -1,12 +1,12 @@
 //! `t5 generate`: text to text, from arguments, a file or standard input.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
+use t5_wgpu::data::lines::Lines;
 use t5_wgpu::generate::{GenerateOptions, Generation, Generator, Strategy};
 use t5_wgpu::model::{Model, Storage};
 use t5_wgpu::tokenizer::Tokenizer;
@@ -41,7 +41,7 @@ pub struct Args {
     /// Tokenizer to use instead of the model folder's
     #[arg(long, value_name = "FILE|bytes|DIR")]
     tokenizer: Option<String>,
-    /// Read sources from this file, one a line ("-": standard input)
+    /// Read sources from this file, one a line; plain, .gz, .xz or .zst ("-": standard input)
     #[arg(long, short, value_name = "FILE", conflicts_with = "text")]
     file: Option<PathBuf>,
     /// How weights are held in the adapter's memory; sums are f32 always. auto: f16 and bf16 as the file has them, else f32,
@@ -52,9 +52,10 @@ pub struct Args {
     /// Put this before each source, e.g. "summarize: "
     #[arg(long, value_name = "TEXT", default_value = "")]
     prefix: String,
-    /// End a text after this many tokens, if it does not end by itself
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
-    max_new_tokens: usize,
+    /// End a text after this many tokens, if it does not end by itself [default: as the model's generation_config.json says,
+    /// else 128]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    max_new_tokens: Option<usize>,
     /// Draw tokens, with their scores divided by this: below 1 is closer to the likeliest [default with other drawing
     /// options: 1]
     #[arg(long, value_name = "T")]
@@ -85,6 +86,9 @@ pub struct Args {
     #[arg(value_name = "TEXT")]
     text: Vec<String>,
 }
+
+/// Where neither the command line nor the model says.
+const MAX_NEW_TOKENS: usize = 128;
 
 /// What `--weights` can ask for.
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
@@ -128,7 +132,7 @@ pub fn run(args: &Args) -> Result<()> {
         remarks.iter().for_each(|remark| note!("{remark}"));
     }
     let options = GenerateOptions {
-        max_new_tokens: args.max_new_tokens,
+        max_new_tokens: args.max_new_tokens.or(model.generation.max_new_tokens).unwrap_or(MAX_NEW_TOKENS),
         strategy: args.strategy(),
         max_batch: args.batch,
         limit: Some(tokenizer.vocab_size()),
@@ -146,7 +150,7 @@ pub fn run(args: &Args) -> Result<()> {
         program.answer(&texts, alone && !args.json)?;
     }
     if !args.quiet {
-        program.totals.print();
+        program.totals.print(program.options.max_new_tokens);
         program.print_memory();
     }
     Ok(())
@@ -240,6 +244,8 @@ impl Program<'_> {
 #[derive(Default)]
 struct Totals {
     sources: usize,
+    /// Answers that did not end by themselves.
+    cut: usize,
     tokens: usize,
     seconds: f64,
     /// Seconds to the first tokens, and how many they were.
@@ -249,12 +255,17 @@ struct Totals {
 impl Totals {
     fn add(&mut self, made: &[Generation], seconds: f64, first: Option<(f64, usize)>) {
         self.sources += made.len();
+        self.cut += made.iter().filter(|g| !g.stopped_at_eos()).count();
         self.tokens += made.iter().map(|g| g.ids.len()).sum::<usize>();
         self.seconds += seconds;
         self.first = self.first.or(first);
     }
 
-    fn print(&self) {
+    fn print(&self, max_new_tokens: usize) {
+        if self.cut > 0 {
+            let (cut, n) = (self.cut, self.sources);
+            note!("{cut} of {n} answers did not end by themselves and were cut at --max-new-tokens {max_new_tokens}");
+        }
         let (n, tokens, seconds) = (self.sources, self.tokens, self.seconds);
         let rate = tokens as f64 / seconds.max(1e-9);
         note!("sources: {n}, tokens: {tokens}, {seconds:.2} s, {rate:.1} tokens/s");
@@ -277,9 +288,10 @@ struct Source {
 /// Sources from arguments or from lines.
 struct Sources<'a> {
     arguments: std::slice::Iter<'a, String>,
-    lines: Option<Box<dyn BufRead>>,
+    lines: Option<Lines>,
+    /// Where they are from, for messages.
     name: String,
-    number: usize,
+    taken: usize,
     /// Someone types the lines.
     interactive: bool,
     is_single: bool,
@@ -290,20 +302,19 @@ fn open_sources(args: &Args) -> Result<Sources<'_>> {
         arguments: args.text.iter(),
         lines: None,
         name: "argument ".into(),
-        number: 0,
+        taken: 0,
         interactive: false,
         is_single: args.text.len() == 1,
     };
     match &args.file {
         Some(path) if path.as_os_str() != "-" => {
-            let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-            sources.lines = Some(Box::new(BufReader::new(file)));
+            sources.lines = Some(Lines::open(path)?);
             sources.name = format!("{}:", path.display());
         }
         None if !args.text.is_empty() => {}
         _ => {
             sources.interactive = io::stdin().is_terminal();
-            sources.lines = Some(Box::new(io::stdin().lock()));
+            sources.lines = Some(Lines::stdin());
             sources.name = "stdin:".into();
         }
     }
@@ -315,33 +326,16 @@ impl Sources<'_> {
     fn take(&mut self, count: usize) -> Result<Vec<Source>> {
         let mut taken = Vec::new();
         while taken.len() < count {
-            self.number += 1;
-            let place = format!("{}{}", self.name, self.number);
             let text = match &mut self.lines {
                 None => self.arguments.next().cloned(),
-                Some(lines) => read_line(lines.as_mut(), &place)?,
+                Some(lines) => lines.next_text()?.map(|(_, line)| line.to_owned()),
             };
             let Some(text) = text else { break };
-            taken.push(Source { text, place });
+            self.taken += 1;
+            taken.push(Source { text, place: format!("{}{}", self.name, self.taken) });
         }
         Ok(taken)
     }
-}
-
-/// The next line without its end; `place` names it in messages.
-fn read_line(lines: &mut dyn BufRead, place: &str) -> Result<Option<String>> {
-    let mut bytes = Vec::new();
-    let read = lines.read_until(b'\n', &mut bytes).with_context(|| format!("cannot read {place}"))?;
-    if read == 0 {
-        return Ok(None);
-    }
-    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let text = str::from_utf8(line).map_err(|e| {
-        let at = e.valid_up_to() + 1;
-        anyhow!("{place}: not UTF-8 at byte {at} of the line; convert the text first, e.g. `iconv -f latin1 -t utf-8`")
-    })?;
-    Ok(Some(text.to_owned()))
 }
 
 /// A source has one line of output, whatever the model writes.

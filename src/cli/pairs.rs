@@ -3,13 +3,32 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use t5_wgpu::data::task::{Files, Format};
+use clap::ValueEnum;
+use t5_wgpu::data::task::{Files, Format, OnBadRow};
 use t5_wgpu::data::{Split, TaskConfig};
 
 /// What the task is called.
 pub const PAIRS: &str = "pairs";
 
-/// Lets these files be those of a split. Tables have no header and two columns, source and target; JSON lines name theirs.
+/// What `--on-bad-row` can ask for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum OnBadRowArg {
+    /// Stop with an error that names the line
+    Error,
+    /// Leave such rows out, and say how many they were
+    Skip,
+}
+
+impl From<OnBadRowArg> for OnBadRow {
+    fn from(arg: OnBadRowArg) -> OnBadRow {
+        match arg {
+            OnBadRowArg::Error => OnBadRow::Error,
+            OnBadRowArg::Skip => OnBadRow::Skip,
+        }
+    }
+}
+
+/// Lets these files be those of a split. Tables have two columns, source and target; JSON lines name theirs.
 ///
 /// # Errors
 /// The file's name has another ending.

@@ -1,6 +1,6 @@
 //! `t5 show-objective`: what an objective makes of a text, as a source and a target.
 
-use std::io::{self, BufReader, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -111,7 +111,7 @@ fn show_all(args: &Args, out: &mut impl Write) -> Result<()> {
     } else if let Some(path) = &args.file {
         Lines::open(path)?
     } else {
-        Lines::from_reader(Box::new(BufReader::new(io::stdin())), "stdin")
+        Lines::stdin()
     };
     while let Some((number, line)) = lines.next_text()? {
         if !line.trim().is_empty() {

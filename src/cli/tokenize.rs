@@ -1,10 +1,10 @@
 //! `t5 tokenize`: text to pieces and ids, and ids back to text.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{Cursor, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use t5_wgpu::data::lines::Lines;
 use t5_wgpu::tokenizer::Tokenizer;
 
 use super::console::Data;
@@ -32,7 +32,7 @@ pub struct Args {
     /// "bytes", a tokenizer.json, a spiece.model, or a model folder with one of them
     #[arg(long, short, value_name = "FILE|bytes|DIR")]
     tokenizer: String,
-    /// Read lines from this file
+    /// Read lines from this file, plain, .gz, .xz or .zst
     #[arg(long, short, value_name = "FILE", conflicts_with = "text")]
     file: Option<PathBuf>,
     /// Print one JSON list of ids a line, for programs to read
@@ -50,38 +50,21 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let tokenizer = Tokenizer::open(&args.tokenizer)?;
     let mut out = Data::new();
-    if !args.text.is_empty() {
-        let lines = args.text.join("\n");
-        convert(&args, &tokenizer, "argument", lines.as_bytes(), &mut out)?;
+    let (source, lines) = if !args.text.is_empty() {
+        let lines = args.text.join("\n").into_bytes();
+        ("argument".to_owned(), Lines::from_reader(Box::new(Cursor::new(lines)), "argument"))
     } else if let Some(path) = &args.file {
-        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        convert(&args, &tokenizer, &path.display().to_string(), BufReader::new(file), &mut out)?;
+        (path.display().to_string(), Lines::open(path)?)
     } else {
-        convert(&args, &tokenizer, "stdin", io::stdin().lock(), &mut out)?;
-    }
+        ("stdin".to_owned(), Lines::stdin())
+    };
+    convert(&args, &tokenizer, &source, lines, &mut out)?;
     Ok(out.flush()?)
 }
 
 /// `source` names the input in messages, as in `corpus.txt:7`.
-fn convert(
-    args: &Args,
-    tokenizer: &Tokenizer,
-    source: &str,
-    mut input: impl BufRead,
-    out: &mut impl Write,
-) -> Result<()> {
-    let mut bytes = Vec::new();
-    for number in 1.. {
-        bytes.clear();
-        if input.read_until(b'\n', &mut bytes).with_context(|| format!("cannot read {source}:{number}"))? == 0 {
-            break;
-        }
-        let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let line = str::from_utf8(line).map_err(|e| {
-            let place = format!("{source}:{number}: not UTF-8 at byte {} of the line", e.valid_up_to() + 1);
-            anyhow::anyhow!("{place}; convert the text first, e.g. `iconv -f latin1 -t utf-8`")
-        })?;
+fn convert(args: &Args, tokenizer: &Tokenizer, source: &str, mut lines: Lines, out: &mut impl Write) -> Result<()> {
+    while let Some((number, line)) = lines.next_text()? {
         let output = convert_line(args, tokenizer, line).with_context(|| format!("{source}:{number}"))?;
         writeln!(out, "{output}")?;
     }
@@ -127,7 +110,8 @@ mod tests {
     fn output(flags: &[&str], input: &[u8]) -> Result<String> {
         let args = Command::parse_from([&["tokenize", "--tokenizer", "bytes"], flags].concat()).args;
         let mut out = Vec::new();
-        convert(&args, &Tokenizer::bytes(), "stdin", input, &mut out)?;
+        let lines = Lines::from_reader(Box::new(Cursor::new(input.to_vec())), "stdin");
+        convert(&args, &Tokenizer::bytes(), "stdin", lines, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 

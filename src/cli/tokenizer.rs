@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use t5_wgpu::data::text_lines;
-use t5_wgpu::tokenizer::{TrainOptions, TrainSummary, train};
+use t5_wgpu::tokenizer::{TrainOptions, TrainSummary, Trained, train};
 
 use super::console::say;
 
@@ -58,8 +58,8 @@ struct TrainArgs {
     /// Let pieces mix letters, digits, marks and scripts, as "AH0" or "N;PL" do
     #[arg(long)]
     join_scripts: bool,
-    /// A piece that is always kept whole; may be given several times
-    #[arg(long = "piece", value_name = "TEXT")]
+    /// A piece that is always kept whole; may be given several times. '\n' and '\t' are a line end and a tab
+    #[arg(long = "piece", value_name = "TEXT", value_parser = unescaped)]
     pieces: Vec<String>,
     /// Longest learned piece in characters
     #[arg(long, value_name = "N", default_value_t = defaults().max_piece_length)]
@@ -82,6 +82,10 @@ struct TrainArgs {
     /// Replace a tokenizer that is in the folder already
     #[arg(long)]
     force: bool,
+}
+
+fn unescaped(piece: &str) -> Result<String> {
+    Ok(piece.replace("\\n", "\n").replace("\\t", "\t"))
 }
 
 fn defaults() -> TrainOptions {
@@ -128,6 +132,7 @@ fn describe(summary: &TrainSummary, size: usize) -> std::io::Result<()> {
     let TrainSummary { lines, lines_used, words, characters, characters_covered, learned, .. } = summary;
     say!("text: {lines} lines, {lines_used} of them used; {words} different words")?;
     say!("characters: {characters_covered} of {characters} have a piece")?;
+    say!("normaliser: {}", Trained::NORMALIZER)?;
     say!(
         "vocabulary: {size} ids, {learned} of them learned in {:.1} s ({:.0} pieces/s)",
         summary.seconds,

@@ -110,7 +110,7 @@ pub fn run(args: &Args) -> Result<()> {
 fn config(model: &str) -> Result<T5Config> {
     let path = Path::new(model);
     Ok(match () {
-        () if path.is_dir() => T5Config::from_file(path.join("config.json"))?,
+        () if path.is_dir() => T5Config::from_dir(path)?,
         () if path.is_file() => T5Config::from_file(path)?,
         () => T5Config::preset(model)?,
     })

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::text::{TextPosition, TextStream};
 use super::{Example, Lengths};
-use crate::rng::{Purpose, Rng, permutation};
+use crate::rng::{Purpose, Rng};
 use crate::{Error, Result};
 
 /// How often the members of a mixture are drawn.
@@ -40,18 +40,36 @@ pub enum Rates {
 /// A member of a mixture: where its examples come from.
 pub enum Member {
     Text(Box<TextStream>),
-    /// Examples in memory, in a new random order in every epoch.
+    /// Examples in memory, in a new random order in every pass.
     Examples(Shuffled),
 }
 
-/// Examples in memory as an endless stream: example k is a function of (seed, k).
+/// Examples in memory as an endless stream: every example once a pass, pass after pass. Example k of the stream is a
+/// function of (seed, k).
 pub struct Shuffled {
     examples: Arc<Vec<Example>>,
     seed: u64,
     drawn: u64,
-    /// A cache only.
+    /// So many draws in a row give no example twice: see [`Mixture::keep_apart`].
+    apart: usize,
+    /// The order of the pass at hand and its number. Follows from the rest.
     order: Option<(u64, Vec<u32>)>,
 }
+
+/// One draw from a mixture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draw {
+    /// The number of the member that it is from.
+    pub member: usize,
+    pub example: Example,
+    /// The member's pass that the example belongs to; always 0 for text, which makes new examples in each pass.
+    pub pass: u64,
+    /// Passes over the member's examples with this one.
+    pub passes: f64,
+}
+
+/// Examples that a run may have drawn: more than any run trains on, few enough to find its place again.
+const MOST_DRAWN: u64 = 1 << 36;
 
 /// One member with what its rate follows from.
 pub struct Weighted {
@@ -139,23 +157,36 @@ impl Shuffled {
     /// `drawn` examples are taken as drawn already.
     ///
     /// # Errors
-    /// `Input` if there are no examples or more than 2^32.
+    /// `Input` if there are no examples or more than 2^32, or if more were drawn than any run does.
     pub fn new(examples: Arc<Vec<Example>>, seed: u64, drawn: u64) -> Result<Shuffled> {
         if examples.is_empty() || u32::try_from(examples.len()).is_err() {
             return Err(Error::Input(format!("{} examples: there must be between 1 and 2^32", examples.len())));
         }
-        Ok(Shuffled { examples, seed, drawn, order: None })
+        if drawn > MOST_DRAWN {
+            return Err(Error::Input(format!(
+                "{drawn} examples drawn already: more than {MOST_DRAWN} is no run's place"
+            )));
+        }
+        Ok(Shuffled { examples, seed, drawn, apart: 1, order: None })
     }
 
-    fn next(&mut self) -> Example {
+    fn next(&mut self) -> (Example, u64) {
         let n = self.examples.len() as u64;
-        let (epoch, index) = (self.drawn / n, self.drawn % n);
-        if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
-            self.order = Some((epoch, permutation(self.seed, Purpose::Examples, epoch, n as u32)));
+        let (pass, index) = (self.drawn / n, self.drawn % n);
+        let rng = |pass| Rng::new(self.seed, Purpose::Examples, &[pass]);
+        let apart = self.apart.clamp(1, n as usize);
+        let first = || (0, reshuffled(&(0..n as u32).collect::<Vec<_>>(), rng(0), 1));
+        let (at, order) = self.order.get_or_insert_with(first);
+        while *at < pass {
+            *at += 1;
+            *order = reshuffled(order, rng(*at), apart);
         }
         self.drawn += 1;
-        let index = self.order.as_ref().map_or(0, |(_, order)| order[index as usize]);
-        self.examples[index as usize].clone()
+        (self.examples[order[index as usize] as usize].clone(), pass)
+    }
+
+    fn passes(&self) -> f64 {
+        self.drawn as f64 / self.examples.len() as f64
     }
 
     fn lengths(&self) -> (usize, usize) {
@@ -163,12 +194,37 @@ impl Shuffled {
             (source.max(example.source.len()), target.max(example.target.len()))
         })
     }
+
+    /// The most examples that so many source and target tokens have room for.
+    fn most_in(&self, source: usize, target: usize) -> usize {
+        let most = |mut lengths: Vec<usize>, mut room: usize| {
+            lengths.sort_unstable();
+            let fits = |length: &&usize| room.checked_sub(**length).map(|left| room = left).is_some();
+            lengths.iter().take_while(fits).count()
+        };
+        let lengths = |of: fn(&Example) -> usize| self.examples.iter().map(of).collect();
+        most(lengths(|e| e.source.len()), source).min(most(lengths(|e| e.target.len()), target))
+    }
+}
+
+/// Another random order, in which whatever was among the last of `order` waits until `apart` draws lie between.
+/// `apart` is at least 1, and at most their number, which leaves the order as it is.
+fn reshuffled(order: &[u32], mut rng: Rng, apart: usize) -> Vec<u32> {
+    let (now, later) = order.split_at(order.len() + 1 - apart);
+    let (mut waiting, mut later) = (now.to_vec(), later.iter());
+    let mut next = Vec::with_capacity(order.len());
+    while !waiting.is_empty() {
+        next.push(waiting.swap_remove(rng.below(waiting.len() as u64) as usize));
+        waiting.extend(later.next());
+    }
+    next
 }
 
 impl Member {
-    fn next(&mut self) -> Result<Example> {
+    /// An example and the number of its pass.
+    fn next(&mut self) -> Result<(Example, u64)> {
         match self {
-            Member::Text(text) => text.next(),
+            Member::Text(text) => Ok((text.next()?, 0)),
             Member::Examples(examples) => Ok(examples.next()),
         }
     }
@@ -183,7 +239,7 @@ impl Member {
     fn passes(&self) -> f64 {
         match self {
             Member::Text(text) => text.passes(),
-            Member::Examples(examples) => examples.drawn as f64 / examples.examples.len() as f64,
+            Member::Examples(examples) => examples.passes(),
         }
     }
 
@@ -209,11 +265,25 @@ impl Mixture {
         Ok(Mixture { members, rates, seed, drawn })
     }
 
-    /// The next example and the number of the member that it is from.
-    pub fn draw(&mut self) -> Result<(usize, Example)> {
+    /// Lets no example of a member come twice in so many draws in a row, as far as it has as many; to be said before the
+    /// first draw. Of packed rows (source and target tokens), in as many as they could hold.
+    pub fn keep_apart(&mut self, rows: usize, packed: Option<(usize, usize)>) {
+        for Weighted { member, .. } in &mut self.members {
+            if let Member::Examples(examples) = member {
+                let most =
+                    |(source, target)| examples.most_in(rows.saturating_mul(source), rows.saturating_mul(target));
+                examples.apart = packed.map_or(rows, most);
+            }
+        }
+    }
+
+    /// The next example.
+    pub fn draw(&mut self) -> Result<Draw> {
         let index = self.choose();
         self.drawn += 1;
-        Ok((index, self.members[index].member.next()?))
+        let member = &mut self.members[index].member;
+        let (example, pass) = member.next()?;
+        Ok(Draw { member: index, example, pass, passes: member.passes() })
     }
 
     /// Where the next example comes from.
@@ -222,15 +292,9 @@ impl Mixture {
         MixturePosition { drawn: self.drawn, members }
     }
 
-    /// (name, share of the draws, passes over its examples so far) of every member.
-    pub fn members(&self) -> impl Iterator<Item = (&str, f64, f64)> {
-        let members = self.members.iter().zip(&self.rates);
-        members.map(|(weighted, rate)| (weighted.name.as_str(), *rate, weighted.member.passes()))
-    }
-
-    /// Passes over the member that is the furthest.
-    pub fn passes(&self) -> f64 {
-        self.members.iter().map(|weighted| weighted.member.passes()).fold(0.0, f64::max)
+    /// (name, share of the draws) of every member.
+    pub fn members(&self) -> impl ExactSizeIterator<Item = (&str, f64)> {
+        self.members.iter().zip(&self.rates).map(|(weighted, rate)| (weighted.name.as_str(), *rate))
     }
 
     /// The most (source, target) tokens of an example, EOS included.
@@ -314,14 +378,36 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_again_waits_for_as_many_as_a_batch_holds() {
+        for (size, rows) in [(1, 5), (4, 4), (5, 4), (7, 4), (200, 32)] {
+            let Weighted { member: Member::Examples(mut stream), .. } = member("", size, 0) else { unreachable!() };
+            stream.apart = rows;
+            let drawn: Vec<u32> = (0..20 * size).map(|_| stream.next().0.source[0]).collect();
+            for pass in drawn.chunks(size) {
+                assert_eq!(pass.iter().collect::<std::collections::HashSet<_>>().len(), size);
+            }
+            for batch in drawn.windows(rows.min(size)) {
+                assert_eq!(batch.iter().collect::<std::collections::HashSet<_>>().len(), batch.len(), "{drawn:?}");
+            }
+            assert!(size <= rows || drawn[..size] != drawn[size..2 * size], "orders differ");
+            // From any place on.
+            let at = 7 * size as u64 + 1;
+            let Weighted { member: Member::Examples(mut rest), .. } = member("", size, at) else { unreachable!() };
+            rest.apart = rows;
+            assert!(drawn[at as usize..].iter().all(|&expected| rest.next().0.source[0] == expected));
+        }
+        assert!(Shuffled::new(Arc::new(vec![Example { source: vec![1], target: vec![1] }]), 0, u64::MAX).is_err());
+    }
+
+    #[test]
     fn members_are_drawn_at_their_rates_and_each_example_once_an_epoch() {
         let mut stream = mixture(&MixturePosition::default());
         let mut counts = [0usize; 2];
         let mut seen = [vec![0usize; 30], vec![0usize; 10]];
         for _ in 0..4000 {
-            let (index, example) = stream.draw().unwrap();
-            counts[index] += 1;
-            seen[index][example.source[0] as usize] += 1;
+            let Draw { member, example, .. } = stream.draw().unwrap();
+            counts[member] += 1;
+            seen[member][example.source[0] as usize] += 1;
         }
         // 3,000 expected, deviation sqrt(4000 * .75 * .25) = 27.
         assert!((2890..3110).contains(&counts[0]), "{counts:?}");

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// Batches that wait for the device, at most.
 const AHEAD: usize = 8;
 
-/// The batches of a [`Batches`], made by nobody else or by threads.
+/// The batches of a [`Batches`], made when they are asked for, or ahead of time by threads.
 pub enum Prefetch {
     /// Made when they are asked for.
     Inline(Box<Batches>),
@@ -66,7 +66,7 @@ impl Prefetch {
 
 fn ready(batches: &mut Batches) -> Result<Ready> {
     let batch = batches.next_batch()?;
-    Ok(Ready { batch, next: batches.position(), passes: batches.mixture().passes() })
+    Ok(Ready { batch, next: batches.position(), passes: batches.passes() })
 }
 
 /// Ends with an error, or when nobody listens any more.

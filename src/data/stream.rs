@@ -1,13 +1,17 @@
 //! The batches of a run: an endless stream over a mixture that goes on from any batch.
 //!
-//! Examples are drawn in windows of some batches. Within a window, examples of like length meet in a batch, or rows are packed
-//! with as many as fit; batches come in a random order by the seed and the window's number. Where a window began and how many of
-//! its batches are used is all that a resumed run needs to know.
+//! Examples are drawn a batch at a time, and batches are gathered in windows. Within a window, examples of like length meet
+//! in a batch, or rows are packed with as many as fit; batches come in a random order by the seed and the window's number.
+//! A window has no example twice: it ends before the batch with which a task begins another pass. The batch in which a pass
+//! ends and the next one begins is a window of its own. Where a window began and how many of its batches are used is all
+//! that a resumed run needs to know.
+
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
 use super::batches::{Batch, bucket_len};
-use super::mixture::{Mixture, MixturePosition};
+use super::mixture::{Draw, Mixture, MixturePosition};
 use super::{Example, Packer};
 use crate::rng::{Purpose, Rng};
 use crate::{Error, Result};
@@ -15,7 +19,7 @@ use crate::{Error, Result};
 /// Lengths are never padded to a coarser multiple than this beyond the longest example.
 const FINEST: usize = 8;
 
-/// Batches in a window: the more, the less padding, and the longer until the first batch is made.
+/// Most batches in a window: the more, the less padding, and the longer until the first batch is made.
 pub const WINDOW_BATCHES: usize = 32;
 
 /// How examples become rows.
@@ -55,14 +59,22 @@ pub struct Batches {
     longest: (usize, usize),
     /// Of the window at hand.
     at: BatchPosition,
-    /// The batches of the window at hand, `None` before the first is asked for.
-    window: Option<Vec<Vec<Row>>>,
-    /// The example that opens the next window, and where the mixture was before it was drawn.
-    carried: Option<(Example, MixturePosition)>,
+    /// The window at hand, `None` before its first batch is asked for.
+    window: Option<Window>,
+    /// Drawn for the next window, each with where the mixture stood before.
+    ahead: VecDeque<(MixturePosition, Draw)>,
 }
 
-/// The examples of a row.
-type Row = Vec<Example>;
+struct Window {
+    batches: Vec<Vec<Row>>,
+    /// For each member, the passes over it with each of the window's examples of it, in the order in which they were drawn.
+    passes: Vec<Vec<f64>>,
+    /// How many of those the batches that are used had.
+    used: Vec<usize>,
+}
+
+/// The examples of a row, each with the number of its member.
+type Row = Vec<(usize, Example)>;
 
 /// The place of a batch in the stream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -72,6 +84,9 @@ pub struct BatchPosition {
     pub batch: usize,
     /// Where the window began.
     pub source: MixturePosition,
+    /// Passes over each member before the window.
+    #[serde(default)]
+    pub passes: Vec<f64>,
 }
 
 impl Batches {
@@ -79,7 +94,7 @@ impl Batches {
     ///
     /// # Errors
     /// `Input`: a batch size of 0, or packed rows that the longest example does not fit into.
-    pub fn new(mixture: Mixture, options: StreamOptions, position: &BatchPosition) -> Result<Batches> {
+    pub fn new(mut mixture: Mixture, options: StreamOptions, position: &BatchPosition) -> Result<Batches> {
         if options.batch_size == 0 {
             return Err(Error::Input("the batch size must be at least 1".into()));
         }
@@ -92,9 +107,17 @@ impl Batches {
                  {source_len} and {target_len}; use longer rows, or lower limits for the examples"
             )));
         }
+        mixture.keep_apart(
+            options.batch_size,
+            match options.batching {
+                Batching::Buckets => None,
+                Batching::Packed { source_len, target_len } => Some((source_len, target_len)),
+            },
+        );
         let longest = (source.next_multiple_of(FINEST), target.next_multiple_of(FINEST));
-        let at = BatchPosition { source: mixture.position(), ..position.clone() };
-        Ok(Batches { mixture, options, longest, at, window: None, carried: None })
+        let mut at = BatchPosition { source: mixture.position(), ..position.clone() };
+        at.passes.resize(mixture.members().len(), 0.0);
+        Ok(Batches { mixture, options, longest, at, window: None, ahead: VecDeque::new() })
     }
 
     pub fn mixture(&self) -> &Mixture {
@@ -115,23 +138,38 @@ impl Batches {
         self.at.clone()
     }
 
+    /// Passes over the examples of each member, those counted that were in batches so far; of the member that is the furthest.
+    pub fn passes(&self) -> f64 {
+        let of_member = |(member, &before): (usize, &f64)| match &self.window {
+            Some(Window { passes, used, .. }) if used[member] > 0 => passes[member][used[member] - 1],
+            _ => before,
+        };
+        self.at.passes.iter().enumerate().map(of_member).fold(0.0, f64::max)
+    }
+
     /// The next batch. Unpacked, its lengths are those of its longest example rounded up by [`bucket_len`], but never beyond
     /// the longest of all examples rounded up to 8.
     pub fn next_batch(&mut self) -> Result<Batch> {
-        let window = match self.window.take() {
+        let mut window = match self.window.take() {
             Some(window) => window,
             None => self.fill()?,
         };
-        let batch = self.collate(&window[self.at.batch]);
+        let Some(rows) = window.batches.get(self.at.batch) else {
+            return Err(Error::Input(format!(
+                "there is no batch {} in window {}: the data or the settings have changed since the position was saved",
+                self.at.batch, self.at.window
+            )));
+        };
+        let batch = self.collate(rows);
+        rows.iter().flatten().for_each(|(member, _)| window.used[*member] += 1);
         self.at.batch += 1;
-        if self.at.batch < window.len() {
+        if self.at.batch < window.batches.len() {
             self.window = Some(window);
         } else {
-            let source = match &self.carried {
-                Some((_, before)) => before.clone(),
-                None => self.mixture.position(),
-            };
-            self.at = BatchPosition { window: self.at.window + 1, batch: 0, source };
+            let source = self.ahead.front().map_or_else(|| self.mixture.position(), |(before, _)| before.clone());
+            let last = |(passes, &before): (&Vec<f64>, &f64)| passes.last().copied().unwrap_or(before);
+            let passes = window.passes.iter().zip(&self.at.passes).map(last).collect();
+            self.at = BatchPosition { window: self.at.window + 1, batch: 0, source, passes };
         }
         Ok(batch)
     }
@@ -139,57 +177,81 @@ impl Batches {
     fn collate(&self, rows: &[Row]) -> Batch {
         let StreamOptions { batch_size, batching, pad, decoder_start, .. } = self.options;
         if let Batching::Packed { source_len, target_len } = batching {
-            let rows: Vec<Vec<&Example>> = rows.iter().map(|row| row.iter().collect()).collect();
+            let rows: Vec<Vec<&Example>> =
+                rows.iter().map(|row| row.iter().map(|(_, example)| example).collect()).collect();
             return Batch::collate_packed(&rows, (batch_size, source_len, target_len), pad, decoder_start);
         }
-        let examples: Vec<&Example> = rows.iter().flatten().collect();
+        let examples: Vec<&Example> = rows.iter().flatten().map(|(_, example)| example).collect();
         let (src, tgt) = longest(&examples);
         let shape = (batch_size, bucket_len(src).min(self.longest.0), bucket_len(tgt).min(self.longest.1));
         Batch::collate(&examples, shape, pad, decoder_start)
     }
 
-    /// The batches of the window that begins where the mixture stands, or with the example that was carried over.
-    fn fill(&mut self) -> Result<Vec<Vec<Row>>> {
+    /// The window that begins where the mixture stands, or with what was drawn ahead.
+    fn fill(&mut self) -> Result<Window> {
         let batch_size = self.options.batch_size;
-        let count = WINDOW_BATCHES * batch_size;
-        let rows = match self.options.batching {
-            Batching::Buckets => {
-                let draw = |_| self.mixture.draw().map(|(_, example)| example);
-                let mut examples = (0..count).map(draw).collect::<Result<Vec<Example>>>()?;
-                // Stable: examples of equal lengths stay in their random order.
-                examples.sort_by_key(sort_key);
-                examples.into_iter().map(|example| vec![example]).collect()
+        let n_members = self.mixture.members().len();
+        let mut passes = vec![Vec::new(); n_members];
+        let mut pass_of = vec![None; n_members];
+        let mut rows: Vec<Row> = Vec::new();
+        let mut alone = false;
+        while !alone && rows.len() < WINDOW_BATCHES * batch_size {
+            let batch = self.draw_batch()?;
+            alone = batch.iter().flatten().any(|(_, draw)| *pass_of[draw.member].get_or_insert(draw.pass) != draw.pass);
+            if alone && !rows.is_empty() {
+                batch.into_iter().flatten().rev().for_each(|drawn| self.ahead.push_front(drawn));
+                break;
             }
-            Batching::Packed { source_len, target_len } => self.pack(count, Packer::new(source_len, target_len))?,
-        };
-        let mut rows = rows.into_iter();
-        let mut batches: Vec<Vec<Row>> =
-            (0..WINDOW_BATCHES).map(|_| rows.by_ref().take(batch_size).collect()).collect();
+            for row in batch {
+                row.iter().for_each(|(_, draw)| passes[draw.member].push(draw.passes));
+                rows.push(row.into_iter().map(|(_, draw)| (draw.member, draw.example)).collect());
+            }
+        }
+        if !self.options.batching.is_packed() {
+            // Stable: examples of equal lengths stay in their random order.
+            rows.sort_by_key(|row| row.first().map(|(_, example)| sort_key(example)));
+        }
+        let mut rows = rows.into_iter().peekable();
+        let mut batches: Vec<Vec<Row>> = Vec::new();
+        while rows.peek().is_some() {
+            batches.push(rows.by_ref().take(batch_size).collect());
+        }
         Rng::new(self.options.seed, Purpose::Batches, &[self.at.window]).shuffle(&mut batches);
-        Ok(batches)
+        // Of a position within the window: what the batches before it had.
+        let mut used = vec![0; n_members];
+        batches.iter().take(self.at.batch).flatten().flatten().for_each(|(member, _)| used[*member] += 1);
+        Ok(Window { batches, passes, used })
     }
 
-    /// Fills so many rows. The example that opens one more is carried over to the next window.
-    fn pack(&mut self, count: usize, mut packer: Packer) -> Result<Vec<Row>> {
-        let mut rows: Vec<Row> = vec![Row::new()];
+    fn draw(&mut self) -> Result<(MixturePosition, Draw)> {
+        if let Some(drawn) = self.ahead.pop_front() {
+            return Ok(drawn);
+        }
+        let before = self.mixture.position();
+        Ok((before, self.mixture.draw()?))
+    }
+
+    /// As many examples as a batch has rows, or packed ones as its rows hold.
+    fn draw_batch(&mut self) -> Result<Vec<Vec<(MixturePosition, Draw)>>> {
+        let batch_size = self.options.batch_size;
+        let Batching::Packed { source_len, target_len } = self.options.batching else {
+            return (0..batch_size).map(|_| Ok(vec![self.draw()?])).collect();
+        };
+        let mut packer = Packer::new(source_len, target_len);
+        let mut rows = vec![Vec::new()];
         loop {
-            let (example, before) = match self.carried.take() {
-                Some(carried) => carried,
-                None => {
-                    let before = self.mixture.position();
-                    (self.mixture.draw()?.1, before)
-                }
-            };
-            let (source, target) = example.lengths();
+            let drawn = self.draw()?;
+            let (source, target) = drawn.1.example.lengths();
             if packer.push(source, target) {
-                if rows.len() == count {
-                    self.carried = Some((example, before));
+                if rows.len() == batch_size {
+                    // It opens a row of the next batch.
+                    self.ahead.push_front(drawn);
                     return Ok(rows);
                 }
-                rows.push(Row::new());
+                rows.push(Vec::new());
             }
             if let Some(row) = rows.last_mut() {
-                row.push(example);
+                row.push(drawn);
             }
         }
     }
@@ -221,10 +283,12 @@ fn longest(examples: &[&Example]) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::sync::Arc;
 
     use super::*;
-    use crate::data::mixture::{Member, MemberPosition, Mixing, Shuffled, Weighted};
+    use crate::data::Segments;
+    use crate::data::mixture::{Member, MemberPosition, Mixing, Rates, Shuffled, Weighted};
     use crate::data::prefetch::Prefetch;
 
     /// Sources of n tokens and targets of n / 2, n from 2 to 51.
@@ -248,40 +312,77 @@ mod tests {
         Batches::new(mixture, options, position).unwrap()
     }
 
-    #[test]
-    fn every_example_has_its_turn_and_every_batch_is_full() {
-        // A window is 32 x 4 = 128 examples: two epochs of 64.
-        let mut stream = batches(64, 4, BUCKETS, &BatchPosition::default());
-        let mut seen = vec![0; 64];
-        for _ in 0..WINDOW_BATCHES {
-            let batch = stream.next_batch().unwrap();
-            assert!(batch.src_lens.iter().all(|&len| len > 0));
-            (0..4).for_each(|row| seen[batch.src_ids[row * batch.src_len] as usize] += 1);
-        }
-        assert!(seen.iter().all(|&n| n == 2), "{seen:?}");
+    /// The first token of each example of a batch.
+    fn ids(batch: &Batch) -> Vec<u32> {
+        let starts: Vec<usize> = match &batch.segments {
+            None => (0..batch.batch).map(|row| row * batch.src_len).collect(),
+            Some(Segments { src, .. }) => {
+                (0..src.len()).filter(|&i| src[i] > 0 && (i % batch.src_len == 0 || src[i] != src[i - 1])).collect()
+            }
+        };
+        starts.into_iter().map(|start| batch.src_ids[start]).collect()
     }
 
     #[test]
-    fn packed_rows_hold_what_is_drawn_in_its_order() {
-        let mut stream = batches(64, 4, PACKED, &BatchPosition::default());
-        let mut drawn = batches(64, 1, BUCKETS, &BatchPosition::default()).mixture;
-        let (mut tokens, mut positions) = (0, 0);
-        // The batches of a window come in a random order: over whole windows, all that is drawn is there.
-        for _ in 0..3 {
-            let mut found: Vec<u32> = Vec::new();
-            for _ in 0..WINDOW_BATCHES {
+    fn every_example_has_its_turn_in_each_pass_and_none_is_twice_in_a_batch() {
+        for (count, rows, batching) in [
+            (64, 4, BUCKETS),
+            (200, 32, BUCKETS),
+            (33, 32, BUCKETS),
+            (4, 4, BUCKETS),
+            (5000, 16, BUCKETS),
+            (64, 4, PACKED),
+            (500, 4, PACKED),
+        ] {
+            let mut stream = batches(count, rows, batching, &BatchPosition::default());
+            let (mut seen, mut trained) = (vec![0u32; count], 0);
+            for _ in 0..200 {
                 let batch = stream.next_batch().unwrap();
-                assert_eq!(batch.shape(), (4, 120, 64));
-                (tokens, positions) = (tokens + batch.n_tokens(), positions + batch.n_positions());
-                let segments = &batch.segments.as_ref().unwrap().src;
-                let starts = (0..segments.len())
-                    .filter(|&i| segments[i] > 0 && (i % 120 == 0 || segments[i] != segments[i - 1]));
-                found.extend(starts.map(|i| batch.src_ids[i]));
+                assert!(batch.src_lens.iter().all(|&len| len > 0));
+                let ids = ids(&batch);
+                assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len(), "{count} {rows}: {ids:?}");
+                ids.iter().for_each(|&id| seen[id as usize] += 1);
+                trained += ids.len();
+                let passes = (trained / count) as u32;
+                assert!(seen.iter().all(|n| (passes..=passes + 1).contains(n)), "{count} {rows}: {seen:?}");
+                assert_eq!(stream.passes(), trained as f64 / count as f64);
             }
-            let mut expected: Vec<u32> = (0..found.len()).map(|_| drawn.draw().unwrap().1.source[0]).collect();
-            expected.sort_unstable();
-            found.sort_unstable();
-            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn a_mixture_counts_what_was_in_batches() {
+        let member = |name: &str, first: u32, count: usize| {
+            let examples = ramp(count).into_iter().map(|Example { mut source, target }| {
+                source[0] += first;
+                Example { source, target }
+            });
+            let member = Member::Examples(Shuffled::new(Arc::new(examples.collect()), 5, 0).unwrap());
+            Weighted { name: name.into(), member, size: 1.0, scale: 1.0 }
+        };
+        let mixing = Mixing { rates: Rates::Equal, ..Mixing::default() };
+        let mixture = Mixture::new(vec![member("a", 0, 30), member("b", 30, 1000)], &mixing, 5, 0).unwrap();
+        let options = StreamOptions { batch_size: 8, batching: BUCKETS, seed: 5, pad: 0, decoder_start: 0 };
+        let mut stream = Batches::new(mixture, options, &BatchPosition::default()).unwrap();
+        let mut seen = vec![0u32; 1030];
+        for _ in 0..200 {
+            let ids = ids(&stream.next_batch().unwrap());
+            assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 8, "{ids:?}");
+            ids.iter().for_each(|&id| seen[id as usize] += 1);
+            let (least, most) = (seen[..30].iter().min().unwrap(), seen[..30].iter().max().unwrap());
+            assert!(most - least <= 1, "{seen:?}");
+            assert_eq!(stream.passes(), f64::from(seen[..30].iter().sum::<u32>()) / 30.0);
+        }
+    }
+
+    #[test]
+    fn packed_rows_are_full() {
+        let mut stream = batches(64, 4, PACKED, &BatchPosition::default());
+        let (mut tokens, mut positions) = (0, 0);
+        for _ in 0..3 * WINDOW_BATCHES {
+            let batch = stream.next_batch().unwrap();
+            assert_eq!(batch.shape(), (4, 120, 64));
+            (tokens, positions) = (tokens + batch.n_tokens(), positions + batch.n_positions());
         }
         assert!(tokens as f64 > 0.75 * positions as f64, "{tokens} of {positions}");
     }
@@ -302,12 +403,12 @@ mod tests {
             let (mut places, mut all) = (Vec::new(), Vec::new());
             for _ in 0..3 * WINDOW_BATCHES {
                 places.push(whole.position());
-                all.push(whole.next_batch().unwrap());
+                all.push((whole.next_batch().unwrap(), whole.passes()));
             }
             for (index, place) in places.iter().enumerate().step_by(7).chain([(32, &places[32]), (64, &places[64])]) {
                 let mut rest = batches(90, 3, batching, place);
                 for expected in all[index..].iter().take(40) {
-                    assert_eq!(&rest.next_batch().unwrap(), expected);
+                    assert_eq!(&(rest.next_batch().unwrap(), rest.passes()), expected);
                 }
             }
         }
@@ -323,7 +424,7 @@ mod tests {
                 let batch = plain.next_batch().unwrap();
                 for stream in &mut streams {
                     let ready = stream.next_batch().unwrap();
-                    assert_eq!((&ready.batch, ready.next), (&batch, plain.position()));
+                    assert_eq!((&ready.batch, ready.next, ready.passes), (&batch, plain.position(), plain.passes()));
                 }
             }
         }

@@ -40,20 +40,24 @@ pub fn open(path: &Path) -> Result<Reader> {
 pub(super) fn open_counted(path: &Path) -> Result<(Reader, Arc<AtomicU64>)> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let read = Arc::new(AtomicU64::new(0));
-    let mut reader = BufReader::with_capacity(BUFFER, Counting { inner: file, read: read.clone() });
-    let head = reader.fill_buf().map_err(Error::io("read", path))?;
+    let reader = BufReader::with_capacity(BUFFER, Counting { inner: file, read: read.clone() });
+    Ok((unpacked(Box::new(reader)).map_err(Error::io("read", path))?, read))
+}
+
+/// The bytes of an archive, or those of what is none.
+pub(super) fn unpacked(mut reader: Reader) -> io::Result<Reader> {
+    let head = reader.fill_buf()?;
     let is_zstd = head.starts_with(ZSTD_MAGIC)
         || head.get(1..4) == Some(ZSTD_SKIPPABLE) && head.first().is_some_and(|first| first >> 4 == 5);
-    let reader: Reader = if head.starts_with(GZIP_MAGIC) {
+    Ok(if head.starts_with(GZIP_MAGIC) {
         Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(reader)))
     } else if head.starts_with(XZ_MAGIC) {
         Box::new(BufReader::with_capacity(BUFFER, XzReader::new(reader, true)))
     } else if is_zstd {
         Box::new(BufReader::with_capacity(BUFFER, ZstdReader::new(reader)))
     } else {
-        Box::new(reader)
-    };
-    Ok((reader, read))
+        reader
+    })
 }
 
 /// Counts what is read through it.

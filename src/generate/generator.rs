@@ -62,8 +62,9 @@ impl Generator {
         options: &GenerateOptions,
         on_tokens: &mut OnTokens<'_>,
     ) -> Result<Vec<Generation>> {
-        let settings = options.settings(&self.model.config)?;
+        let settings = options.settings(&self.model)?;
         self.check_sources(sources)?;
+        let end_tokens = self.model.end_tokens().to_vec();
         let mut generations = vec![Generation::default(); sources.len()];
         // The longest first: memory taken for them serves the shorter ones.
         let mut order: Vec<usize> = (0..sources.len()).collect();
@@ -71,7 +72,7 @@ impl Generator {
         for rows in order.chunks(options.max_batch) {
             let mut batch = Rows {
                 rows,
-                eos: &self.model.config.eos_token_id.clone(),
+                eos: &end_tokens,
                 left: vec![options.max_new_tokens; rows.len()],
                 generations: &mut generations,
             };
@@ -150,7 +151,9 @@ impl Generator {
     ) -> Result<ControlFlow<()>> {
         let on_cpu = self.model.gpu.caps().is_cpu();
         let (steps, ahead) = if on_cpu { (STEPS_ON_CPU, 1) } else { (STEPS, 2) };
-        let start_token = self.model.config.decoder_start_token_id;
+        let generation = &self.model.generation;
+        let start_token = generation.decoder_start_token_id.unwrap_or(self.model.config.decoder_start_token_id);
+        let forced = generation.forced_bos_token_id;
         let shape = bucket(batch.rows, sources, options.max_new_tokens);
         let session = self.session(shape)?;
         let texts: Vec<&[u32]> = batch.rows.iter().map(|&row| sources[row].as_slice()).collect();
@@ -159,6 +162,13 @@ impl Generator {
         session.start(&texts, &numbers, settings, start_token)?;
 
         let mut made = 0;
+        if let Some(token) = forced {
+            session.force_first(texts.len(), token)?;
+            made = 1;
+            if batch.take(&vec![token; shape.batch], shape.batch, on_tokens)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
         let mut underway: VecDeque<Readback<u32>> = VecDeque::new();
         while batch.any_left() {
             while made < options.max_new_tokens && underway.len() < ahead {

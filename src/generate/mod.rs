@@ -9,7 +9,7 @@ pub use generator::{Generation, Generator};
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::model::{Model, T5Config};
+use crate::model::Model;
 use crate::ops::{MAX_EOS, SampleSettings};
 
 /// How targets are generated.
@@ -55,14 +55,15 @@ impl GenerateOptions {
     ///
     /// # Errors
     /// `Input` where a setting makes no sense.
-    fn settings(&self, config: &T5Config) -> Result<SampleSettings> {
+    fn settings(&self, model: &Model) -> Result<SampleSettings> {
+        let (config, end_tokens) = (&model.config, model.end_tokens());
         if self.max_new_tokens == 0 || self.max_batch == 0 {
             return Err(Error::Input("nothing to generate: max_new_tokens and max_batch start at 1".into()));
         }
-        let n_eos = config.eos_token_id.len();
+        let n_eos = end_tokens.len();
         if n_eos > MAX_EOS {
             return Err(Error::Input(format!(
-                "eos_token_id of config.json lists {n_eos} ids, at most {MAX_EOS} are supported"
+                "the model's eos_token_id lists {n_eos} ids, at most {MAX_EOS} are supported"
             )));
         }
         let (temperature, top_k, top_p, seed) = match self.strategy {
@@ -80,7 +81,7 @@ impl GenerateOptions {
             return Err(Error::Input("the limit of token ids leaves none to choose from".into()));
         }
         let mut eos = [0; MAX_EOS];
-        eos[..n_eos].copy_from_slice(&config.eos_token_id);
+        eos[..n_eos].copy_from_slice(end_tokens);
         Ok(SampleSettings {
             temperature,
             top_k: top_k.min(config.vocab_size) as u32,

@@ -67,17 +67,29 @@ impl Session {
             ids[b * src_len..][..source.len()].copy_from_slice(source);
             lens[b] = source.len() as u32;
         }
-        let finished: Vec<u32> = (0..batch).map(|b| u32::from(b >= sources.len())).collect();
         let mut numbers = sequences.to_vec();
         numbers.resize(batch, 0);
         self.prepare.write("src_ids", &ids);
         self.write("src_lens", &lens);
         self.write("sequences", &numbers);
-        self.write("finished", &finished);
+        self.write("finished", &self.unused(sources.len()));
         self.write("pos", &vec![0u32; batch]);
         self.write("tgt_ids", &vec![start_token; batch]);
         self.write("settings", std::slice::from_ref(settings));
         self.prepare.run()
+    }
+
+    /// 1 for each place of the batch beyond the sources.
+    fn unused(&self, n_sources: usize) -> Vec<u32> {
+        (0..self.shape.batch).map(|b| u32::from(b >= n_sources)).collect()
+    }
+
+    /// Makes the first token of each of the sources, whichever it is, and puts this one in its place.
+    pub fn force_first(&self, n_sources: usize, token: u32) -> Result<()> {
+        self.step.run_times(1)?;
+        self.write("finished", &self.unused(n_sources));
+        self.write("tgt_ids", &vec![token; self.shape.batch]);
+        Ok(())
     }
 
     /// Makes the next `count` tokens, of which `made` exist, and starts their way back: [count, batch].

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::checkpoint::other_format;
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 
@@ -72,6 +73,15 @@ impl T5Config {
         let path = path.as_ref();
         let text = files::read_text(path, SETTINGS_LIMIT)?;
         T5Config::from_json(&text, path)
+    }
+
+    /// The configuration in a model folder. Where there is none, the error says what the folder is instead.
+    pub fn from_dir(dir: &Path) -> Result<T5Config> {
+        let file = dir.join("config.json");
+        match other_format(dir).filter(|_| !file.exists()) {
+            Some(what) => Err(Error::file(dir, what)),
+            None => T5Config::from_file(file),
+        }
     }
 
     /// As [`T5Config::from_file`] with the text at hand; `path` only serves error messages.
@@ -227,15 +237,7 @@ impl From<T5Config> for Map<String, Value> {
 }
 
 /// Derived from the keys that are read, or describe weights that are stored differently from those written here.
-const DROPPED: [&str; 7] = [
-    "architectures",
-    "is_encoder_decoder",
-    "dense_act_fn",
-    "is_gated_act",
-    "dtype",
-    "torch_dtype",
-    "quantization_config",
-];
+const DROPPED: [&str; 5] = ["architectures", "is_encoder_decoder", "dtype", "torch_dtype", "quantization_config"];
 
 /// Defaults of absent keys are those of transformers' `T5Config`, `MT5Config` and `UMT5Config`.
 fn from_map(mut keys: Keys) -> Result<T5Config> {
@@ -344,12 +346,22 @@ impl Keys<'_> {
         }
     }
 
+    /// `feed_forward_proj`, and over it `is_gated_act` and `dense_act_fn`, which transformers obeys where they differ.
     fn feed_forward(&mut self, default: &str) -> Result<FeedForward> {
         let value = self.take("feed_forward_proj").unwrap_or_else(|| json!(default));
-        value.as_str().and_then(FeedForward::parse).ok_or_else(|| {
-            let known = "relu, gelu, gelu_new or silu, with or without \"gated-\" before it";
-            self.error("feed_forward_proj", &format!("is {value}; known are {known}"))
-        })
+        let known = "relu, gelu, gelu_new or silu";
+        let said = value.as_str().and_then(FeedForward::parse).ok_or_else(|| {
+            let what = format!("is {value}; known are {known}, with or without \"gated-\" before it");
+            self.error("feed_forward_proj", &what)
+        })?;
+        let activation = match self.take("dense_act_fn") {
+            None => said.activation,
+            Some(name) => match name.as_str().and_then(FeedForward::parse) {
+                Some(FeedForward { gated: false, activation }) => activation,
+                _ => return Err(self.error("dense_act_fn", &format!("is {name}; known are {known}"))),
+            },
+        };
+        Ok(FeedForward { gated: self.flag("is_gated_act")?.unwrap_or(said.gated), activation })
     }
 
     fn as_id(&self, key: &str, value: &Value) -> Result<u32> {

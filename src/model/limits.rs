@@ -20,8 +20,10 @@ impl T5Config {
             return Ok(());
         }
         Err(Error::Input(format!(
-            "the tokenizer has {pieces} pieces, some outside of the model's vocabulary of {}: it does not belong to this model \
-             (choose another with --tokenizer, or another size of vocabulary)",
+            "the tokenizer has {pieces} ids, the model an embedding of {} rows: use the model's own tokenizer (without \
+             --tokenizer), or where tokens were added give the model rows for them, once: python -c \"from transformers import \
+             AutoModelForSeq2SeqLM as M; m = M.from_pretrained('IN'); m.resize_token_embeddings({pieces}); \
+             m.save_pretrained('OUT')\"; a model from scratch has as many as --vocab says, or as the tokenizer",
             self.vocab_size
         )))
     }

@@ -2,6 +2,7 @@
 
 pub mod builder;
 pub mod config;
+mod generation;
 mod init;
 mod layout;
 mod limits;
@@ -16,6 +17,7 @@ use rayon::prelude::*;
 
 pub use builder::{BatchShape, Builder, DecodeShape};
 pub use config::T5Config;
+pub use generation::GenerationConfig;
 pub use layout::{Layout, Piece, TensorSpan};
 pub use storage::Storage;
 
@@ -36,6 +38,8 @@ pub struct Model {
     pub params: Vec<Buffer>,
     /// Factor on the decoder's output before the head.
     pub output_scale: f32,
+    /// What the model's folder says about generating.
+    pub generation: GenerationConfig,
     /// Chooses the kernels of this model's plans.
     pub tuner: Tuner,
     constants: HashMap<&'static str, Buffer>,
@@ -71,14 +75,18 @@ impl Model {
     /// Also `Numeric` where a weight is beyond the range of f16.
     pub fn load_as(gpu: &Gpu, dir: &Path, storage: Storage) -> Result<(Model, Vec<String>)> {
         crate::files::recover(dir)?;
-        let config = T5Config::from_file(dir.join("config.json"))?;
+        let config = T5Config::from_dir(dir)?;
+        let generation = GenerationConfig::from_dir(dir, &config)?;
         let weights = Weights::open(dir)?;
+        weights.expect_decoder()?;
         let untied = weights.contains("lm_head.weight");
         let (scale, rule) = config.output_scale(untied);
         let mut remarks = vec![rule];
+        remarks.extend(generation.remark());
         let embedding = weights.embedding_name()?;
         let wanted = |name: &str| storage.wanted(&weights, in_file(name, embedding));
-        let model = Model::allocate(gpu, config, untied, scale, &wanted)?;
+        let mut model = Model::allocate(gpu, config, untied, scale, &wanted)?;
+        model.generation = generation;
         for tensor in model.layout.tensors() {
             model.write_tensor(tensor, &weights.read_f32(in_file(&tensor.name, embedding), &tensor.shape)?)?;
             gpu.flush()?;
@@ -105,7 +113,16 @@ impl Model {
             gpu.buffer_of("buckets", &distance_buckets(bidirectional, n, max))
         };
         let constants = HashMap::from([("encoder.buckets", buckets(true)?), ("decoder.buckets", buckets(false)?)]);
-        Ok(Model { gpu: gpu.clone(), config, layout, params, output_scale, tuner: Tuner::off(), constants })
+        Ok(Model {
+            gpu: gpu.clone(),
+            config,
+            layout,
+            params,
+            output_scale,
+            generation: GenerationConfig::default(),
+            tuner: Tuner::off(),
+            constants,
+        })
     }
 
     /// Whether the head is a matrix of its own.
@@ -162,8 +179,14 @@ impl Model {
         Ok(data)
     }
 
-    /// Writes `config.json` and `model.safetensors` into an existing folder.
+    /// The ids that end an answer.
+    pub fn end_tokens(&self) -> &[u32] {
+        self.generation.eos_token_id.as_deref().unwrap_or(&self.config.eos_token_id)
+    }
+
+    /// Writes `config.json`, `model.safetensors` and, if there was one, `generation_config.json` into an existing folder.
     pub fn save(&self, dir: &Path) -> Result<()> {
+        self.generation.save(dir)?;
         let config = self.config.for_head(self.untied()).to_json();
         std::fs::write(dir.join("config.json"), config).map_err(Error::io("write", dir.join("config.json")))?;
         let tensors: Vec<_> = self.layout.tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect();

@@ -74,7 +74,7 @@ fn estimate_stage(
     let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
     let mut engine = engine.with_recompute(settings.recompute);
     engine.prepare(BatchShape { batch, src_len, tgt_len, packed: settings.batching.is_packed() })?;
-    // A window has all lengths in their shares; a few of its batches need not.
+    // So many have all lengths in their shares; a few need not.
     let window: Vec<Batch> = (0..WINDOW_BATCHES).map(|_| batches.next_batch()).collect::<Result<_>>()?;
     let passes = settings.accumulate as f64 / WINDOW_BATCHES as f64;
     let tokens_per_step = passes * window.iter().map(Batch::n_tokens).sum::<u64>() as f64;

@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::report::{METRICS, PREDICTIONS};
 use crate::tokenizer::Tokenizer;
 use crate::train::engine::Scorer;
-use crate::train::evaluate::{Decoding, Evaluation, Evaluator, TaskEvaluation};
+use crate::train::evaluate::{Cut, Decoding, Evaluation, Evaluator, TaskEvaluation};
 use crate::train::examples::Sources;
 use crate::train::settings::Settings;
 
@@ -40,7 +40,16 @@ pub fn evaluate(
     remarks.iter().for_each(|remark| watch.remark(remark));
     let mut evaluator = Evaluator::new(evaluated, settings.eval_batch_size, decoding, &model, tokenizer);
     let mut scorer = Scorer::new(model);
-    evaluator.evaluate(&mut |batch| pollster::block_on(scorer.score(batch)), tokenizer)
+    let evaluation = evaluator.evaluate(&mut |batch| pollster::block_on(scorer.score(batch)), tokenizer)?;
+    for (name, TaskEvaluation { examples, cut, .. }) in &evaluation.tasks {
+        if let Some(Cut { answers, tokens }) = cut {
+            watch.remark(&format!(
+                "{name}: {answers} of {examples} answers did not end by themselves and were cut at {tokens} tokens \
+                 (--max-new-tokens, in recipes max_new_tokens)"
+            ));
+        }
+    }
+    Ok(evaluation)
 }
 
 /// Writes predictions, then the metrics: where those are, everything is. The folder is made, or must be a run's.

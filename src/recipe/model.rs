@@ -62,7 +62,7 @@ impl ModelSpec {
     pub fn config(&self, tokenizer: &Tokenizer) -> Result<T5Config> {
         if let Some(folder) = &self.from {
             crate::files::recover(folder)?;
-            return T5Config::from_file(folder.join("config.json"));
+            return T5Config::from_dir(folder);
         }
         let mut config = match (&self.preset, &self.config) {
             (Some(name), _) => T5Config::preset(name)?,
@@ -110,9 +110,7 @@ impl ModelSpec {
                 let what = "the model in this folder has its sizes already: leave preset, config and sizes out";
                 return Err(Wrong::new("model.from", what));
             }
-            return T5Config::from_file(folder.join("config.json"))
-                .map(drop)
-                .map_err(|e| Wrong::new("model.from", e.to_string()));
+            return T5Config::from_dir(folder).map(drop).map_err(|e| Wrong::new("model.from", e.to_string()));
         }
         if self.preset.is_some() && self.config.is_some() {
             return Err(Wrong::new("model.config", "name a preset or a file, not both"));

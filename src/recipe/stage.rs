@@ -101,7 +101,7 @@ pub struct Stage {
     pub eval_examples: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_batch_size: Option<usize>,
-    /// The figure that says which checkpoint is the best: TASK/METRIC or TASK/loss.
+    /// The figure that says which checkpoint is the best: TASK/METRIC or TASK/loss (the loss on the first task evaluated on).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<String>,
     /// Evaluations without a new best after which training ends early.

@@ -36,6 +36,9 @@ pub struct TokenizerSpec {
     /// Spells the other characters as bytes, 256 ids, instead of `<unk>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub byte_fallback: Option<bool>,
+    /// Pieces that are always kept whole, such as "<sep>"; they may hold line ends and tabs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pieces: Option<Vec<String>>,
     /// Each digit is a piece of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split_digits: Option<bool>,
@@ -61,6 +64,7 @@ impl Recipe {
                 ("sentinels", spec.sentinels.is_some()),
                 ("character_coverage", spec.character_coverage.is_some()),
                 ("byte_fallback", spec.byte_fallback.is_some()),
+                ("pieces", spec.pieces.is_some()),
                 ("split_digits", spec.split_digits.is_some()),
                 ("split_scripts", spec.split_scripts.is_some()),
             ];
@@ -110,6 +114,7 @@ impl Recipe {
             sentinels: spec.sentinels.unwrap_or(default.sentinels),
             character_coverage: spec.character_coverage.unwrap_or(default.character_coverage),
             byte_fallback: spec.byte_fallback.unwrap_or(default.byte_fallback),
+            user_defined: spec.pieces.clone().unwrap_or_default(),
             split_digits: spec.split_digits.unwrap_or(default.split_digits),
             split_scripts: spec.split_scripts.unwrap_or(default.split_scripts),
             ..default

@@ -30,10 +30,11 @@ impl ByteVocab {
 
     pub(super) fn encode(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::with_capacity(text.len() + 1);
-        for segment in sentinels::segments(text, self.n_sentinels) {
+        for segment in sentinels::segments(text, self.n_sentinels, &[]) {
             match segment {
                 Segment::Text(text) => ids.extend(text.bytes().map(|byte| u32::from(byte) + FIRST_BYTE)),
                 Segment::Sentinel(k) => ids.push(sentinel_id(k)),
+                Segment::Added(id) => ids.push(id),
             }
         }
         ids

@@ -1,5 +1,6 @@
 //! The tokenizer files of a HuggingFace model folder.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -13,9 +14,10 @@ use crate::files::{self, LARGE_LIMIT};
 pub(super) const JSON_FILE: &str = "tokenizer.json";
 pub(super) const SPIECE_FILE: &str = "spiece.model";
 pub(super) const CONFIG_FILE: &str = "tokenizer_config.json";
+const ADDED_FILE: &str = "added_tokens.json";
 
 /// Files that make up a tokenizer; `save` writes back those that were read.
-const FILES: [&str; 5] = [JSON_FILE, SPIECE_FILE, CONFIG_FILE, "special_tokens_map.json", "added_tokens.json"];
+const FILES: [&str; 5] = [JSON_FILE, SPIECE_FILE, CONFIG_FILE, "special_tokens_map.json", ADDED_FILE];
 
 /// More sentinels than any model has: a guard against damaged files.
 pub(super) const MAX_EXTRA_IDS: usize = 1 << 16;
@@ -31,6 +33,9 @@ pub(super) struct TokenizerConfig {
     pad_token: Option<TokenName>,
     eos_token: Option<TokenName>,
     unk_token: Option<TokenName>,
+    bos_token: Option<TokenName>,
+    /// By their ids.
+    added_tokens_decoder: Option<BTreeMap<String, TokenName>>,
 }
 
 /// HuggingFace writes `"</s>"` or `{"content": "</s>", "lstrip": ...}`.
@@ -77,6 +82,13 @@ impl TokenizerConfig {
         self.eos_token.as_ref().map(TokenName::as_str)
     }
 
+    /// The names of the tokens that end, pad or begin a sequence, or stand for what has no piece: as they are given, or T5's.
+    pub(super) fn controls(&self) -> Vec<&str> {
+        let given = [&self.eos_token, &self.pad_token, &self.unk_token, &self.bos_token];
+        let given = given.map(|name| name.as_ref().map(TokenName::as_str));
+        given.into_iter().zip(["</s>", "<pad>", "<unk>", "<s>"]).map(|(given, usual)| given.unwrap_or(usual)).collect()
+    }
+
     pub(super) fn unk_token(&self) -> Option<&str> {
         self.unk_token.as_ref().map(TokenName::as_str)
     }
@@ -103,6 +115,27 @@ pub(super) fn read_files(dir: &Path) -> Result<Vec<(&'static str, Vec<u8>)>> {
     Ok(found)
 }
 
+/// The tokens that were added to a vocabulary of SentencePiece, with their ids: those of `added_tokens.json` and those that
+/// `tokenizer_config.json` lists. `path` is the vocabulary's.
+pub(super) fn added_tokens(
+    path: &Path,
+    config: &TokenizerConfig,
+    files: &[(&'static str, Vec<u8>)],
+) -> Result<Vec<(String, u32)>> {
+    let mut added: BTreeMap<String, u32> = match super::contents_of(files, ADDED_FILE) {
+        [] => BTreeMap::new(),
+        contents => serde_json::from_slice(contents).map_err(|e| {
+            Error::line(path.with_file_name(ADDED_FILE), e.line(), format!("not a list of tokens and their ids: {e}"))
+        })?,
+    };
+    for (id, token) in config.added_tokens_decoder.iter().flatten() {
+        let what = || format!("{id:?} in added_tokens_decoder is no token's id");
+        let id = id.parse().map_err(|_| Error::file(path.with_file_name(CONFIG_FILE), what()))?;
+        added.insert(token.as_str().to_owned(), id);
+    }
+    Ok(added.into_iter().collect())
+}
+
 /// The `tokenizer_config.json` by which `AutoTokenizer` finds the class for `tokenizer`'s files.
 pub(super) fn config(tokenizer: &Tokenizer) -> Vec<u8> {
     let mut config = Map::new();
@@ -122,7 +155,10 @@ pub(super) fn config(tokenizer: &Tokenizer) -> Vec<u8> {
             config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
         }
     }
-    config.insert("additional_special_tokens".into(), json!(sentinel_names));
+    // transformers would add ids of its own for sentinels that are pieces, which it knows by other names.
+    if sentinel_names.iter().enumerate().all(|(k, name)| tokenizer.sentinel_piece(k).as_ref() == Some(name)) {
+        config.insert("additional_special_tokens".into(), json!(sentinel_names));
+    }
     for (key, id) in [("pad_token", tokenizer.pad()), ("eos_token", tokenizer.eos()), ("unk_token", tokenizer.unk())] {
         if let Some(piece) = tokenizer.piece(id) {
             config.insert(key.into(), piece.into());

@@ -7,7 +7,8 @@
 //! T5 was trained that way: seqio's vocabulary has the pieces `▁<extra_id_k>`, which swallow that space.
 //! Text right after a sentinel gets the usual dummy prefix, so `"<extra_id_0>."` gives `<extra_id_0> ▁ .` as the published
 //! `tokenizer.json` does (transformers' `legacy` mode; pull request 24565 describes the other one): both formats of one
-//! vocabulary must agree. A `tokenizer.json` itself is followed to the letter, whatever it says.
+//! vocabulary must agree. A `tokenizer.json` itself is followed to the letter,
+//! except that a text never becomes one of the tokens that end, pad or begin a sequence.
 
 mod bytes;
 mod charsmap;
@@ -20,6 +21,7 @@ mod stream;
 mod train;
 mod trie;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -48,6 +50,8 @@ struct Inner {
     special: Special,
     /// Id of `<extra_id_k>` at index k.
     sentinels: Vec<u32>,
+    /// Texts of the tokens that text never becomes.
+    controls: Vec<String>,
     /// What `save` writes: (file name, contents).
     files: Vec<(&'static str, Vec<u8>)>,
 }
@@ -85,11 +89,21 @@ impl Tokenizer {
             return Tokenizer::from_dir(path);
         }
         let contents = files::read(path, LARGE_LIMIT)?;
-        let config = TokenizerConfig::default();
-        match sniff(&contents) {
-            Some(Format::Json) => Tokenizer::from_json(path, &config, vec![(JSON_FILE, contents)]),
-            Some(Format::SentencePiece) => Tokenizer::from_spiece(path, &config, vec![(SPIECE_FILE, contents)]),
-            None => Err(Error::file(path, unknown_format(&contents))),
+        let format = sniff(&contents).ok_or_else(|| Error::file(path, unknown_format(&contents)))?;
+        // The files beside it say how many sentinels there are and what the special tokens are called.
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut found = folder::read_files(dir)?;
+        found.retain(|(name, _)| ![JSON_FILE, SPIECE_FILE].contains(name));
+        let config = read_config(dir, &found)?;
+        match format {
+            Format::Json => {
+                found.push((JSON_FILE, contents));
+                Tokenizer::from_json(path, &config, found)
+            }
+            Format::SentencePiece => {
+                found.push((SPIECE_FILE, contents));
+                Tokenizer::from_spiece(path, &config, found)
+            }
         }
     }
 
@@ -101,17 +115,21 @@ impl Tokenizer {
     /// The folder has none of these, or one of them is damaged.
     pub fn from_dir(dir: &Path) -> Result<Tokenizer> {
         let files = folder::read_files(dir)?;
-        let find = |wanted| files.iter().find(|(name, _)| *name == wanted).map(|(_, contents)| contents.as_slice());
-        let config = match find(CONFIG_FILE) {
-            Some(contents) => TokenizerConfig::parse(&dir.join(CONFIG_FILE), contents)?,
-            None => TokenizerConfig::default(),
-        };
-        if find(JSON_FILE).is_some() {
+        let has = |wanted| files.iter().any(|(name, _)| *name == wanted);
+        let config = read_config(dir, &files)?;
+        if has(JSON_FILE) {
             Tokenizer::from_json(&dir.join(JSON_FILE), &config, files)
-        } else if find(SPIECE_FILE).is_some() {
+        } else if has(SPIECE_FILE) {
             Tokenizer::from_spiece(&dir.join(SPIECE_FILE), &config, files)
         } else if config.is_byt5() {
             Ok(Tokenizer::byte_level(ByteVocab::new(config.n_sentinels().unwrap_or(bytes::BYT5_SENTINELS)), files))
+        } else if ["vocab.json", "merges.txt"].iter().all(|name| dir.join(name).exists()) {
+            Err(Error::file(
+                dir,
+                "the tokenizer is a byte-level BPE in its old form, vocab.json and merges.txt; make a tokenizer.json of it once \
+                 with: python -c \"from transformers import AutoTokenizer as T; \
+                 T.from_pretrained('IN', use_fast=True).save_pretrained('OUT')\"",
+            ))
         } else {
             Err(Error::file(
                 dir,
@@ -121,7 +139,8 @@ impl Tokenizer {
         }
     }
 
-    /// Ids of `text`, without an end-of-sequence id.
+    /// Ids of `text`, without an end-of-sequence id. Of special tokens only sentinels are read in a text; `</s>`, `<pad>`,
+    /// `<unk>` and `<s>` are read as the characters that they are spelled with, so that no text can end a sequence.
     ///
     /// # Errors
     /// A `tokenizer.json` may refuse, for one, a character that it has neither piece nor `<unk>` for.
@@ -133,11 +152,27 @@ impl Tokenizer {
         }
     }
 
-    /// As [`Tokenizer::encode`], with the end-of-sequence id behind.
+    /// As [`Tokenizer::encode`], with the end-of-sequence id behind, and before it what the `post_processor` of a
+    /// `tokenizer.json` puts there (`<s>` in CodeT5's).
     pub fn encode_with_eos(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = self.encode(text)?;
+        let mut ids = self.prefix().to_vec();
+        ids.extend(self.encode(text)?);
         ids.push(self.eos());
         Ok(ids)
+    }
+
+    /// Special tokens whose text stands in `text`: sentinels, and those that end, pad or begin a sequence.
+    pub fn special_texts(&self, text: &str) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        if text.contains('<') || !self.0.controls.iter().all(|token| token.starts_with('<')) {
+            found.extend(self.0.controls.iter().filter(|token| text.contains(token.as_str())).cloned());
+            for segment in sentinels::segments(text, self.n_sentinels(), &[]) {
+                if let sentinels::Segment::Sentinel(k) = segment {
+                    found.insert(sentinels::name(k));
+                }
+            }
+        }
+        found
     }
 
     /// [`Tokenizer::encode`] of many texts, on all processor cores.
@@ -230,26 +265,59 @@ impl Tokenizer {
     fn byte_level(vocab: ByteVocab, files: Vec<(&'static str, Vec<u8>)>) -> Tokenizer {
         let special = Special { pad: 0, eos: 1, unk: 2 };
         let sentinels = vocab.sentinels();
-        Tokenizer(Arc::new(Inner { kind: Kind::Bytes(vocab), special, sentinels, files }))
+        Tokenizer::assemble(Kind::Bytes(vocab), special, sentinels, files)
     }
 
     /// `files` holds the model under [`SPIECE_FILE`]; `path` is where it came from, for messages.
     fn from_spiece(path: &Path, config: &TokenizerConfig, files: Vec<(&'static str, Vec<u8>)>) -> Result<Tokenizer> {
         let n_extra = config.n_sentinels().unwrap_or(T5_SENTINELS);
-        let model = SentencePiece::parse(path, contents_of(&files, SPIECE_FILE), n_extra)?;
+        let added = folder::added_tokens(path, config, &files)?;
+        let model = SentencePiece::parse(path, contents_of(&files, SPIECE_FILE), n_extra, added)?;
         let (special, sentinels) = (model.special(), model.sentinels());
-        Ok(Tokenizer(Arc::new(Inner { kind: Kind::SentencePiece(Box::new(model)), special, sentinels, files })))
+        Ok(Tokenizer::assemble(Kind::SentencePiece(Box::new(model)), special, sentinels, files))
     }
 
     fn from_json(path: &Path, config: &TokenizerConfig, files: Vec<(&'static str, Vec<u8>)>) -> Result<Tokenizer> {
-        let tokenizer = JsonTokenizer::parse(path, contents_of(&files, JSON_FILE))?;
+        let tokenizer = JsonTokenizer::parse(path, contents_of(&files, JSON_FILE), config)?;
         let special = tokenizer.special(path, config)?;
         let sentinels = sentinels::lookup(|token| tokenizer.id(token));
-        Ok(Tokenizer(Arc::new(Inner { kind: Kind::Json(Box::new(tokenizer)), special, sentinels, files })))
+        Ok(Tokenizer::assemble(Kind::Json(Box::new(tokenizer)), special, sentinels, files))
+    }
+
+    fn assemble(kind: Kind, special: Special, sentinels: Vec<u32>, files: Vec<(&'static str, Vec<u8>)>) -> Tokenizer {
+        let mut inner = Inner { kind, special, sentinels, controls: vec!["<s>".into()], files };
+        let piece = |id| match &inner.kind {
+            Kind::Bytes(vocab) => vocab.piece(id),
+            Kind::SentencePiece(model) => model.piece(id),
+            Kind::Json(tokenizer) => tokenizer.piece(id),
+        };
+        let named: Vec<String> = [special.eos, special.pad, special.unk].into_iter().filter_map(piece).collect();
+        inner.controls.extend(named);
+        Tokenizer(Arc::new(inner))
+    }
+
+    fn sentinel_piece(&self, k: usize) -> Option<String> {
+        self.piece(self.sentinel(k)?)
+    }
+
+    /// What stands before every text that a model is given.
+    fn prefix(&self) -> &[u32] {
+        match &self.0.kind {
+            Kind::Json(tokenizer) => tokenizer.prefix(),
+            _ => &[],
+        }
     }
 
     fn is_silent(&self, id: u32) -> bool {
-        id == self.pad() || id == self.eos()
+        id == self.pad() || id == self.eos() || self.prefix().contains(&id)
+    }
+}
+
+/// What `tokenizer_config.json` says, if it is among these files of a folder.
+fn read_config(dir: &Path, files: &[(&'static str, Vec<u8>)]) -> Result<TokenizerConfig> {
+    match contents_of(files, CONFIG_FILE) {
+        [] => Ok(TokenizerConfig::default()),
+        contents => TokenizerConfig::parse(&dir.join(CONFIG_FILE), contents),
     }
 }
 

@@ -12,6 +12,7 @@ use prost::Message;
 
 use super::Special;
 use super::charsmap::CharsMap;
+use super::folder::MAX_EXTRA_IDS;
 use super::sentinels::{self, Segment};
 use super::stream::{Fragment, LeadingSpace};
 use super::trie::PieceTrie;
@@ -36,11 +37,19 @@ pub(super) struct SentencePiece {
     byte_ids: Option<Vec<u32>>,
     /// Sentinels appended behind the pieces, `<extra_id_0>` last: 0 where the model has its own.
     n_appended: usize,
+    /// Tokens that were added behind all of these, with their ids.
+    added: Vec<(String, u32)>,
 }
 
 impl SentencePiece {
-    /// `contents` is the protobuf; `n_extra` sentinels are appended unless the model has sentinels.
-    pub(super) fn parse(path: &Path, contents: &[u8], n_extra: usize) -> Result<SentencePiece> {
+    /// `contents` is the protobuf; `n_extra` sentinels are appended unless the model has sentinels. Of the `added` tokens those
+    /// that are pieces or sentinels say nothing new.
+    pub(super) fn parse(
+        path: &Path,
+        contents: &[u8],
+        n_extra: usize,
+        added: Vec<(String, u32)>,
+    ) -> Result<SentencePiece> {
         let invalid = |what: String| Error::file(path, format!("not a usable SentencePiece model: {what}"));
         let proto = ModelProto::decode(contents).map_err(|e| invalid(format!("{e} (cut short or damaged?)")))?;
         // Both follow the pieces: a file cut between two pieces is a valid protobuf without them.
@@ -71,7 +80,7 @@ impl SentencePiece {
         }
         let scores = proto.pieces.iter().filter(|piece| piece.kind() == PieceKind::Normal).map(Piece::score);
         let has_sentinels = !sentinels::lookup(|piece| ids.get(piece).copied()).is_empty();
-        Ok(SentencePiece {
+        let mut model = SentencePiece {
             trie: of_kind(&[PieceKind::Normal, PieceKind::UserDefined]),
             user_defined: of_kind(&[PieceKind::UserDefined]),
             charsmap,
@@ -83,11 +92,37 @@ impl SentencePiece {
             n_appended: if has_sentinels { 0 } else { n_extra },
             pieces: proto.pieces,
             normalizer,
-        })
+            added: Vec::new(),
+        };
+        model.add(added).map_err(|what| Error::file(path, what))?;
+        Ok(model)
+    }
+
+    fn add(&mut self, added: Vec<(String, u32)>) -> Result<(), String> {
+        for (token, id) in added {
+            match self.piece(id) {
+                None if (id as usize) < self.n_own() + MAX_EXTRA_IDS && !token.is_empty() => {
+                    self.added.push((token, id))
+                }
+                Some(piece) if piece == token => {}
+                found => {
+                    let there = found.map_or("no piece can be".to_owned(), |piece| format!("{piece:?} is"));
+                    return Err(format!(
+                        "the files beside the vocabulary give {token:?} the id {id}, where {there}: they do not belong together"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ids of pieces and sentinels.
+    fn n_own(&self) -> usize {
+        self.pieces.len() + self.n_appended
     }
 
     pub(super) fn size(&self) -> usize {
-        self.pieces.len() + self.n_appended
+        self.added.iter().map(|&(_, id)| id as usize + 1).fold(self.n_own(), usize::max)
     }
 
     pub(super) fn special(&self) -> Special {
@@ -109,10 +144,11 @@ impl SentencePiece {
 
     pub(super) fn encode(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::new();
-        for segment in sentinels::segments(text, self.n_appended) {
+        for segment in sentinels::segments(text, self.n_appended, &self.added) {
             match segment {
                 Segment::Text(text) => self.segment_text(&self.normalize(text), &mut ids),
                 Segment::Sentinel(k) => ids.push(self.appended_id(k)),
+                Segment::Added(id) => ids.push(id),
             }
         }
         ids
@@ -120,12 +156,14 @@ impl SentencePiece {
 
     pub(super) fn piece(&self, id: u32) -> Option<String> {
         let piece = self.pieces.get(id as usize).map(|piece| piece.piece().to_string());
-        piece.or_else(|| self.appended_sentinel(id).map(sentinels::name))
+        let sentinel = || self.appended_sentinel(id).map(sentinels::name);
+        piece.or_else(sentinel).or_else(|| self.added_token(id).map(str::to_owned))
     }
 
     pub(super) fn fragment(&self, id: u32) -> Fragment<'_> {
         let Some(piece) = self.pieces.get(id as usize) else {
-            return self.appended_sentinel(id).map_or(Fragment::OutOfRange, Fragment::Sentinel);
+            let added = || self.added_token(id).map_or(Fragment::OutOfRange, Fragment::Literal);
+            return self.appended_sentinel(id).map_or_else(added, Fragment::Sentinel);
         };
         match piece.kind() {
             PieceKind::Control => Fragment::Nothing,
@@ -146,12 +184,16 @@ impl SentencePiece {
     }
 
     fn appended_id(&self, k: usize) -> u32 {
-        (self.size() - 1 - k) as u32
+        (self.n_own() - 1 - k) as u32
+    }
+
+    fn added_token(&self, id: u32) -> Option<&str> {
+        self.added.iter().find(|(_, other)| *other == id).map(|(token, _)| token.as_str())
     }
 
     fn appended_sentinel(&self, id: u32) -> Option<usize> {
         let id = id as usize;
-        (self.pieces.len()..self.size()).contains(&id).then(|| self.size() - 1 - id)
+        (self.pieces.len()..self.n_own()).contains(&id).then(|| self.n_own() - 1 - id)
     }
 
     /// `Normalizer::Normalize`: replacement rules, runs of spaces, dummy prefix, `▁` for a space.

@@ -1,8 +1,8 @@
 //! A unigram vocabulary from text, as SentencePiece trains it (Kudo 2018, arXiv 1804.10959), in the files that T5 uses.
 //!
-//! The text is cut as T5 cuts it: words that begin with `▁`. Its characters are made uniform by `Nmt` and `NFKC` of
-//! HuggingFace's tokenizers, which together are SentencePiece's `nmt_nfkc` (T5's own rule, there as a table of 240 KB);
-//! runs of spaces vanish where words are cut.
+//! The text is cut as T5 cuts it: words that begin with `▁`. Its characters are made uniform as SentencePiece's `nmt_nfkc`
+//! does (T5's own rule, there as a table of 240 KB), except that the joiners of scripts and emoji (U+200C, U+200D) stay; of a
+//! run of spaces one is left. Around user-defined pieces no space is lost or made.
 //!
 //! The trainer is this crate's own. The one of the `tokenizers` crate gives other vocabularies on every run (it iterates
 //! over hash maps with random keys and adds in the order in which threads finish) and panics on awkward text; here the
@@ -35,7 +35,7 @@ pub struct TrainOptions {
     /// No piece has characters of two scripts, digits and marks being a script of their own: SentencePiece's
     /// `split_by_unicode_script` and `split_by_number`.
     pub split_scripts: bool,
-    /// Pieces that are found first wherever they stand, and never split. What follows one begins a new word.
+    /// Pieces that are found first wherever they stand, and never split; they may hold line ends and tabs.
     pub user_defined: Vec<String>,
     /// Longest learned piece in characters, `▁` included.
     pub max_piece_length: usize,
@@ -99,6 +99,9 @@ pub struct TrainSummary {
 }
 
 impl Trained {
+    /// What the vocabulary's normaliser does to text, in words.
+    pub const NORMALIZER: &str = files::NORMALIZER;
+
     /// Writes `tokenizer.json` and `tokenizer_config.json` into `dir`, creating it.
     ///
     /// # Errors
@@ -173,7 +176,7 @@ impl TrainOptions {
             return refuse(format!("{} sentinels are too many: at most {MAX_EXTRA_IDS}", self.sentinels));
         }
         for (at, piece) in self.user_defined.iter().enumerate() {
-            if piece.trim() != piece || piece.is_empty() {
+            if piece.trim_matches(' ') != piece || piece.is_empty() {
                 return refuse(format!("the user-defined piece {piece:?} is empty or has spaces at an end"));
             }
             if self.user_defined[..at].contains(piece) || files::is_reserved(piece, self) {
@@ -263,6 +266,43 @@ mod tests {
         assert_eq!(pieces("New York"), ["New York"]);
         assert_eq!(tokenizer.decode(&tokenizer.encode("the cat ☃ sat").unwrap()), "the cat ☃ sat");
         assert_eq!(pieces("☃"), ["▁", "<0xE2>", "<0x98>", "<0x83>"]);
+    }
+
+    #[test]
+    fn nothing_is_lost_around_own_pieces() {
+        let own = ["{", "}", "<hl>", "\n", "\t"].map(str::to_owned).to_vec();
+        let options = TrainOptions { user_defined: own, allow_smaller: true, ..options(200) };
+        let text = ["if (a) {b} else {c} f(x){y} x<hl>y", "a\u{200d}b c\u{200c}d"].repeat(10);
+        let text: Vec<&str> = text.iter().map(|line| &**line).collect();
+        let tokenizer = train(lines(&text), &options).unwrap().tokenizer;
+        let texts = [
+            "f(x){y}",
+            "f(x) { y }",
+            "f(x) {y}",
+            "x<hl>y",
+            "x <hl> y",
+            "x <hl>y",
+            "x<hl> y",
+            "if (a) {b} else {c}",
+            "a\u{200d}b",
+            "c\u{200c}d",
+            "a\nb\tc",
+            "a \n\t b",
+            "{",
+            "a",
+            "{ a",
+            "{a ",
+        ];
+        let ids = texts.map(|text| tokenizer.encode(text).unwrap());
+        for (text, ids) in texts.iter().zip(&ids) {
+            assert_eq!(&tokenizer.decode(ids), text);
+            let mut stream = tokenizer.stream();
+            let streamed: String = ids.iter().map(|&id| stream.push(id)).collect();
+            assert_eq!(&(streamed + &stream.finish()), text);
+        }
+        assert_eq!(ids.iter().collect::<std::collections::HashSet<_>>().len(), texts.len());
+        // Other white space is a space each, a run of it one.
+        assert_eq!(tokenizer.decode(&tokenizer.encode("a \u{a0}\u{3000} b").unwrap()), "a b");
     }
 
     #[test]

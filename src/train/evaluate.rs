@@ -37,6 +37,9 @@ pub struct TaskEvaluation {
     /// For unlabelled text: cross-entropy in bits per byte of the text that the targets spell out, sentinels being free.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits_per_byte: Option<f64>,
+    /// Answers that did not end by themselves, if there are some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Cut>,
     /// Of the answers: metric -> value.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, f64>,
@@ -46,6 +49,13 @@ pub struct TaskEvaluation {
     /// For each of the examples.
     #[serde(skip)]
     pub predictions: Vec<Prediction>,
+}
+
+/// So many answers were cut at so many tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Cut {
+    pub answers: usize,
+    pub tokens: usize,
 }
 
 /// An answer beside what was asked for.
@@ -65,6 +75,9 @@ pub struct Best {
     /// TASK/METRIC
     pub metric: String,
     pub value: f64,
+    /// The loss on the same task, which decides between equal values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
 }
 
 /// What the share of target tokens predicted right is called beside metrics, of which one is `accuracy`.
@@ -82,9 +95,11 @@ pub fn figure_names(settings: &Settings) -> Vec<String> {
 }
 
 impl Best {
-    /// Whether a later figure replaces this one; `higher` is better, or lower.
-    pub fn is_beaten(&self, by: f64, higher: bool) -> bool {
-        if higher { by > self.value } else { by < self.value }
+    /// Whether a later evaluation replaces this one; `higher` is better, or lower.
+    pub fn is_beaten(&self, by: &Best, higher: bool) -> bool {
+        let is_better = if higher { by.value > self.value } else { by.value < self.value };
+        let has_less_loss = self.loss.zip(by.loss).is_some_and(|(own, other)| other < own);
+        is_better || by.value == self.value && has_less_loss
     }
 }
 
@@ -188,12 +203,11 @@ impl Evaluator {
         }
     }
 
-    /// The figure that says which checkpoint is the best, if there is anything to evaluate on.
+    /// The figure that says which checkpoint is the best, if there is anything to evaluate on: the loss, unless the settings
+    /// name another. Early on a metric of answers may be the best for a model that says nothing.
     pub fn best_metric(&self, settings: &Settings) -> Option<String> {
         let first = self.tasks.first()?;
-        let metric = first.answers.as_ref().and_then(|answers| answers.task.first_score());
-        let default = || format!("{}/{}", first.name, metric.unwrap_or_else(|| "loss".into()));
-        Some(settings.best.clone().unwrap_or_else(default))
+        Some(settings.best.clone().unwrap_or_else(|| format!("{}/loss", first.name)))
     }
 
     /// Evaluates the parameters as they are; `loss_of` gives the loss of a batch with them.
@@ -209,9 +223,9 @@ impl Evaluator {
             for batch in &prepared.batches {
                 stats.add(&loss_of(batch)?);
             }
-            let (mut scores, mut predictions) = (Vec::new(), Vec::new());
+            let (mut scores, mut predictions, mut cut) = (Vec::new(), Vec::new(), None);
             if let Some(answers) = &prepared.answers {
-                predictions = answers.predict(&mut self.generator, &self.decoding, tokenizer)?;
+                (predictions, cut) = answers.predict(&mut self.generator, &self.decoding, tokenizer)?;
                 let texts: Vec<String> = predictions.iter().map(|p| p.prediction.clone()).collect();
                 if answers.texts.iter().all(TaskExample::is_labelled) {
                     scores = answers.task.score(&texts, &answers.texts)?;
@@ -224,6 +238,7 @@ impl Evaluator {
                 accuracy: stats.accuracy(),
                 bits_per_byte: (prepared.bytes > 0)
                     .then(|| stats.loss / std::f64::consts::LN_2 / prepared.bytes as f64),
+                cut,
                 metrics: scores.iter().map(|score| (score.name.clone(), score.value)).collect(),
                 scores,
                 predictions,
@@ -240,10 +255,12 @@ impl Answers {
         generator: &mut Generator,
         decoding: &Decoding,
         tokenizer: &Tokenizer,
-    ) -> Result<Vec<Prediction>> {
+    ) -> Result<(Vec<Prediction>, Option<Cut>)> {
         let max_new_tokens = decoding.max_new_tokens.unwrap_or(self.longest + SLACK);
         let options = GenerateOptions { max_new_tokens, ..decoding.options.clone() };
         let generated = pollster::block_on(generator.generate_all(&self.sources, &options))?;
+        let answers = generated.iter().filter(|generation| !generation.stopped_at_eos()).count();
+        let cut = (answers > 0).then_some(Cut { answers, tokens: max_new_tokens });
         let predictions = generated.iter().zip(&self.texts).map(|(generation, text)| {
             let prediction = tokenizer.decode(&generation.ids);
             Prediction {
@@ -253,7 +270,7 @@ impl Answers {
                 references: text.references.clone(),
             }
         });
-        Ok(predictions.collect())
+        Ok((predictions.collect(), cut))
     }
 }
 

@@ -64,7 +64,14 @@ impl Sources {
                 sources.files.insert(name.clone(), files);
             } else if let Some(task) = settings.tasks.get(name) {
                 let set = open_task(name, task, Split::Train, tokenizer, &mut sources.remarks)?;
-                sources.remarks.push(format!("training on {name}: {} examples", set.n_examples()));
+                let n = set.n_examples();
+                sources.remarks.push(format!("training on {name}: {n} examples"));
+                if settings.train.len() == 1 && !settings.batching.is_packed() && n < settings.batch_size {
+                    sources.remarks.push(format!(
+                        "{name}: a batch of {} examples has some of these {n} several times; a batch size of {n} has each once",
+                        settings.batch_size
+                    ));
+                }
                 let files = task.files(Path::new(""), Split::Train)?;
                 prints.extend(files.iter().map(|file| fingerprint(file)).collect::<Result<Vec<_>>>()?);
                 sources.sets.insert(name.clone(), Arc::new(set.into_parts().0));
@@ -195,9 +202,6 @@ fn held_out_text(
     Ok(examples)
 }
 
-/// How many characters a remark names.
-const SHOWN_CHARACTERS: usize = 20;
-
 fn open_task(
     name: &str,
     task: &TaskConfig,
@@ -206,26 +210,7 @@ fn open_task(
     remarks: &mut Vec<String>,
 ) -> Result<TaskSet> {
     let set = TaskSet::open(task, Path::new(""), split, tokenizer)?;
-    let (max_source, max_target) = task.lengths();
-    for (count, what) in [(set.skipped_too_long(), "left out"), (set.truncated(), "cut")] {
-        if count > 0 {
-            remarks.push(format!(
-                "{name}: {count} examples longer than {max_source} source or {max_target} target tokens are {what}"
-            ));
-        }
-    }
-    let (count, characters) = set.unknown(tokenizer)?;
-    if count > 0 {
-        let mut names = characters.iter().take(SHOWN_CHARACTERS).map(char::to_string).collect::<Vec<_>>().join(" ");
-        if characters.len() > SHOWN_CHARACTERS {
-            names += " ...";
-        }
-        remarks.push(format!(
-            "{name}: {count} of {} {split} examples have characters without a piece in the tokenizer ({names}): the model reads \
-             and writes <unk> there, and such an answer is never right; a tokenizer trained with character_coverage = 1 has them",
-            set.n_examples(),
-        ));
-    }
+    remarks.extend(set.findings(name, task, split, tokenizer)?);
     Ok(set)
 }
 

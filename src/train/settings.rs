@@ -88,8 +88,8 @@ pub struct Settings {
     pub eval_examples: usize,
     /// Rows that are evaluated side by side.
     pub eval_batch_size: usize,
-    /// The figure that says which checkpoint is the best: TASK/METRIC or TASK/loss. `None`: the first metric of the first
-    /// task evaluated on, or its loss.
+    /// The figure that says which checkpoint is the best: TASK/METRIC or TASK/loss. `None`: the loss on the first task
+    /// evaluated on.
     pub best: Option<String>,
     /// Evaluations without a new best after which training ends early.
     pub patience: Option<u64>,

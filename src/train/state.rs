@@ -19,8 +19,11 @@ use crate::gpu::Gpu;
 /// The folder within a checkpoint.
 pub const FOLDER: &str = "training_state";
 
-/// Raised whenever one program could not read what another one writes; 3: data are a stream with a position.
-const FORMAT: u32 = 3;
+/// Raised whenever one program could not go on with what another one writes; 4: batches of tasks keep to passes.
+const FORMAT: u32 = 4;
+
+/// Goes on with runs on text alone, whose batches are what they were.
+const FORMAT_BEFORE: u32 = 3;
 
 const STATE_FILE: &str = "state.json";
 const MOMENTS_FILE: &str = "optimizer.safetensors";
@@ -85,15 +88,23 @@ impl State {
         let text = files::read_text(&path, SETTINGS_LIMIT)?;
         let bad = |e: serde_json::Error| Error::line(&path, e.line(), format!("not the state of a run: {e}"));
         let value: serde_json::Value = serde_json::from_str(&text).map_err(bad)?;
-        match value.get("format").and_then(serde_json::Value::as_u64) {
-            Some(format) if format == u64::from(FORMAT) => serde_json::from_value(value).map_err(bad),
+        let format = value.get("format").and_then(serde_json::Value::as_u64);
+        let only_text = value["settings"]["tasks"].as_object().is_some_and(serde_json::Map::is_empty);
+        if format == Some(FORMAT.into()) || format == Some(FORMAT_BEFORE.into()) && only_text {
+            return Ok(State { format: FORMAT, ..serde_json::from_value(value).map_err(bad)? });
+        }
+        let what = match format {
+            Some(format) if format == u64::from(FORMAT_BEFORE) => {
+                "an older program began this run, and drew the examples of tasks in another order: finish it with that program, \
+                 or train on from its weights, with --model and this folder"
+                    .to_owned()
+            }
             format => {
                 let found = format.map_or("none".into(), |f| f.to_string());
-                let what =
-                    format!("the state's format is {found}, this program reads {FORMAT}: use the one that wrote it");
-                Err(Error::file(&path, what))
+                format!("the state's format is {found}, this program reads {FORMAT}: use the one that wrote it")
             }
-        }
+        };
+        Err(Error::file(&path, what))
     }
 
     /// Whether a run can go on from this state, which somebody may have changed.

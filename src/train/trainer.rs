@@ -179,8 +179,8 @@ impl Trainer {
         config.check_vocabulary(tokenizer.vocab_size())?;
         let batches = sources.stream(&config, &state.position)?;
         let mut remarks = std::mem::take(&mut sources.remarks);
-        if batches.mixture().members().count() > 1 {
-            let share = |(name, share, _): (&str, f64, f64)| format!("{:.1} % {name}", 100.0 * share);
+        if batches.mixture().members().len() > 1 {
+            let share = |(name, share): (&str, f64)| format!("{:.1} % {name}", 100.0 * share);
             let shares: Vec<String> = batches.mixture().members().map(share).collect();
             remarks.push(format!("mixed: {}", shares.join(", ")));
         }
@@ -416,11 +416,13 @@ impl Trainer {
             }
         }
         let (value, higher) = evaluation.figure(&metric)?;
-        let best = self.state.best.as_ref().is_none_or(|best| best.is_beaten(value, higher));
+        let task = metric.rsplit_once('/').and_then(|(task, _)| evaluation.tasks.get(task));
+        let this = Best { step, metric: metric.clone(), value, loss: task.map(|task| task.loss) };
+        let best = self.state.best.as_ref().is_none_or(|best| best.is_beaten(&this, higher));
         let seconds = evaluation.seconds;
-        self.tell(&Event::Evaluation { step, evaluation, metric: metric.clone(), value, best }, hooks)?;
+        self.tell(&Event::Evaluation { step, evaluation, metric, value, best }, hooks)?;
         if best {
-            self.state.best = Some(Best { step, metric, value });
+            self.state.best = Some(this);
             self.state.evaluations_since_best = 0;
             self.save(BEST, hooks)?;
         } else {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use t5_wgpu::data::metrics::MetricKind;
-use t5_wgpu::data::task::Files;
+use t5_wgpu::data::task::{Files, OnBadRow};
 use t5_wgpu::data::{Metric, Split, TaskConfig, TooLong};
 use t5_wgpu::recipe::stage::MOST_MINUTES;
 use t5_wgpu::recipe::{ModelSpec, Stage};
@@ -13,7 +13,7 @@ use t5_wgpu::train::Settings;
 use t5_wgpu::train::schedule::Decay;
 use t5_wgpu::train::settings::TextConfig;
 
-use crate::cli::pairs::{self, PAIRS};
+use crate::cli::pairs::{self, OnBadRowArg, PAIRS};
 use crate::cli::progress::LookArgs;
 use crate::cli::{GpuArgs, TuneArgs};
 
@@ -42,7 +42,8 @@ pub struct Args {
     /// Text files, plain, .gz, .xz or .zst, one paragraph a line
     #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Data", conflicts_with = "pairs")]
     pub text: Vec<PathBuf>,
-    /// Pairs: .tsv (source, tab, target), .csv or .jsonl; plain, .gz, .xz or .zst
+    /// Pairs: .tsv (source, tab, target), .csv or .jsonl; plain, .gz, .xz or .zst. A first row that names the columns
+    /// ("source", "target") is left out
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub pairs: Option<PathBuf>,
     /// Put before every source, as in "translate English to German: "
@@ -63,6 +64,9 @@ pub struct Args {
     /// What to do with longer ones [default: skip]
     #[arg(long, value_enum, help_heading = "Data", requires = "pairs")]
     pub too_long: Option<TooLongArg>,
+    /// What to do with a row that is no example: another number of columns, a key or a text that is missing [default: error]
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Data", requires = "pairs")]
+    pub on_bad_row: Option<OnBadRowArg>,
     /// How text becomes sources and targets; `t5 show-objective --list` shows them [default: span_corruption]
     #[arg(long, value_name = "NAME", help_heading = "Data", requires = "text")]
     pub objective: Option<String>,
@@ -157,6 +161,10 @@ pub struct Args {
     /// Most examples of an evaluation [default: 512]
     #[arg(long, value_name = "N", help_heading = "Output")]
     pub eval_examples: Option<usize>,
+    /// The figure that says which checkpoint is the best: pairs/per, pairs/exact_match, pairs/cer or pairs/loss
+    /// [default: the loss]
+    #[arg(long, value_name = "NAME", help_heading = "Output")]
+    pub best: Option<String>,
     /// End early after so many evaluations without a new best
     #[arg(long, value_name = "N", help_heading = "Output")]
     pub patience: Option<u64>,
@@ -260,6 +268,7 @@ impl Args {
             seed: self.seed,
             eval_every: self.eval_every,
             eval_examples: self.eval_examples,
+            best: self.best.clone(),
             patience: self.patience,
             save_every: self.save_every,
             log_every: self.log_every,
@@ -318,6 +327,7 @@ impl Args {
             task.max_source = self.max_source.or(task.max_source);
             task.max_target = self.max_target.or(task.max_target);
             task.too_long = self.too_long.map(TooLong::from).or(task.too_long);
+            task.on_bad_row = self.on_bad_row.map(OnBadRow::from).or(task.on_bad_row);
             if let Some(file) = &self.eval {
                 pairs::set_file(task, Split::Validation, file)?;
             }

@@ -7,15 +7,27 @@ use serde_json::Value;
 
 use super::preset::PresetMaker;
 use super::row::{Row, text_of};
-use super::rows::{Layout, for_each_row};
+use super::rows::{Layout, Record, for_each_row};
 use super::template::Template;
-use super::{Format, Split, TaskConfig, TaskExample, UNKNOWN_LABEL};
+use super::{Format, OnBadRow, Split, TaskConfig, TaskExample, UNKNOWN_LABEL};
 use crate::{Error, Result};
 
 /// Examples with where they stand, for messages about them.
 pub(super) struct Loaded {
     pub files: Vec<PathBuf>,
     pub examples: Vec<Placed>,
+    pub left_out: LeftOut,
+}
+
+/// Rows that are no examples.
+#[derive(Clone, Debug, Default)]
+pub struct LeftOut {
+    /// Rows that are no examples as they should be (under `on_bad_row = "skip"`).
+    pub bad: usize,
+    /// What is wrong with the first of them, with its file and line.
+    pub first_bad: Option<String>,
+    /// Files whose first row was found to name the columns.
+    pub headers: Vec<PathBuf>,
 }
 
 pub(super) struct Placed {
@@ -54,21 +66,42 @@ pub(super) fn load(config: &TaskConfig, base: &Path, split: Split) -> Result<Loa
     let paths = config.declared(split)?.resolve(base)?;
     let maker = maker(config).map_err(Error::Input)?;
     let layout = layout(config);
-    let mut loaded = Loaded { files: Vec::new(), examples: Vec::new() };
-    for_each_row(&paths, &layout, split, &mut |path, line, row| {
+    let mut loaded = Loaded { files: Vec::new(), examples: Vec::new(), left_out: LeftOut::default() };
+    for_each_row(&paths, &layout, split, &mut |path, line, record| {
         if loaded.files.last().is_none_or(|last| last != path) {
             loaded.files.push(path.to_path_buf());
         }
-        let fail = |what: String| Error::File { path: path.to_path_buf(), line, what };
-        let examples = maker.examples(row, split).map_err(fail)?;
+        let examples = match record {
+            Record::Row(row) => maker.examples(row, split),
+            Record::Bad(what) => Err(what),
+            Record::Header => {
+                loaded.left_out.headers.push(path.to_path_buf());
+                return Ok(());
+            }
+        };
+        let examples = examples.and_then(|examples| examples.iter().try_for_each(checked).map(|()| examples));
+        let examples = match (examples, config.on_bad_row.unwrap_or_default()) {
+            (Ok(examples), _) => examples,
+            (Err(what), OnBadRow::Skip) => {
+                loaded.left_out.bad += 1;
+                let error = || Error::File { path: path.to_path_buf(), line, what }.to_string();
+                loaded.left_out.first_bad.get_or_insert_with(error);
+                return Ok(());
+            }
+            (Err(what), OnBadRow::Error) => {
+                let what =
+                    format!("{what} (to leave such rows out: --on-bad-row skip, in recipes on_bad_row = \"skip\")");
+                return Err(Error::File { path: path.to_path_buf(), line, what });
+            }
+        };
         for example in examples {
-            checked(&example).map_err(fail)?;
             if config.held_out.is_some_and(|share| is_held_out(&example.source, share) != (split == Split::Validation))
             {
                 continue;
             }
             if loaded.examples.len() == MOST_EXAMPLES {
-                return Err(fail(format!("a task holds its examples in memory, {MOST_EXAMPLES} at most: split it")));
+                let what = format!("a task holds its examples in memory, {MOST_EXAMPLES} at most: split it");
+                return Err(Error::File { path: path.to_path_buf(), line, what });
             }
             loaded.examples.push(Placed { example, file: loaded.files.len() - 1, line });
         }
@@ -76,7 +109,11 @@ pub(super) fn load(config: &TaskConfig, base: &Path, split: Split) -> Result<Loa
     })?;
     if loaded.examples.is_empty() {
         let files: Vec<String> = paths.into_paths().iter().map(|path| path.display().to_string()).collect();
-        return Err(Error::Input(format!("there is no example for {split} in {}", files.join(", "))));
+        let LeftOut { bad, first_bad, .. } = &loaded.left_out;
+        let why = first_bad
+            .as_ref()
+            .map_or(String::new(), |first| format!(": {bad} rows are left out, the first as {first}"));
+        return Err(Error::Input(format!("there is no example for {split} in {}{why}", files.join(", "))));
     }
     if split != Split::Train && config.groups_references() {
         loaded.examples = grouped(loaded.examples);
@@ -159,7 +196,7 @@ fn layout(config: &TaskConfig) -> Layout {
     } else {
         config.columns.clone()
     };
-    Layout { format: config.format, header: config.header.unwrap_or(columns.is_none()), columns }
+    Layout { format: config.format, header: config.header, columns }
 }
 
 /// The word of a label given as a number, as true or false, or as the word; [`UNKNOWN_LABEL`] for -1.

@@ -24,6 +24,7 @@
 
 mod check;
 mod files;
+mod findings;
 mod languages;
 mod load;
 mod preset;
@@ -33,6 +34,7 @@ mod set;
 mod template;
 
 pub use files::Files;
+pub use load::LeftOut;
 pub use preset::presets;
 pub use rows::Format;
 pub use set::TaskSet;
@@ -66,6 +68,17 @@ pub enum TooLong {
     Error,
 }
 
+/// What to do with a row that is no example: another number of columns, no such key, an empty text, no JSON, no UTF-8.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadRow {
+    /// Refuse the file, naming the line.
+    #[default]
+    Error,
+    /// Leave the row out and count it.
+    Skip,
+}
+
 /// A task as a recipe declares it. [`TaskConfig::check`] says what is wrong with one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -86,8 +99,8 @@ pub struct TaskConfig {
     /// The names of the columns of TSV and CSV files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<Vec<String>>,
-    /// Whether the first row of TSV and CSV files names the columns. By default it does if `columns` is not given; with
-    /// both, the row is left out.
+    /// Whether the first row of TSV and CSV files names the columns. By default it does if `columns` is not given, or if its
+    /// words are those of `columns` (for a source and a target, also those in use elsewhere: "input_text"); it is no example then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<bool>,
     /// Makes sources and targets as the T5 paper does, and gives what else the declaration leaves open.
@@ -127,6 +140,9 @@ pub struct TaskConfig {
     /// By default longer examples are skipped, with a preset truncated as the paper does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub too_long: Option<TooLong>,
+    /// By default a row that is no example is an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_bad_row: Option<OnBadRow>,
     /// Whether examples for evaluation with one source are one question with several references. By default yes, and with
     /// a preset no: there every line is a question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -203,11 +219,6 @@ impl TaskConfig {
         Ok(scores.collect::<Result<Vec<_>>>()?.concat())
     }
 
-    /// The name of the first score of the first metric.
-    pub fn first_score(&self) -> Option<String> {
-        self.resolved_metrics().first().and_then(|metric| metric.names().into_iter().next())
-    }
-
     /// The files of a split, with globs resolved, in order; relative paths start at `base`.
     ///
     /// # Errors
@@ -223,8 +234,8 @@ impl TaskConfig {
     /// references, unless `group_references` says otherwise.
     ///
     /// # Errors
-    /// Those of [`TaskConfig::check`] and [`TaskConfig::files`]; else they name the file and the line: not UTF-8, a
-    /// missing column, a label that is none, an empty source or target. Also if no example is left.
+    /// Those of [`TaskConfig::check`] and [`TaskConfig::files`]; unless `on_bad_row` says otherwise, they name the file and the
+    /// line: not UTF-8, a missing column, a label that is none, an empty source or target. Also if no example is left.
     pub fn load(&self, base: &Path, split: Split) -> Result<Vec<TaskExample>> {
         Ok(load::load(self, base, split)?.into_examples())
     }

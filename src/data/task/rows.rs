@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::Split;
 use super::files::Paths;
-use super::row::Row;
+use super::row::{Row, as_json};
 use crate::data::bounded::Bounded;
 use crate::data::cmudict::{CmuDict, Entry, split_of};
-use crate::data::lines::for_each_line;
+use crate::data::lines::{for_each_line, for_each_row as for_each_text, not_utf8};
 use crate::data::unpack;
 use crate::{Error, Result};
 
@@ -22,7 +23,7 @@ pub enum Format {
     Tsv,
     /// Columns between commas, quoted where needed (RFC 4180). For `.csv`.
     Csv,
-    /// A JSON object a line. For `.jsonl`, `.ndjson` and `.json`.
+    /// A JSON object a line, or one array of objects. For `.jsonl`, `.ndjson` and `.json`.
     Jsonl,
     /// A column "text", or of parallel files the columns that the declaration names. For `.txt`.
     Lines,
@@ -38,11 +39,53 @@ pub enum Format {
 pub(super) struct Layout {
     pub format: Option<Format>,
     pub columns: Option<Vec<String>>,
-    pub header: bool,
+    /// Whether the first row names the columns. `None`: if it does by its words.
+    pub header: Option<bool>,
 }
 
-/// What [`for_each_row`] calls with the file, the line (None where rows are not lines) and the row.
-pub(super) type Visit<'a> = &'a mut dyn FnMut(&Path, Option<usize>, Row) -> Result<()>;
+/// What stands at a place in a file.
+pub(super) enum Record {
+    Row(Row),
+    /// What is wrong with the row.
+    Bad(String),
+    /// A first row that was found to name the columns though nobody had said so.
+    Header,
+}
+
+/// What [`for_each_row`] calls with the file, the line (None where rows are not lines) and what stands there.
+pub(super) type Visit<'a> = &'a mut dyn FnMut(&Path, Option<usize>, Record) -> Result<()>;
+
+/// What files of pairs call their columns.
+const SOURCES: [&str; 6] = ["source", "source_text", "src", "input", "input_text", "inputs"];
+const TARGETS: [&str; 8] = ["target", "target_text", "tgt", "output", "output_text", "outputs", "targets", "label"];
+
+impl Layout {
+    /// Whether the first row of a file names its columns.
+    fn is_header(&self, cells: &[&str]) -> bool {
+        let Some(columns) = &self.columns else { return self.header.unwrap_or(true) };
+        self.header.unwrap_or_else(|| {
+            let cells: Vec<String> = cells.iter().map(|cell| cell.trim().to_lowercase()).collect();
+            let is_pair = |names: &[String], sources: &[&str], targets: &[&str]| match names {
+                [first, second] => sources.contains(&first.as_str()) && targets.contains(&second.as_str()),
+                _ => false,
+            };
+            cells.iter().eq(columns.iter().map(|name| name.to_lowercase()).collect::<Vec<_>>().iter())
+                || is_pair(columns, &["source"], &["target"]) && is_pair(&cells, &SOURCES, &TARGETS)
+        })
+    }
+
+    /// What a row of a table stands for; `names` are the columns' once they are known.
+    fn record(&self, names: &mut Option<Vec<String>>, is_first: bool, cells: &[&str]) -> Option<Record> {
+        if is_first && self.is_header(cells) {
+            names.get_or_insert_with(|| cells.iter().map(|&cell| cell.to_owned()).collect());
+            return (self.columns.is_some() && self.header.is_none()).then_some(Record::Header);
+        }
+        Some(match row_of(names.as_deref().unwrap_or_default(), cells) {
+            Ok(row) => Record::Row(row),
+            Err(what) => Record::Bad(what),
+        })
+    }
+}
 
 impl Format {
     /// The names of the columns, where the format gives them.
@@ -86,7 +129,10 @@ pub(super) fn for_each_row(paths: &Paths, layout: &Layout, split: Split, visit: 
                 Format::Tsv => tsv(path, layout, visit),
                 Format::Csv => csv(path, layout, visit),
                 Format::Jsonl => jsonl(path, visit),
-                Format::Lines => for_each_line(path, |n, line| visit(path, Some(n), Row::of_texts([("text", line)]))),
+                Format::Lines => for_each_text(path, |number, line| {
+                    let row = line.map(|line| Row::of_texts([("text", line)]));
+                    visit(path, Some(number), row.map_or_else(Record::Bad, Record::Row))
+                }),
                 Format::Cmudict => cmudict(path, split, visit),
                 Format::Scan => scan(path, visit),
             }
@@ -100,15 +146,14 @@ pub(super) fn for_each_row(paths: &Paths, layout: &Layout, split: Split, visit: 
 
 fn tsv(path: &Path, layout: &Layout, visit: Visit) -> Result<()> {
     let mut names: Option<Vec<String>> = layout.columns.clone();
-    let mut in_header = layout.header;
-    for_each_line(path, |number, line| {
-        let cells: Vec<&str> = line.split('\t').collect();
-        if std::mem::take(&mut in_header) {
-            names.get_or_insert_with(|| cells.iter().map(|&cell| cell.to_owned()).collect());
-            return Ok(());
-        }
-        let row = row_of(names.as_deref().unwrap_or_default(), &cells).map_err(|e| Error::line(path, number, e))?;
-        visit(path, Some(number), row)
+    let mut is_first = true;
+    for_each_text(path, |number, line| {
+        let record = match line {
+            Ok(line) => layout.record(&mut names, is_first, &line.split('\t').collect::<Vec<_>>()),
+            Err(what) => Some(Record::Bad(what)),
+        };
+        is_first = false;
+        record.map_or(Ok(()), |record| visit(path, Some(number), record))
     })
 }
 
@@ -116,22 +161,20 @@ fn csv(path: &Path, layout: &Layout, visit: Visit) -> Result<()> {
     let mut reader =
         csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(Bounded::new(unpack::open(path)?));
     let mut names: Option<Vec<String>> = layout.columns.clone();
-    let mut in_header = layout.header;
-    let mut record = csv::StringRecord::new();
-    while reader.read_record(&mut record).map_err(|e| csv_error(path, e))? {
+    let mut is_first = true;
+    let mut bytes = csv::ByteRecord::new();
+    while reader.read_byte_record(&mut bytes).map_err(|e| csv_error(path, e))? {
         reader.get_mut().next_row();
-        let number = record.position().map(|position| position.line() as usize);
-        let cells: Vec<&str> = record.iter().collect();
-        if std::mem::take(&mut in_header) {
-            names.get_or_insert_with(|| cells.iter().map(|&cell| cell.to_owned()).collect());
-            continue;
+        let number = bytes.position().map(|position| position.line() as usize);
+        let record = match bytes.iter().map(str::from_utf8).collect::<Result<Vec<&str>, _>>() {
+            Ok(cells) if cells.iter().all(|cell| cell.trim().is_empty()) => continue,
+            Ok(cells) => layout.record(&mut names, is_first, &cells),
+            Err(e) => Some(Record::Bad(not_utf8(e.valid_up_to()).replace("the line", "a cell"))),
+        };
+        is_first = false;
+        if let Some(record) = record {
+            visit(path, number, record)?;
         }
-        if cells.iter().all(|cell| cell.trim().is_empty()) {
-            continue;
-        }
-        let row = row_of(names.as_deref().unwrap_or_default(), &cells);
-        let row = row.map_err(|what| Error::File { path: path.to_path_buf(), line: number, what })?;
-        visit(path, number, row)?;
     }
     Ok(())
 }
@@ -140,11 +183,6 @@ fn csv_error(path: &Path, error: csv::Error) -> Error {
     let line = error.position().map(|position| position.line() as usize);
     match error.into_kind() {
         csv::ErrorKind::Io(cause) => Error::io("read", path)(cause),
-        csv::ErrorKind::Utf8 { err, .. } => Error::File {
-            path: path.to_path_buf(),
-            line,
-            what: format!("{err}; the text must be UTF-8 (convert it with iconv)"),
-        },
         kind => Error::File { path: path.to_path_buf(), line, what: format!("not a valid CSV record: {kind:?}") },
     }
 }
@@ -157,14 +195,49 @@ fn row_of(names: &[String], cells: &[&str]) -> Result<Row, String> {
 }
 
 fn jsonl(path: &Path, visit: Visit) -> Result<()> {
-    for_each_line(path, |number, line| {
-        let fail = |what: String| Error::line(path, number, what);
-        match serde_json::from_str(line) {
-            Ok(Value::Object(values)) => visit(path, Some(number), Row::new(values)),
-            Ok(_) => Err(fail("every line must be a JSON object ({\"key\": value, ...})".into())),
-            Err(e) => Err(fail(format!("not valid JSON: {e}; every line must be a whole object"))),
+    // The text of an array, and how many lines it has so far.
+    let mut array: Option<(String, usize)> = None;
+    let mut is_first = true;
+    for_each_text(path, |number, line| {
+        let begins =
+            std::mem::take(&mut is_first) && line.as_ref().is_ok_and(|line| line.trim_start().starts_with('['));
+        if begins || array.is_some() {
+            let (text, lines) = array.get_or_insert_default();
+            // Blank lines are not visited, but they count.
+            text.extend((*lines + 1..number).map(|_| '\n'));
+            text.push_str(line.map_err(|what| Error::line(path, number, what))?);
+            text.push('\n');
+            *lines = number;
+            return Ok(());
         }
-    })
+        let row = line.and_then(|line| match serde_json::from_str(&as_json(line)) {
+            Ok(Value::Object(values)) => Ok(Row::new(values)),
+            Ok(_) => Err("every line must be a JSON object ({\"key\": value, ...})".into()),
+            Err(e) => Err(format!("not valid JSON: {e}; every line must be a whole object")),
+        });
+        visit(path, Some(number), row.map_or_else(Record::Bad, Record::Row))
+    })?;
+    array.map_or(Ok(()), |(text, _)| json_array(path, &text, visit))
+}
+
+/// `[{...}, {...}]`: its objects, each with the line that it begins on.
+fn json_array(path: &Path, text: &str, visit: Visit) -> Result<()> {
+    let text = as_json(text);
+    let items: Vec<&RawValue> = serde_json::from_str(&text).map_err(|e| {
+        Error::line(path, e.line(), format!("not valid JSON: {e}; the file begins as an array of objects"))
+    })?;
+    let (mut line, mut counted) = (1, 0);
+    for item in items {
+        let start = item.get().as_ptr() as usize - text.as_ptr() as usize;
+        line += text[counted..start].matches('\n').count();
+        counted = start;
+        let record = match serde_json::from_str(item.get()) {
+            Ok(Value::Object(values)) => Record::Row(Row::new(values)),
+            _ => Record::Bad("every item of the array must be an object ({\"key\": value, ...})".into()),
+        };
+        visit(path, Some(line), record)?;
+    }
+    Ok(())
 }
 
 fn cmudict(path: &Path, split: Split, visit: Visit) -> Result<()> {
@@ -173,18 +246,20 @@ fn cmudict(path: &Path, split: Split, visit: Visit) -> Result<()> {
         let taught = if split == Split::Train { 1 } else { usize::MAX };
         for pronunciation in entry.pronunciations.iter().take(taught) {
             let row = Row::of_texts([("word", entry.word.as_str()), ("pronunciation", pronunciation.as_str())]);
-            visit(path, None, row)?;
+            visit(path, None, Record::Row(row))?;
         }
     }
     Ok(())
 }
 
 fn scan(path: &Path, visit: Visit) -> Result<()> {
-    for_each_line(path, |number, line| {
-        let halves = line.trim().strip_prefix("IN:").and_then(|rest| rest.split_once("OUT:"));
-        let (command, actions) = halves
-            .ok_or_else(|| Error::line(path, number, "expected a line like `IN: walk left OUT: I_TURN_LEFT I_WALK`"))?;
-        visit(path, Some(number), Row::of_texts([("command", command.trim()), ("actions", actions.trim())]))
+    for_each_text(path, |number, line| {
+        let row = line.and_then(|line| {
+            let halves = line.trim().strip_prefix("IN:").and_then(|rest| rest.split_once("OUT:"));
+            let (command, actions) = halves.ok_or("expected a line like `IN: walk left OUT: I_TURN_LEFT I_WALK`")?;
+            Ok(Row::of_texts([("command", command.trim()), ("actions", actions.trim())]))
+        });
+        visit(path, Some(number), row.map_or_else(Record::Bad, Record::Row))
     })
 }
 
@@ -219,7 +294,7 @@ fn parallel(columns: &[(String, Vec<PathBuf>)], index: usize, visit: Visit) -> R
             row.extend(texts.next_if(|(n, _)| n == number).map(|(_, text)| (*name, text.as_str())));
         }
         if row.len() == sides.len() {
-            visit(first_path, Some(*number), Row::of_texts(row))?;
+            visit(first_path, Some(*number), Record::Row(Row::of_texts(row)))?;
         }
     }
     Ok(())

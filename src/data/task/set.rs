@@ -1,13 +1,11 @@
 //! A split of a task as token ids.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::load::{Loaded, Placed, load};
-use super::{Split, TaskConfig, TaskExample, TooLong, UNKNOWN_LABEL};
+use super::load::{LeftOut, Loaded, Placed, load};
+use super::{Split, TaskConfig, TaskExample, TooLong};
 use crate::data::Example;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -19,6 +17,7 @@ pub struct TaskSet {
     texts: Vec<TaskExample>,
     skipped_too_long: usize,
     truncated: usize,
+    left_out: LeftOut,
 }
 
 /// What became of one example.
@@ -38,7 +37,8 @@ impl TaskSet {
         let loaded = load(config, base, split)?;
         let encode = |placed: &Placed| encode(placed, config, tokenizer, &loaded);
         let encoded: Vec<Encoded> = loaded.examples.par_iter().map(encode).collect::<Result<_>>()?;
-        let mut set = TaskSet { examples: Vec::new(), texts: Vec::new(), skipped_too_long: 0, truncated: 0 };
+        let left_out = loaded.left_out.clone();
+        let mut set = TaskSet { examples: Vec::new(), texts: Vec::new(), skipped_too_long: 0, truncated: 0, left_out };
         for (encoded, text) in encoded.into_iter().zip(loaded.into_examples()) {
             let example = match encoded {
                 Encoded::Whole(example) => example,
@@ -89,30 +89,14 @@ impl TaskSet {
         self.skipped_too_long
     }
 
-    /// How many examples have `<unk>` in source or target, and the characters that became it.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::encode`].
-    pub fn unknown(&self, tokenizer: &Tokenizer) -> Result<(usize, BTreeSet<char>)> {
-        let unk = tokenizer.unk();
-        let (mut count, mut known) = (0, HashMap::new());
-        for (Example { source, target }, text) in self.examples.iter().zip(&self.texts) {
-            let sides = [(source, &text.source), (target, &text.target)];
-            let unknown = |&&(ids, text): &&(&Vec<u32>, &String)| ids.contains(&unk) && *text != UNKNOWN_LABEL;
-            let unknown: Vec<_> = sides.iter().filter(unknown).collect();
-            count += usize::from(!unknown.is_empty());
-            for c in unknown.iter().flat_map(|(_, text)| text.chars()).filter(|c| !c.is_whitespace()) {
-                if let Entry::Vacant(new) = known.entry(c) {
-                    new.insert(!tokenizer.encode(&c.to_string())?.contains(&unk));
-                }
-            }
-        }
-        Ok((count, known.into_iter().filter(|(_, known)| !known).map(|(c, _)| c).collect()))
-    }
-
     /// Examples of which a side was cut.
     pub fn truncated(&self) -> usize {
         self.truncated
+    }
+
+    /// Rows of the files that are no examples.
+    pub fn left_out(&self) -> &LeftOut {
+        &self.left_out
     }
 }
 

@@ -121,7 +121,7 @@ mod tests {
             (r#"{q | replace("a")}"#, "is no filter"),
             ("{x}", "no column \"x\"; there are a.b, none, page, q"),
             ("{page}", "is an object, not a text: name one of its keys after a dot (n, text)"),
-            ("{none}", "no column \"none\""),
+            ("{none}", "the column \"none\" is null"),
         ] {
             let error = rendered(template).unwrap_err();
             assert!(error.contains(message), "{template}: {error}");

@@ -10,6 +10,17 @@ const SPECIAL: [&str; 3] = ["<pad>", "</s>", "<unk>"];
 /// ln probability of the pieces `<0x41>`: no spelling of a text that has them literally.
 const BYTE_SCORE: f64 = -1000.0;
 
+/// White space of all kinds, and marks without width but for those that join or part letters (U+200C, U+200D): all become a
+/// space. With [`CONTROL`] what SentencePiece's `nmt_nfkc` has beside NFKC.
+const SPACE: &str = r"[\t\n\x0B\x0C\r\x{85}\x{1680}\x{200B}\x{200E}\x{200F}\x{2028}\x{2029}\x{2581}\x{FEFF}\x{FFFD}]";
+
+/// Control characters, which vanish.
+const CONTROL: &str = r"[\x01-\x08\x0E-\x1F\x7F\x{8F}\x{9F}]";
+
+/// What the normaliser does to text, in words.
+pub(super) const NORMALIZER: &str = "NFKC (\u{ff21} becomes A, \u{bd} becomes 1\u{2044}2), any white space becomes one \
+    space, control characters vanish; own pieces are found before that, as they are written";
+
 /// Ids that do not depend on the text.
 pub(super) fn fixed_ids(options: &TrainOptions) -> usize {
     first(options).len() + options.sentinels
@@ -29,18 +40,23 @@ pub(super) fn tokenizer_json(options: &TrainOptions, learned: &[(String, f64)]) 
     vocab.extend(learned.iter().cloned());
     let first_sentinel = vocab.len();
     vocab.extend((0..options.sentinels).rev().map(|k| (sentinels::name(k), 0.0)));
+    // A sentinel takes the space before it, as T5's do: a masked text has none there.
     let added = |id: usize, special: bool| {
-        json!({"id": id, "content": vocab[id].0, "single_word": false, "lstrip": false, "rstrip": false,
+        json!({"id": id, "content": vocab[id].0, "single_word": false, "lstrip": id >= first_sentinel, "rstrip": false,
             "normalized": false, "special": special})
     };
+    let replace = |pattern: &str, by: &str| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": by});
+    let normalizers = [replace(SPACE, " "), replace(CONTROL, ""), json!({"type": "NFKC"}), replace(" {2,}", " ")];
     let own = SPECIAL.len()..SPECIAL.len() + options.user_defined.len();
     let added_tokens: Vec<Value> = (0..SPECIAL.len())
         .map(|id| added(id, true))
         .chain(own.map(|id| added(id, false)))
         .chain((first_sentinel..vocab.len()).map(|id| added(id, true)))
         .collect();
-    let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
-    let mut cuts = vec![json!({"type": "WhitespaceSplit"}), metaspace.clone()];
+    // The text's first word gets a mark before it, text behind an own piece does not: only where a space stands there, so that
+    // what has other spaces has other ids.
+    let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true});
+    let mut cuts = vec![metaspace.clone()];
     if options.split_digits {
         cuts.push(json!({"type": "Digits", "individual_digits": true}));
     }
@@ -55,7 +71,7 @@ pub(super) fn tokenizer_json(options: &TrainOptions, learned: &[(String, f64)]) 
         "truncation": null,
         "padding": null,
         "added_tokens": added_tokens,
-        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Nmt"}, {"type": "NFKC"}]},
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": cuts},
         "post_processor": {
             "type": "TemplateProcessing",
