@@ -36,7 +36,7 @@ pub struct TokenizerSpec {
     /// Spells the other characters as bytes, 256 ids, instead of `<unk>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub byte_fallback: Option<bool>,
-    /// Pieces that are always kept whole, such as "<sep>"; they may hold line ends and tabs.
+    /// Pieces that are always kept whole, such as `<sep>`; they may hold line ends and tabs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pieces: Option<Vec<String>>,
     /// Each digit is a piece of its own.
