@@ -1,7 +1,6 @@
 //! Kernels compiled on all cores, before they are needed, while someone is told how far it has come.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -27,9 +26,6 @@ pub(super) struct Job {
     /// The two expanded.
     pub source: String,
 }
-
-/// How often the observer hears something.
-const TICK: Duration = Duration::from_secs(1);
 
 /// Time, but for what went into compiling kernels.
 pub struct Stopwatch {
@@ -79,10 +75,19 @@ impl Gpu {
         Ok(sources.iter().map(|source| kernels[source].clone()).collect())
     }
 
+    /// A browser's device belongs to one thread.
+    #[cfg(target_arch = "wasm32")]
     fn compile_all(&self, jobs: &[Job]) -> Result<Vec<Arc<Kernel>>> {
-        if cfg!(target_arch = "wasm32") {
-            return jobs.iter().map(|job| self.prepare(job).map(Arc::new)).collect();
-        }
+        jobs.iter().map(|job| self.prepare(job).map(Arc::new)).collect()
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn compile_all(&self, jobs: &[Job]) -> Result<Vec<Arc<Kernel>>> {
+        use std::sync::atomic::AtomicUsize;
+        use std::sync::mpsc::{RecvTimeoutError, channel};
+
+        /// How often the observer hears something.
+        const TICK: Duration = Duration::from_secs(1);
         // The largest first: no core is left with a long one at the end.
         let mut order: Vec<usize> = (0..jobs.len()).collect();
         order.sort_by_key(|&job| std::cmp::Reverse(jobs[job].source.len()));
