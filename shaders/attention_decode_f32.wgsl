@@ -5,23 +5,13 @@
 @group(0) @binding(8) var<storage, read_write> out: array<f32>;
 
 fn load_q(at: u32, d: u32) -> vec4<f32> {
-    let i = at + 4u * d;
-    let left = p.d_kv - 4u * d;
-    var v = vec4(q[i], 0.0, 0.0, 0.0);
-    if left > 1u { v.y = q[i + 1u]; }
-    if left > 2u { v.z = q[i + 2u]; }
-    if left > 3u { v.w = q[i + 3u]; }
-    return v;
+    let i = places(at, d);
+    return within_row(d, vec4(q[i.x], q[i.y], q[i.z], q[i.w]));
 }
 
 fn load_kv(at: u32, d: u32) -> vec4<f32> {
-    let i = at + 4u * d;
-    let left = p.d_kv - 4u * d;
-    var v = vec4(kv[i], 0.0, 0.0, 0.0);
-    if left > 1u { v.y = kv[i + 1u]; }
-    if left > 2u { v.z = kv[i + 2u]; }
-    if left > 3u { v.w = kv[i + 3u]; }
-    return v;
+    let i = places(at, d);
+    return within_row(d, vec4(kv[i.x], kv[i.y], kv[i.z], kv[i.w]));
 }
 
 fn store_out(at: u32, d: u32, v: vec4<f32>) {

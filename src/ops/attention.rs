@@ -196,11 +196,13 @@ impl Attention {
     }
 
     fn header(&self, side: usize) -> Header {
-        let vec4 = self.d_kv.is_multiple_of(4);
-        Header::new()
-            .u32("DV", self.d_kv.div_ceil(4).div_ceil(side) as u32)
-            .u32("SIDE", side as u32)
-            .part(if vec4 { part!("attention_vec4") } else { part!("attention_f32") })
+        let header = Header::new().u32("DV", self.d_kv.div_ceil(4).div_ceil(side) as u32).u32("SIDE", side as u32);
+        let header = if self.d_kv.is_multiple_of(4) {
+            header.part(part!("attention_vec4"))
+        } else {
+            header.part(part!("attention_row_f32")).part(part!("attention_f32"))
+        };
+        header
             .part(match self.mask {
                 Mask::Padded => part!("attention_padded"),
                 Mask::Causal => part!("attention_causal"),
@@ -253,9 +255,7 @@ impl Attention {
     /// of d_kv (the backward pass has two), the tile's rows, and its diagonals.
     fn declare_iterations(&self, l: &mut Launcher<'_>, len: usize, side: usize) {
         let (d4, tile) = (self.d_kv.div_ceil(4), 4 * side);
-        // attention_f32.wgsl reads each of eight vec4s in a loop.
-        let (per_dot, per_row) = if self.d_kv.is_multiple_of(4) { (1, 1) } else { (33, 9) };
-        let per_tile = 2 * d4 * per_dot + tile * per_row + 3 * tile;
+        let per_tile = 2 * d4 + 4 * tile;
         l.iterations(len.div_ceil(tile) * per_tile, &format!("attention over {len} positions"));
     }
 

@@ -98,21 +98,18 @@ impl Op for AttentionDecode {
         let d4 = self.d_kv.div_ceil(4);
         // Of 64 keys at a time: a dot product, and a team's share of the values.
         let teams = (LANES / d4).max(1);
-        let per_read = if self.d_kv.is_multiple_of(4) { 1 } else { 9 };
-        let per_tile = (d4 + LANES / teams) * per_read + 1;
+        let per_tile = d4 + LANES / teams + 1;
         let parts = self.kv_len.div_ceil(PART);
         let tiles = self.kv_len.min(PART).div_ceil(LANES);
         l.iterations(tiles * per_tile + 2 * parts, &format!("decoding over {} positions", self.kv_len));
-        let header = Header::new()
-            .u32("DV", d4.div_ceil(LANES) as u32)
-            .bool("CAUSAL", self.causal)
-            .bool("SPLIT", parts > 1)
-            .part(if self.d_kv.is_multiple_of(4) {
-                part!("attention_decode_vec4")
-            } else {
-                part!("attention_decode_f32")
-            })
-            .part(if self.causal { part!("attention_bias") } else { part!("attention_no_bias") });
+        let header =
+            Header::new().u32("DV", d4.div_ceil(LANES) as u32).bool("CAUSAL", self.causal).bool("SPLIT", parts > 1);
+        let header = if self.d_kv.is_multiple_of(4) {
+            header.part(part!("attention_decode_vec4"))
+        } else {
+            header.part(part!("attention_row_f32")).part(part!("attention_decode_f32"))
+        };
+        let header = header.part(if self.causal { part!("attention_bias") } else { part!("attention_no_bias") });
         let rows = self.batch * self.heads;
         let stats = l.scratch(2 * rows * parts);
         let sums = if parts > 1 { l.scratch(rows * parts * 4 * d4) } else { l.output(0) };
