@@ -7,6 +7,10 @@ alias Sums = array<vec4<f32>, 4u * SIDE * DV>; // [d] of the lane's four columns
 alias Row = array<vec4<f32>, DV>; // vec4s l, SIDE + l, .. of a row of d_kv
 alias Four = array<u32, 4>; // where four rows begin
 
+// What a loop takes row by row: the scores of a tile, in the end the sums. Such a loop has a short text, where one unrolled
+// over registers costs compilers seconds. More than 32 elements: Mesa unrolls loops over arrays of fewer.
+var<private> kept: array<vec4<f32>, 4u * SIDE * DV + 32u>;
+
 fn four_q(w: Work, i: Four) -> Four { return Four(q_at(w, i[0]), q_at(w, i[1]), q_at(w, i[2]), q_at(w, i[3])); }
 fn four_k(w: Work, j: Four) -> Four { return Four(k_at(w, j[0]), k_at(w, j[1]), k_at(w, j[2]), k_at(w, j[3])); }
 
@@ -42,9 +46,19 @@ fn add_row(sums: ptr<function, Sums>, row: Row, weight: vec4<f32>) {
     }
 }
 
-// The d-th vec4 of column c.
-fn column_of(sums: ptr<function, Sums>, d: u32, c: u32) -> vec4<f32> {
-    return vec4((*sums)[4u * d][c], (*sums)[4u * d + 1u][c], (*sums)[4u * d + 2u][c], (*sums)[4u * d + 3u][c]);
+fn keep_tile_rows(tile: ptr<function, Tile>) { for (var r = 0u; r < TILE; r++) { kept[r] = (*tile)[r]; } }
+
+fn keep_sums(sums: ptr<function, Sums>) { for (var x = 0u; x < 4u * SIDE * DV; x++) { kept[x] = (*sums)[x]; } }
+
+// Stores column c of the kept sums, times `scale`.
+fn store_kept(at: u32, c: u32, scale: f32) {
+    var d = 0u;
+    loop {
+        if d >= p.d4 { break; }
+        let i = 4u * d;
+        store_out(at, d, scale * vec4(kept[i][c], kept[i + 1u][c], kept[i + 2u][c], kept[i + 3u][c]));
+        d += 1u;
+    }
 }
 
 // How many of the lane's four columns exist.

@@ -2,7 +2,6 @@
 
 @group(0) @binding(7) var<storage, read> stats: array<vec2<f32>>; // [batch, heads, q_len] of (lse, delta)
 
-var<private> kept: Tile; // the scores of a tile, of which a loop takes one row at a time
 var<private> kept_dweights: Tile; // dout v^T
 
 fn four_from_dout(at: Four, d: u32) -> mat4x4<f32> {
@@ -32,7 +31,7 @@ fn keep_tile(w: Work, row: u32, column: u32, lane: u32) {
     loop {
         if step >= 2u * p.d4 { break; }
         if step == p.d4 {
-            kept = tile;
+            keep_tile_rows(&tile);
             tile = Tile();
         }
         var along_q = mat4x4<f32>();

@@ -8,8 +8,6 @@ const WALKS_KEYS = true;
 
 @group(0) @binding(9) var<storage, read_write> lse: array<f32>; // [batch, heads, q_len]
 
-var<private> kept: Tile; // the scores of a tile, of which a loop takes one key at a time
-
 @compute @workgroup_size(SIDE)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let w = work(group, p.q_len);
@@ -35,16 +33,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         var top = m;
         var biases = biases_before(w, j, i);
-        for (var r = 0u; r < TILE; r++) {
-            kept[r] = score(w, j + r, i, mask, tile[r], &biases);
-            top = max(top, kept[r]);
+        let here = min(p.tile, walk.y - j);
+        keep_tile_rows(&tile);
+        var r = 0u;
+        loop {
+            if r >= here { break; }
+            let s = score(w, j + r, i, mask, kept[r], &biases);
+            kept[r] = s;
+            top = max(top, s);
+            r += 1u;
         }
         let shrink = exp(m - top);
         m = top;
         l *= shrink;
         for (var x = 0u; x < 4u * SIDE * DV; x++) { o[x] *= shrink; }
-        let here = min(p.tile, walk.y - j);
-        var r = 0u;
+        r = 0u;
         loop {
             if r >= here { break; }
             let e = exp(kept[r] - m);
@@ -54,15 +57,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         j += TILE;
     }
+    keep_sums(&o);
     let columns = columns_within(i, p.q_len);
     var c = 0u;
     loop {
         if c >= columns { break; }
         // A query that sees no key attends to nothing.
         let scale = select(0.0, 1.0 / l[c], l[c] > 0.0);
-        for (var d = 0u; d < SIDE * DV; d++) {
-            if d < p.d4 { store_out(o_at(w, i + c), d, column_of(&o, d, c) * scale); }
-        }
+        store_kept(o_at(w, i + c), c, scale);
         lse[row + c] = select(0.0, m[c] + log(l[c]), l[c] > 0.0);
         c += 1u;
     }

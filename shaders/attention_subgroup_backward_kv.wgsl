@@ -53,19 +53,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         i += TILE;
     }
-    let columns = columns_within(j, p.kv_len);
-    var c = 0u;
-    loop {
-        if c >= columns { break; }
-        let at = (w.sequence * p.kv_len + j + c) * p.out_ld + w.head * p.d_kv;
-        for (var d = 0u; d < SIDE * DV; d++) {
-            if d < p.d4 {
-                store_out(at + p.out_offset, d, column_of(&dk, d, c));
-                store_out(at + p.second_offset, d, column_of(&dv, d, c));
-            }
-        }
-        c += 1u;
-    }
+    keep_sums(&dk);
+    store_keys(w, j, p.out_offset);
+    keep_sums(&dv);
+    store_keys(w, j, p.second_offset);
     if HAS_BIAS {
         for (var c = 0u; c < 4u; c++) {
             ends += store_dbias(w, i32(j + c) - i32(walk.y), diagonal[c]);
@@ -86,6 +77,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             if is_end || distance < least || distance > most { dbias[dbias_at(w, distance)] = sum; }
             distance += i32(SIDE);
         }
+    }
+}
+
+// Stores the kept sums of keys j .. j + 3.
+fn store_keys(w: Work, j: u32, offset: u32) {
+    let columns = columns_within(j, p.kv_len);
+    var c = 0u;
+    loop {
+        if c >= columns { break; }
+        store_kept((w.sequence * p.kv_len + j + c) * p.out_ld + w.head * p.d_kv + offset, c, 1.0);
+        c += 1u;
     }
 }
 

@@ -43,14 +43,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         j += TILE;
     }
+    keep_sums(&dq);
     let columns = columns_within(i, p.q_len);
     var c = 0u;
     loop {
         if c >= columns { break; }
-        let at = (w.sequence * p.q_len + i + c) * p.out_ld + p.out_offset + w.head * p.d_kv;
-        for (var d = 0u; d < SIDE * DV; d++) {
-            if d < p.d4 { store_out(at, d, column_of(&dq, d, c)); }
-        }
+        store_kept((w.sequence * p.q_len + i + c) * p.out_ld + p.out_offset + w.head * p.d_kv, c, 1.0);
         c += 1u;
     }
 }

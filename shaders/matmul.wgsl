@@ -14,6 +14,7 @@ struct Params {
     b_offset4: u32,
     ldc: u32,
     c_offset: u32,
+    tile_rows: u32, // rows of a tile, or m if that is less
     alpha: f32,
     rate: f32, // of dropout
     site: u32,
@@ -58,8 +59,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         ib1 += p.ldb4;
         k += 1u;
     }
-    for (var i = 0u; i < 8u; i++) {
-        emit4(row + i, col, c0[i]);
-        emit4(row + i, col + 4u, c1[i]);
-    }
+    for (var i = 0u; i < 8u; i++) { kept[i] = c0[i]; }
+    emit_kept(row, col);
+    for (var i = 0u; i < 8u; i++) { kept[i] = c1[i]; }
+    emit_kept(row, col + 4u);
 }

@@ -15,6 +15,7 @@ struct Params {
     b_offset4: u32,
     ldc: u32,
     c_offset: u32,
+    tile_rows: u32, // rows of a tile, or m if that is less
     alpha: f32,
     rate: f32, // of dropout
     site: u32,
@@ -51,7 +52,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         ib += p.ldb4;
         k += 1u;
     }
-    for (var i = 0u; i < 4u * LANES; i++) {
-        emit4(row + i, col, acc[i]);
-    }
+    for (var i = 0u; i < 4u * LANES; i++) { kept[i] = acc[i]; }
+    emit_kept(row, col);
 }

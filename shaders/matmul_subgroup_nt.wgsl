@@ -13,6 +13,7 @@ struct Params {
     b_offset4: u32,
     ldc: u32,
     c_offset: u32,
+    tile_rows: u32, // rows of a tile, or m if that is less
     alpha: f32,
     rate: f32, // of dropout
     site: u32,
@@ -45,7 +46,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         ib += 1u;
         k += 1u;
     }
-    for (var i = 0u; i < 4u * SIDE; i++) {
-        emit4(row + i, col, acc[i]);
-    }
+    for (var i = 0u; i < 4u * SIDE; i++) { kept[i] = acc[i]; }
+    emit_kept(row, col);
 }

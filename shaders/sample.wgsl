@@ -39,6 +39,9 @@ const BAD = 0xffffffffu; // emitted where no logit is a number
 var<workgroup> part_key: array<u32, LANES>;
 var<workgroup> part_id: array<u32, LANES>;
 var<workgroup> part_sum: array<vec4<f32>, LANES>;
+var<workgroup> side_sum: array<vec4<f32>, SIDE>;
+
+const SIDE = 16u; // the root of LANES
 
 // Order of the floats as integers; 0 for NaN, which is never chosen.
 fn key(x: f32) -> u32 {
@@ -51,16 +54,21 @@ fn is_better(key_a: u32, id_a: u32, key_b: u32, id_b: u32) -> bool {
     return key_a > key_b || (key_a == key_b && id_a < id_b);
 }
 
-// The sum of v over the workgroup, in pairs of lanes.
+// The sum of v over the workgroup: first of every SIDE-th lane's, then of the SIDE sums. That takes three barriers, where
+// halving the lanes takes nine: each costs a software adapter's compiler a tenth of a second.
 fn sum_up(v: vec4<f32>, lane: u32) -> vec4<f32> {
     workgroupBarrier();
     part_sum[lane] = v;
     workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        if lane < half { part_sum[lane] += part_sum[lane + half]; }
-        workgroupBarrier();
+    if lane < SIDE {
+        var part = vec4<f32>();
+        for (var i = lane; i < LANES; i += SIDE) { part += part_sum[i]; }
+        side_sum[lane] = part;
     }
-    return workgroupUniformLoad(&part_sum[0]);
+    workgroupBarrier();
+    var sum = vec4<f32>();
+    for (var i = 0u; i < SIDE; i++) { sum += side_sum[i]; }
+    return sum;
 }
 
 // The likeliest class below `limit`, the first of equals.
@@ -80,17 +88,24 @@ fn likeliest(start: u32, limit: u32, lane: u32) -> u32 {
     part_key[lane] = best_key;
     part_id[lane] = best;
     workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        if lane < half {
-            let other = lane + half;
-            if is_better(part_key[other], part_id[other], part_key[lane], part_id[lane]) {
-                part_key[lane] = part_key[other];
-                part_id[lane] = part_id[other];
+    if lane < SIDE {
+        for (var i = lane; i < LANES; i += SIDE) {
+            if is_better(part_key[i], part_id[i], best_key, best) {
+                best_key = part_key[i];
+                best = part_id[i];
             }
         }
-        workgroupBarrier();
+        part_key[lane] = best_key;
+        part_id[lane] = best;
     }
-    return workgroupUniformLoad(&part_id[0]);
+    workgroupBarrier();
+    for (var i = 0u; i < SIDE; i++) {
+        if is_better(part_key[i], part_id[i], best_key, best) {
+            best_key = part_key[i];
+            best = part_id[i];
+        }
+    }
+    return best;
 }
 
 // Probability of a logit, up to a factor.
@@ -98,18 +113,26 @@ fn weight(x: f32, top: f32) -> f32 {
     return exp((x - top) / settings.temperature);
 }
 
-// The largest key t >= least such that the logits with keys of t or more reach `target_sum` > 0: in number, or in weight.
+// The least key that top-k and top-p leave: each the largest t such that the logits with keys of t or more reach a sum, of
+// their number or of their weights.
 //
 // Every round leaves about a quarter of low .. high. Their number is fixed, since a barrier in a loop whose end depends on data
-// is refused by FXC. A round too many changes nothing: its probes are all `high`, which the sums do not reach.
-fn cut_off(start: u32, limit: u32, top: f32, least: u32, by_weight: bool, target_sum: f32, lane: u32) -> u32 {
-    var low = least;
+// is refused by FXC. A round too many changes nothing: its probes are all `high`, which the sums do not reach. Both searches are
+// one loop, with a round between them that weighs what the first has left: compilers take their time over barriers.
+fn cut_off(start: u32, limit: u32, top: f32, lane: u32) -> u32 {
+    var low = 1u;
     var high = key(top) + 1u;
-    var round = 0u;
+    var target_sum = f32(settings.top_k);
+    var round = select(0u, p.rounds, settings.top_k == 0u);
+    let end = select(2u * p.rounds + 1u, p.rounds, settings.top_p >= 1.0);
     loop {
-        if round >= p.rounds { break; }
+        if round >= end { break; }
+        let by_weight = round >= p.rounds;
+        let is_first = round == p.rounds;
+        if is_first { high = key(top) + 1u; }
         let width = high - low;
-        let probes = low + max(vec3(1u), vec3(width / 4u, width / 2u, width - max(1u, width / 4u)));
+        var probes = low + max(vec3(1u), vec3(width / 4u, width / 2u, width - max(1u, width / 4u)));
+        if is_first { probes = vec3(low); }
         var sum = vec3<f32>();
         var i = lane;
         loop {
@@ -120,8 +143,10 @@ fn cut_off(start: u32, limit: u32, top: f32, least: u32, by_weight: bool, target
             sum += select(vec3<f32>(), vec3(w), vec3(key(x)) >= probes);
             i += LANES;
         }
-        let reached = sum_up(vec4(sum, 0.0), lane).xyz >= vec3(target_sum);
-        if reached.z { low = probes.z; }
+        sum = sum_up(vec4(sum, 0.0), lane).xyz;
+        let reached = sum >= vec3(target_sum);
+        if is_first { target_sum = max(settings.top_p * sum.x, LEAST_WEIGHT); }
+        else if reached.z { low = probes.z; }
         else if reached.y { low = probes.y; high = probes.z; }
         else if reached.x { low = probes.x; high = probes.y; }
         else { high = probes.x; }
@@ -175,10 +200,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
     if settings.temperature > 0.0 && settings.top_k != 1u {
         let top = logits[start + select(0u, token, is_number)];
-        var cut = 1u;
-        if settings.top_k > 0u {
-            cut = cut_off(start, limit, top, cut, false, f32(settings.top_k), lane);
-        }
+        let cut = cut_off(start, limit, top, lane);
         var sum = 0.0;
         var i = lane;
         loop {
@@ -186,18 +208,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let x = logits[start + i];
             if key(x) >= cut { sum += weight(x, top); }
             i += LANES;
-        }
-        if settings.top_p < 1.0 {
-            let all = sum_up(vec4(sum), lane).x;
-            cut = cut_off(start, limit, top, cut, true, max(settings.top_p * all, LEAST_WEIGHT), lane);
-            sum = 0.0;
-            i = lane;
-            loop {
-                if i >= limit { break; }
-                let x = logits[start + i];
-                if key(x) >= cut { sum += weight(x, top); }
-                i += LANES;
-            }
         }
         workgroupBarrier();
         part_sum[lane] = vec4(sum);

@@ -1,5 +1,7 @@
 //! Every op on the adapter at hand against its f64 oracle, and every gradient rule against finite differences.
 
+use std::process::{Child, Command, Stdio};
+
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::verify::{Row, cases, check_gradients, check_kernels};
 
@@ -20,10 +22,29 @@ fn assert_all(rows: Vec<Row>) {
     assert!(failed.is_empty(), "{} of {} comparisons failed:\n{}", failed.len(), rows.len(), failed.join("\n"));
 }
 
+/// Each core runs its share of the cases in a process of its own, since lavapipe compiles one kernel at a time in a process.
 #[test]
 fn kernels_match_the_oracle() {
-    let gpu = gpu();
-    assert_all(cases().iter().flat_map(|case| check_kernels(&gpu, case).expect("a case runs")).collect());
+    const SHARE: &str = "T5_TEST_SHARE";
+    if let Ok(share) = std::env::var(SHARE) {
+        let (first, step) = share.split_once('/').expect("FIRST/STEP");
+        let (first, step) = (first.parse().unwrap(), step.parse().unwrap());
+        let gpu = gpu();
+        let cases = cases().into_iter().skip(first).step_by(step);
+        return assert_all(cases.flat_map(|case| check_kernels(&gpu, &case).expect("a case runs")).collect());
+    }
+    let step = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let start = |first| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "kernels_match_the_oracle", "--nocapture"]).env(SHARE, format!("{first}/{step}"));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let started: Vec<Child> = (0..step).map(start).collect();
+    for child in started {
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
 }
 
 #[test]

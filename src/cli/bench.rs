@@ -11,6 +11,7 @@ use t5_wgpu::files;
 
 use super::GpuArgs;
 use super::console::{note, print, print_note, say};
+use super::progress::show;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -122,8 +123,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     bar.set_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}")?);
     let (report, traces) = bench::run(&gpu, &options, &mut |what| {
-        bar.set_message(what.to_owned());
-        bar.tick();
+        show(&bar, what.to_owned());
     })?;
     bar.finish_and_clear();
     if let Some(path) = &args.trace {

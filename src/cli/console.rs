@@ -2,11 +2,14 @@
 //!
 //! [`say!`] is for results and [`note!`] for messages about the work; both show control characters as escapes, since names,
 //! values and texts in them come from files and models. [`Data`] is for data that other programs read, which are changed only
-//! where a terminal would act on them. Nothing here panics: a reader that has left ends the command, see [`reader_left`]; a message
+//! where a terminal would act on them. [`doing`] says what long work is going on, whenever nothing else has been said for a while.
+//! Nothing here panics: a reader that has left ends the command, see [`reader_left`]; a message
 //! that nobody can read is dropped. Colours are left to clap, indicatif and crossterm, which all know NO_COLOR.
 
 use std::borrow::Cow;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, StdoutLock, Write};
+use std::sync::{LazyLock, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 /// Prints a line of the command's result.
 macro_rules! say {
@@ -25,13 +28,72 @@ pub(crate) use {note, say};
 /// # Errors
 /// It is full, or its reader has left.
 pub fn print(text: &str) -> io::Result<()> {
+    activity().spoke = Instant::now();
     let mut out = io::stdout().lock();
     out.write_all(printable(text).as_bytes()).and_then(|()| out.flush()).map_err(no_output)
 }
 
 /// There is no place to complain about standard error.
 pub fn print_note(text: &str) {
+    activity().spoke = Instant::now();
+    print_line(text);
+}
+
+fn print_line(text: &str) {
     let _nobody_listens = writeln!(io::stderr(), "{}", printable(text));
+}
+
+/// What the program is at.
+struct Activity {
+    /// Nothing is said of an empty one.
+    what: String,
+    /// What it waits for at the moment.
+    detail: Option<String>,
+    since: Instant,
+    /// When something was last printed.
+    spoke: Instant,
+    muted: bool,
+}
+
+static ACTIVITY: LazyLock<Mutex<Activity>> = LazyLock::new(|| {
+    // A program without threads left is no worse than a silent one.
+    let _no_thread = std::thread::Builder::new().name("activity".into()).spawn(break_silence);
+    let now = Instant::now();
+    Mutex::new(Activity { what: String::new(), detail: None, since: now, spoke: now, muted: false })
+});
+
+fn activity() -> MutexGuard<'static, Activity> {
+    ACTIVITY.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn break_silence() {
+    const SILENCE: Duration = Duration::from_secs(2);
+    loop {
+        std::thread::sleep(Duration::from_millis(200));
+        let mut now = activity();
+        if !now.muted && !now.what.is_empty() && now.spoke.elapsed() >= SILENCE {
+            let what = now.detail.as_ref().unwrap_or(&now.what);
+            print_line(&format!("  {what}, {} s", now.since.elapsed().as_secs()));
+            now.spoke = Instant::now();
+        }
+    }
+}
+
+/// From now on until the next call, long silences are broken by a line on standard error that says so. Nothing is said while
+/// `what` is empty: the program waits for its user, or something on the screen moves by itself.
+pub fn doing(what: &str) {
+    let mut now = activity();
+    *now = Activity { what: what.into(), detail: None, since: Instant::now(), ..*now };
+}
+
+/// Lets silences be, from now on.
+pub fn mute() {
+    activity().muted = true;
+}
+
+/// What the work waits for at the moment, said instead.
+pub fn waiting_for(detail: Option<String>) {
+    activity().detail = detail;
 }
 
 /// Whether the reader of our output, such as `head`, has had enough: no failure of the command.

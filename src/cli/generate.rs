@@ -12,7 +12,7 @@ use t5_wgpu::model::{Model, Storage};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::tune::{Budget, Mode};
 
-use super::console::{Data, note};
+use super::console::{Data, doing, note};
 use super::{GpuArgs, TuneArgs};
 
 const EXAMPLES: &str = "\
@@ -142,10 +142,12 @@ pub fn run(args: &Args) -> Result<()> {
     // At a terminal each line is answered at once; otherwise enough are taken to sort them by length.
     let window = if sources.interactive { 1 } else { 16 * args.batch };
     loop {
+        doing("");
         let texts = sources.take(window)?;
         if texts.is_empty() {
             break;
         }
+        doing(&format!("generating from text {}", program.totals.sources + 1));
         let alone = texts.len() == 1 && (sources.interactive || sources.is_single);
         program.answer(&texts, alone && !args.json)?;
     }
@@ -195,6 +197,7 @@ impl Program<'_> {
         let mut on_tokens = |_: usize, new: &[u32]| {
             first.get_or_insert_with(|| (began.elapsed().as_secs_f64(), new.len()));
             if stream {
+                doing("");
                 let piece: String = new.iter().map(|&id| shown.push(id)).collect();
                 written = write!(out, "{}", one_line(&piece)).and_then(|()| out.flush());
             }

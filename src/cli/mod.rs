@@ -73,9 +73,12 @@ impl GpuArgs {
         let options = GpuOptions { adapter: self.adapter.clone(), ..GpuOptions::from_env() };
         let gpu = pollster::block_on(Gpu::open(&options))?;
         let caps = gpu.caps();
-        if !quiet {
+        if quiet {
+            console::mute();
+        } else {
             progress::show_compiling(&gpu);
             note!("adapter: {caps}");
+            console::doing("preparing");
             if let Some(warning) = caps.warning() {
                 note!("warning: {warning}");
             }

@@ -1,8 +1,6 @@
 //! How training and evaluation look: a bar on a terminal, plain lines elsewhere, JSON lines for programs.
 
 use std::io::{self, IsTerminal};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -12,7 +10,7 @@ use t5_wgpu::train::tensorboard::{self, TensorBoard, scalars_of};
 use t5_wgpu::train::{Evaluation, Event, Outcome, StepLog, Trainer};
 use t5_wgpu::tune::{Budget, Decision, Mode, Source, Tuner};
 
-use super::console::{note, print, printable};
+use super::console::{doing, note, print, printable, waiting_for};
 use super::screen::Screen;
 use super::{TuneArgs, signals};
 
@@ -32,43 +30,28 @@ pub fn tuner(args: &TuneArgs, gpu: &Gpu, passes: u64, limit: Option<Duration>) -
     args.open(gpu, default, budget)
 }
 
-/// Whether something else than lines is on the terminal.
-static FULL_SCREEN: AtomicBool = AtomicBool::new(false);
+/// Said in a long silence: the last line stands.
+const STILL: &str = "...";
 
-/// Says on standard error how far compiling has come: by a bar on a terminal, elsewhere by a line every few seconds.
-pub fn show_compiling(gpu: &Gpu) {
-    const PAUSE: Duration = Duration::from_secs(2);
-    let bar = Mutex::new(None::<ProgressBar>);
-    let said = Mutex::new(Duration::ZERO);
-    gpu.on_compile(move |Compiling { done, total, elapsed }| {
-        if FULL_SCREEN.load(Ordering::Relaxed) {
-            return;
-        }
-        let (Ok(mut bar), Ok(mut said)) = (bar.lock(), said.lock()) else { return };
-        if io::stderr().is_terminal() {
-            let bar = bar.get_or_insert_with(compiling_bar);
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
-        } else if elapsed > *said + PAUSE {
-            note!("compiling kernels {done}/{total}");
-            *said = elapsed;
-        }
-        if done == total {
-            *said = Duration::ZERO;
-            if let Some(bar) = bar.take() {
-                bar.finish_and_clear();
-            }
-        }
-    });
+/// Shows by a bar what the program is at, or, where there is no terminal, by a line now and then.
+pub fn show(bar: &ProgressBar, what: String) {
+    if bar.is_hidden() {
+        doing(&match bar.length() {
+            Some(all) => format!("{}/{all} {what}", bar.position()),
+            None => what,
+        });
+    } else {
+        doing("");
+        bar.set_message(what);
+        bar.tick();
+    }
 }
 
-fn compiling_bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    // The template is a constant that parses.
-    if let Ok(style) = ProgressStyle::with_template("compiling kernels {pos}/{len} {bar:24} {elapsed}") {
-        bar.set_style(style);
-    }
-    bar
+/// Lets long silences tell how far compiling has come.
+pub fn show_compiling(gpu: &Gpu) {
+    gpu.on_compile(|Compiling { done, total, .. }| {
+        waiting_for((done < total).then(|| format!("compiling kernels {done}/{total}")));
+    });
 }
 
 /// How a run is shown.
@@ -122,14 +105,19 @@ impl Renderer {
 
     /// Takes the bar away.
     pub fn end(&mut self) {
+        doing("");
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
         if let Some(mut screen) = self.screen.take() {
             screen.end();
-            FULL_SCREEN.store(false, Ordering::Relaxed);
         }
         self.board = None;
+    }
+
+    /// Says so whenever nothing else has been said for long, unless a bar or screen moves.
+    fn doing(&self, what: &str) {
+        doing(if self.bar.is_none() && self.screen.is_none() { what } else { "" });
     }
 
     fn say(&self, text: &str) {
@@ -161,10 +149,11 @@ impl Renderer {
         if self.style == Style::Human && self.screen.is_none() && io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(settings.steps), ProgressDrawTarget::stderr());
             // The template is a constant that parses.
-            if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}") {
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {bar:24} {pos}/{len} {msg}") {
                 bar.set_style(style);
             }
             bar.set_position(trainer.step());
+            bar.enable_steady_tick(Duration::from_millis(200));
             self.bar = Some(bar);
         }
     }
@@ -229,7 +218,10 @@ impl Renderer {
                 bar.set_position(log.step);
                 bar.set_message(text);
             }
-            None => note!("step {}/{}  {text}", log.step, log.steps),
+            None => {
+                note!("step {}/{}  {text}", log.step, log.steps);
+                self.doing(STILL);
+            }
         }
     }
 
@@ -244,6 +236,7 @@ impl Renderer {
 impl Watch for Renderer {
     fn remark(&mut self, text: &str) {
         self.say(text);
+        self.doing(STILL);
     }
 
     fn training(&mut self, stage: &str, trainer: &Trainer) {
@@ -257,13 +250,11 @@ impl Watch for Renderer {
         }
         if self.look.screen {
             match Screen::open(stage, signals::interrupt) {
-                Ok(screen) => {
-                    FULL_SCREEN.store(screen.is_some(), Ordering::Relaxed);
-                    self.screen = screen;
-                }
+                Ok(screen) => self.screen = screen,
                 Err(error) => self.line(&format!("warning: no full-screen view: {error}")),
             }
         }
+        self.doing(STILL);
     }
 
     fn event(&mut self, event: &Event) {

@@ -8,7 +8,7 @@ use t5_wgpu::model::{BatchShape, Builder, Model, T5Config};
 use t5_wgpu::train::engine::{Objective, Pass, graph};
 use t5_wgpu::tune::{Budget, Decision, Mode, Source, Tuner};
 
-use super::console::{note, say};
+use super::console::{doing, note, say};
 use super::{GpuArgs, cache_of};
 
 const EXAMPLES: &str = "\
@@ -59,6 +59,7 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("no place to keep timings in: set T5_CACHE_DIR to a folder");
     }
     let path = cache.as_ref().map(|cache| cache.path().to_owned()).unwrap_or_default();
+    doing("measuring kernels");
     let tuner = match args.force {
         true => Tuner::anew(Budget::thorough(), cache),
         false => Tuner::new(Mode::On, Budget::thorough(), cache),

@@ -11,6 +11,7 @@ use t5_wgpu::verify::{Case, Row, cases, check_golden, check_gradients, check_ker
 
 use super::GpuArgs;
 use super::console::{print, say};
+use super::progress::show;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -103,7 +104,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let bar = ProgressBar::with_draw_target(Some(checks.len() as u64), ProgressDrawTarget::stderr());
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}  {eta} left")?);
     for check in &checks {
-        bar.set_message(check.name());
+        show(&bar, check.name());
         match check.run(&gpu) {
             Ok(found) => rows.extend(found),
             // One kernel that a driver refuses says nothing about the others.

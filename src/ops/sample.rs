@@ -69,9 +69,11 @@ impl Op for Sample {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let [batch, vocab] = [l.shape(0)[0], l.shape(0)[1]];
-        // Two bisections, the likeliest, the sums before and after, the draw; the draw also walks the lanes.
-        let passes = 2 * CUT_ROUNDS as usize + 4;
-        l.iterations(vocab.div_ceil(LANES) * passes + 2 * LANES, &format!("the choice among {vocab} tokens"));
+        // Two bisections with a round between, the likeliest, the sums, the draw. A round also adds up the lanes' sums in two
+        // steps, and the draw walks the lanes.
+        let rounds = 2 * CUT_ROUNDS as usize + 1;
+        let iterations = vocab.div_ceil(LANES) * (rounds + 3) + 32 * (rounds + 1) + 2 * LANES;
+        l.iterations(iterations, &format!("the choice among {vocab} tokens"));
         l.launch(Launch {
             shader: &SAMPLE,
             header: Header::new(),

@@ -73,21 +73,21 @@ pub(super) const KIND: (&str, Value) = ("KIND", Value::U32(0));
 static MATMUL: Shader = Shader {
     name: "matmul",
     source: include_str!("../../../shaders/matmul.wgsl"),
-    shared: &[FUNCTIONS],
+    shared: &[FUNCTIONS, KEPT],
     defaults: &[RESIDUAL, ACCUMULATE, ACTIVATE, KIND],
 };
 
 static MATMUL_SUBGROUP: Shader = Shader {
     name: "matmul_subgroup",
     source: include_str!("../../../shaders/matmul_subgroup.wgsl"),
-    shared: &[FUNCTIONS],
+    shared: &[FUNCTIONS, KEPT],
     defaults: &[RESIDUAL, ACCUMULATE, ACTIVATE, KIND, ("LANES", Value::U32(8))],
 };
 
 static MATMUL_SUBGROUP_NT: Shader = Shader {
     name: "matmul_subgroup_nt",
     source: include_str!("../../../shaders/matmul_subgroup_nt.wgsl"),
-    shared: &[FUNCTIONS, OUTER_PRODUCT],
+    shared: &[FUNCTIONS, OUTER_PRODUCT, KEPT],
     defaults: &[RESIDUAL, ACCUMULATE, ACTIVATE, KIND, ("SIDE", Value::U32(8))],
 };
 
@@ -118,12 +118,17 @@ const FEW_ROWS: usize = 8;
 /// loops after 65,535 iterations in all (LP_MAX_TGSI_LOOP_ITERATIONS in its gallivm).
 pub(super) const MOST_STEPS: usize = 1 << 15;
 
+/// The end of the kernels with many rows in registers.
+const KEPT: &str = include_str!("../../../shaders/matmul_kept.wgsl");
+
 /// How a kernel walks along k: the parameter that counts its steps, their number, and the elements of a and of b (words, if
 /// it is packed) from one step to the next.
 struct Depth {
     name: &'static str,
     steps: usize,
     strides: [usize; 2],
+    /// Rows of `c` that one invocation or subgroup makes.
+    tile_rows: usize,
     /// Workgroups side by side, for kernels that split the columns.
     col_groups: Option<usize>,
 }
@@ -217,7 +222,7 @@ impl Gemm {
         let a = k_major(l, self.a, self.layout != Layout::Tn, self.k, self.m, tile);
         let b = k_major(l, self.b, self.layout == Layout::Nt, self.k, self.n, tile);
         let tiles = self.m.div_ceil(tile) * self.n.div_ceil(tile);
-        let depth = Depth { name: "k", steps: self.k, strides: [a.ld, b.ld], col_groups: None };
+        let depth = Depth { name: "k", steps: self.k, strides: [a.ld, b.ld], tile_rows: tile, col_groups: None };
         self.launch_kernel(l, shader, h, [a, b], depth, tiles.div_ceil(per_group));
     }
 
@@ -228,14 +233,15 @@ impl Gemm {
             return self.launch_k_major(l, &MATMUL_SUBGROUP, tile, per_group, Header::new().u32("LANES", lanes));
         }
         let tiles = self.m.div_ceil(tile) * self.n.div_ceil(tile);
-        let depth = Depth { name: "k4", steps: self.k / 4, strides: [4, 4], col_groups: None };
+        let depth = Depth { name: "k4", steps: self.k / 4, strides: [4, 4], tile_rows: tile, col_groups: None };
         let header = Header::new().u32("SIDE", lanes);
         self.launch_kernel(l, &MATMUL_SUBGROUP_NT, header, [self.a, self.b], depth, tiles.div_ceil(per_group));
     }
 
     fn launch_rows(&self, l: &mut Launcher<'_>) {
         let rows = self.m.next_power_of_two().min(FEW_ROWS);
-        let staged = if self.norm.is_some() && rows * self.k <= STAGED { rows * self.k / 4 } else { 1 };
+        // At least 64: Mesa guesses from an array of up to 32 elements how often the loop over it turns, and unrolls it.
+        let staged = if self.norm.is_some() && rows * self.k <= STAGED { (rows * self.k / 4).max(64) } else { 1 };
         let header = Header::new()
             .u32("ROWS", rows as u32)
             .bool("NORM", self.norm.is_some())
@@ -245,7 +251,8 @@ impl Gemm {
         let groups = self.n.div_ceil(4 * 32);
         let load = weights::load_len(self.b.operand.dtype);
         let strides = [load, if self.b.is_packed() { 4 * GROUP } else { 4 }];
-        let depth = Depth { name: "loads", steps: self.k / load, strides, col_groups: Some(groups) };
+        let steps = self.k / load;
+        let depth = Depth { name: "loads", steps, strides, tile_rows: rows, col_groups: Some(groups) };
         let workgroups = self.m.div_ceil(rows) * groups;
         self.launch_kernel(l, &MATMUL_ROWS, header, [self.a, self.b], depth, workgroups);
     }
@@ -317,6 +324,7 @@ impl Gemm {
                 ]
                 .into_iter()
                 .chain(self.epilogue_params())
+                .chain(depth.col_groups.is_none().then(|| ("tile_rows", depth.tile_rows.min(self.m).into())))
                 .chain(depth.col_groups.map(|groups| ("col_groups", groups.into())))
                 // A scale serves two loads.
                 .chain(depth.col_groups.map(|_| ("b_scales4", (b_rows.scales / 4 + first / 2).into())))
