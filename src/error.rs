@@ -1,5 +1,6 @@
 //! The one error type of the library: every variant names the cause, the place and, where there is one, the remedy.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,13 +14,13 @@ pub enum Error {
     #[error("cannot {action} {}: {cause}{}", path.display(), io_remedy(cause))]
     Io { action: &'static str, path: PathBuf, cause: io::Error },
     /// A file was read but says something wrong; `line` is 1-based where it means anything.
-    #[error("{}{}: {what}", path.display(), line.map(|l| format!(":{l}")).unwrap_or_default())]
+    #[error("{}{}: {}", path.display(), line.map(|l| format!(":{l}")).unwrap_or_default(), readable(what))]
     File { path: PathBuf, line: Option<usize>, what: String },
     /// The caller's values cannot be used: ids out of range, text too long, impossible settings.
-    #[error("{0}")]
+    #[error("{}", readable(.0))]
     Input(String),
     /// A setting has a value that cannot be used. `key` is what recipes call it.
-    #[error("{key}: {what}")]
+    #[error("{key}: {}", readable(what))]
     Setting { key: String, what: String },
     /// No adapter fits, or the one chosen lacks what is needed.
     #[error("{0}")]
@@ -58,16 +59,42 @@ impl Error {
         Error::File { path: path.as_ref().to_path_buf(), line: None, what: what.into() }
     }
 
-    /// A file with a wrong line (1-based).
+    /// A file with a wrong line (1-based); 0 where a parser does not know the line.
     pub fn line(path: impl AsRef<Path>, line: usize, what: impl Into<String>) -> Error {
-        Error::File { path: path.as_ref().to_path_buf(), line: Some(line), what: what.into() }
+        Error::File { path: path.as_ref().to_path_buf(), line: (line > 0).then_some(line), what: what.into() }
     }
 }
 
 fn io_remedy(e: &io::Error) -> &'static str {
     match e.kind() {
         io::ErrorKind::StorageFull => " (free some space, or choose another folder)",
+        io::ErrorKind::OutOfMemory => " (pack an archive so that less memory unpacks it, such as with `xz -9`)",
         io::ErrorKind::PermissionDenied => " (check its permissions, or choose another folder)",
         _ => "",
+    }
+}
+
+/// The most bytes of a message: it may quote a file, which may be one line of any length.
+const MOST_SHOWN: usize = 2000;
+
+/// A text that may quote a file: without its middle if it is long.
+fn readable(text: &str) -> Cow<'_, str> {
+    if text.len() <= MOST_SHOWN {
+        return text.into();
+    }
+    let half = MOST_SHOWN / 2;
+    let (start, end) = (text.floor_char_boundary(half), text.ceil_char_boundary(text.len() - half));
+    format!("{} [... {} bytes ...] {}", &text[..start], end - start, &text[end..]).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_stays_readable() {
+        assert_eq!(Error::line("f", 0, "wrong").to_string(), "f: wrong");
+        let long = Error::line("f", 2, format!("no {} (remedy)", "é".repeat(5000))).to_string();
+        assert!(long.starts_with("f:2: no éé") && long.ends_with("éé (remedy)") && long.len() < 2100, "{long}");
     }
 }

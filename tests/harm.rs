@@ -182,6 +182,11 @@ fn limits_are_named() {
         let command = format!("$T5 tokenizer train {file} --vocab-size 60 --sentinels 4 --out tk");
         assert_fails(outcome(&shell(&scratch.path(""), &command)), &[file, "more than 64 MiB"]);
     }
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::copy(&mut fs::File::open(scratch.path("line.txt")).unwrap(), &mut packed).unwrap();
+    scratch.file("line.txt.gz", packed.finish().unwrap());
+    let command = "$T5 tokenizer train line.txt.gz --vocab-size 60 --sentinels 4 --out tk";
+    assert_fails(outcome(&shell(&scratch.path(""), command)), &["line.txt.gz:1", "more than 64 MiB"]);
     let csv = "train --pairs line.csv --out o";
     fs::rename(scratch.path("line.txt"), scratch.path("line.csv")).unwrap();
     assert_fails(outcome(&shell(&scratch.path(""), &format!("$T5 {csv}"))), &["line.csv", "more than 64 MiB"]);

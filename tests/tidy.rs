@@ -104,6 +104,16 @@ fn the_program_speaks_in_one_place() {
 }
 
 #[test]
+fn tests_compile_no_dependency_again() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = toml::from_str(&manifest).unwrap();
+    let names = |table: &str| manifest[table].as_table().unwrap().keys().cloned().collect::<HashSet<String>>();
+    let both: Vec<String> = names("dependencies").intersection(&names("dev-dependencies")).cloned().collect();
+    let why = "name the features among the dependencies, or `make test` after `make build` compiles it once more";
+    assert_none(both.iter().map(|name| format!("Cargo.toml:1: `{name}` is a dev-dependency, too: {why}")).collect());
+}
+
+#[test]
 fn every_file_says_what_it_is() {
     let mut found = Vec::new();
     for file in rust_files(&["src"]).iter().filter(|f| !f.text.starts_with("//! ")) {

@@ -25,8 +25,12 @@ const ZSTD_SKIPPABLE: &[u8] = &[0x2a, 0x4d, 0x18];
 
 const BUFFER: usize = 1 << 16;
 
-/// The largest window that `zstd -d` accepts by default, too.
-const ZSTD_WINDOW: u64 = 1 << 27;
+/// The most that an archive may have the reader remember of what it has unpacked. `zstd -d` accepts no larger window by default,
+/// and `xz -9` makes one of half the size; a damaged header may ask for 4 GiB.
+const MOST_WINDOW: u64 = 1 << 27;
+
+/// Beside the window, in KiB.
+const XZ_BUFFERS: u64 = 1 << 10;
 
 /// The bytes of a file, unpacked. Concatenated archives count as one.
 ///
@@ -52,12 +56,16 @@ pub(super) fn unpacked(mut reader: Reader) -> io::Result<Reader> {
     Ok(if head.starts_with(GZIP_MAGIC) {
         Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(reader)))
     } else if head.starts_with(XZ_MAGIC) {
-        Box::new(BufReader::with_capacity(BUFFER, XzReader::new(reader, true)))
+        Box::new(BufReader::with_capacity(BUFFER, xz_reader(reader)))
     } else if is_zstd {
         Box::new(BufReader::with_capacity(BUFFER, ZstdReader::new(reader)))
     } else {
         reader
     })
+}
+
+fn xz_reader(reader: Reader) -> XzReader<Reader> {
+    XzReader::new_mem_limit(reader, true, ((MOST_WINDOW >> 10) + XZ_BUFFERS) as u32)
 }
 
 /// Counts what is read through it.
@@ -84,7 +92,7 @@ struct ZstdReader<R> {
 impl<R: BufRead> ZstdReader<R> {
     fn new(source: R) -> ZstdReader<R> {
         let mut decoder = FrameDecoder::new();
-        decoder.set_max_window_size(ZSTD_WINDOW);
+        decoder.set_max_window_size(MOST_WINDOW);
         ZstdReader { source, decoder, in_frame: false }
     }
 

@@ -1,7 +1,6 @@
 //! `generation_config.json`: how transformers lets a model generate, if nothing else is said.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -9,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::T5Config;
 use crate::error::{Error, Result};
+use crate::files::{self, SETTINGS_LIMIT};
 
 /// The file's name in a model folder.
 pub const GENERATION_FILE: &str = "generation_config.json";
@@ -66,10 +66,10 @@ impl GenerationConfig {
     /// The file cannot be read, is no JSON of this kind, or names an id that the model does not have.
     pub fn from_dir(dir: &Path, config: &T5Config) -> Result<GenerationConfig> {
         let path = dir.join(GENERATION_FILE);
-        let text = match fs::read_to_string(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(GenerationConfig::default()),
-            read => read.map_err(Error::io("read", &path))?,
-        };
+        if !path.exists() {
+            return Ok(GenerationConfig::default());
+        }
+        let text = files::read_text(&path, SETTINGS_LIMIT)?;
         let keys: Keys = serde_json::from_str(&text)
             .map_err(|e| Error::line(&path, e.line(), format!("not the settings of a generation: {e}")))?;
         let eos = keys.eos_token_id.map(|ids| match ids {

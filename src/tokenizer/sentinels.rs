@@ -1,7 +1,7 @@
 //! The literal tokens `<extra_id_k>` in text and in vocabularies, and tokens that were added to a vocabulary.
 
 /// A stretch of text between tokens (never empty), the sentinel `<extra_id_k>`, or an added token's id.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Segment<'a> {
     Text(&'a str),
     Sentinel(usize),
@@ -16,24 +16,32 @@ pub(super) fn name(k: usize) -> String {
 /// Cuts `text` at the sentinels k < `n` and at the `added` tokens, of several at a place the longest; anything else that looks
 /// like a sentinel (`<extra_id_007>`) stays text.
 pub(super) fn segments<'a>(text: &'a str, n: usize, added: &[(String, u32)]) -> Vec<Segment<'a>> {
-    let mut found = Vec::new();
-    let mut rest = text;
-    loop {
-        let sentinel = next_sentinel(rest, n).map(|(start, end, k)| (start, end, Segment::Sentinel(k)));
-        let tokens = added.iter().filter_map(|(token, id)| {
-            let start = rest.find(token.as_str())?;
+    let find = |kind: usize, from: usize| match kind.checked_sub(1).map(|index| &added[index]) {
+        None => next_sentinel(text, from, n),
+        Some((token, id)) => {
+            let start = from + text[from..].find(token.as_str())?;
             Some((start, start + token.len(), Segment::Added(*id)))
-        });
-        let next = tokens.chain(sentinel).min_by_key(|(start, end, _)| (*start, std::cmp::Reverse(*end)));
-        let Some((start, end, token)) = next else { break };
-        if start > 0 {
-            found.push(Segment::Text(&rest[..start]));
+        }
+    };
+    // Where each token is next, so that nothing is searched twice for one.
+    let mut next: Vec<_> = (0..=added.len()).map(|kind| find(kind, 0)).collect();
+    let (mut found, mut at) = (Vec::new(), 0);
+    while let Some(&(start, end, token)) =
+        next.iter().flatten().min_by_key(|(start, end, _)| (*start, std::cmp::Reverse(*end)))
+    {
+        if start > at {
+            found.push(Segment::Text(&text[at..start]));
         }
         found.push(token);
-        rest = &rest[end..];
+        at = end;
+        for (kind, place) in next.iter_mut().enumerate() {
+            if place.is_some_and(|(start, ..)| start < at) {
+                *place = find(kind, at);
+            }
+        }
     }
-    if !rest.is_empty() {
-        found.push(Segment::Text(rest));
+    if at < text.len() {
+        found.push(Segment::Text(&text[at..]));
     }
     found
 }
@@ -45,14 +53,18 @@ pub(super) fn lookup(id_of: impl Fn(&str) -> Option<u32>) -> Vec<u32> {
 
 const OPEN: &str = "<extra_id_";
 
-/// (start, end, k) of the first sentinel in `text`.
-fn next_sentinel(text: &str, n: usize) -> Option<(usize, usize, usize)> {
-    text.match_indices(OPEN).find_map(|(start, _)| {
+/// (start, end, token) of the first sentinel in `text` behind `from`.
+fn next_sentinel(text: &str, from: usize, n: usize) -> Option<(usize, usize, Segment<'_>)> {
+    text[from..].match_indices(OPEN).find_map(|(start, _)| {
+        let start = from + start;
         let digits_at = start + OPEN.len();
-        let (digits, _) = text[digits_at..].split_once('>')?;
+        let rest = &text[digits_at..];
+        let digits = &rest[..rest.bytes().take_while(u8::is_ascii_digit).count()];
+        let end = digits_at + digits.len() + 1;
         let k: usize = digits.parse().ok()?;
-        // The token is matched letter by letter: "+1", "007" are not how k is spelled.
-        (k < n && k.to_string() == digits).then_some((start, digits_at + digits.len() + 1, k))
+        // The token is matched letter by letter: "007" is not how 7 is spelled.
+        let is_one = k < n && k.to_string() == digits && rest[digits.len()..].starts_with('>');
+        is_one.then_some((start, end, Segment::Sentinel(k)))
     })
 }
 
@@ -78,5 +90,15 @@ mod tests {
         let expected =
             [Segment::Text("a"), Segment::Added(8), Segment::Sentinel(0), Segment::Added(7), Segment::Text(">")];
         assert_eq!(segments("a<hl><extra_id_0><h>", 1, &added), expected);
+    }
+
+    #[test]
+    fn nothing_is_searched_to_its_end_again_and_again() {
+        let start = std::time::Instant::now();
+        let halves = OPEN.repeat(1 << 17);
+        assert_eq!(segments(&halves, 100, &[]), [Segment::Text(&halves)]);
+        let tokens = "<h>".repeat(1 << 17);
+        assert_eq!(segments(&tokens, 100, &[("<h>".into(), 7), ("<other>".into(), 8)]).len(), 1 << 17);
+        assert!(start.elapsed().as_secs() < 5);
     }
 }

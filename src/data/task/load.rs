@@ -108,17 +108,21 @@ pub(super) fn load(config: &TaskConfig, base: &Path, split: Split) -> Result<Loa
         Ok(())
     })?;
     if loaded.examples.is_empty() {
-        let files: Vec<String> = paths.into_paths().iter().map(|path| path.display().to_string()).collect();
         let LeftOut { bad, first_bad, .. } = &loaded.left_out;
         let why = first_bad
             .as_ref()
             .map_or(String::new(), |first| format!(": {bad} rows are left out, the first as {first}"));
-        return Err(Error::Input(format!("there is no example for {split} in {}{why}", files.join(", "))));
+        return Err(Error::Input(format!("there is no example for {split} in {}{why}", names(&paths.into_paths()))));
     }
     if split != Split::Train && config.groups_references() {
         loaded.examples = grouped(loaded.examples);
     }
     Ok(loaded)
+}
+
+/// Files in a sentence.
+pub(super) fn names(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// Tens of gigabytes already; a packed file may hold any number.

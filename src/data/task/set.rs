@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::load::{LeftOut, Loaded, Placed, load};
+use super::load::{LeftOut, Loaded, Placed, load, names};
 use super::{Split, TaskConfig, TaskExample, TooLong};
 use crate::data::Example;
 use crate::tokenizer::Tokenizer;
@@ -57,9 +57,10 @@ impl TaskSet {
         if set.examples.is_empty() {
             let (max_source, max_target) = config.lengths();
             return Err(Error::Input(format!(
-                "all {} examples for {split} are longer than {max_source} source or {max_target} target tokens: raise \
+                "all {} examples for {split} in {} are longer than {max_source} source or {max_target} target tokens: raise \
                  max_source and max_target, or set too_long = \"truncate\"",
-                set.skipped_too_long
+                set.skipped_too_long,
+                names(&config.files(base, split)?)
             )));
         }
         Ok(set)

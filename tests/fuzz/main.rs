@@ -1,0 +1,139 @@
+//! Every reader of files under damaged and hostile input, in this process: no panic, no overflow of the stack, bounded time and
+//! memory, and errors that name the file.
+//!
+//! Which inputs are tried follows from the target's name and a count alone. By default it is some hundred a target, seconds in
+//! all; `T5_FUZZ=60` goes on with others for 60 seconds a target. The input at hand lies in `target/tmp/fuzz/TARGET/`, also
+//! after a failure. What was found lies in `tests/data/fuzz/TARGET/` and is tried first.
+
+mod memory;
+mod mutate;
+mod targets;
+
+use std::any::Any;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mutate::{Random, Shape, mutated};
+use t5_wgpu::Result;
+
+/// Tried of each target without `T5_FUZZ`.
+const INPUTS: u64 = 400;
+
+/// The stack of a program's first thread on Windows, the smallest that a reader runs on.
+const STACK: usize = 1 << 20;
+
+/// What one input may take, on a machine that has other things to do.
+const MOST_TIME: Duration = Duration::from_secs(5);
+const MOST_MEMORY: usize = 384 << 20;
+
+/// After which it is taken to have no end.
+const HANG: Duration = Duration::from_secs(60);
+
+/// A longer message is no message.
+const MOST_MESSAGE: usize = 4096;
+
+/// A reader and what it reads.
+pub struct Target {
+    /// The file that is spoilt.
+    pub file: &'static str,
+    pub shape: Shape,
+    /// Whole and right files to begin with.
+    pub seeds: Vec<Vec<u8>>,
+    /// Files that the reader needs beside it.
+    pub beside: Vec<(&'static str, Vec<u8>)>,
+    /// Reads the file in this folder, and whatever it promises about it.
+    pub read: fn(&Path) -> Result<()>,
+}
+
+/// Memory is counted for the whole process: one target at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Tries one target. Called by the tests that `targets.rs` lists.
+pub fn fuzz(name: &str, target: Target) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz").join(name);
+    let _ = fs::remove_dir_all(&folder);
+    for (file, contents) in target.beside.iter().chain([&(target.file, Vec::new())]) {
+        let path = folder.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, contents).unwrap();
+    }
+    let path = folder.join(target.file);
+    let (send, receive) = sync_channel::<()>(0);
+    let name = name.to_owned();
+    let work = move || try_all(&name, &target, &folder, &|| send.send(()).unwrap());
+    let worker = thread::Builder::new().stack_size(STACK).spawn(work).unwrap();
+    loop {
+        match receive.recv_timeout(HANG) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Timeout) => panic!("no end after {} s: {}", HANG.as_secs(), path.display()),
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    if let Err(panic) = worker.join() {
+        panic!("{}: {}", path.display(), message_of(&*panic));
+    }
+}
+
+fn try_all(name: &str, target: &Target, folder: &Path, go_on: &dyn Fn()) {
+    let seconds = std::env::var("T5_FUZZ").ok().map(|text| text.parse().expect("T5_FUZZ is a number of seconds"));
+    let seconds = seconds.map(Duration::from_secs);
+    for seed in &target.seeds {
+        go_on();
+        let outcome = try_one(target, folder, seed);
+        assert!(outcome.is_ok(), "a right file is refused: {}", outcome.unwrap_err());
+    }
+    for case in cases(name) {
+        go_on();
+        let _ = try_one(target, folder, &fs::read(case).unwrap());
+    }
+    let start = Instant::now();
+    let (mut count, mut read) = (0, 0);
+    while seconds.map_or(count < INPUTS, |seconds| start.elapsed() < seconds) {
+        go_on();
+        let mut random = Random::new(name, count);
+        let input = mutated(target.shape, &target.seeds, &mut random);
+        read += u64::from(try_one(target, folder, &input).is_ok());
+        count += 1;
+    }
+    eprintln!("{name}: {count} inputs in {:.1} s, {read} of them read", start.elapsed().as_secs_f64());
+}
+
+/// What was found once.
+fn cases(name: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fuzz").join(name);
+    let mut cases: Vec<PathBuf> =
+        fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    cases
+}
+
+fn try_one(target: &Target, folder: &Path, input: &[u8]) -> Result<(), String> {
+    fs::write(folder.join(target.file), input).unwrap();
+    let start = Instant::now();
+    let (outcome, memory) = memory::peak_of(|| (target.read)(folder));
+    let time = start.elapsed();
+    assert!(time < MOST_TIME, "{time:?} for {} bytes", input.len());
+    assert!(memory < MOST_MEMORY, "{} MiB of memory for {} bytes", memory >> 20, input.len());
+    outcome.map_err(|error| {
+        let text = error.to_string();
+        let names_it = text.contains(&*folder.to_string_lossy()) || text.contains(target.file);
+        assert!(names_it, "an error that does not name the file: {text}");
+        assert!(
+            text.len() < MOST_MESSAGE,
+            "a message of {} bytes: {}",
+            text.len(),
+            text.get(..200).unwrap_or_default()
+        );
+        text
+    })
+}
+
+fn message_of(panic: &dyn Any) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| Some((*panic.downcast_ref::<&str>()?).to_owned())).unwrap_or_default()
+}
