@@ -23,7 +23,7 @@ demo: build
 
 # One failing test must not hide the others.
 test: toolchain
-	@echo 'All tests: about MINUTES minutes on two processor cores without a graphics card, after the build.'
+	@echo 'All tests: about four minutes on two processor cores without a graphics card, once they are compiled'
 	@$(DRIVER) && $(CARGO) test --release --doc && $(CARGO) test --release --no-fail-fast --lib --bins --tests
 
 build: toolchain

@@ -83,7 +83,9 @@ fn readable(text: &str) -> Cow<'_, str> {
         return text.into();
     }
     let half = MOST_SHOWN / 2;
-    let (start, end) = (text.floor_char_boundary(half), text.ceil_char_boundary(text.len() - half));
+    let is_boundary = |at: &usize| text.is_char_boundary(*at);
+    let start = (0..=half).rev().find(is_boundary).unwrap_or(0);
+    let end = (text.len() - half..text.len()).find(is_boundary).unwrap_or(text.len());
     format!("{} [... {} bytes ...] {}", &text[..start], end - start, &text[end..]).into()
 }
 
