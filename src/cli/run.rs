@@ -19,7 +19,8 @@ Examples:
     t5 run recipes/pronounce.toml --dry-run
   Another size, another folder:
     t5 run recipes/pronounce.toml --set model.d_model=256 --set train.steps=40000 --out runs/wide
-  After a crash, a kill or Ctrl-C, the same command goes on as if nothing had happened.
+  After a crash, a kill or Ctrl-C, the same command goes on as if nothing had happened. After a change of the recipe it
+  evaluates again or trains on for more steps; other changes of what has been trained are refused.
 
 A recipe is a TOML file with [model], [tokenizer], [texts.NAME], [tasks.NAME] and [[stage]]: see docs/recipes.md. The folder
 receives recipe.toml with everything spelled out and a folder for each stage: last, best and log.jsonl of training,

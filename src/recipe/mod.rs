@@ -10,6 +10,7 @@ pub mod run;
 pub mod stage;
 pub mod tokenizer;
 
+mod record;
 mod source;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use crate::data::task::TaskConfig;
 use crate::error::{Error, Result};
 use crate::files::is_plain_name;
-use crate::report::RECIPE;
 use crate::train::settings::{Settings, TextConfig};
 pub use model::ModelSpec;
 use run::TOKENIZER;
@@ -62,7 +62,7 @@ pub struct Recipe {
 
 /// What stages, texts and tasks are called, since files are named after them.
 fn is_name(name: &str) -> bool {
-    is_plain_name(name) && ![RECIPE, TOKENIZER].contains(&name)
+    is_plain_name(name) && !name.contains('.') && name != TOKENIZER
 }
 
 const NOT_A_NAME: &str =
@@ -126,41 +126,22 @@ impl Recipe {
     /// # Errors
     /// What is wrong with the model or with a stage.
     pub fn spelled_out(&self) -> Result<Recipe> {
-        let mut recipe = Recipe { model: self.model.spelled_out()?, ..self.clone() };
+        self.spelled_out_since(&|_| None)
+    }
+
+    /// The same where stages have begun with other numbers of steps, from which the intervals that they leave open followed.
+    pub(crate) fn spelled_out_since(&self, steps_of: &dyn Fn(&str) -> Option<u64>) -> Result<Recipe> {
+        let mut recipe =
+            Recipe { model: self.model.spelled_out()?, tokenizer: self.tokenizer.spelled_out(), ..self.clone() };
+        recipe.tasks.values_mut().for_each(|task| *task = task.spelled_out());
         let stages = recipe.stages.iter().map(|stage| {
             let start = recipe.starting_stage(stage).map(|other| other.name.clone());
-            let spelled = stage.spelled_out(&recipe.settings(stage)?);
+            let spelled = stage.spelled_out(&recipe.settings(stage)?, steps_of(&stage.name));
             let begin = spelled.begin.filter(|_| start.is_some());
             Ok(Stage { from: Some(start.unwrap_or_else(|| FROM_MODEL.into())), begin, ..spelled })
         });
         recipe.stages = stages.collect::<Result<_>>()?;
         Ok(recipe)
-    }
-
-    /// What the results of the parts that have `begun` (stages by their names, and "tokenizer") depend on. A run of a recipe may
-    /// be continued as one of another if the essences of the two are the same.
-    pub fn essence(&self, begun: &dyn Fn(&str) -> bool) -> Recipe {
-        let mut recipe = self.clone();
-        recipe.about = None;
-        recipe.stages.retain(|stage| begun(&stage.name));
-        recipe.stages.iter_mut().for_each(|stage| (stage.prefetch, stage.recompute) = (None, None));
-        let in_stages = |name: &String| {
-            let evaluated = |stage: &Stage| stage.evaluate.as_ref().is_some_and(|names| names.contains(name));
-            recipe.stages.iter().any(|stage| stage.train.contains(name) || evaluated(stage))
-        };
-        let spec = &recipe.tokenizer;
-        let tokenizer_is_trained = spec.vocab_size.is_some() && begun(TOKENIZER);
-        let in_tokenizer =
-            |name: &String| tokenizer_is_trained && spec.train.as_ref().is_none_or(|names| names.contains(name));
-        recipe.texts.retain(|name, text| {
-            if !in_stages(name) {
-                // Counts in mixtures only.
-                text.examples = None;
-            }
-            in_stages(name) || in_tokenizer(name)
-        });
-        recipe.tasks.retain(|name, _| in_stages(name) || in_tokenizer(name));
-        recipe
     }
 
     /// As TOML.

@@ -1,16 +1,19 @@
 //! Carrying a recipe out in a folder, stage after stage, from wherever an earlier start left it.
 //!
-//! The folder holds `recipe.toml` with everything spelled out, `tokenizer/` if one was trained, and a folder for each stage:
-//! `last`, `best` and `log.jsonl` of training, `metrics.json` and `predictions/TASK.jsonl` of an evaluation. Each file and
-//! checkpoint appears whole or not at all, and a stage is done when its last file is there: so any stop, at any instant, is
-//! continued by starting again.
+//! The folder holds `recipe.toml` with everything spelled out, `stages.json` with what each part was made from, `tokenizer/` if
+//! one was trained, and a folder for each stage: `last`, `best` and `log.jsonl` of training, `metrics.json` and
+//! `predictions/TASK.jsonl` of an evaluation. Each file and checkpoint appears whole or not at all, and a stage is done when its
+//! last file is there: so any stop, at any instant, is continued by starting again.
+//!
+//! A recipe that has changed redoes evaluations and lets a training go on for more steps. Other changes of what has been trained
+//! are refused.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::evaluation::{self, evaluate, write_evaluation};
-use super::stage::Begin;
+use super::record::{Difference, RECORDS, Record, Records, start_of};
 use super::{Recipe, Stage};
 use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
@@ -22,7 +25,8 @@ use crate::tokenizer::{Tokenizer, TrainSummary, Trained};
 use crate::train::evaluate::Evaluation;
 use crate::train::examples::Sources;
 use crate::train::settings::Settings;
-use crate::train::trainer::{self, BEST, LAST};
+use crate::train::state::State;
+use crate::train::trainer::{self, LAST};
 use crate::train::{Event, Hooks, Outcome, Trainer};
 use crate::tune::Tuner;
 
@@ -32,13 +36,15 @@ pub(super) const TOKENIZER: &str = "tokenizer";
 /// A stage with a time limit stops when training takes this much longer than was asked for.
 const PATIENCE: f64 = 1.15;
 
-const REMEDY: &str = "choose another folder (--out) or replace the run (--overwrite)";
+/// Differences that an error names.
+const MOST_NAMED: usize = 3;
 
 /// A recipe and its folder.
 pub struct Run {
     pub recipe: Recipe,
     pub out: PathBuf,
     folder: RunFolder,
+    records: Records,
     /// The stages of the run that is to be replaced, once this one is known to begin.
     replaced: Option<Vec<String>>,
 }
@@ -74,50 +80,80 @@ pub enum RunOutcome {
 }
 
 impl Run {
-    /// The run of a recipe in its folder, which is created. A run that is there goes on if what has begun in it would be the
-    /// same by this recipe; with `overwrite` it is removed as soon as this one is known to begin ([`Run::execute`]).
+    /// The run of a recipe in its folder, which is created. A run that is there goes on if this recipe would train what has
+    /// been trained in it alike; with `overwrite` it is removed as soon as this one is known to begin ([`Run::execute`]).
     ///
     /// # Errors
-    /// Another recipe's run is there, or something that is no run; the folder cannot be written.
+    /// What has been trained there would now be another; something is there that is no run; the folder cannot be written.
     pub fn open(mut recipe: Recipe, out: Option<PathBuf>, overwrite: bool) -> Result<Run> {
         let name = recipe.name.clone().unwrap_or_else(|| "run".into());
         let out = out.or_else(|| recipe.out.take()).unwrap_or_else(|| Path::new("runs").join(name));
         let out = std::path::absolute(&out).map_err(Error::io("find", &out))?;
         recipe.out = None;
-        let recipe = recipe.spelled_out()?;
-        let names: Vec<&str> = parts(&recipe).chain([RECIPE]).collect();
+        let stages = recipe.stages.iter().map(|stage| stage.name.as_str());
+        let names: Vec<&str> = stages.chain([TOKENIZER, RECIPE, RECORDS]).collect();
         let folder = RunFolder::open(&out, &names)?;
-        let file = out.join(RECIPE);
-        // What was spelled out by an older program may leave a newer setting open.
-        let before = file.exists().then(|| Recipe::reread(&file)?.spelled_out()).transpose();
-        let before = before.map_err(|e| {
-            let what = "no recipe can be read here, so that it is not known what the run has written: choose another folder \
-                        (--out), or remove this one yourself";
-            Error::file(&file, format!("{what} ({e})"))
+        let records = recorded(&out).map_err(|e| {
+            let what = "it is not known what the run here has written: choose another folder (--out), or remove this one yourself";
+            Error::file(&out, format!("{what} ({e})"))
         })?;
-        let stages: Vec<String> = before.iter().flat_map(|recipe| &recipe.stages).map(|s| s.name.clone()).collect();
-        let is_new = |stage: &&Stage| !stages.contains(&stage.name) && out.join(&stage.name).exists();
+        let is_new = |stage: &&Stage| !records.0.contains_key(&stage.name) && out.join(&stage.name).exists();
         if let Some(stage) = recipe.stages.iter().find(is_new) {
             let what = "this is no stage of the run here: rename the stage, or choose another folder (--out)";
             return Err(Error::file(out.join(&stage.name), what));
         }
-        let Some(before) = before.filter(|_| !overwrite) else {
-            let run = Run { recipe, out, folder, replaced: overwrite.then_some(stages) };
-            if !overwrite {
-                run.write_recipe()?;
-            }
-            return Ok(run);
-        };
-        let begun = |part: &str| out.join(part).exists();
-        let (old, new) = (before.essence(&begun).to_toml()?, recipe.essence(&begun).to_toml()?);
-        if parts(&before).any(begun) && old != new {
-            let (old, new) = first_difference(&old, &new);
-            let what = format!("a run of another recipe is here: it has `{old}` where there is `{new}` now; {REMEDY}");
-            return Err(Error::file(&file, what));
+        if overwrite {
+            let replaced = Some(records.0.into_keys().filter(|part| part != TOKENIZER).collect());
+            let recipe = recipe.spelled_out()?;
+            return Ok(Run { recipe, out, folder, records: Records::default(), replaced });
         }
-        let run = Run { recipe, out, folder, replaced: None };
+        let begun: Vec<&String> = records.0.keys().filter(|part| has_begun(&out, part)).collect();
+        let steps_of =
+            |stage: &str| begun.iter().find(|part| **part == stage).and(records.0.get(stage)?.stage(stage)?.steps);
+        let recipe = recipe.spelled_out_since(&steps_of)?;
+        let run = Run { recipe, out, folder, records, replaced: None };
+        for part in parts(&run.recipe).filter(|part| has_begun(&run.out, part)) {
+            run.check_part(part)?;
+        }
+        // Before the recipe, by which an older run's parts were made.
+        run.records.write(&run.folder)?;
         run.write_recipe()?;
         Ok(run)
+    }
+
+    /// Whether the recipe lets a training go on that has begun. What an evaluation comes to is found out again instead.
+    fn check_part(&self, part: &str) -> Result<()> {
+        let Some(record) = self.records.0.get(part) else { return Ok(()) };
+        if record.stage(part).is_some_and(|stage| !stage.trains()) {
+            return Ok(());
+        }
+        let (folder, place) = (self.out.join(part), format!("stage.{part}"));
+        let mut differences = record.differences(&Record::of(&self.recipe, part, &self.out)?, part)?;
+        let is_length = |key: &str| key == format!("{place}.steps") || key == format!("{place}.minutes");
+        differences.retain(|difference| !(is_length(&difference.key) && difference.is_another_value()));
+        let minutes = |stage: Option<&Stage>| stage.and_then(|stage| stage.minutes).unwrap_or(0.0);
+        let now = self.recipe.stages.iter().find(|stage| stage.name == part);
+        let done = Trainer::load_state(&folder)?.map_or(0, |state| state.step);
+        let what = match differences.first() {
+            Some(_) => {
+                let all: Vec<String> = differences.iter().take(MOST_NAMED).map(Difference::to_string).collect();
+                let made = if part == TOKENIZER { "the tokenizer was learned" } else { "this stage was trained" };
+                format!(
+                    "{made} by another recipe: {}. Put that back to go on, or choose another folder (--out), or train all anew \
+                     (--overwrite), or remove this folder to make this part anew",
+                    all.join("; ")
+                )
+            }
+            None if now.and_then(|stage| stage.steps).is_some_and(|steps| steps < done) => {
+                format!("this stage has done {done} steps already: {place}.steps can only be raised")
+            }
+            None if minutes(now) < minutes(record.stage(part)) => {
+                let before = minutes(record.stage(part));
+                format!("this stage has been trained for {before} minutes: {place}.minutes can only be raised")
+            }
+            None => return Ok(()),
+        };
+        Err(Error::file(folder, what))
     }
 
     /// Carries out what is not done yet. A run that is to be replaced goes first, but not before tokenizer, data and model
@@ -130,7 +166,8 @@ impl Run {
             Some(stages) => self.replace(&stages, gpu, conductor)?,
             None => self.tokenizer(conductor)?,
         };
-        for (index, stage) in self.recipe.stages.iter().enumerate() {
+        for index in 0..self.recipe.stages.len() {
+            let stage = self.recipe.stages[index].clone();
             if (conductor.should_stop)() {
                 return Ok(RunOutcome::Stopped { stage: stage.name.clone() });
             }
@@ -155,7 +192,7 @@ impl Run {
     }
 
     /// Removes the run that is here, if this one can begin.
-    fn replace(&self, stages: &[String], gpu: &Gpu, conductor: &mut Conductor<'_>) -> Result<Tokenizer> {
+    fn replace(&mut self, stages: &[String], gpu: &Gpu, conductor: &mut Conductor<'_>) -> Result<Tokenizer> {
         let named = self.recipe.named_tokenizer()?;
         let trained = if named.is_some() { None } else { Some(self.train_tokenizer(conductor)?) };
         let tokenizer = named.or_else(|| trained.as_ref().map(|trained| trained.tokenizer.clone()));
@@ -168,6 +205,7 @@ impl Run {
             }
         }
         self.folder.remove(&[TOKENIZER])?;
+        self.records.write(&self.folder)?;
         self.write_recipe()?;
         match trained {
             Some(trained) => self.keep_tokenizer(&trained),
@@ -197,13 +235,22 @@ impl Run {
         self.folder.write(RECIPE, self.recipe.to_toml()?.as_bytes())
     }
 
+    /// Writes down what a part is made from, before it begins. What it evaluated before is removed.
+    fn begin(&mut self, part: &str) -> Result<()> {
+        if part != TOKENIZER {
+            RunFolder::open(&self.out.join(part), &stage_files())?.remove(&evaluation::FILES)?;
+        }
+        self.records.0.insert(part.to_owned(), Record::of(&self.recipe, part, &self.out)?);
+        self.records.write(&self.folder)
+    }
+
     /// The folder of a stage.
     pub fn folder(&self, stage: &Stage) -> PathBuf {
         self.out.join(&stage.name)
     }
 
     /// The run's tokenizer: read, or trained once and kept.
-    pub fn tokenizer(&self, conductor: &mut Conductor<'_>) -> Result<Tokenizer> {
+    pub fn tokenizer(&mut self, conductor: &mut Conductor<'_>) -> Result<Tokenizer> {
         if let Some(tokenizer) = self.recipe.named_tokenizer()? {
             return Ok(tokenizer);
         }
@@ -228,34 +275,48 @@ impl Run {
         Ok(trained)
     }
 
-    fn keep_tokenizer(&self, trained: &Trained) -> Result<Tokenizer> {
+    fn keep_tokenizer(&mut self, trained: &Trained) -> Result<Tokenizer> {
+        self.begin(TOKENIZER)?;
         let dir = self.folder.begin(TOKENIZER)?;
         trained.save(dir.path())?;
         dir.commit()?;
         Tokenizer::from_dir(&self.out.join(TOKENIZER))
     }
 
-    fn train(&self, index: usize, gpu: &Gpu, tokenizer: &Tokenizer, conductor: &mut Conductor<'_>) -> Result<Outcome> {
-        let stage = &self.recipe.stages[index];
+    fn train(
+        &mut self,
+        index: usize,
+        gpu: &Gpu,
+        tokenizer: &Tokenizer,
+        conductor: &mut Conductor<'_>,
+    ) -> Result<Outcome> {
+        let stage = &self.recipe.stages[index].clone();
         let folder = self.folder(stage);
         let limit = stage.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
         if let Some(mut state) = Trainer::load_state(&folder)? {
-            if state.step >= state.settings.steps || state.ended_early {
+            self.check_part(&stage.name)?;
+            let (before, steps) = (state.settings.steps, self.steps(stage, &state)?);
+            if steps > before {
+                conductor.watch.remark(&format!("{}: {steps} steps instead of {before}", stage.name));
+                state.ended_early = false;
+            }
+            if state.step >= steps || state.ended_early {
                 conductor.watch.remark(&format!("{} is done: {} steps", stage.name, state.step));
                 return Ok(Outcome::Finished);
             }
-            state.settings.prefetch = stage.prefetch.unwrap_or(state.settings.prefetch);
-            state.settings.recompute = stage.recompute.unwrap_or(state.settings.recompute);
-            let passes = state.settings.steps.saturating_mul(state.settings.accumulate as u64);
+            let Settings { texts, tasks, prefetch, recompute, log_every, .. } = self.recipe.settings(stage)?;
+            state.settings = Settings { texts, tasks, prefetch, recompute, log_every, steps, ..state.settings };
+            let passes = steps.saturating_mul(state.settings.accumulate as u64);
             let tuner = (conductor.tuner)(gpu, passes, None);
             let mut trainer = Trainer::resume(gpu, &tuner, state, &folder)?;
             return drive(&mut trainer, &stage.name, None, gpu.stopwatch(), conductor);
         }
+        self.begin(&stage.name)?;
         let begin = gpu.stopwatch();
         let mut settings = self.recipe.settings(stage)?;
         settings.check()?;
         let passes = settings.steps.saturating_mul(settings.accumulate as u64);
-        let mut model = self.model(index, gpu, tokenizer, Begin::Last, &mut settings, conductor.watch)?;
+        let mut model = self.model(index, gpu, tokenizer, &mut settings, conductor.watch)?;
         model.tuner = (conductor.tuner)(gpu, passes, limit);
         // Nothing but a log can be there yet: the first checkpoint was not reached.
         let mut trainer = Trainer::create(model, tokenizer.clone(), settings, &folder, true)?;
@@ -277,19 +338,11 @@ impl Run {
         index: usize,
         gpu: &Gpu,
         tokenizer: &Tokenizer,
-        begin: Begin,
         settings: &mut Settings,
         watch: &mut dyn Watch,
     ) -> Result<Model> {
         let stage = &self.recipe.stages[index];
-        let folder = match (self.recipe.starting_stage(stage), &self.recipe.model.from) {
-            (Some(before), _) => {
-                let folder = self.folder(before);
-                let best = stage.begin.unwrap_or(begin) == Begin::Best && folder.join(BEST).exists();
-                Some(folder.join(if best { BEST } else { LAST }))
-            }
-            (None, from) => from.clone(),
-        };
+        let folder = start_of(&self.recipe, &stage.name, &self.out).or_else(|| self.recipe.model.from.clone());
         match folder {
             Some(folder) => {
                 recover(&folder)?;
@@ -306,15 +359,49 @@ impl Run {
         }
     }
 
-    fn evaluate(&self, index: usize, gpu: &Gpu, tokenizer: &Tokenizer, conductor: &mut Conductor<'_>) -> Result<()> {
-        let stage = &self.recipe.stages[index];
+    /// The number of steps that a training which has begun goes to. Of one limited by minutes it was measured; more minutes
+    /// make it more in proportion.
+    fn steps(&mut self, stage: &Stage, state: &State) -> Result<u64> {
+        let (Some(minutes), Some(record)) = (stage.minutes, self.records.0.get_mut(&stage.name)) else {
+            return Ok(stage.steps.unwrap_or(state.settings.steps));
+        };
+        let steps = record.steps.unwrap_or(state.settings.steps);
+        let recorded = record.recipe.stages.iter_mut().find(|other| other.name == stage.name);
+        match recorded.and_then(|stage| stage.minutes.as_mut()).filter(|before| **before < minutes) {
+            None => Ok(steps),
+            Some(before) => {
+                let more = (steps as f64 * minutes / *before).round() as u64;
+                *before = minutes;
+                record.steps = Some(more);
+                self.records.write(&self.folder)?;
+                Ok(more)
+            }
+        }
+    }
+
+    fn evaluate(
+        &mut self,
+        index: usize,
+        gpu: &Gpu,
+        tokenizer: &Tokenizer,
+        conductor: &mut Conductor<'_>,
+    ) -> Result<()> {
+        let stage = &self.recipe.stages[index].clone();
         let folder = self.folder(stage);
         if folder.join(METRICS).exists() {
-            conductor.watch.remark(&format!("{} is done: {}", stage.name, folder.join(METRICS).display()));
-            return Ok(());
+            let now = Record::of(&self.recipe, &stage.name, &self.out)?;
+            let before = self.records.0.get(&stage.name);
+            match before.map_or(Ok(Vec::new()), |record| record.differences(&now, &stage.name))?.first() {
+                Some(difference) => conductor.watch.remark(&format!("evaluating again, since {difference}")),
+                None => {
+                    conductor.watch.remark(&format!("{} is done: {}", stage.name, folder.join(METRICS).display()));
+                    return Ok(());
+                }
+            }
         }
+        self.begin(&stage.name)?;
         let mut settings = self.recipe.settings(stage)?;
-        let model = self.model(index, gpu, tokenizer, Begin::Best, &mut settings, conductor.watch)?;
+        let model = self.model(index, gpu, tokenizer, &mut settings, conductor.watch)?;
         let most = stage.eval_examples.unwrap_or(usize::MAX);
         let decoding = stage.decoding(settings.seed);
         let evaluation = evaluate(model, tokenizer, &settings, stage.split(), most, decoding, conductor.watch)?;
@@ -324,9 +411,18 @@ impl Run {
     }
 }
 
-/// The folders of a run.
+/// The tokenizer, if it is learned, and the stages: folders of a run.
 fn parts(recipe: &Recipe) -> impl Iterator<Item = &str> {
-    recipe.stages.iter().map(|stage| stage.name.as_str()).chain([TOKENIZER])
+    let learned = recipe.tokenizer.vocab_size.map(|_| TOKENIZER);
+    learned.into_iter().chain(recipe.stages.iter().map(|stage| stage.name.as_str()))
+}
+
+/// Whether there is a result of a part, or a checkpoint.
+fn has_begun(out: &Path, part: &str) -> bool {
+    let folder = out.join(part);
+    // What cannot be recovered now is an error as soon as it is read.
+    let _later = recover(&folder).and_then(|()| recover(folder.join(LAST)));
+    [LAST, METRICS, "tokenizer.json"].iter().any(|file| folder.join(file).exists())
 }
 
 /// What a stage writes into its folder.
@@ -334,16 +430,18 @@ fn stage_files() -> Vec<&'static str> {
     [&trainer::FILES[..], &evaluation::FILES[..]].concat()
 }
 
-/// The first lines in which two texts differ.
-fn first_difference<'a>(old: &'a str, new: &'a str) -> (&'a str, &'a str) {
-    const END: &str = "the end";
-    let (mut old, mut new) = (old.lines(), new.lines());
-    loop {
-        match (old.next(), new.next()) {
-            (Some(a), Some(b)) if a == b => {}
-            (a, b) => return (a.unwrap_or(END), b.unwrap_or(END)),
+/// What the parts of the run in a folder were made from; of a run by an older program that is as its recipe says.
+fn recorded(out: &Path) -> Result<Records> {
+    let mut records = Records::read(out)?;
+    let file = out.join(RECIPE);
+    if file.exists() {
+        let recipe = Recipe::reread(&file)?;
+        let recipe = recipe.spelled_out().unwrap_or(recipe);
+        for part in parts(&recipe).filter(|part| out.join(part).exists()) {
+            records.0.entry(part.to_owned()).or_insert_with(|| Record::of_older(&recipe, part));
         }
     }
+    Ok(records)
 }
 
 /// Runs a trainer to its end or until it is stopped. With a `limit`, the number of steps is fixed first so that they take

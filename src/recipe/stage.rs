@@ -259,16 +259,28 @@ impl Stage {
         Ok(())
     }
 
-    /// The same with everything said that the settings made of it say; what depends on a number of steps that is still to be
-    /// measured stays open.
-    pub(super) fn spelled_out(&self, settings: &Settings) -> Stage {
+    /// The same with everything said that the settings made of it say. Intervals follow from the number of steps that the
+    /// stage `began` with, if it has; where that is still to be measured they stay open.
+    pub(super) fn spelled_out(&self, settings: &Settings, began: Option<u64>) -> Stage {
         let mut settings = settings.clone();
         if self.minutes.is_none() {
+            let steps = settings.steps;
+            settings.steps = began.unwrap_or(steps);
             settings.settle();
+            settings.steps = steps;
         }
         if !self.trains() {
-            let (begin, split) = (Some(self.begin.unwrap_or(Begin::Best)), Some(self.split()));
-            return Stage { begin, split, seed: Some(settings.seed), ..self.clone() };
+            let draws = self.temperature.is_some_and(|temperature| temperature > 0.0);
+            return Stage {
+                begin: Some(self.begin.unwrap_or(Begin::Best)),
+                split: Some(self.split()),
+                seed: Some(settings.seed),
+                eval_batch_size: Some(settings.eval_batch_size),
+                temperature: Some(self.temperature.unwrap_or(0.0)),
+                top_k: draws.then_some(self.top_k.unwrap_or(0)),
+                top_p: draws.then_some(self.top_p.unwrap_or(1.0)),
+                ..self.clone()
+            };
         }
         Stage {
             evaluate: Some(settings.evaluate),

@@ -48,6 +48,39 @@ pub struct TokenizerSpec {
     pub split_scripts: Option<bool>,
 }
 
+impl TokenizerSpec {
+    /// The same with everything said of a vocabulary that is learned.
+    pub(super) fn spelled_out(&self) -> TokenizerSpec {
+        if self.vocab_size.is_none() {
+            return self.clone();
+        }
+        let options = self.options();
+        TokenizerSpec {
+            sentinels: Some(options.sentinels),
+            character_coverage: Some(options.character_coverage),
+            byte_fallback: Some(options.byte_fallback),
+            pieces: Some(options.user_defined),
+            split_digits: Some(options.split_digits),
+            split_scripts: Some(options.split_scripts),
+            ..self.clone()
+        }
+    }
+
+    fn options(&self) -> TrainOptions {
+        let default = TrainOptions::default();
+        TrainOptions {
+            vocab_size: self.vocab_size.unwrap_or(default.vocab_size),
+            sentinels: self.sentinels.unwrap_or(default.sentinels),
+            character_coverage: self.character_coverage.unwrap_or(default.character_coverage),
+            byte_fallback: self.byte_fallback.unwrap_or(default.byte_fallback),
+            user_defined: self.pieces.clone().unwrap_or_default(),
+            split_digits: self.split_digits.unwrap_or(default.split_digits),
+            split_scripts: self.split_scripts.unwrap_or(default.split_scripts),
+            ..default
+        }
+    }
+}
+
 impl Recipe {
     pub(super) fn check_tokenizer(&self) -> Result<(), Wrong> {
         let spec = &self.tokenizer;
@@ -108,19 +141,8 @@ impl Recipe {
 
     /// Trains the recipe's own tokenizer.
     pub(super) fn train_tokenizer(&self) -> Result<Trained> {
-        let (spec, default) = (&self.tokenizer, TrainOptions::default());
-        let options = TrainOptions {
-            vocab_size: spec.vocab_size.unwrap_or(default.vocab_size),
-            sentinels: spec.sentinels.unwrap_or(default.sentinels),
-            character_coverage: spec.character_coverage.unwrap_or(default.character_coverage),
-            byte_fallback: spec.byte_fallback.unwrap_or(default.byte_fallback),
-            user_defined: spec.pieces.clone().unwrap_or_default(),
-            split_digits: spec.split_digits.unwrap_or(default.split_digits),
-            split_scripts: spec.split_scripts.unwrap_or(default.split_scripts),
-            ..default
-        };
         let (texts, files) = self.tokenizer_text()?;
-        tokenizer::train(texts.into_iter().map(Ok).chain(text_lines(files)), &options)
+        tokenizer::train(texts.into_iter().map(Ok).chain(text_lines(files)), &self.tokenizer.options())
     }
 
     /// What it is trained on: texts of tasks, and files.

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use page::Page;
 use read::Run;
 pub use read::{METRICS, PREDICTIONS, RECIPE};
+pub(crate) use settings::flatten;
 
 /// What the page shows besides the curves.
 #[derive(Clone, Debug)]

@@ -52,7 +52,7 @@ fn parse_recipe(text: &str, path: &Path) -> Result<Value> {
 }
 
 /// Objects become dotted keys; lists of named objects too, by their names; other lists one value.
-fn flatten(key: &str, value: &Value, flat: &mut BTreeMap<String, String>) {
+pub(crate) fn flatten(key: &str, value: &Value, flat: &mut BTreeMap<String, String>) {
     let below = |part: &str| if key.is_empty() { part.to_owned() } else { format!("{key}.{part}") };
     match value {
         Value::Object(parts) => parts.iter().for_each(|(part, value)| flatten(&below(part), value, flat)),

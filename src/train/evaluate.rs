@@ -94,6 +94,12 @@ pub fn figure_names(settings: &Settings) -> Vec<String> {
     names.collect()
 }
 
+/// Whether a figure TASK/METRIC is one of the answers to this task.
+pub fn is_of_answers(figure: &str, task: &str) -> bool {
+    let metric = figure.strip_prefix(task).and_then(|rest| rest.strip_prefix('/'));
+    metric.is_some_and(|metric| !["loss", TOKEN_ACCURACY].contains(&metric))
+}
+
 impl Best {
     /// Whether a later evaluation replaces this one; `higher` is better, or lower.
     pub fn is_beaten(&self, by: &Best, higher: bool) -> bool {

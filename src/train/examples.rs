@@ -53,14 +53,14 @@ impl Sources {
             remarks: Vec::new(),
             fingerprint: String::new(),
         };
-        let mut prints = Vec::new();
+        let mut all = Vec::new();
         for name in &settings.train {
             if let Some(text) = settings.texts.get(name) {
                 let files = text.files.paths(Path::new(""))?;
                 let paths =
                     if files.len() == 1 { files[0].display().to_string() } else { format!("{} files", files.len()) };
                 sources.remarks.push(format!("training on {name}: text of {paths}"));
-                prints.extend(files.iter().map(|file| fingerprint(file)).collect::<Result<Vec<_>>>()?);
+                all.extend(files.iter().cloned());
                 sources.files.insert(name.clone(), files);
             } else if let Some(task) = settings.tasks.get(name) {
                 let set = open_task(name, task, Split::Train, tokenizer, &mut sources.remarks)?;
@@ -72,13 +72,11 @@ impl Sources {
                         settings.batch_size
                     ));
                 }
-                let files = task.files(Path::new(""), Split::Train)?;
-                prints.extend(files.iter().map(|file| fingerprint(file)).collect::<Result<Vec<_>>>()?);
+                all.extend(task.files(Path::new(""), Split::Train)?);
                 sources.sets.insert(name.clone(), Arc::new(set.into_parts().0));
             }
         }
-        let all = prints.iter().fold(0xcbf2_9ce4_8422_2325, |h: u64, print| (h ^ print).wrapping_mul(0x100_0000_01b3));
-        sources.fingerprint = format!("{all:016x}");
+        sources.fingerprint = fingerprint(&all)?;
         Ok(sources)
     }
 
@@ -217,8 +215,15 @@ fn open_task(
 /// Bytes at either end of a file that its fingerprint is made of.
 const ENDS: u64 = 1 << 16;
 
-/// Of a file's length and its ends (FNV-1a): tells whether a resumed run reads the same data without reading all of it.
-fn fingerprint(path: &Path) -> Result<u64> {
+/// Of the files' lengths and ends: tells whether a resumed run reads the same data without reading all of them.
+pub fn fingerprint(files: &[PathBuf]) -> Result<String> {
+    let prints = files.iter().map(|file| print_of(file)).collect::<Result<Vec<u64>>>()?;
+    let all = prints.iter().fold(0xcbf2_9ce4_8422_2325, |h: u64, print| (h ^ print).wrapping_mul(0x100_0000_01b3));
+    Ok(format!("{all:016x}"))
+}
+
+/// Of a file's length and its ends (FNV-1a).
+fn print_of(path: &Path) -> Result<u64> {
     let mut file = File::open(path).map_err(Error::io("open", path))?;
     let len = file.metadata().map_err(Error::io("read", path))?.len();
     let mut bytes = len.to_le_bytes().to_vec();

@@ -247,6 +247,20 @@ impl TaskConfig {
         declared.into_iter().map(|metric| metric.with_labels(&labels)).collect()
     }
 
+    /// The same with what it leaves open spelled out, as far as that shows without its files.
+    pub fn spelled_out(&self) -> TaskConfig {
+        let (max_source, max_target) = self.lengths();
+        TaskConfig {
+            metrics: Some(self.metrics.clone().unwrap_or_else(|| self.default_metrics())),
+            max_source: Some(max_source),
+            max_target: Some(max_target),
+            too_long: Some(self.too_long()),
+            on_bad_row: Some(self.on_bad_row.unwrap_or_default()),
+            group_references: Some(self.groups_references()),
+            ..self.clone()
+        }
+    }
+
     /// Most tokens of (sources, targets), EOS included.
     pub fn lengths(&self) -> (usize, usize) {
         let preset = self.known_preset().map_or(DEFAULT_LENGTH, |preset| preset.max_target);
