@@ -5,56 +5,79 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Wrong;
+use super::source::set;
 use crate::error::{Error, Result};
 use crate::model::T5Config;
 use crate::model::config::FeedForward;
 use crate::tokenizer::Tokenizer;
+use crate::train::settings::Parameter;
 
-/// A folder to start from, or the sizes of a model from scratch.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelSpec {
-    /// A HuggingFace folder to start from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<PathBuf>,
-    /// From scratch at the size of a published model, such as "t5-small"; single sizes may be given besides.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub preset: Option<String>,
-    /// From scratch as this config.json says.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub config: Option<PathBuf>,
-    /// Width of the residual stream (256).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub d_model: Option<usize>,
-    /// Width of a head (64).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub d_kv: Option<usize>,
-    /// Width of the feed-forward layers (512).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub d_ff: Option<usize>,
-    /// Attention heads (4).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub heads: Option<usize>,
-    /// Layers of the encoder, and of the decoder unless given (3).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub layers: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decoder_layers: Option<usize>,
-    /// relu, gelu, silu, gated-gelu, gated-silu ... (gated-gelu).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub activation: Option<String>,
-    /// Rows of the embedding (the tokenizer's size, rounded up to a multiple of 64).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vocab: Option<usize>,
-    /// Whether the output head is the embedding (false).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tie: Option<bool>,
-    /// In training, unless a stage says otherwise (that of the model's configuration).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dropout: Option<f32>,
+macro_rules! model_spec {
+    ($($(#[doc = $doc:literal])+ $key:ident: $type:ty, $value:literal, $default:literal;)*) => {
+        /// A folder to start from, or the sizes of a model from scratch.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct ModelSpec {
+            /// A HuggingFace folder to start from.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub from: Option<PathBuf>,
+            /// From scratch at the size of a published model, such as "t5-small"; single sizes may be given besides.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub preset: Option<String>,
+            /// From scratch as this config.json says.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub config: Option<PathBuf>,
+            $($(#[doc = $doc])+ #[serde(skip_serializing_if = "Option::is_none")] pub $key: Option<$type>,)*
+            /// In training, unless a stage says otherwise (that of the model's configuration).
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub dropout: Option<f32>,
+        }
+
+        impl ModelSpec {
+            /// The sizes of a model from scratch: keys in a recipe, flags of `t5 train`.
+            pub fn sizes() -> Vec<Parameter> {
+                let heading = "Sizes of a model from scratch";
+                vec![$(Parameter::new(stringify!($key), &[$($doc),+], $default, Some(($value, heading))),)*]
+            }
+
+            /// Whether a size is given.
+            pub fn has_sizes(&self) -> bool {
+                $(self.$key.is_some())||*
+            }
+        }
+    };
+}
+
+model_spec! {
+    /// Width of the residual stream
+    d_model: usize, "N", "256";
+    /// Width of a head
+    d_kv: usize, "N", "64";
+    /// Width of the feed-forward layers
+    d_ff: usize, "N", "512";
+    /// Attention heads
+    heads: usize, "N", "4";
+    /// Layers of the encoder, and of the decoder unless given
+    layers: usize, "N", "3";
+    /// Layers of the decoder
+    decoder_layers: usize, "N", "as many";
+    /// relu, gelu, silu, gated-gelu, gated-silu ...
+    activation: String, "NAME", "gated-gelu";
+    /// Rows of the embedding
+    vocab: usize, "N", "the tokenizer's size, rounded up to a multiple of 64";
+    /// Whether the output head is the embedding, as in T5 1.0
+    tie: bool, "true|false", "false";
 }
 
 impl ModelSpec {
+    /// Gives a key a value as `--set` reads it.
+    ///
+    /// # Errors
+    /// `Setting`: no such key, or no value for it.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        set(self, key, value)
+    }
+
     /// The configuration: that of the folder, or of a model from scratch for the tokenizer.
     ///
     /// # Errors
@@ -103,10 +126,8 @@ impl ModelSpec {
     }
 
     pub(super) fn check(&self) -> Result<(), Wrong> {
-        let sizes = [self.d_model, self.d_kv, self.d_ff, self.heads, self.layers, self.decoder_layers, self.vocab];
-        let has_sizes = sizes.iter().any(Option::is_some) || self.activation.is_some() || self.tie.is_some();
         if let Some(folder) = &self.from {
-            if self.preset.is_some() || self.config.is_some() || has_sizes {
+            if self.preset.is_some() || self.config.is_some() || self.has_sizes() {
                 let what = "the model in this folder has its sizes already: leave preset, config and sizes out";
                 return Err(Wrong::new("model.from", what));
             }

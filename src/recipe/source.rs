@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
@@ -29,7 +30,7 @@ impl Source {
         }
         let mut table: Table = self.parse_text()?;
         for text in &self.overrides {
-            set(&mut table, text).map_err(|what| Error::Input(format!("--set {text}: {what}")))?;
+            override_in(&mut table, text).map_err(|what| Error::Input(format!("--set {text}: {what}")))?;
         }
         Value::Table(table).try_into().map_err(|all| {
             // The file itself is wrong: that has a line. Else the first of the overrides with which it is.
@@ -38,7 +39,7 @@ impl Source {
             }
             let wrong = (1..=self.overrides.len()).find_map(|n| {
                 let mut table: Table = self.parse_text().ok()?;
-                self.overrides[..n].iter().try_for_each(|text| set(&mut table, text)).ok()?;
+                self.overrides[..n].iter().try_for_each(|text| override_in(&mut table, text)).ok()?;
                 let error = Value::Table(table).try_into::<T>().err()?;
                 Some(format!("--set {}: {}", self.overrides[n - 1], error.message().trim()))
             });
@@ -107,14 +108,9 @@ fn name_of<'a>(stage: &'a Spanned<DeValue<'_>>) -> Option<&'a str> {
 }
 
 /// Carries out "KEY=VALUE".
-fn set(table: &mut Table, text: &str) -> Result<(), String> {
+fn override_in(table: &mut Table, text: &str) -> Result<(), String> {
     let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE, such as pretrain.steps=100")?;
-    let value = value.trim();
-    // What is no TOML value is text: quotes are a burden in a shell.
-    let value = match toml::from_str::<Table>(&format!("value = {value}")) {
-        Ok(mut parsed) if parsed.len() == 1 => parsed.remove("value").unwrap_or(Value::String(value.to_owned())),
-        _ => Value::String(value.to_owned()),
-    };
+    let value = value_of(value);
     let mut parts: Vec<&str> = key.trim().split('.').collect();
     if parts.iter().any(|part| part.is_empty()) {
         return Err("the key has an empty part".into());
@@ -134,6 +130,27 @@ fn set(table: &mut Table, text: &str) -> Result<(), String> {
     }
     at.insert(last.to_owned(), value);
     Ok(())
+}
+
+/// Gives a key of a section a value that is written as in "KEY=VALUE".
+///
+/// # Errors
+/// `Setting`: no such key, or no value for it.
+pub(super) fn set<T: Clone + Serialize + DeserializeOwned>(section: &mut T, key: &str, value: &str) -> Result<()> {
+    let wrong = |what: String| Error::setting(key, what.trim());
+    let mut table = Table::try_from(section.clone()).map_err(|e| wrong(e.to_string()))?;
+    table.insert(key.to_owned(), value_of(value));
+    *section = Value::Table(table).try_into().map_err(|e: toml::de::Error| wrong(e.message().to_owned()))?;
+    Ok(())
+}
+
+/// What is no TOML value is text: quotes are a burden in a shell.
+fn value_of(text: &str) -> Value {
+    let text = text.trim();
+    match toml::from_str::<Table>(&format!("value = {text}")) {
+        Ok(mut parsed) if parsed.len() == 1 => parsed.remove("value").unwrap_or(Value::String(text.to_owned())),
+        _ => Value::String(text.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -166,14 +183,14 @@ mod tests {
     fn overrides_reach_tables_and_stages() {
         let mut table: Table = toml::from_str(TEXT).unwrap();
         for text in ["model.d_model=128", "b.lr=0.5", "a.train=[\"x\"]", "tokenizer.from=bytes", "seed = 7"] {
-            set(&mut table, text).unwrap();
+            override_in(&mut table, text).unwrap();
         }
         let text = toml::to_string(&table).unwrap();
         for part in ["d_model = 128", "lr = 0.5", "train = [\"x\"]", "from = \"bytes\"", "seed = 7"] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        assert!(set(&mut table, "seed").is_err());
-        assert!(set(&mut table, "seed.x=1").is_err());
-        assert!(set(&mut table, "a..x=1").is_err());
+        assert!(override_in(&mut table, "seed").is_err());
+        assert!(override_in(&mut table, "seed.x=1").is_err());
+        assert!(override_in(&mut table, "a..x=1").is_err());
     }
 }

@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::source::set;
 use super::{NOT_A_NAME, Recipe, Wrong, is_name};
 use crate::data::Split;
-use crate::data::mixture::Mixing;
-use crate::data::stream::Batching;
 use crate::data::task::TaskConfig;
 use crate::error::{Error, Result};
 use crate::generate::{GenerateOptions, Strategy};
 use crate::train::evaluate::Decoding;
-use crate::train::schedule::Decay;
+use crate::train::parameters::hyper_parameters;
 use crate::train::settings::{Settings, TextConfig, with_weight_decay};
 
 /// Which weights of the stage before a stage begins with.
@@ -26,7 +25,7 @@ pub enum Begin {
 }
 
 /// As good as for ever, and no sum of times overflows.
-pub const MOST_MINUTES: f64 = 1e6;
+const MOST_MINUTES: f64 = 1e6;
 
 /// Beyond any answer, and no product of sizes overflows.
 const MOST_TOKENS: usize = 1_000_000;
@@ -34,97 +33,90 @@ const MOST_TOKENS: usize = 1_000_000;
 /// What [`Stage::from`] calls the recipe's model.
 pub const FROM_MODEL: &str = "model";
 
-/// A stage as it is written.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Stage {
-    /// Also its folder's name.
-    pub name: String,
-    /// Texts and tasks to train on; none: the stage only evaluates.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub train: Vec<String>,
-    /// Texts and tasks to evaluate on. Default: those of `train` that have something for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub evaluate: Option<Vec<String>>,
-    /// The stage whose weights this one begins with, or "model": those of the recipe's model, random ones by this stage's
-    /// seed. Default: the last stage before it that trains.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<String>,
-    /// Which weights of that stage. Default: the last to train on, the best to evaluate.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub begin: Option<Begin>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mixture: Option<Mixing>,
-    /// Multiplies the sizes of tasks before they are mixed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scale: Option<BTreeMap<String, f64>>,
-    /// "buckets" (an example a row), or `{ packed = { source_len = 512, target_len = 128 } }`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batching: Option<Batching>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub steps: Option<u64>,
-    /// Train for about this long instead: the speed is measured first, which fixes the steps.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub minutes: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch_size: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub accumulate: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recompute: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prefetch: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lr: Option<f64>,
-    /// adamw, adafactor (as the T5 paper) or adafactor-hf.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub optimizer: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weight_decay: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<Decay>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub warmup: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clip: Option<f32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dropout: Option<f32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub label_smoothing: Option<f32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub z_loss: Option<f32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub eval_every: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub eval_examples: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub eval_batch_size: Option<usize>,
-    /// The figure that says which checkpoint is the best: TASK/METRIC or TASK/loss (the loss on the first task evaluated on).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub best: Option<String>,
-    /// Evaluations without a new best after which training ends early.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub patience: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub save_every: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_every: Option<u64>,
-    /// Of an evaluation: validation (default) or test.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub split: Option<Split>,
-    /// Of an evaluation: most tokens of an answer. Default: somewhat more than the longest target has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_new_tokens: Option<usize>,
-    /// Of an evaluation: draws answers at this temperature; 0 (default) takes the likeliest token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub temperature: Option<f32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub top_k: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub top_p: Option<f32>,
+macro_rules! stage {
+    (
+        stage { $($(#[doc = $sdoc:literal])+ $skey:ident: $stype:ty, $swords:expr, $sflag:expr;)* }
+        plain { $($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr, $words:expr, $flag:expr;)* }
+        open { $($(#[doc = $odoc:literal])+ $okey:ident: $otype:ty, $owords:expr, $oflag:expr;)* }
+    ) => {
+        /// A stage as it is written.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Stage {
+            /// Also its folder's name.
+            pub name: String,
+            /// Texts and tasks to train on; none: the stage only evaluates.
+            #[serde(default, skip_serializing_if = "Vec::is_empty")]
+            pub train: Vec<String>,
+            /// Texts and tasks to evaluate on. Default: those of `train` that have something for it.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub evaluate: Option<Vec<String>>,
+            /// The stage whose weights this one begins with, or "model": those of the recipe's model, random ones by this stage's
+            /// seed. Default: the last stage before it that trains.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub from: Option<String>,
+            /// Which weights of that stage. Default: the last to train on, the best to evaluate.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub begin: Option<Begin>,
+            $($(#[doc = $sdoc])+ #[serde(skip_serializing_if = "Option::is_none")] pub $skey: Option<$stype>,)*
+            $($(#[doc = $doc])+ #[serde(skip_serializing_if = "Option::is_none")] pub $key: Option<$type>,)*
+            $($(#[doc = $odoc])+ #[serde(skip_serializing_if = "Option::is_none")] pub $okey: Option<$otype>,)*
+            /// Of an evaluation: validation (default) or test.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub split: Option<Split>,
+            /// Of an evaluation: most tokens of an answer. Default: somewhat more than the longest target has.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub max_new_tokens: Option<usize>,
+            /// Of an evaluation: draws answers at this temperature; 0 (default) takes the likeliest token.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub temperature: Option<f32>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub top_k: Option<usize>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub top_p: Option<f32>,
+        }
+
+        impl Stage {
+            /// Writes the settings that the stage gives over others.
+            ///
+            /// # Errors
+            /// `Setting` if the optimiser has an unknown name.
+            pub fn apply(&self, settings: &mut Settings) -> Result<()> {
+                if let Some(name) = &self.optimizer {
+                    let named = name.parse().map_err(|e: Error| Error::setting("optimizer", e.to_string()))?;
+                    settings.optimizer = with_weight_decay(named, settings.optimizer.weight_decay());
+                }
+                if let Some(decay) = self.weight_decay {
+                    settings.optimizer = with_weight_decay(settings.optimizer.clone(), decay);
+                }
+                $(if let Some(value) = &self.$key {
+                    settings.$key.clone_from(value);
+                })*
+                $(if self.$okey.is_some() {
+                    settings.$okey.clone_from(&self.$okey);
+                })*
+                Ok(())
+            }
+
+            /// The stage with what the settings say.
+            fn with(&self, settings: Settings) -> Stage {
+                Stage { $($key: Some(settings.$key),)* $($okey: settings.$okey,)* ..self.clone() }
+            }
+
+            /// The hyper-parameters that the stage gives.
+            fn given(&self) -> impl Iterator<Item = &'static str> {
+                let all = [
+                    $((stringify!($skey), self.$skey.is_some()),)*
+                    $((stringify!($key), self.$key.is_some()),)*
+                    $((stringify!($okey), self.$okey.is_some()),)*
+                ];
+                all.into_iter().filter(|(_, is_given)| *is_given).map(|(key, _)| key)
+            }
+        }
+    };
 }
+
+hyper_parameters!(stage);
 
 impl Stage {
     pub fn trains(&self) -> bool {
@@ -199,7 +191,11 @@ impl Stage {
         let mut settings = Settings { seed, dropout: dropout.unwrap_or(0.0), ..Settings::new() };
         let adafactor = self.optimizer.as_deref().is_some_and(|name| name.starts_with("adafactor"));
         settings.lr = if adafactor { 1e-2 } else { 1e-3 } * if fine_tuning { 0.1 } else { 1.0 };
-        if self.minutes.is_some() {
+        if let Some(minutes) = self.minutes {
+            if !(minutes > 0.0 && minutes <= MOST_MINUTES) {
+                let what = "the time must be a positive number of minutes, a million at most";
+                return Err(Error::setting("minutes", what));
+            }
             // Until it is measured how many there is time for.
             settings.steps = u64::from(u32::MAX);
         }
@@ -221,42 +217,12 @@ impl Stage {
         Ok(settings)
     }
 
-    /// Writes the settings that the stage gives over others.
+    /// Gives a key a value as `--set` reads it.
     ///
     /// # Errors
-    /// `Setting` if the optimiser has an unknown name.
-    pub fn apply(&self, settings: &mut Settings) -> Result<()> {
-        if let Some(name) = &self.optimizer {
-            let named = name.parse().map_err(|e: Error| Error::setting("optimizer", e.to_string()))?;
-            settings.optimizer = with_weight_decay(named, settings.optimizer.weight_decay());
-        }
-        if let Some(decay) = self.weight_decay {
-            settings.optimizer = with_weight_decay(settings.optimizer.clone(), decay);
-        }
-        set(&mut settings.mixture, &self.mixture);
-        set(&mut settings.scale, &self.scale);
-        set(&mut settings.batching, &self.batching);
-        set(&mut settings.steps, &self.steps);
-        set(&mut settings.batch_size, &self.batch_size);
-        set(&mut settings.accumulate, &self.accumulate);
-        set(&mut settings.recompute, &self.recompute);
-        set(&mut settings.prefetch, &self.prefetch);
-        set(&mut settings.lr, &self.lr);
-        set(&mut settings.schedule, &self.schedule);
-        set(&mut settings.clip, &self.clip);
-        set(&mut settings.dropout, &self.dropout);
-        set(&mut settings.label_smoothing, &self.label_smoothing);
-        set(&mut settings.z_loss, &self.z_loss);
-        set(&mut settings.seed, &self.seed);
-        set(&mut settings.eval_examples, &self.eval_examples);
-        set(&mut settings.eval_batch_size, &self.eval_batch_size);
-        set(&mut settings.log_every, &self.log_every);
-        settings.warmup = self.warmup.or(settings.warmup);
-        settings.eval_every = self.eval_every.or(settings.eval_every);
-        settings.save_every = self.save_every.or(settings.save_every);
-        settings.patience = self.patience.or(settings.patience);
-        settings.best = self.best.clone().or_else(|| settings.best.take());
-        Ok(())
+    /// `Setting`: no such key, or no value for it.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        set(self, key, value)
     }
 
     /// The same with everything said that the settings made of it say. Intervals follow from the number of steps that the
@@ -283,32 +249,12 @@ impl Stage {
             };
         }
         Stage {
-            evaluate: Some(settings.evaluate),
+            evaluate: Some(settings.evaluate.clone()),
             begin: Some(self.begin.unwrap_or(Begin::Last)),
-            mixture: Some(settings.mixture),
-            scale: (!settings.scale.is_empty()).then_some(settings.scale),
             steps: self.minutes.is_none().then_some(settings.steps),
-            batching: Some(settings.batching),
-            batch_size: Some(settings.batch_size),
-            accumulate: Some(settings.accumulate),
-            recompute: Some(settings.recompute),
-            prefetch: Some(settings.prefetch),
-            lr: Some(settings.lr),
             optimizer: Some(self.optimizer.clone().unwrap_or_else(|| "adamw".into())),
             weight_decay: Some(settings.optimizer.weight_decay()),
-            schedule: Some(settings.schedule),
-            warmup: settings.warmup,
-            clip: Some(settings.clip),
-            dropout: Some(settings.dropout),
-            label_smoothing: Some(settings.label_smoothing),
-            z_loss: Some(settings.z_loss),
-            seed: Some(settings.seed),
-            eval_every: settings.eval_every,
-            eval_examples: Some(settings.eval_examples),
-            eval_batch_size: Some(settings.eval_batch_size),
-            save_every: settings.save_every,
-            log_every: Some(settings.log_every),
-            ..self.clone()
+            ..self.with(settings)
         }
     }
 
@@ -353,9 +299,6 @@ impl Stage {
         if self.steps.is_some() && self.minutes.is_some() {
             return Err(Wrong::new(key("minutes"), "train for a number of steps or of minutes, not both"));
         }
-        if self.minutes.is_some_and(|minutes| !(minutes > 0.0 && minutes <= MOST_MINUTES)) {
-            return Err(Wrong::new(key("minutes"), "the time must be a positive number of minutes, a million at most"));
-        }
         if self.trains() { self.check_training(recipe, &key) } else { self.check_evaluation(recipe, &key) }
     }
 
@@ -394,32 +337,8 @@ impl Stage {
         if names.is_empty() {
             return Err(Wrong::new(key("name"), "the stage does nothing: say what to `train` on, or to `evaluate` on"));
         }
-        let of_training = [
-            ("mixture", self.mixture.is_some()),
-            ("scale", self.scale.is_some()),
-            ("batching", self.batching.is_some()),
-            ("steps", self.steps.is_some()),
-            ("minutes", self.minutes.is_some()),
-            ("batch_size", self.batch_size.is_some()),
-            ("accumulate", self.accumulate.is_some()),
-            ("recompute", self.recompute.is_some()),
-            ("prefetch", self.prefetch.is_some()),
-            ("lr", self.lr.is_some()),
-            ("optimizer", self.optimizer.is_some()),
-            ("weight_decay", self.weight_decay.is_some()),
-            ("schedule", self.schedule.is_some()),
-            ("warmup", self.warmup.is_some()),
-            ("clip", self.clip.is_some()),
-            ("dropout", self.dropout.is_some()),
-            ("label_smoothing", self.label_smoothing.is_some()),
-            ("z_loss", self.z_loss.is_some()),
-            ("eval_every", self.eval_every.is_some()),
-            ("best", self.best.is_some()),
-            ("patience", self.patience.is_some()),
-            ("save_every", self.save_every.is_some()),
-            ("log_every", self.log_every.is_some()),
-        ];
-        if let Some((name, _)) = of_training.iter().find(|(_, set)| *set) {
+        let of_both = ["seed", "eval_examples", "eval_batch_size"];
+        if let Some(name) = self.given().find(|key| !of_both.contains(key)) {
             return Err(Wrong::new(key(name), "this is for a stage that trains: say on what with `train`"));
         }
         self.check_decoding().map_err(|(name, what)| Wrong::new(key(name), what))?;
@@ -434,11 +353,5 @@ impl Stage {
             }
         }
         Ok(())
-    }
-}
-
-fn set<T: Clone>(place: &mut T, given: &Option<T>) {
-    if let Some(value) = given {
-        place.clone_from(value);
     }
 }

@@ -8,6 +8,7 @@ pub mod evaluate;
 pub mod examples;
 pub mod log;
 pub mod optimizer;
+pub(crate) mod parameters;
 mod rehearse;
 pub mod schedule;
 pub mod settings;

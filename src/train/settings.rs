@@ -9,9 +9,11 @@ use serde_json::Value;
 use super::engine::Objective;
 use super::evaluate::figure_names;
 use super::optimizer::OptimizerConfig;
-use super::schedule::{Decay, LrSchedule};
+pub use super::parameters::Parameter;
+use super::parameters::hyper_parameters;
+use super::schedule::LrSchedule;
 use crate::data::Objective as TextObjective;
-use crate::data::mixture::{Mixing, Rates};
+use crate::data::mixture::Rates;
 use crate::data::stream::Batching;
 use crate::data::task::{Files, Split, TaskConfig};
 use crate::error::{Error, Result};
@@ -41,63 +43,65 @@ pub struct TextConfig {
     pub examples: Option<u64>,
 }
 
-/// The settings of a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    /// Unlabelled texts by name.
-    pub texts: BTreeMap<String, TextConfig>,
-    /// Supervised tasks by name.
-    pub tasks: BTreeMap<String, TaskConfig>,
-    /// Names of what is trained on.
-    pub train: Vec<String>,
-    /// Names of what is evaluated on.
-    pub evaluate: Vec<String>,
-    pub mixture: Mixing,
-    /// What the sizes of tasks are multiplied by before they are mixed; 1 where nothing is said.
-    pub scale: BTreeMap<String, f64>,
-    /// Runs of a program that knew no other way were in buckets.
-    #[serde(default)]
-    pub batching: Batching,
-    /// Where the first weights came from, in words; for comparison on resuming.
-    pub origin: String,
-    /// Optimiser steps of the whole run.
-    pub steps: u64,
-    /// Rows in one pass over the device.
-    pub batch_size: usize,
-    /// Passes whose gradients are added up before a step.
-    pub accumulate: usize,
-    /// Whether the backward pass computes activations again instead of keeping them; no result depends on it.
-    pub recompute: bool,
-    /// Threads that make batches ahead of time; no result depends on them.
-    pub prefetch: usize,
-    /// Peak learning rate.
-    pub lr: f64,
-    pub optimizer: OptimizerConfig,
-    pub schedule: Decay,
-    /// Steps of linear warm-up. `None`: a twentieth of the steps, at most 1,000.
-    pub warmup: Option<u64>,
-    /// Global gradient norm beyond which gradients are scaled down; 0 never does.
-    pub clip: f32,
-    pub dropout: f32,
-    pub label_smoothing: f32,
-    pub z_loss: f32,
-    pub seed: u64,
-    /// Steps between evaluations, besides that after the last. `None`: a twentieth of the steps, between 50 and 1,000.
-    pub eval_every: Option<u64>,
-    /// Most examples of a task in an evaluation, spread evenly over those there are.
-    pub eval_examples: usize,
-    /// Rows that are evaluated side by side.
-    pub eval_batch_size: usize,
-    /// The figure that says which checkpoint is the best: TASK/METRIC or TASK/loss. `None`: the loss on the first task
-    /// evaluated on.
-    pub best: Option<String>,
-    /// Evaluations without a new best after which training ends early.
-    pub patience: Option<u64>,
-    /// Steps between checkpoints. `None`: a twentieth of the steps, at most 1,000.
-    pub save_every: Option<u64>,
-    /// Steps between log lines; 0: about one line a second.
-    pub log_every: u64,
+macro_rules! settings {
+    (
+        stage { $($(#[doc = $sdoc:literal])+ $skey:ident: $stype:ty, $swords:expr, $sflag:expr;)* }
+        plain { $($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr, $words:expr, $flag:expr;)* }
+        open { $($(#[doc = $odoc:literal])+ $okey:ident: $otype:ty, $owords:expr, $oflag:expr;)* }
+    ) => {
+        /// The settings of a run. What an older program did not write down has its default.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct Settings {
+            /// Unlabelled texts by name.
+            pub texts: BTreeMap<String, TextConfig>,
+            /// Supervised tasks by name.
+            pub tasks: BTreeMap<String, TaskConfig>,
+            /// Names of what is trained on.
+            pub train: Vec<String>,
+            /// Names of what is evaluated on.
+            pub evaluate: Vec<String>,
+            /// Where the first weights came from, in words; for comparison on resuming.
+            pub origin: String,
+            pub optimizer: OptimizerConfig,
+            $($(#[doc = $doc])+ pub $key: $type,)*
+            $($(#[doc = $odoc])+ pub $okey: Option<$otype>,)*
+        }
+
+        impl Settings {
+            /// The defaults, with nothing to train on yet.
+            pub fn new() -> Settings {
+                Settings {
+                    texts: BTreeMap::new(),
+                    tasks: BTreeMap::new(),
+                    train: Vec::new(),
+                    evaluate: Vec::new(),
+                    origin: String::new(),
+                    optimizer: with_weight_decay(OptimizerConfig::adamw(), 0.0),
+                    $($key: $default,)*
+                    $($okey: None,)*
+                }
+            }
+        }
+
+        /// All hyper-parameters of training.
+        pub fn hyper_parameters() -> Vec<Parameter> {
+            let defaults = serde_json::to_value(Settings::new()).unwrap_or_default();
+            let shown = |key: &str, words: Option<&str>| match (words, &defaults[key]) {
+                (Some(words), _) => words.to_owned(),
+                (None, Value::String(text)) => text.clone(),
+                (None, value) => value.as_f64().map_or_else(|| value.to_string(), |number| number.to_string()),
+            };
+            vec![
+                $(Parameter::new(stringify!($skey), &[$($sdoc),+], $swords, $sflag),)*
+                $(Parameter::new(stringify!($key), &[$($doc),+], &shown(stringify!($key), $words), $flag),)*
+                $(Parameter::new(stringify!($okey), &[$($odoc),+], $owords, $oflag),)*
+            ]
+        }
+    };
 }
+
+hyper_parameters!(settings);
 
 /// Batches that a step may take: enough for any, and no product of counts overflows.
 const MOST_BATCHES: usize = 1 << 16;
@@ -106,7 +110,7 @@ const MOST_BATCHES: usize = 1 << 16;
 const MOST_THREADS: usize = 256;
 
 /// Settings that no result depends on, or that may change on resuming.
-const FREE: [&str; 3] = ["steps", "recompute", "prefetch"];
+const FREE: [&str; 4] = ["steps", "recompute", "prefetch", "log_every"];
 
 /// The error of a text's or a task's declaration, with its name.
 fn in_task(name: &str, error: Error) -> Error {
@@ -175,41 +179,6 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// AdamW at 1e-3 with linear decay, batches of 32, 1,000 steps, no dropout; nothing to train on yet.
-    pub fn new() -> Settings {
-        Settings {
-            texts: BTreeMap::new(),
-            tasks: BTreeMap::new(),
-            train: Vec::new(),
-            evaluate: Vec::new(),
-            mixture: Mixing::default(),
-            scale: BTreeMap::new(),
-            batching: Batching::default(),
-            origin: String::new(),
-            steps: 1000,
-            batch_size: 32,
-            accumulate: 1,
-            recompute: false,
-            prefetch: 1,
-            lr: 1e-3,
-            optimizer: with_weight_decay(OptimizerConfig::adamw(), 0.0),
-            schedule: Decay::Linear,
-            warmup: None,
-            clip: 1.0,
-            dropout: 0.0,
-            label_smoothing: 0.0,
-            z_loss: 0.0,
-            seed: 0,
-            eval_every: None,
-            eval_examples: 512,
-            eval_batch_size: 64,
-            best: None,
-            patience: None,
-            save_every: None,
-            log_every: 0,
-        }
-    }
-
     /// Trains on this text, and evaluates on what it has for that.
     pub fn on_text(name: &str, text: TextConfig) -> Settings {
         let evaluate = if text.has_validation() { vec![name.to_owned()] } else { Vec::new() };

@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
+use anyhow::{Context, Result, anyhow, bail};
+use clap::error::ErrorKind;
+use clap::{Arg, ArgGroup, ArgMatches, Command, FromArgMatches, ValueEnum};
+use t5_wgpu::Error;
 use t5_wgpu::data::metrics::MetricKind;
 use t5_wgpu::data::task::{Files, OnBadRow};
 use t5_wgpu::data::{Metric, Split, TaskConfig, TooLong};
-use t5_wgpu::recipe::stage::MOST_MINUTES;
 use t5_wgpu::recipe::{ModelSpec, Stage};
 use t5_wgpu::train::Settings;
-use t5_wgpu::train::schedule::Decay;
-use t5_wgpu::train::settings::TextConfig;
+use t5_wgpu::train::settings::{Parameter, TextConfig, hyper_parameters};
 
 use crate::cli::pairs::{self, OnBadRowArg, PAIRS};
 use crate::cli::progress::LookArgs;
@@ -81,7 +81,7 @@ pub struct Args {
     pub held_out: Option<f64>,
 
     /// Start from this HuggingFace folder
-    #[arg(long, value_name = "DIR", help_heading = "Model", conflicts_with_all = ["preset", "config", "Sizes"])]
+    #[arg(long, value_name = "DIR", help_heading = "Model", conflicts_with_all = ["preset", "config", SIZES])]
     pub model: Option<PathBuf>,
     /// Start from scratch at the size of a published model, such as t5-small, t5-v1_1-base, byt5-small
     #[arg(long, value_name = "NAME", help_heading = "Model", conflicts_with = "config")]
@@ -92,58 +92,9 @@ pub struct Args {
     /// "bytes", a tokenizer.json, a spiece.model, or a folder [default: that of --model, else bytes]
     #[arg(long, value_name = "FILE|bytes|DIR", help_heading = "Model")]
     pub tokenizer: Option<String>,
+    /// The model's sizes and the hyper-parameters of training.
     #[command(flatten)]
-    pub sizes: Sizes,
-
-    /// Optimiser steps [default: 1000]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    pub steps: Option<u64>,
-    /// Train for about this long: the speed is measured first, which fixes --steps
-    #[arg(long, value_name = "M", help_heading = "Training", conflicts_with = "steps", value_parser = positive)]
-    pub minutes: Option<f64>,
-    /// Examples in one pass [default: 32]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    pub batch_size: Option<usize>,
-    /// Passes whose gradients are added up before a step [default: 1]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    pub accumulate: Option<usize>,
-    /// Compute activations again for the gradients instead of keeping them: less memory for up to a third more work, the
-    /// same results; may be changed on resuming [default: false]
-    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", help_heading = "Training")]
-    pub recompute: Option<bool>,
-    /// Threads that make batches ahead of time; the results are the same [default: 1]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    pub prefetch: Option<usize>,
-    /// Peak learning rate [default: 1e-3 with adamw, 1e-2 with adafactor; a tenth of it with --model]
-    #[arg(long, help_heading = "Training")]
-    pub lr: Option<f64>,
-    /// adamw, adafactor (as the T5 paper) or adafactor-hf (its own step size) [default: adamw]
-    #[arg(long, help_heading = "Training")]
-    pub optimizer: Option<String>,
-    /// constant, inverse-sqrt, linear or cosine [default: linear]
-    #[arg(long, help_heading = "Training")]
-    pub schedule: Option<Decay>,
-    /// Steps of linear warm-up [default: a twentieth of the steps, at most 1000]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    pub warmup: Option<u64>,
-    /// Scale gradients down to this global norm; 0 never does [default: 1]
-    #[arg(long, value_name = "NORM", help_heading = "Training")]
-    pub clip: Option<f32>,
-    /// [default: the model's]
-    #[arg(long, value_name = "RATE", help_heading = "Training")]
-    pub dropout: Option<f32>,
-    /// [default: 0]
-    #[arg(long, value_name = "RATE", help_heading = "Training")]
-    pub weight_decay: Option<f64>,
-    /// [default: 0]
-    #[arg(long, value_name = "RATE", help_heading = "Training")]
-    pub label_smoothing: Option<f32>,
-    /// Factor of log(Z)^2 in the loss; T5X uses 1e-4 [default: 0]
-    #[arg(long, value_name = "FACTOR", help_heading = "Training")]
-    pub z_loss: Option<f32>,
-    /// Of the first weights, the order of examples, the masks [default: 0]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    pub seed: Option<u64>,
+    pub keys: Keys,
 
     /// The run's folder
     #[arg(long, value_name = "DIR", help_heading = "Output")]
@@ -155,25 +106,6 @@ pub struct Args {
     /// Replace the run in --out, as soon as this one can begin. What no run has made is never removed
     #[arg(long, help_heading = "Output")]
     pub overwrite: bool,
-    /// Steps between evaluations [default: a twentieth of the steps, at least 50, at most 1000]
-    #[arg(long, value_name = "N", help_heading = "Output")]
-    pub eval_every: Option<u64>,
-    /// Most examples of an evaluation [default: 512]
-    #[arg(long, value_name = "N", help_heading = "Output")]
-    pub eval_examples: Option<usize>,
-    /// The figure that says which checkpoint is the best: pairs/per, pairs/exact_match, pairs/cer or pairs/loss
-    /// [default: the loss]
-    #[arg(long, value_name = "NAME", help_heading = "Output")]
-    pub best: Option<String>,
-    /// End early after so many evaluations without a new best
-    #[arg(long, value_name = "N", help_heading = "Output")]
-    pub patience: Option<u64>,
-    /// Steps between checkpoints [default: a twentieth of the steps, at most 1000]
-    #[arg(long, value_name = "N", help_heading = "Output")]
-    pub save_every: Option<u64>,
-    /// Steps between log lines; 0: about one line a second [default: 0]
-    #[arg(long, value_name = "N", help_heading = "Output")]
-    pub log_every: Option<u64>,
     #[command(flatten)]
     pub look: LookArgs,
     #[command(flatten)]
@@ -182,38 +114,70 @@ pub struct Args {
     pub gpu: GpuArgs,
 }
 
-/// Sizes of a model from scratch; with --preset or --config they replace what those say.
-#[derive(clap::Args, Clone, Debug, Default, serde::Serialize)]
-#[group(id = "Sizes", multiple = true)]
-#[command(next_help_heading = "Sizes of a model from scratch")]
-pub struct Sizes {
-    /// Width of the residual stream [default: 256]
-    #[arg(long, value_name = "N")]
-    pub d_model: Option<usize>,
-    /// Width of a head [default: 64]
-    #[arg(long, value_name = "N")]
-    pub d_kv: Option<usize>,
-    /// Width of the feed-forward layers [default: 512]
-    #[arg(long, value_name = "N")]
-    pub d_ff: Option<usize>,
-    /// Attention heads [default: 4]
-    #[arg(long, value_name = "N")]
-    pub heads: Option<usize>,
-    /// Layers of the encoder, and of the decoder unless given [default: 3]
-    #[arg(long, value_name = "N")]
-    pub layers: Option<usize>,
-    /// Layers of the decoder [default: as many]
-    #[arg(long, value_name = "N")]
-    pub decoder_layers: Option<usize>,
-    /// relu, gelu, silu, gated-gelu, gated-silu ... [default: gated-gelu]
-    #[arg(long, value_name = "NAME")]
-    pub activation: Option<String>,
-    /// Rows of the embedding [default: the tokenizer's size, rounded up to a multiple of 64]
-    #[arg(long, value_name = "N")]
-    pub vocab: Option<usize>,
-    /// Whether the output head is the embedding, as in T5 1.0 [default: false]
-    #[arg(long, value_name = "true|false")]
-    pub tie: Option<bool>,
+/// What a recipe's [model] and [[stage]] have too: flags that are called, explained and read as the keys there are.
+#[derive(Clone, Debug, Default)]
+pub struct Keys {
+    pub stage: Stage,
+    pub model: ModelSpec,
+}
+
+impl clap::Args for Keys {
+    fn augment_args(command: Command) -> Command {
+        let flag = |Parameter { key, meaning, default, flag }: Parameter| {
+            let (value, heading) = flag?;
+            let arg = Arg::new(key).long(key.replace('_', "-")).value_name(value).help_heading(heading);
+            let arg = arg.help(format!("{meaning} [default: {default}]"));
+            Some(match (key, value) {
+                ("minutes", _) => arg.conflicts_with("steps"),
+                ("recompute", _) => arg.num_args(0..=1).default_missing_value("true"),
+                _ => arg,
+            })
+        };
+        let all = ModelSpec::sizes().into_iter().chain(hyper_parameters());
+        let sizes = ModelSpec::sizes().into_iter().map(|size| size.key);
+        command.args(all.filter_map(flag)).group(ArgGroup::new(SIZES).args(sizes).multiple(true))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Keys::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Keys {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Keys, clap::Error> {
+        let mut keys = Keys::default();
+        keys.update_from_arg_matches(matches)?;
+        Ok(keys)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        let given = |parameter: &Parameter| matches.try_get_one::<String>(parameter.key).ok().flatten().cloned();
+        let check = |done: t5_wgpu::Result<()>| {
+            done.map_err(|error| clap::Error::raw(ErrorKind::ValueValidation, format!("{}\n", named_by_flag(error))))
+        };
+        for size in ModelSpec::sizes() {
+            given(&size).map_or(Ok(()), |value| check(self.model.set(size.key, &value)))?;
+        }
+        for parameter in hyper_parameters() {
+            given(&parameter).map_or(Ok(()), |value| check(self.stage.set(parameter.key, &value)))?;
+        }
+        Ok(())
+    }
+}
+
+/// The error with the flag's name instead of the key's.
+pub fn named_by_flag(error: Error) -> anyhow::Error {
+    match error {
+        Error::Setting { key, what } => {
+            let flag = match key.as_str() {
+                "inputs_len" => "seq-len".into(),
+                "files" => "text".into(),
+                key => key.replace('_', "-"),
+            };
+            anyhow!("--{flag}: {what}")
+        }
+        other => other.into(),
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -225,6 +189,9 @@ pub enum TooLongArg {
     /// Stop with an error that names the line
     Error,
 }
+
+/// The group of the model's sizes.
+const SIZES: &str = "sizes";
 
 /// The segments' length where neither the flags nor a run say.
 const SEQ_LEN: usize = 128;
@@ -240,7 +207,7 @@ impl Args {
 
     /// Writes what the flags say over the settings.
     pub fn apply(&self, settings: &mut Settings) -> Result<()> {
-        self.stage().apply(settings)?;
+        self.keys.stage.apply(settings)?;
         self.apply_data(settings)?;
         if let Some(origin) = self.origin()? {
             settings.origin = origin;
@@ -248,52 +215,10 @@ impl Args {
         Ok(())
     }
 
-    /// The flags that a recipe's stage has too.
-    pub fn stage(&self) -> Stage {
-        Stage {
-            steps: self.steps,
-            batch_size: self.batch_size,
-            accumulate: self.accumulate,
-            recompute: self.recompute,
-            prefetch: self.prefetch,
-            lr: self.lr,
-            optimizer: self.optimizer.clone(),
-            weight_decay: self.weight_decay,
-            schedule: self.schedule,
-            warmup: self.warmup,
-            clip: self.clip,
-            dropout: self.dropout,
-            label_smoothing: self.label_smoothing,
-            z_loss: self.z_loss,
-            seed: self.seed,
-            eval_every: self.eval_every,
-            eval_examples: self.eval_examples,
-            best: self.best.clone(),
-            patience: self.patience,
-            save_every: self.save_every,
-            log_every: self.log_every,
-            ..Stage::default()
-        }
-    }
-
     /// The model to begin with.
     pub fn model(&self) -> ModelSpec {
-        let Sizes { d_model, d_kv, d_ff, heads, layers, decoder_layers, activation, vocab, tie } = self.sizes.clone();
-        ModelSpec {
-            from: self.model.clone(),
-            preset: self.preset.clone(),
-            config: self.config.clone(),
-            d_model,
-            d_kv,
-            d_ff,
-            heads,
-            layers,
-            decoder_layers,
-            activation,
-            vocab,
-            tie,
-            dropout: None,
-        }
+        let (from, preset, config) = (self.model.clone(), self.preset.clone(), self.config.clone());
+        ModelSpec { from, preset, config, ..self.keys.model.clone() }
     }
 
     /// What is trained and evaluated on.
@@ -354,7 +279,7 @@ impl Args {
         if let Some(file) = &self.config {
             parts.push(format!("config {}", absolute(file)?.display()));
         }
-        if let serde_json::Value::Object(sizes) = serde_json::to_value(&self.sizes)? {
+        if let serde_json::Value::Object(sizes) = serde_json::to_value(&self.keys.model)? {
             let given = sizes.iter().filter(|(_, value)| !value.is_null());
             parts.extend(given.map(|(name, value)| format!("{name} {value}")));
         }
@@ -406,12 +331,5 @@ fn two_or_more(text: &str) -> Result<usize> {
     match text.parse() {
         Ok(n) if n > 1 => Ok(n),
         _ => bail!("`{text}` is not a whole number of 2 or more"),
-    }
-}
-
-fn positive(text: &str) -> Result<f64> {
-    match text.parse::<f64>() {
-        Ok(value) if value > 0.0 && value <= MOST_MINUTES => Ok(value),
-        _ => bail!("`{text}` is not a positive number, a million at most"),
     }
 }

@@ -22,7 +22,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let begin = gpu.stopwatch();
     let mut trainer = start::open(args, &gpu)?;
     let mut renderer = Renderer::new(args.look);
-    let limit = args.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
+    let limit = args.keys.stage.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
     let limit = limit.filter(|_| trainer.step() == 0);
     let mut conductor = Conductor {
         watch: &mut renderer,

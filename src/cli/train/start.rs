@@ -2,29 +2,21 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
-use t5_wgpu::Error;
+use anyhow::{Result, bail};
 use t5_wgpu::gpu::Gpu;
 use t5_wgpu::model::Model;
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::{Settings, Trainer};
 
 use super::Args;
+use super::args::named_by_flag;
 use crate::cli::console::note;
 use crate::cli::progress::tuner;
 
 /// Opens what the flags name. Errors about settings name the flags.
 pub fn open(args: &Args, gpu: &Gpu) -> Result<Trainer> {
     open_run(args, gpu).map_err(|error| match error.downcast() {
-        Ok(Error::Setting { key, what }) => {
-            let flag = match key.as_str() {
-                "inputs_len" => "seq-len".into(),
-                "files" => "text".into(),
-                key => key.replace('_', "-"),
-            };
-            anyhow!("--{flag}: {what}")
-        }
-        Ok(other) => other.into(),
+        Ok(error) => named_by_flag(error),
         Err(other) => other,
     })
 }
@@ -63,9 +55,8 @@ fn resume(args: &Args, gpu: &Gpu) -> Result<Option<Trainer>> {
     if asked.steps < state.step {
         bail!("{}: the run is at step {} already, beyond --steps {}", args.out.display(), state.step, asked.steps);
     }
-    (state.settings.steps, state.settings.recompute) = (asked.steps, asked.recompute);
-    state.settings.prefetch = asked.prefetch;
-    let tuner = tuner(&args.tune, gpu, asked.steps * asked.accumulate as u64, None);
+    let tuner = tuner(&args.tune, gpu, asked.steps.saturating_mul(asked.accumulate as u64), None);
+    state.settings = asked;
     Ok(Some(Trainer::resume(gpu, &tuner, state, &args.out)?))
 }
 
@@ -73,17 +64,13 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
     if !args.names_data() {
         bail!("nothing to train on: name text with --text or pairs with --pairs (see `t5 train --help`)");
     }
-    let (stage, spec) = (args.stage(), args.model());
+    let (stage, spec) = (&args.keys.stage, args.model());
     let fine_tuning = spec.from.is_some();
     let tokenizer = tokenizer(args)?;
     let config = spec.config(&tokenizer)?;
     let (none, no_text) = (Default::default(), Default::default());
     let mut settings: Settings = stage.settings(&no_text, &none, 0, fine_tuning, Some(config.dropout_rate as f32))?;
     args.apply(&mut settings)?;
-    if args.minutes.is_some() {
-        // Until it is measured how many there is time for.
-        settings.steps = u64::from(u32::MAX);
-    }
     // Before a model is made, which may take long.
     settings.check()?;
     Trainer::refuse_run(&args.out, args.overwrite || args.resume)?;
@@ -97,7 +84,7 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
         }
         None => Model::init(gpu, config, settings.seed)?,
     };
-    let limit = args.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
+    let limit = stage.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
     model.tuner = tuner(&args.tune, gpu, settings.steps.saturating_mul(settings.accumulate as u64), limit);
     Ok(Trainer::create(model, tokenizer, settings, &args.out, args.overwrite || args.resume)?)
 }

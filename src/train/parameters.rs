@@ -1,0 +1,104 @@
+//! The hyper-parameters of training. Each is defined here and nowhere else: [`Settings`](super::Settings), the keys of a recipe's
+//! stage, and the flags of `t5 train` with their help all follow from this list.
+
+/// Calls the macro `$with` with the list. An entry is a meaning, a key with its type and its default, that default in words where
+/// the value does not say it, and the flag's value and heading in `t5 train`, if it is one.
+///
+/// - `plain`: a field of the settings.
+/// - `open`: an optional field of the settings, which without a value follows from others.
+/// - `stage`: a key of a stage that the settings hold in another form.
+macro_rules! hyper_parameters {
+    ($with:ident) => {
+        $with! {
+            stage {
+                /// Train for about so many minutes instead of a number of steps: the speed is measured first, which fixes the steps
+                minutes: f64, "none", Some(("M", "Training"));
+                /// adamw, adafactor (as the T5 paper) or adafactor-hf (which sets its own step size)
+                optimizer: String, "adamw", Some(("NAME", "Training"));
+                /// Weight decay
+                weight_decay: f64, "0", Some(("RATE", "Training"));
+            }
+            plain {
+                /// Optimiser steps of the whole run
+                steps: u64 = 1000, None, Some(("N", "Training"));
+                /// Rows in one pass over the device: examples, unless several are packed into a row
+                batch_size: usize = 32, None, Some(("N", "Training"));
+                /// Passes whose gradients are added up before a step
+                accumulate: usize = 1, None, Some(("N", "Training"));
+                /// Rows of a batch: "buckets" (an example a row, those of like length together), or several examples a row:
+                /// { packed = { source_len = 512, target_len = 128 } }
+                batching: $crate::data::stream::Batching = Default::default(), None, Some(("HOW", "Training"));
+                /// How several texts and tasks are mixed
+                mixture: $crate::data::mixture::Mixing = Default::default(), Some("rates = \"proportional\""), None;
+                /// What the sizes of texts and tasks are multiplied by before they are mixed
+                scale: std::collections::BTreeMap<String, f64> = Default::default(), Some("1 for each"), None;
+                /// Compute activations again for the gradients instead of keeping them: less memory for up to a third more work,
+                /// the same results; may be changed on resuming
+                recompute: bool = false, None, Some(("true|false", "Training"));
+                /// Threads that make batches ahead of time; the results are the same
+                prefetch: usize = 1, None, Some(("N", "Training"));
+                /// Peak learning rate
+                lr: f64 = 1e-3, Some("1e-3, with adafactor 1e-2; a tenth of it for a model that was trained before"),
+                    Some(("RATE", "Training"));
+                /// What follows the warm-up: constant, inverse-sqrt, linear or cosine
+                schedule: $crate::train::schedule::Decay = $crate::train::schedule::Decay::Linear, None,
+                    Some(("NAME", "Training"));
+                /// Scale gradients down to this global norm; 0 never does
+                clip: f32 = 1.0, None, Some(("NORM", "Training"));
+                /// Share of activations that is left out in training
+                dropout: f32 = 0.0, Some("the model's"), Some(("RATE", "Training"));
+                /// Probability that is spread over the other tokens
+                label_smoothing: f32 = 0.0, None, Some(("RATE", "Training"));
+                /// Factor of log(Z)^2 in the loss; T5X uses 1e-4
+                z_loss: f32 = 0.0, None, Some(("FACTOR", "Training"));
+                /// Of the first weights, the order of examples, the masks
+                seed: u64 = 0, Some("the recipe's, or 0"), Some(("N", "Training"));
+                /// Most examples of a task in an evaluation, spread evenly over those there are
+                eval_examples: usize = 512, Some("512; in a stage that only evaluates, all"), Some(("N", "Output"));
+                /// Rows that are evaluated side by side
+                eval_batch_size: usize = 64, None, Some(("N", "Output"));
+                /// Steps between log lines; 0: about one line a second
+                log_every: u64 = 0, None, Some(("N", "Output"));
+            }
+            open {
+                /// Steps of linear warm-up
+                warmup: u64, "a twentieth of the steps, at most 1000", Some(("N", "Training"));
+                /// Steps between evaluations, besides that after the last step
+                eval_every: u64, "a twentieth of the steps, at least 50, at most 1000", Some(("N", "Output"));
+                /// The figure that says which checkpoint is the best, TASK/METRIC or TASK/loss; the task of `t5 train` is "pairs" or
+                /// "text"
+                best: String, "the loss on the first task evaluated on", Some(("FIGURE", "Output"));
+                /// End early after so many evaluations without a new best
+                patience: u64, "never", Some(("N", "Output"));
+                /// Steps between checkpoints
+                save_every: u64, "a twentieth of the steps, at most 1000", Some(("N", "Output"));
+            }
+        }
+    };
+}
+
+pub(crate) use hyper_parameters;
+
+/// What is known of a key besides its type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    pub key: &'static str,
+    pub meaning: String,
+    /// In words or as a value.
+    pub default: String,
+    /// What stands for the value in the help of `t5 train`, and the heading there; `None`: there is no such flag.
+    pub flag: Option<(&'static str, &'static str)>,
+}
+
+impl Parameter {
+    /// `docs`: the lines of a doc comment.
+    pub(crate) fn new(
+        key: &'static str,
+        docs: &[&str],
+        default: &str,
+        flag: Option<(&'static str, &'static str)>,
+    ) -> Parameter {
+        let lines: Vec<&str> = docs.iter().map(|line| line.trim()).collect();
+        Parameter { key, meaning: lines.join(" "), default: default.to_owned(), flag }
+    }
+}
