@@ -38,6 +38,7 @@ fn main() -> t5_wgpu::Result<()> {
             _ => {}
         },
         should_stop: &|| false,
+        is_late: &|| false,
     })?;
     Ok(())
 }

@@ -40,7 +40,7 @@ case ${VK_DRIVER_FILES-} in
     "$PWD"/.driver/*) echo "  . scripts/driver.sh   # once in a shell: the software driver that this demo ran on" ;;
 esac
 cat <<TEXT
-  $t5 generate --model $out/finetune/best "your own word"
+  $t5 generate --model $out "your own word"
   $t5 show-objective "A sentence of your own"                 # what pre-training makes of a text
   $t5 run recipes/pronounce.toml --dry-run                    # what a real model would take here
   $t5 verify                                                  # prove every kernel on this adapter

@@ -75,6 +75,8 @@ fn what_cannot_work_is_refused_with_its_line() {
         ("[tasks.backwards]", "[tasks.\"my/backwards\"]", 10, "files are named"),
         ("name = \"test\"", "name = \"tokenizer\"", 20, "files are named"),
         ("name = \"test\"", "name = \"tokenizer.old\"", 14, "files are named"),
+        ("name = \"test\"", "name = \"v1.0\"", 14, "letters, digits, hyphens and underscores"),
+        ("name = \"test\"", "name = \"texts\"", 20, "a section of recipes"),
         ("steps = 20", "prefetch = 4294967296", 17, "stage.pretrain.prefetch: at most 256 threads"),
         ("steps = 20", "steps = 20\nlr = -1", 18, "stage.pretrain.lr: the learning rate -1 is"),
         ("name = \"test\"", "name = \"pretrain\"", 15, "this name"),
@@ -101,10 +103,16 @@ fn overrides_replace_values() {
     for bad in ["pretrain.step=7", "steps", "pretrain.steps=many", "finetune.steps=1", "pretrain.prefetch=1000"] {
         let both = ["seed=1".to_owned(), bad.to_owned(), "model.d_ff=32".to_owned()];
         let error = Recipe::read(&file, &both).unwrap_err().to_string();
-        // A stage that is not there is a new table.
-        let expected = if bad.starts_with("finetune") { "finetune" } else { &format!("--set {bad}: ") };
-        assert!(error.contains(expected), "{bad}: {error}");
+        assert!(error.contains(&format!("--set {bad}: ")), "{bad}: {error}");
     }
+    let error = set("finetune.steps=1").unwrap_err().to_string();
+    assert!(error.contains("no stage `finetune`") && error.contains("(pretrain, test)"), "{error}");
+    // As errors write it.
+    assert_eq!(set("stage.pretrain.steps=7").unwrap().stages[0].steps, Some(7));
+    let error = set("stage.pretrain.lr=-1").unwrap_err().to_string();
+    assert!(error.starts_with("--set stage.pretrain.lr=-1: the learning rate"), "{error}");
+    let error = set("stage.model.steps=1").unwrap_err().to_string();
+    assert!(error.contains("no stage `model`"), "{error}");
 }
 
 #[test]

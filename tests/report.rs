@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::Scratch;
-use t5_wgpu::report::{Report, ReportOptions, report};
+use t5_wgpu::report::{Report, ReportOptions, report, summary};
 
 fn write(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -121,7 +121,7 @@ fn unfinished_and_plain_runs_are_shown() {
     assert_eq!(remarks.len(), 2, "{remarks:?}");
     assert!(remarks[0].contains("no events were skipped: 1"), "{remarks:?}");
     assert!(remarks[1].contains("nothing has been logged yet"), "{remarks:?}");
-    let titled = ReportOptions { title: Some("A & B".into()), samples: 0 };
+    let titled = ReportOptions { title: Some("A & B".into()), samples: 0, stages: false };
     assert!(report(&folders[..1], &titled).unwrap().html.contains("<h1>A &amp; B</h1>"));
 }
 
@@ -139,4 +139,84 @@ fn what_is_no_run_is_named() {
     write(&scratch.path("said/exam/predictions/t.jsonl"), "{\"source\":\"a\"}\n{\n");
     assert!(message("said").contains("t.jsonl:2: not a prediction"), "{}", message("said"));
     assert!(report(&[], &ReportOptions::default()).is_err());
+}
+
+/// The tables of the results, by their headings.
+fn table<'a>(html: &'a str, heading: &str) -> &'a str {
+    let start = html.find(heading).unwrap_or_else(|| panic!("no {heading}"));
+    let table = &html[start..];
+    &table[..table.find("</table>").unwrap()]
+}
+
+#[test]
+fn splits_are_not_compared() {
+    let scratch = Scratch::new("report-splits");
+    let folders = [scratch.path("small"), scratch.path("large")];
+    for (folder, per) in folders.iter().zip([12.5, 10.25]) {
+        recipe_run(folder, 64, per);
+        // The test set is easier here.
+        let metrics =
+            format!(r#"{{"split":"test","tasks":{{"say":{{"examples":7,"metrics":{{"per":{}}}}}}}}}"#, per - 8.0);
+        write(&folder.join("exam/metrics.json"), &metrics);
+    }
+    let html = page(&folders).html;
+    let (validation, test) = (
+        table(&html, "<h3>say <span class=\"dim\">validation</span></h3>"),
+        table(&html, "<h3>say <span class=\"dim\">test</span></h3>"),
+    );
+    assert!(validation.contains("<b>10.25</b>") && !validation.contains("2.25"), "{validation}");
+    assert!(test.contains("<b>2.25</b>") && test.contains("4.50") && !test.contains("10.25"), "{test}");
+    assert!(test.contains("<td class=\"n\">7</td>") && !test.contains('@'), "{test}");
+    // What an older program wrote says nothing of its split, but its recipe may.
+    let old = scratch.path("old");
+    recipe_run(&old, 64, 5.5);
+    assert!(table(&page(&[old.clone()]).html, "<h3>say <span class=\"dim\">split unknown</span>").contains("5.50"));
+    let recipe = fs::read_to_string(old.join("recipe.toml")).unwrap().replace("\"exam\"", "\"exam\"\nsplit = \"test\"");
+    write(&old.join("recipe.toml"), &recipe);
+    assert!(table(&page(&[old]).html, "<h3>say <span class=\"dim\">test</span>").contains("5.50"));
+}
+
+#[test]
+fn stages_are_runs_when_asked_and_folders_of_tests_are_runs() {
+    let scratch = Scratch::new("report-stages");
+    let run = scratch.path("run");
+    recipe_run(&run, 64, 12.5);
+    write(&run.join("all/metrics.json"), r#"{"split":"test","tasks":{"say":{"examples":4,"metrics":{"per":9.0}}}}"#);
+    write(
+        &run.join("all/predictions/say.jsonl"),
+        "{\"source\":\"c\",\"prediction\":\"z\",\"references\":[\"z\"],\"correct\":true}\n",
+    );
+    let html = page(&[run.clone()]).html;
+    assert!(
+        html.contains("<span class=\"dim\">exam</span> <span title")
+            && html.contains("<span class=\"dim\">all</span> <span title")
+    );
+    let options = ReportOptions { stages: true, ..ReportOptions::default() };
+    let html = report(&[run.clone()], &options).unwrap().html;
+    assert_eq!(html.matches("<h2>Training</h2>").count(), 1, "one figure for all");
+    for stage in ["run/warm", "run/all", "run/exam"] {
+        assert!(html.contains(stage), "{stage}");
+    }
+    let html = page(&[run.join("exam"), run.join("warm")]).html;
+    assert!(html.contains("<title>exam and warm</title>") && html.contains("(empty)"), "a test's folder");
+}
+
+#[test]
+fn a_run_is_summed_up_in_a_table() {
+    let scratch = Scratch::new("report-summary");
+    recipe_run(&scratch.path("run"), 64, 12.5);
+    write(
+        &scratch.path("run/exam/metrics.json"),
+        r#"{"split":"test","tasks":{"say":{"examples":40,"loss":0.5,"metrics":{"per":9.0}}}}"#,
+    );
+    let table = summary(&scratch.path("run")).unwrap();
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(
+        lines[0],
+        ["stage", "step", "task", "split", "examples", "loss", "token", "accuracy", "per", "bits", "per", "byte"]
+    );
+    assert_eq!(lines[1], ["warm", "20", "say", "validation", "4", "1.2500", "50.00", "13.50", "2.50"]);
+    assert_eq!(lines[3], ["exam", "-", "say", "test", "40", "0.5000", "-", "9.00", "-"]);
+    write(&scratch.path("new/recipe.toml"), "[[stage]]\nname = \"a\"\n");
+    assert_eq!(summary(&scratch.path("new")).unwrap(), "");
 }

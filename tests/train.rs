@@ -73,6 +73,7 @@ fn run(trainer: &mut Trainer, stop_after: u64) -> t5_wgpu::Result<(Outcome, Vec<
             step.set(step.get() + 1);
             step.get() >= stop_after
         },
+        is_late: &|| false,
     })?;
     Ok((outcome, lines))
 }
@@ -261,6 +262,7 @@ fn answers_are_scored_against_all_references() {
                 }
             },
             should_stop: &|| false,
+            is_late: &|| false,
         })
         .unwrap();
     let last = scores.last().unwrap();
@@ -314,7 +316,10 @@ fn a_run_may_be_ended_where_it_stopped() {
     let out = scratch.path("run");
     let mut trainer = trainer(&gpu, settings, true, &out).unwrap();
     assert_eq!(run(&mut trainer, 4).unwrap().0, Outcome::Stopped { step: 4 });
-    assert_eq!(trainer.end_here(&mut |_| {}).unwrap(), Outcome::EndedEarly { step: 4 });
+    assert_eq!(
+        trainer.end_here(Hooks { observe: &mut |_| {}, should_stop: &|| false, is_late: &|| false }).unwrap(),
+        Outcome::EndedEarly { step: 4 }
+    );
     drop(trainer);
     let state = Trainer::load_state(&out).unwrap().unwrap();
     assert!(state.ended_early && state.step == 4);
@@ -341,6 +346,57 @@ fn an_evaluation_that_a_stop_put_off_is_made_up_for() {
     run(&mut Trainer::resume(&gpu, &Tuner::off(), state, &stopped).unwrap(), 100).unwrap();
     assert_eq!(evaluations(&stopped), evaluations(&whole));
     assert_eq!(evaluations(&whole).len(), 3);
+}
+
+#[test]
+fn a_stop_within_an_evaluation_loses_nothing() {
+    let (gpu, scratch) = (gpu(), Scratch::new("train-stop-evaluation"));
+    let file = scratch.pairs(12);
+    let task = TaskConfig { validation: Some(files(&file)), ..task(&file) };
+    let settings = Settings { steps: 4, batch_size: 2, eval_every: Some(2), eval_batch_size: 4, ..on(task) };
+    let evaluations = |out: &Path| -> Vec<Value> {
+        let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+        let events = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let evaluations = events.filter(|event| event["event"] == "evaluation");
+        evaluations.map(|event| serde_json::json!([event["step"], event["tasks"], event["best"]])).collect()
+    };
+    let whole = scratch.path("whole");
+    run(&mut trainer(&gpu, settings.clone(), true, &whole).unwrap(), 100).unwrap();
+    let (mut within, mut at_the_end) = (0, 0);
+    // Each time that it is asked in turn: after steps, between batches, while answers are made.
+    for asked in 1.. {
+        let out = scratch.path(&format!("stopped-{asked}"));
+        let count = std::cell::Cell::new(0);
+        let should_stop = || {
+            count.set(count.get() + 1);
+            count.get() == asked
+        };
+        let mut first = trainer(&gpu, settings.clone(), true, &out).unwrap();
+        let hooks = Hooks { observe: &mut |_| {}, should_stop: &should_stop, is_late: &|| false };
+        let outcome = first.run(hooks).unwrap();
+        drop(first);
+        if count.get() < asked {
+            assert_eq!(outcome, Outcome::Finished);
+            break;
+        }
+        let state = Trainer::load_state(&out).unwrap().unwrap();
+        // After the last step there is nothing left to stop but its evaluation.
+        if outcome != Outcome::Finished {
+            within += usize::from(state.step == 2 && state.evaluated == Some(0));
+            at_the_end += usize::from(state.step == 4);
+            assert!(!state.is_finished(), "{asked}");
+        }
+        run(&mut Trainer::resume(&gpu, &Tuner::off(), state, &out).unwrap(), 100).unwrap();
+        assert_eq!(evaluations(&out), evaluations(&whole), "{asked}");
+        for file in ["last/model.safetensors", "best/model.safetensors", "last/training_state/optimizer.safetensors"] {
+            assert!(
+                std::fs::read(out.join(file)).unwrap() == std::fs::read(whole.join(file)).unwrap(),
+                "{asked}: {file}"
+            );
+        }
+        assert!(Trainer::load_state(&out).unwrap().unwrap().is_finished());
+    }
+    assert!(within > 2 && at_the_end > 2, "{within} {at_the_end}");
 }
 
 #[test]

@@ -376,5 +376,5 @@ fn run_until(trainer: &mut Trainer, stop_after: u64) -> Outcome {
         step.set(step.get() + 1);
         step.get() >= stop_after
     };
-    trainer.run(Hooks { observe: &mut |_| {}, should_stop: &should_stop }).unwrap()
+    trainer.run(Hooks { observe: &mut |_| {}, should_stop: &should_stop, is_late: &|| false }).unwrap()
 }

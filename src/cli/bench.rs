@@ -1,6 +1,6 @@
 //! `t5 bench`: how fast the engine is on an adapter.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -9,9 +9,9 @@ use t5_wgpu::bench::{
 };
 use t5_wgpu::files;
 
-use super::GpuArgs;
 use super::console::{note, print, print_note, say};
 use super::progress::show;
+use super::{GpuArgs, model_folder};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,7 +38,7 @@ pub struct Args {
     /// What to measure: ceilings, ops, encoder, decode, train, or all; ceilings always are [default: all]
     #[arg(value_name = "SECTION", value_parser = section)]
     sections: Vec<Choice>,
-    /// The model: a published size by name, with random weights, or a model folder
+    /// The model: a published size by name, with random weights, or a model's or a run's folder
     #[arg(long, value_name = "NAME|DIR", default_value = "t5-small")]
     model: String,
     /// Sequences [default: 8, or 1 on a software adapter; in decoding 1 and 16]
@@ -97,6 +97,11 @@ impl Args {
             Choice::All => Section::ALL.to_vec(),
             Choice::One(section) => vec![*section],
         };
+        let path = Path::new(&self.model);
+        let subject = match path.is_dir() {
+            true => Subject::Folder(model_folder(path, self.json)?),
+            false => Subject::parse(&self.model)?,
+        };
         Ok(BenchOptions {
             sections: self.sections.iter().flat_map(chosen).collect(),
             batch: self.batch,
@@ -107,7 +112,7 @@ impl Args {
             trace: self.trace.is_some(),
             text: self.text.clone(),
             tokenizer: self.tokenizer.clone(),
-            ..BenchOptions::new(Subject::parse(&self.model)?)
+            ..BenchOptions::new(subject)
         })
     }
 }

@@ -16,7 +16,7 @@ use t5_wgpu::tune::{Budget, Mode};
 use super::console::say;
 use super::pairs::{self, OnBadRowArg, PAIRS};
 use super::progress::{LookArgs, Renderer};
-use super::{GpuArgs, TuneArgs};
+use super::{GpuArgs, TuneArgs, model_folder, signals};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,7 +32,7 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// HuggingFace folder
+    /// HuggingFace folder, or a run's folder: its best checkpoint
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// The recipe that declares the task
@@ -109,19 +109,22 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("{key}: {what}");
     }
     let gpu = args.gpu.open(args.json)?;
-    let (mut model, remarks) = Model::load(&gpu, &args.model)?;
+    let folder = model_folder(&args.model, args.json)?;
+    let (mut model, remarks) = Model::load(&gpu, &folder)?;
     model.tuner = args.tune.open(&gpu, Mode::Cache, Budget::for_run());
     let tokenizer = match &args.tokenizer {
         Some(spec) => Tokenizer::open(spec)?,
-        None => Tokenizer::from_dir(&args.model)?,
+        None => Tokenizer::from_dir(&folder)?,
     };
     let mut renderer = Renderer::new(LookArgs { quiet: args.json, ..LookArgs::default() });
     remarks.iter().for_each(|remark| renderer.remark(remark));
     let most = args.examples.unwrap_or(usize::MAX);
     let decoding = stage.decoding(args.seed);
-    let evaluation = evaluate(model, &tokenizer, &settings, args.split, most, decoding, &mut renderer)?;
+    let stop = &signals::interrupted;
+    let evaluation = evaluate(model, &tokenizer, &settings, args.split, most, decoding, &mut renderer, stop)?;
+    let Some(evaluation) = evaluation else { return Ok(()) };
     if let Some(out) = &args.out {
-        write_evaluation(out, &evaluation)?;
+        write_evaluation(out, args.split, &evaluation)?;
     }
     if args.json {
         let Evaluation { seconds, tasks } = &evaluation;

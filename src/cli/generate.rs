@@ -8,17 +8,19 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use t5_wgpu::data::lines::Lines;
 use t5_wgpu::generate::{GenerateOptions, Generation, Generator, Strategy};
-use t5_wgpu::model::{Model, Storage};
+use t5_wgpu::model::{Model, Storage, T5Config};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::tune::{Budget, Mode};
 
 use super::console::{Data, doing, note};
-use super::{GpuArgs, TuneArgs};
+use super::{GpuArgs, TuneArgs, model_folder};
 
 const EXAMPLES: &str = "\
 Examples:
   One text; its output appears as it is made:
     t5 generate --model models/t5-small \"translate English to German: That is good.\"
+  With the best checkpoint of a run, and the prefix that it was trained with:
+    t5 generate --model runs/pronounce \"unseen\"
   A file, one text a line, with the task's prefix before each:
     t5 generate --model models/t5-small --prefix \"summarize: \" --file articles.txt > summaries.txt
   In a pipe, for programs:
@@ -35,7 +37,8 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Model folder as HuggingFace and `t5 train` write it: config.json, model.safetensors, tokenizer
+    /// Model folder as HuggingFace and `t5 train` write it: config.json, model.safetensors, tokenizer; or a run's folder: its
+    /// best checkpoint
     #[arg(long, short, value_name = "DIR")]
     model: PathBuf,
     /// Tokenizer to use instead of the model folder's
@@ -49,9 +52,16 @@ pub struct Args {
     /// beside it
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = Weights::Auto)]
     weights: Weights,
-    /// Put this before each source, e.g. "summarize: "
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    prefix: String,
+    /// Put this before each source, e.g. "summarize: " [default: that of the model's task, if it knows exactly one, before
+    /// sources that do not begin with it already]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["no_prefix", "task"])]
+    prefix: Option<String>,
+    /// Put nothing before the sources
+    #[arg(long, conflicts_with = "task")]
+    no_prefix: bool,
+    /// Put the prefix of this task of the model before each source
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
     /// End a text after this many tokens, if it does not end by itself [default: as the model's generation_config.json says,
     /// else 128]
     #[arg(long, value_name = "N", value_parser = positive)]
@@ -120,12 +130,14 @@ pub fn run(args: &Args) -> Result<()> {
             args.model.display()
         ));
     }
+    let folder = model_folder(&args.model, args.quiet)?;
     let tokenizer = match &args.tokenizer {
         Some(spec) => Tokenizer::open(spec)?,
-        None => Tokenizer::from_dir(&args.model)?,
+        None => Tokenizer::from_dir(&folder)?,
     };
+    let prefix = Prefix::choose(args, &T5Config::from_dir(&folder)?)?;
     let gpu = args.gpu.open(args.quiet)?;
-    let (mut model, mut remarks) = Model::load_as(&gpu, &args.model, args.weights.into())?;
+    let (mut model, mut remarks) = Model::load_as(&gpu, &folder, args.weights.into())?;
     model.tuner = args.tune.open(&gpu, Mode::Cache, Budget::for_run());
     remarks.extend(model.tuner.warnings().iter().map(|what| format!("warning: {what}")));
     if !args.quiet {
@@ -138,7 +150,8 @@ pub fn run(args: &Args) -> Result<()> {
         limit: Some(tokenizer.vocab_size()),
         first_source: 0,
     };
-    let mut program = Program { args, tokenizer, generator: Generator::new(model), options, totals: Totals::default() };
+    let (generator, totals) = (Generator::new(model), Totals::default());
+    let mut program = Program { args, prefix, tokenizer, generator, options, totals };
     // At a terminal each line is answered at once; otherwise enough are taken to sort them by length.
     let window = if sources.interactive { 1 } else { 16 * args.batch };
     loop {
@@ -172,9 +185,57 @@ impl Args {
     }
 }
 
+/// What is put before each source.
+struct Prefix {
+    text: String,
+    /// Nobody asked for it: sources that begin with it stay as they are.
+    by_itself: bool,
+}
+
+impl Prefix {
+    /// As the flags say, or as the model's folder does; says which.
+    fn choose(args: &Args, config: &T5Config) -> Result<Prefix> {
+        let known = config.prefixes();
+        let list = || known.iter().map(|(task, prefix)| format!("{task} ({prefix:?})")).collect::<Vec<_>>().join(", ");
+        let asked = |text: &str| Prefix { text: text.to_owned(), by_itself: false };
+        if let Some(task) = &args.task {
+            return match known.get(task) {
+                Some(prefix) => Ok(asked(prefix)),
+                None if known.is_empty() => Err(anyhow!("--task {task}: the model's config.json names no tasks")),
+                None => Err(anyhow!("--task {task}: the model knows no such task; there are {}", list())),
+            };
+        }
+        if args.no_prefix || args.prefix.is_some() {
+            return Ok(asked(args.prefix.as_deref().unwrap_or_default()));
+        }
+        let text = match known.iter().next() {
+            Some((task, prefix)) if known.len() == 1 && !prefix.is_empty() => {
+                if !args.quiet {
+                    note!("prefix: {prefix:?}, as the task {task} was trained with (--no-prefix leaves it out)");
+                }
+                prefix.clone()
+            }
+            Some(_) if known.values().any(|prefix| !prefix.is_empty()) => {
+                if !args.quiet {
+                    note!("no prefix: the model knows several tasks, choose one with --task: {}", list());
+                }
+                String::new()
+            }
+            _ => String::new(),
+        };
+        Ok(Prefix { text, by_itself: true })
+    }
+
+    fn before(&self, source: &str) -> String {
+        let has_it = self.by_itself && source.starts_with(&self.text);
+        if has_it { source.to_owned() } else { format!("{}{source}", self.text) }
+    }
+}
+
 /// Everything that answering sources needs.
 struct Program<'a> {
     args: &'a Args,
+    prefix: Prefix,
     tokenizer: Tokenizer,
     generator: Generator,
     options: GenerateOptions,
@@ -185,7 +246,7 @@ impl Program<'_> {
     /// Generates for these sources and prints their lines; `stream`: piece by piece, for a single one.
     fn answer(&mut self, texts: &[Source], stream: bool) -> Result<()> {
         let encode = |source: &Source| {
-            let text = format!("{}{}", self.args.prefix, source.text);
+            let text = self.prefix.before(&source.text);
             self.tokenizer.encode_with_eos(&text).with_context(|| source.place.clone())
         };
         let ids: Vec<Vec<u32>> = texts.iter().map(encode).collect::<Result<_>>()?;

@@ -21,11 +21,13 @@ mod train;
 mod tune;
 mod verify;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use console::note;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
+use t5_wgpu::recipe::checkpoint::model_of_run;
 use t5_wgpu::tune::cache::{Cache, Identity, default_folder};
 use t5_wgpu::tune::{Budget, Mode, Tuner};
 
@@ -87,6 +89,15 @@ impl GpuArgs {
     }
 }
 
+/// The model's folder that `--model` means: of a run's folder its best checkpoint, which is said unless `quiet`.
+pub fn model_folder(path: &Path, quiet: bool) -> t5_wgpu::Result<PathBuf> {
+    let Some((folder, about)) = model_of_run(path)? else { return Ok(path.to_path_buf()) };
+    if !quiet {
+        note!("{} in {}", about.trim_end_matches(','), folder.display());
+    }
+    Ok(folder)
+}
+
 /// How kernels are chosen.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct TuneArgs {
@@ -124,7 +135,7 @@ pub fn main() -> ExitCode {
         Command::Devices(args) => devices::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Run(args) => run::run(&args),
-        Command::Train(args) => train::run(&args),
+        Command::Train(args) => train::run(*args),
         Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tune(args) => tune::run(&args).map(|()| ExitCode::SUCCESS),

@@ -14,11 +14,16 @@ Examples:
   A page about a run:
     t5 report runs/pronounce
   Two runs, their curves laid over each other:
-    t5 report runs/small runs/large --out compare.html --title \"Small against large\"";
+    t5 report runs/small runs/large --out compare.html --title \"Small against large\"
+  The stages of one run, laid over each other:
+    t5 report runs/transfer --stages
+  Two evaluations:
+    t5 report runs/small/test runs/large/test";
 
 /// Write an HTML page about one or several runs: curves, results, cost, settings that differ, predictions.
 ///
-/// A run is a folder that `t5 train` or `t5 run` wrote, finished or not. The page is one file that needs no network; it shows
+/// A run is a folder that `t5 train` or `t5 run` wrote, finished or not, a stage's folder in it, or one of `t5 eval --out`.
+/// What was measured on different splits of a task stands in different tables. The page is one file that needs no network; it shows
 /// light or dark as the reader's system does, and prints. The pointer shows values; the legend hides runs.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -32,13 +37,16 @@ pub struct Args {
     /// Its title [default: the names of the runs]
     #[arg(long)]
     title: Option<String>,
+    /// Lay the stages of each run over each other, as if each were a run
+    #[arg(long)]
+    stages: bool,
     /// Predictions shown of each task
     #[arg(long, value_name = "N", default_value_t = ReportOptions::default().samples)]
     samples: usize,
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let made = report(&args.runs, &ReportOptions { title: args.title, samples: args.samples })?;
+    let made = report(&args.runs, &ReportOptions { title: args.title, samples: args.samples, stages: args.stages })?;
     for remark in &made.remarks {
         note!("note: {remark}");
     }

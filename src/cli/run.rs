@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use t5_wgpu::recipe::Recipe;
+use t5_wgpu::recipe::checkpoint::model_of_run;
 use t5_wgpu::recipe::run::{Conductor, Run, RunOutcome};
+use t5_wgpu::report::summary;
 
 use super::console::{note, say};
 use super::progress::{LookArgs, Renderer, tuner};
@@ -83,10 +85,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         RunOutcome::Finished => {
             if args.look.is_human() {
                 say!("{}: done", run.out.display())?;
-                if let Some(stage) = run.recipe.stages.iter().rev().find(|stage| stage.trains()) {
-                    let folder = run.folder(stage);
-                    let best = if folder.join("best").exists() { "best" } else { "last" };
-                    say!("  t5 generate --model {} \"your text\"", folder.join(best).display())?;
+                let results = summary(&run.out)?;
+                if !results.is_empty() {
+                    say!("{results}")?;
+                }
+                if model_of_run(&run.out).is_ok_and(|found| found.is_some()) {
+                    say!("  t5 generate --model {} \"your text\"", run.out.display())?;
                 }
                 say!("  t5 report {}", run.out.display())?;
             }

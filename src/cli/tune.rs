@@ -9,7 +9,7 @@ use t5_wgpu::train::engine::{Objective, Pass, graph};
 use t5_wgpu::tune::{Budget, Decision, Mode, Source, Tuner};
 
 use super::console::{doing, note, say};
-use super::{GpuArgs, cache_of};
+use super::{GpuArgs, cache_of, model_folder};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -111,7 +111,7 @@ pub fn run(args: &Args) -> Result<()> {
 fn config(model: &str) -> Result<T5Config> {
     let path = Path::new(model);
     Ok(match () {
-        () if path.is_dir() => T5Config::from_dir(path)?,
+        () if path.is_dir() => T5Config::from_dir(&model_folder(path, false)?)?,
         () if path.is_file() => T5Config::from_file(path)?,
         () => T5Config::preset(model)?,
     })

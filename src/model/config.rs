@@ -1,5 +1,6 @@
 //! What a T5 looks like: HuggingFace's `config.json` of T5 1.0, T5 1.1, Flan-T5, ByT5, mT5 and UMT5.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,9 @@ pub enum Activation {
     Silu,
 }
 
+/// The key of tasks and their settings.
+const TASKS: &str = "task_specific_params";
+
 impl T5Config {
     /// Reads and validates a `config.json`. Errors name the file, the line and what is wrong with the value.
     pub fn from_file(path: impl AsRef<Path>) -> Result<T5Config> {
@@ -82,6 +86,23 @@ impl T5Config {
             Some(what) => Err(Error::file(dir, what)),
             None => T5Config::from_file(file),
         }
+    }
+
+    /// The tasks that the model knows, with what their sources begin with: `task_specific_params` of transformers.
+    pub fn prefixes(&self) -> BTreeMap<String, String> {
+        let tasks = self.extra.get(TASKS).and_then(Value::as_object);
+        let prefix =
+            |(task, settings): (&String, &Value)| Some((task.clone(), settings["prefix"].as_str()?.to_owned()));
+        tasks.into_iter().flatten().filter_map(prefix).collect()
+    }
+
+    /// Makes these the tasks that the model knows, if there are some.
+    pub fn set_prefixes(&mut self, prefixes: &BTreeMap<String, String>) {
+        if prefixes.is_empty() {
+            return;
+        }
+        let tasks = prefixes.iter().map(|(task, prefix)| (task.clone(), json!({ "prefix": prefix }))).collect();
+        self.extra.insert(TASKS.into(), Value::Object(tasks));
     }
 
     /// As [`T5Config::from_file`] with the text at hand; `path` only serves error messages.

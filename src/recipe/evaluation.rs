@@ -21,7 +21,7 @@ use crate::train::settings::Settings;
 /// What an evaluation writes into its folder.
 pub const FILES: [&str; 2] = [METRICS, PREDICTIONS];
 
-/// Evaluates a model on everything that the settings name for it.
+/// Evaluates a model on everything that the settings name for it. `None` if `should_stop` said so.
 ///
 /// # Errors
 /// What reading the examples gives, or running the model.
@@ -33,14 +33,16 @@ pub fn evaluate(
     most: usize,
     decoding: Decoding,
     watch: &mut dyn Watch,
-) -> Result<Evaluation> {
+    should_stop: &dyn Fn() -> bool,
+) -> Result<Option<Evaluation>> {
     let mut remarks = Vec::new();
     let shared = Arc::new(tokenizer.clone());
     let evaluated = Sources::evaluated(settings, &shared, split, most, &mut remarks)?;
     remarks.iter().for_each(|remark| watch.remark(remark));
     let mut evaluator = Evaluator::new(evaluated, settings.eval_batch_size, decoding, &model, tokenizer);
     let mut scorer = Scorer::new(model);
-    let evaluation = evaluator.evaluate(&mut |batch| pollster::block_on(scorer.score(batch)), tokenizer)?;
+    let mut loss_of = |batch: &_| pollster::block_on(scorer.score(batch));
+    let Some(evaluation) = evaluator.evaluate(&mut loss_of, tokenizer, should_stop)? else { return Ok(None) };
     for (name, TaskEvaluation { examples, cut, .. }) in &evaluation.tasks {
         if let Some(Cut { answers, tokens }) = cut {
             watch.remark(&format!(
@@ -49,14 +51,14 @@ pub fn evaluate(
             ));
         }
     }
-    Ok(evaluation)
+    Ok(Some(evaluation))
 }
 
 /// Writes predictions, then the metrics: where those are, everything is. The folder is made, or must be a run's.
 ///
 /// # Errors
 /// The folder cannot be written.
-pub fn write_evaluation(folder: &Path, evaluation: &Evaluation) -> Result<()> {
+pub fn write_evaluation(folder: &Path, split: Split, evaluation: &Evaluation) -> Result<()> {
     let no_json = |e: serde_json::Error| Error::file(folder, e.to_string());
     let run = RunFolder::open(folder, &FILES)?;
     for (name, task) in evaluation.tasks.iter().filter(|(_, task)| !task.predictions.is_empty()) {
@@ -67,7 +69,7 @@ pub fn write_evaluation(folder: &Path, evaluation: &Evaluation) -> Result<()> {
         }
         run.write(&format!("{PREDICTIONS}/{name}.jsonl"), &lines)?;
     }
-    let mut text = serde_json::to_vec_pretty(&Metrics { tasks: &evaluation.tasks }).map_err(no_json)?;
+    let mut text = serde_json::to_vec_pretty(&Metrics { split, tasks: &evaluation.tasks }).map_err(no_json)?;
     text.push(b'\n');
     run.write(METRICS, &text)
 }
@@ -75,5 +77,6 @@ pub fn write_evaluation(folder: &Path, evaluation: &Evaluation) -> Result<()> {
 /// What is kept of an evaluation: no times, so that the same run writes the same bytes.
 #[derive(Serialize)]
 struct Metrics<'a> {
+    split: Split,
     tasks: &'a BTreeMap<String, TaskEvaluation>,
 }

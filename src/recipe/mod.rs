@@ -3,6 +3,7 @@
 //! A recipe names texts and tasks, a model, and stages that train on them or evaluate. [`Recipe::read`] refuses what cannot
 //! work before anything runs, naming the file and the line; [`run::Run`] carries it out in a folder and goes on after any stop.
 
+pub mod checkpoint;
 pub mod estimate;
 pub mod evaluation;
 pub mod model;

@@ -185,7 +185,9 @@ impl Run {
                     return Ok(RunOutcome::Stopped { stage: stage.name.clone() });
                 }
             } else {
-                self.evaluate(index, gpu, &tokenizer, conductor)?;
+                if !self.evaluate(index, gpu, &tokenizer, conductor)? {
+                    return Ok(RunOutcome::Stopped { stage: stage.name.clone() });
+                }
             }
         }
         Ok(RunOutcome::Finished)
@@ -300,7 +302,8 @@ impl Run {
                 conductor.watch.remark(&format!("{}: {steps} steps instead of {before}", stage.name));
                 state.ended_early = false;
             }
-            if state.step >= steps || state.ended_early {
+            state.settings.steps = steps;
+            if state.is_finished() {
                 conductor.watch.remark(&format!("{} is done: {} steps", stage.name, state.step));
                 return Ok(Outcome::Finished);
             }
@@ -324,7 +327,10 @@ impl Run {
         match outcome {
             // The time is up: a later start goes on with the next stage, as this one does.
             Outcome::Stopped { .. } if !(conductor.should_stop)() => {
-                let outcome = trainer.end_here(&mut |event| conductor.watch.event(event))?;
+                let Conductor { watch, should_stop, .. } = &mut *conductor;
+                let hooks =
+                    Hooks { observe: &mut |event| watch.event(event), should_stop: *should_stop, is_late: &|| false };
+                let outcome = trainer.end_here(hooks)?;
                 conductor.watch.trained(&trainer, outcome);
                 Ok(outcome)
             }
@@ -379,13 +385,14 @@ impl Run {
         }
     }
 
+    /// Whether the evaluation is done.
     fn evaluate(
         &mut self,
         index: usize,
         gpu: &Gpu,
         tokenizer: &Tokenizer,
         conductor: &mut Conductor<'_>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let stage = &self.recipe.stages[index].clone();
         let folder = self.folder(stage);
         if folder.join(METRICS).exists() {
@@ -395,7 +402,7 @@ impl Run {
                 Some(difference) => conductor.watch.remark(&format!("evaluating again, since {difference}")),
                 None => {
                     conductor.watch.remark(&format!("{} is done: {}", stage.name, folder.join(METRICS).display()));
-                    return Ok(());
+                    return Ok(true);
                 }
             }
         }
@@ -404,10 +411,13 @@ impl Run {
         let model = self.model(index, gpu, tokenizer, &mut settings, conductor.watch)?;
         let most = stage.eval_examples.unwrap_or(usize::MAX);
         let decoding = stage.decoding(settings.seed);
-        let evaluation = evaluate(model, tokenizer, &settings, stage.split(), most, decoding, conductor.watch)?;
-        write_evaluation(&folder, &evaluation)?;
-        conductor.watch.evaluated(&stage.name, &evaluation);
-        Ok(())
+        let Conductor { watch, should_stop, .. } = conductor;
+        let (split, watch) = (stage.split(), &mut **watch);
+        let evaluation = evaluate(model, tokenizer, &settings, split, most, decoding, watch, *should_stop)?;
+        let Some(evaluation) = evaluation else { return Ok(false) };
+        write_evaluation(&folder, stage.split(), &evaluation)?;
+        watch.evaluated(&stage.name, &evaluation);
+        Ok(true)
     }
 }
 
@@ -465,8 +475,11 @@ pub fn drive(
     let training = trainer.engine().model.gpu.stopwatch();
     let late = || limit.is_some_and(|time| training.elapsed() > time.mul_f64(PATIENCE));
     let Conductor { watch, should_stop, .. } = conductor;
-    let outcome = trainer
-        .run(Hooks { observe: &mut |event: &Event| watch.event(event), should_stop: &|| should_stop() || late() })?;
+    let outcome = trainer.run(Hooks {
+        observe: &mut |event: &Event| watch.event(event),
+        should_stop: *should_stop,
+        is_late: &late,
+    })?;
     watch.trained(trainer, outcome);
     Ok(outcome)
 }

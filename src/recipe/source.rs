@@ -11,6 +11,9 @@ use super::Wrong;
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 
+/// The tables that keys may begin with, beside stages.
+pub(super) const SECTIONS: [&str; 4] = ["model", "tokenizer", "texts", "tasks"];
+
 pub(super) struct Source {
     path: PathBuf,
     text: String,
@@ -57,8 +60,8 @@ impl Source {
     /// The error with the line of its key, or of the nearest table around it.
     pub fn error(&self, wrong: &Wrong) -> Error {
         // "stage.a.lr" in the file is "a.lr" on the command line.
-        let short = wrong.key.strip_prefix("stage.").unwrap_or(&wrong.key);
-        let sets = |text: &&String| text.split_once('=').is_some_and(|(key, _)| key.trim() == short);
+        let short = |key: &str| key.trim().trim_start_matches("stage.").to_owned();
+        let sets = |text: &&String| text.split_once('=').is_some_and(|(key, _)| short(key) == short(&wrong.key));
         if let Some(text) = self.overrides.iter().rev().find(sets) {
             return Error::Input(format!("--set {text}: {}", wrong.what));
         }
@@ -116,17 +119,29 @@ fn override_in(table: &mut Table, text: &str) -> Result<(), String> {
         return Err("the key has an empty part".into());
     }
     let last = parts.pop().unwrap_or_default();
-    let mut at = table;
-    for (index, part) in parts.iter().enumerate() {
-        let stages = at.get("stage").and_then(Value::as_array);
-        let stage = stages.and_then(|stages| {
-            stages.iter().position(|stage| stage.get("name").and_then(Value::as_str) == Some(*part))
-        });
-        at = match (index, stage) {
-            (0, Some(stage)) => at.get_mut("stage").and_then(Value::as_array_mut).and_then(|s| s[stage].as_table_mut()),
-            _ => at.entry(*part).or_insert_with(|| Value::Table(Table::new())).as_table_mut(),
-        }
-        .ok_or_else(|| format!("`{part}` is a value, not a table"))?;
+    // Errors name a stage's key as "stage.pretrain.steps".
+    let says_stage = parts.first() == Some(&"stage");
+    if says_stage {
+        parts.remove(0);
+    }
+    let mut at = &mut *table;
+    if let Some(first) = parts.first().copied().filter(|first| says_stage || !SECTIONS.contains(first)) {
+        parts.remove(0);
+        let name = |stage: &Value| stage.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let stages = at.get_mut("stage").and_then(Value::as_array_mut).map_or(&mut [][..], |stages| &mut stages[..]);
+        let known: Vec<String> = stages.iter().map(name).collect();
+        let stage = known.iter().position(|name| name == first).and_then(|index| stages[index].as_table_mut());
+        at = stage.ok_or_else(|| {
+            let (stages, sections) = (known.join(", "), SECTIONS.join(", "));
+            format!("there is no stage `{first}`: a key begins with a stage ({stages}) or a section ({sections})")
+        })?;
+    }
+    for part in parts {
+        at = at
+            .entry(part)
+            .or_insert_with(|| Value::Table(Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| format!("`{part}` is a value, not a table"))?;
     }
     at.insert(last.to_owned(), value);
     Ok(())
@@ -182,11 +197,13 @@ mod tests {
     #[test]
     fn overrides_reach_tables_and_stages() {
         let mut table: Table = toml::from_str(TEXT).unwrap();
-        for text in ["model.d_model=128", "b.lr=0.5", "a.train=[\"x\"]", "tokenizer.from=bytes", "seed = 7"] {
+        for text in
+            ["model.d_model=128", "b.lr=0.5", "a.train=[\"x\"]", "tokenizer.from=bytes", "seed = 7", "stage.b.steps=9"]
+        {
             override_in(&mut table, text).unwrap();
         }
         let text = toml::to_string(&table).unwrap();
-        for part in ["d_model = 128", "lr = 0.5", "train = [\"x\"]", "from = \"bytes\"", "seed = 7"] {
+        for part in ["d_model = 128", "lr = 0.5", "train = [\"x\"]", "from = \"bytes\"", "seed = 7", "steps = 9"] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(override_in(&mut table, "seed").is_err());

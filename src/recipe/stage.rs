@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::source::set;
+use super::source::{SECTIONS, set};
 use super::{NOT_A_NAME, Recipe, Wrong, is_name};
 use crate::data::Split;
 use crate::data::task::TaskConfig;
@@ -271,8 +271,8 @@ impl Stage {
                 }
             }
         }
-        if self.name == FROM_MODEL {
-            let what = "`model` stands for the recipe's model: choose another name";
+        if SECTIONS.contains(&self.name.as_str()) || self.name == "stage" {
+            let what = format!("`{}` is a section of recipes: choose another name", self.name);
             return Err(Wrong::new(key("name"), what));
         }
         let earlier =

@@ -10,6 +10,7 @@ mod results;
 mod samples;
 mod scale;
 mod settings;
+mod summary;
 mod svg;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use page::Page;
 use read::Run;
 pub use read::{METRICS, PREDICTIONS, RECIPE};
 pub(crate) use settings::flatten;
+pub use summary::summary;
 
 /// What the page shows besides the curves.
 #[derive(Clone, Debug)]
@@ -27,11 +29,13 @@ pub struct ReportOptions {
     pub title: Option<String>,
     /// Predictions shown for each task.
     pub samples: usize,
+    /// Lay the stages of each run over each other, as if each were a run.
+    pub stages: bool,
 }
 
 impl Default for ReportOptions {
     fn default() -> ReportOptions {
-        ReportOptions { title: None, samples: 12 }
+        ReportOptions { title: None, samples: 12, stages: false }
     }
 }
 
@@ -43,8 +47,8 @@ pub struct Report {
     pub remarks: Vec<String>,
 }
 
-/// The page about the runs in these folders, in this order. A folder is that of `t5 train` (it has a `log.jsonl`) or of a recipe
-/// (`recipe.toml` and a folder for each stage).
+/// The page about the runs in these folders, in this order. A folder is that of `t5 train` (it has a `log.jsonl`), of a recipe
+/// (`recipe.toml` and a folder for each stage), or of one of its stages or of `t5 eval` (`metrics.json`).
 ///
 /// # Errors
 /// A folder is neither, or a file in it cannot be read; a log may end within a line, and lines of unknown events are skipped.
@@ -54,6 +58,9 @@ pub fn report(folders: &[PathBuf], options: &ReportOptions) -> Result<Report> {
     }
     let mut remarks = Vec::new();
     let mut runs = folders.iter().map(|folder| Run::read(folder, &mut remarks)).collect::<Result<Vec<Run>>>()?;
+    if options.stages {
+        runs = runs.into_iter().flat_map(Run::into_stages).collect();
+    }
     read::make_names_distinct(&mut runs);
     let title = options.title.clone().unwrap_or_else(|| default_title(&runs));
     Ok(Report { html: Page { title: &title, runs: &runs, samples: options.samples }.html(), remarks })

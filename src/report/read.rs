@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 use crate::files::{self, LARGE_LIMIT};
 
 const LOG: &str = "log.jsonl";
+/// The split that models are evaluated on while they are trained.
+const VALIDATION: &str = "validation";
 /// The recipe as it is carried out.
 pub const RECIPE: &str = "recipe.toml";
 /// The result of an evaluation, in its stage's folder.
@@ -69,6 +71,8 @@ pub(super) struct Step {
 pub(super) struct Evaluation {
     pub step: u64,
     pub tasks: BTreeMap<String, TaskFigures>,
+    /// Which examples of the tasks: those for validation while a model is trained. Empty: an older program did not say.
+    pub split: String,
     /// Whether this was the best evaluation when it was made.
     pub best: bool,
 }
@@ -108,15 +112,43 @@ pub(super) struct Prediction {
 impl Run {
     pub(super) fn read(folder: &Path, remarks: &mut Vec<String>) -> Result<Run> {
         let name = name_of(folder);
-        let stages = if folder.join(LOG).is_file() {
+        let mut stages = if is_stage(folder) {
             vec![Stage::read(String::new(), folder, remarks)?]
         } else {
             stages_of(folder, remarks)?
         };
+        let settings = settings::read(folder)?;
+        for stage in &mut stages {
+            let split = settings.get(&format!("stage.{}.split", stage.name));
+            if let (Some(evaluation), Some(split)) = (&mut stage.last_word, split)
+                && evaluation.split.is_empty()
+            {
+                evaluation.split.clone_from(split);
+            }
+        }
         if stages.iter().all(Stage::is_empty) {
             remarks.push(format!("{}: nothing has been logged yet", folder.display()));
         }
-        Ok(Run { name, folder: folder.to_path_buf(), stages, settings: settings::read(folder)? })
+        Ok(Run { name, folder: folder.to_path_buf(), stages, settings })
+    }
+
+    /// Its stages as runs of their own.
+    pub(super) fn into_stages(self) -> Vec<Run> {
+        let Run { name, folder, stages, settings } = self;
+        let run_of = |stage: Stage| {
+            let own = format!("stage.{}.", stage.name);
+            let of_stage = |(key, value): (&String, &String)| Some((key.strip_prefix(&own)?.to_owned(), value.clone()));
+            Run {
+                name: format!("{name}/{}", stage.name),
+                folder: folder.join(&stage.name),
+                settings: settings.iter().filter_map(of_stage).collect(),
+                stages: vec![Stage { name: String::new(), ..stage }],
+            }
+        };
+        if stages.iter().any(|stage| stage.name.is_empty()) {
+            return vec![Run { name, folder, stages, settings }];
+        }
+        stages.into_iter().map(run_of).collect()
     }
 }
 
@@ -146,6 +178,12 @@ impl Stage {
         self.steps.is_empty() && self.evaluations.is_empty() && self.last_word.is_none() && self.predictions.is_empty()
     }
 
+    /// The evaluation that the stage is worth: its own, or that of the best checkpoint.
+    pub(super) fn result(&self) -> Option<&Evaluation> {
+        let best = || self.evaluations.iter().rev().find(|evaluation| evaluation.best);
+        self.last_word.as_ref().or_else(best).or(self.evaluations.last())
+    }
+
     /// All evaluations in their order; that of `metrics.json` last.
     pub(super) fn all_evaluations(&self) -> impl DoubleEndedIterator<Item = &Evaluation> {
         self.evaluations.iter().chain(&self.last_word)
@@ -165,7 +203,7 @@ impl Stage {
                     Err(_) => odd += 1,
                 },
                 Some("evaluation") => match Evaluation::deserialize(&value) {
-                    Ok(evaluation) => self.evaluations.push(evaluation),
+                    Ok(evaluation) => self.evaluations.push(Evaluation { split: VALIDATION.into(), ..evaluation }),
                     Err(_) => odd += 1,
                 },
                 Some("warning") => {
@@ -205,6 +243,11 @@ pub(super) fn direction(metric: &str) -> Direction {
     }
 }
 
+/// Whether a training or an evaluation has written into a folder.
+fn is_stage(folder: &Path) -> bool {
+    [LOG, METRICS, PREDICTIONS].iter().any(|part| folder.join(part).exists())
+}
+
 /// Two runs of one name get their parent folders' names in front, and if that is not enough, numbers behind.
 pub(super) fn make_names_distinct(runs: &mut [Run]) {
     let count = |runs: &[Run]| {
@@ -229,13 +272,14 @@ fn stages_of(folder: &Path, remarks: &mut Vec<String>) -> Result<Vec<Stage>> {
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(Error::io("read", folder))?.path();
-        if [LOG, METRICS, PREDICTIONS].iter().any(|part| path.join(part).exists()) {
+        if is_stage(&path) {
             found.push(path);
         }
     }
     let recipe = read_if_there(&folder.join(RECIPE))?;
     if found.is_empty() && recipe.is_none() {
-        let what = "not a run: it has neither log.jsonl nor recipe.toml; name the folder that `t5 train --out` or `t5 run` wrote";
+        let what = "not a run: it has neither log.jsonl nor recipe.toml nor metrics.json; name the folder that `t5 train --out`, \
+                    `t5 eval --out` or `t5 run` wrote";
         return Err(Error::file(folder, what));
     }
     let order = match &recipe {

@@ -18,18 +18,30 @@ struct Outcome {
     better: Direction,
 }
 
-/// A table a task: a row a stage that measured it, a column a metric, with the last value and the best.
-pub(super) fn results(runs: &[Run]) -> String {
-    let tasks: BTreeSet<&String> =
-        stages(runs).flat_map(|(_, s)| s.all_evaluations().flat_map(|e| e.tasks.keys())).collect();
-    tasks.into_iter().map(|task| task_table(runs, task)).collect()
+/// A row: a stage of a run, and what it measured on a task's split.
+struct Row<'a> {
+    run: usize,
+    stage: &'a Stage,
+    evaluations: Vec<&'a Evaluation>,
 }
 
-fn task_table(runs: &[Run], task: &str) -> String {
-    let rows: Vec<(usize, &Stage)> =
-        stages(runs).filter(|(_, stage)| stage.all_evaluations().any(|e| e.tasks.contains_key(task))).collect();
+/// A table for each split of a task: a row for each stage that measured it, a column for each metric, with the last value and
+/// the best. What was measured on different examples is never in one table.
+pub(super) fn results(runs: &[Run]) -> String {
+    let of_task = |e: &Evaluation| e.tasks.keys().map(|task| (task.clone(), e.split.clone())).collect::<Vec<_>>();
+    let tables: BTreeSet<(String, String)> =
+        stages(runs).flat_map(|(_, stage)| stage.all_evaluations().flat_map(of_task)).collect();
+    tables.iter().map(|(task, split)| task_table(runs, task, split)).collect()
+}
+
+fn task_table(runs: &[Run], task: &str, split: &str) -> String {
+    let counts = |e: &&Evaluation| e.split == split && e.tasks.contains_key(task);
+    let mut rows: Vec<Row> = stages(runs)
+        .map(|(run, stage)| Row { run, stage, evaluations: stage.all_evaluations().filter(counts).collect() })
+        .collect();
+    rows.retain(|row| !row.evaluations.is_empty());
     let mut metrics: Vec<String> = Vec::new();
-    for name in rows.iter().flat_map(|(_, stage)| stage.all_evaluations()).flat_map(|e| names(e, task)) {
+    for name in rows.iter().flat_map(|row| &row.evaluations).flat_map(|e| names(e, task)) {
         if !metrics.contains(&name) {
             metrics.push(name);
         }
@@ -37,10 +49,16 @@ fn task_table(runs: &[Run], task: &str) -> String {
     // Losses behind what people read first.
     metrics.sort_by_key(|name| (name == "token accuracy", name == "loss").max((name == "loss", false)));
     let outcomes: Vec<Vec<Option<Outcome>>> =
-        rows.iter().map(|(_, stage)| metrics.iter().map(|metric| outcome(stage, task, metric)).collect()).collect();
+        rows.iter().map(|row| metrics.iter().map(|metric| outcome(row, task, metric)).collect()).collect();
     let winners: Vec<Option<f64>> = (0..metrics.len()).map(|column| winner(&outcomes, column)).collect();
 
-    let mut html = format!("<h3>{}</h3><div class=\"wide\"><table><thead><tr><th>run</th>", escape(task));
+    let split = if split.is_empty() { "split unknown" } else { split };
+    let mut html = format!(
+        "<h3>{} <span class=\"dim\">{}</span></h3><div class=\"wide\"><table><thead><tr><th>run</th>\
+         <th class=\"n\">examples</th>",
+        escape(task),
+        escape(split)
+    );
     for (metric, column) in metrics.iter().zip(0..) {
         let direction = outcomes.iter().find_map(|row| row[column].as_ref()).map_or(Direction::Higher, |o| o.better);
         let _ = write!(
@@ -50,12 +68,14 @@ fn task_table(runs: &[Run], task: &str) -> String {
             arrow(direction)
         );
     }
-    html.push_str("</tr><tr class=\"sub\"><th></th>");
+    html.push_str("</tr><tr class=\"sub\"><th></th><th></th>");
     html.push_str(&"<th class=\"n\">last</th><th class=\"n\">best</th>".repeat(metrics.len()));
     html.push_str("</tr></thead><tbody>");
-    for ((run, stage), row) in rows.iter().zip(&outcomes) {
+    for (Row { run, stage, evaluations }, outcomes) in rows.iter().zip(&outcomes) {
         let _ = write!(html, "<tr><th>{}{}</th>", key(*run, &runs[*run].name), stage_suffix(stage));
-        for ((outcome, winner), metric) in row.iter().zip(&winners).zip(&metrics) {
+        let examples = evaluations.last().map_or(0, |e| e.tasks[task].examples);
+        let _ = write!(html, "<td class=\"n\">{}</td>", whole(examples));
+        for ((outcome, winner), metric) in outcomes.iter().zip(&winners).zip(&metrics) {
             let wins = winner.is_some() && outcome.as_ref().map(|o| o.best) == *winner;
             html.push_str(&cells(outcome.as_ref(), wins, if metric == "loss" { 3 } else { 2 }));
         }
@@ -67,8 +87,8 @@ fn task_table(runs: &[Run], task: &str) -> String {
 }
 
 /// How scores were counted, where a metric says so.
-fn signatures(rows: &[(usize, &Stage)], task: &str) -> String {
-    let figures = rows.iter().flat_map(|(_, stage)| stage.all_evaluations()).filter_map(|e| e.tasks.get(task));
+fn signatures(rows: &[Row], task: &str) -> String {
+    let figures = rows.iter().flat_map(|row| &row.evaluations).filter_map(|e| e.tasks.get(task));
     let lines: BTreeSet<String> = figures
         .flat_map(|figures| &figures.scores)
         .filter_map(|score| {
@@ -82,32 +102,33 @@ fn cells(outcome: Option<&Outcome>, wins: bool, decimals: usize) -> String {
     let Some(outcome) = outcome else { return "<td class=\"n dim\">–</td><td></td>".into() };
     let shown = |value: f64| format!("{value:.decimals$}").replace('-', "−");
     let best = if wins { format!("<b>{}</b>", shown(outcome.best)) } else { shown(outcome.best) };
-    format!(
-        "<td class=\"n\">{}</td><td class=\"n\">{best} <span class=\"dim\">@{}</span></td>",
-        shown(outcome.last),
-        whole(outcome.step)
-    )
+    // An evaluation alone has no step.
+    let step =
+        if outcome.step == 0 { String::new() } else { format!(" <span class=\"dim\">@{}</span>", whole(outcome.step)) };
+    format!("<td class=\"n\">{}</td><td class=\"n\">{best}{step}</td>", shown(outcome.last))
 }
 
 /// Names of what an evaluation says of a task.
-fn names(evaluation: &Evaluation, task: &str) -> Vec<String> {
+pub(super) fn names(evaluation: &Evaluation, task: &str) -> Vec<String> {
     let Some(figures) = evaluation.tasks.get(task) else { return Vec::new() };
     let named = figures.named().into_iter().map(|(name, ..)| name.to_owned());
     let loss = figures.loss.map(|_| "loss".to_owned());
     named.chain(figures.accuracy.map(|_| "token accuracy".to_owned())).chain(loss).collect()
 }
 
-fn outcome(stage: &Stage, task: &str, metric: &str) -> Option<Outcome> {
-    let value = |e: &Evaluation| -> Option<(u64, f64, Direction)> {
-        let figures = e.tasks.get(task)?;
-        let (value, better) = match metric {
-            "loss" => (figures.loss?, Direction::Lower),
-            "token accuracy" => (figures.accuracy? * 100.0, Direction::Higher),
-            _ => figures.named().into_iter().find(|(name, ..)| *name == metric).map(|(_, v, better)| (v, better))?,
-        };
-        Some((e.step, value, better))
-    };
-    let values: Vec<(u64, f64, Direction)> = stage.all_evaluations().filter_map(value).collect();
+/// What an evaluation says of a task under one of its [`names`].
+pub(super) fn value(evaluation: &Evaluation, task: &str, metric: &str) -> Option<(f64, Direction)> {
+    let figures = evaluation.tasks.get(task)?;
+    match metric {
+        "loss" => Some((figures.loss?, Direction::Lower)),
+        "token accuracy" => Some((figures.accuracy? * 100.0, Direction::Higher)),
+        _ => figures.named().into_iter().find(|(name, ..)| *name == metric).map(|(_, value, better)| (value, better)),
+    }
+}
+
+fn outcome(row: &Row, task: &str, metric: &str) -> Option<Outcome> {
+    let at_step = |e: &&Evaluation| value(e, task, metric).map(|(value, better)| (e.step, value, better));
+    let values: Vec<(u64, f64, Direction)> = row.evaluations.iter().filter_map(at_step).collect();
     let &(_, last, better) = values.last()?;
     let beats = |a: f64, b: f64| if better == Direction::Higher { a > b } else { a < b };
     let (step, best) = values

@@ -14,13 +14,12 @@ pub(super) fn samples(runs: &[Run], count: usize) -> String {
 
 fn block(runs: &[Run], task: &str, count: usize) -> String {
     let mut seen = BTreeSet::new();
-    let mut columns: Vec<(usize, BTreeMap<&str, &Prediction>)> = Vec::new();
+    let mut columns: Vec<(usize, &str, BTreeMap<&str, &Prediction>)> = Vec::new();
     let mut sources: Vec<&Prediction> = Vec::new();
-    for (i, run) in runs.iter().enumerate() {
-        // Of several stages that predicted, the last has the word.
-        let Some(rows) = run.stages.iter().rev().find_map(|stage| stage.predictions.get(task)) else { continue };
+    for (i, stage) in runs.iter().enumerate().flat_map(|(i, run)| run.stages.iter().map(move |stage| (i, stage))) {
+        let Some(rows) = stage.predictions.get(task) else { continue };
         sources.extend(rows.iter().filter(|row| seen.insert(row.source.as_str())));
-        columns.push((i, rows.iter().map(|row| (row.source.as_str(), row)).collect()));
+        columns.push((i, &stage.name, rows.iter().map(|row| (row.source.as_str(), row)).collect()));
     }
     let mut html = format!("<h3>{}</h3><div class=\"samples\">", escape(task));
     for sample in spread(&sources, count) {
@@ -29,7 +28,7 @@ fn block(runs: &[Run], task: &str, count: usize) -> String {
             let references: Vec<String> = sample.references.iter().map(|r| text(r)).collect();
             let _ = write!(html, "<p class=\"reference\">{}</p>", references.join("<span class=\"dim\"> or </span>"));
         }
-        for (run, rows) in &columns {
+        for (run, stage, rows) in &columns {
             let Some(row) = rows.get(sample.source.as_str()) else { continue };
             let (class, mark) = match row.correct {
                 Some(true) => ("right", "<span title=\"right\">✓</span>"),
@@ -37,9 +36,11 @@ fn block(runs: &[Run], task: &str, count: usize) -> String {
                 None => ("", ""),
             };
             let who = if columns.len() > 1 { key(*run, "") } else { String::new() };
+            let whose =
+                if stage.is_empty() { String::new() } else { format!("<span class=\"dim\">{}</span> ", escape(stage)) };
             let _ = write!(
                 html,
-                "<p class=\"prediction {class}\" title=\"{}\">{who}{mark} {}</p>",
+                "<p class=\"prediction {class}\" title=\"{}\">{who}{whose}{mark} {}</p>",
                 escape(&runs[*run].name),
                 text(&row.prediction)
             );

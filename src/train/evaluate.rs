@@ -1,6 +1,7 @@
 //! Evaluation: loss and accuracy given the reference so far, and metrics of free answers.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -216,22 +217,29 @@ impl Evaluator {
         Some(settings.best.clone().unwrap_or_else(|| format!("{}/loss", first.name)))
     }
 
-    /// Evaluates the parameters as they are; `loss_of` gives the loss of a batch with them.
+    /// Evaluates the parameters as they are; `loss_of` gives the loss of a batch with them. `None` if `should_stop` said so, which
+    /// is asked between batches and while answers are made.
     pub fn evaluate(
         &mut self,
         loss_of: &mut dyn FnMut(&Batch) -> Result<LossStats>,
         tokenizer: &Tokenizer,
-    ) -> Result<Evaluation> {
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Evaluation>> {
         let start = Instant::now();
         let mut tasks = BTreeMap::new();
         for prepared in &self.tasks {
             let mut stats = LossStats::default();
             for batch in &prepared.batches {
+                if should_stop() {
+                    return Ok(None);
+                }
                 stats.add(&loss_of(batch)?);
             }
             let (mut scores, mut predictions, mut cut) = (Vec::new(), Vec::new(), None);
             if let Some(answers) = &prepared.answers {
-                (predictions, cut) = answers.predict(&mut self.generator, &self.decoding, tokenizer)?;
+                let answered = answers.predict(&mut self.generator, &self.decoding, tokenizer, should_stop)?;
+                let Some(answered) = answered else { return Ok(None) };
+                (predictions, cut) = answered;
                 let texts: Vec<String> = predictions.iter().map(|p| p.prediction.clone()).collect();
                 if answers.texts.iter().all(TaskExample::is_labelled) {
                     scores = answers.task.score(&texts, &answers.texts)?;
@@ -251,7 +259,7 @@ impl Evaluator {
             };
             tasks.insert(prepared.name.clone(), result);
         }
-        Ok(Evaluation { tasks, seconds: start.elapsed().as_secs_f64() })
+        Ok(Some(Evaluation { tasks, seconds: start.elapsed().as_secs_f64() }))
     }
 }
 
@@ -261,10 +269,19 @@ impl Answers {
         generator: &mut Generator,
         decoding: &Decoding,
         tokenizer: &Tokenizer,
-    ) -> Result<(Vec<Prediction>, Option<Cut>)> {
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<Option<(Vec<Prediction>, Option<Cut>)>> {
         let max_new_tokens = decoding.max_new_tokens.unwrap_or(self.longest + SLACK);
         let options = GenerateOptions { max_new_tokens, ..decoding.options.clone() };
-        let generated = pollster::block_on(generator.generate_all(&self.sources, &options))?;
+        let mut stopped = false;
+        let mut ask = |_: usize, _: &[u32]| {
+            stopped |= should_stop();
+            if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let generated = pollster::block_on(generator.generate(&self.sources, &options, &mut ask))?;
+        if stopped {
+            return Ok(None);
+        }
         let answers = generated.iter().filter(|generation| !generation.stopped_at_eos()).count();
         let cut = (answers > 0).then_some(Cut { answers, tokens: max_new_tokens });
         let predictions = generated.iter().zip(&self.texts).map(|(generation, text)| {
@@ -276,7 +293,7 @@ impl Answers {
                 references: text.references.clone(),
             }
         });
-        Ok((predictions.collect(), cut))
+        Ok(Some((predictions.collect(), cut)))
     }
 }
 

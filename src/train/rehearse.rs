@@ -35,7 +35,8 @@ impl Trainer {
         let engine = &mut self.engine;
         let evaluation = match &mut self.evaluator {
             Some(evaluator) => {
-                evaluator.evaluate(&mut |batch| pollster::block_on(engine.evaluate(batch)), &self.tokenizer)?.seconds
+                let mut loss_of = |batch: &_| pollster::block_on(engine.evaluate(batch));
+                evaluator.evaluate(&mut loss_of, &self.tokenizer, &|| false)?.map_or(0.0, |done| done.seconds)
             }
             None => 0.0,
         };

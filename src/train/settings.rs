@@ -279,6 +279,12 @@ impl Settings {
         self.save_every.get_or_insert(twentieth.max(1));
     }
 
+    /// The tasks that are trained on, with what their sources begin with.
+    pub fn prefixes(&self) -> BTreeMap<String, String> {
+        let task = |name: &String| Some((name.clone(), self.tasks.get(name)?.source_prefix()));
+        self.train.iter().filter_map(task).collect()
+    }
+
     pub fn lr_schedule(&self) -> LrSchedule {
         let mut settled = self.clone();
         settled.settle();

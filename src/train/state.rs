@@ -79,6 +79,12 @@ impl State {
         }
     }
 
+    /// Whether the run is done: its last step, and the evaluation of that.
+    pub fn is_finished(&self) -> bool {
+        let has_ended = self.step >= self.settings.steps || self.ended_early;
+        has_ended && self.evaluated.is_none_or(|evaluated| evaluated >= self.step)
+    }
+
     /// Reads the state in a checkpoint.
     ///
     /// # Errors

@@ -58,8 +58,10 @@ pub struct Trainer {
 /// Who watches a run, and who may stop it.
 pub struct Hooks<'a> {
     pub observe: &'a mut dyn FnMut(&Event),
-    /// Asked after each step.
+    /// Asked after each step, and within evaluations.
     pub should_stop: &'a dyn Fn() -> bool,
+    /// Whether the time is up: asked after each step. An evaluation is finished all the same.
+    pub is_late: &'a dyn Fn() -> bool,
 }
 
 /// How [`Trainer::run`] ended.
@@ -70,7 +72,7 @@ pub enum Outcome {
     EndedEarly {
         step: u64,
     },
-    /// `should_stop` said so; the checkpoint of this step is saved.
+    /// `should_stop` or `is_late` said so; the checkpoint of this step is saved.
     Stopped {
         step: u64,
     },
@@ -168,13 +170,14 @@ impl Trainer {
     }
 
     fn assemble(
-        model: Model,
+        mut model: Model,
         tokenizer: Arc<Tokenizer>,
         state: State,
         mut sources: Sources,
         open: impl FnOnce() -> Result<(RunFolder, Log)>,
     ) -> Result<Trainer> {
         let settings = &state.settings;
+        model.config.set_prefixes(&settings.prefixes());
         let config = model.config.clone();
         config.check_vocabulary(tokenizer.vocab_size())?;
         let batches = sources.stream(&config, &state.position)?;
@@ -224,14 +227,10 @@ impl Trainer {
     ///
     /// # Errors
     /// As [`Trainer::run`].
-    pub fn end_here(&mut self, observe: &mut dyn FnMut(&Event)) -> Result<Outcome> {
-        let mut hooks = Hooks { observe, should_stop: &|| false };
-        if self.state.evaluated != Some(self.state.step) {
-            self.evaluate(&mut hooks)?;
-        }
+    pub fn end_here(&mut self, mut hooks: Hooks<'_>) -> Result<Outcome> {
         self.state.ended_early = true;
         self.save(LAST, &mut hooks)?;
-        Ok(Outcome::EndedEarly { step: self.state.step })
+        self.run(hooks)
     }
 
     /// Begins the data again.
@@ -257,20 +256,26 @@ impl Trainer {
         self.window = Window::new(self.state.tokens);
         // What a stop at this step put off.
         let step = self.state.step;
-        if due(step, eval_every) && self.state.evaluated.is_some_and(|evaluated| evaluated < step) {
-            self.evaluate(&mut hooks)?;
+        let has_ended = step >= steps || self.state.ended_early;
+        if (due(step, eval_every) || has_ended) && self.state.evaluated.is_some_and(|evaluated| evaluated < step) {
+            if !self.evaluate(&mut hooks)? {
+                return Ok(Outcome::Stopped { step });
+            }
+            if has_ended {
+                self.save(LAST, &mut hooks)?;
+            }
         }
         let mut to_save = false;
         while self.state.step < steps && !self.state.ended_early {
             let lr = self.state.settings.optimizer.rate(schedule.lr(self.state.step), self.state.step);
             self.train_step(lr, &mut hooks)?;
             let step = self.state.step;
-            let stop = (hooks.should_stop)() && step < steps;
+            let mut stop = ((hooks.should_stop)() || (hooks.is_late)()) && step < steps;
             if stop || self.log_is_due() {
                 self.log_steps(lr, &session, &mut hooks)?;
             }
             if due(step, eval_every) && !stop {
-                self.evaluate(&mut hooks)?;
+                stop = !self.evaluate(&mut hooks)?;
             }
             to_save |= stop || due(step, save_every) || self.state.ended_early;
             if to_save {
@@ -398,16 +403,20 @@ impl Trainer {
         Ok(())
     }
 
-    fn evaluate(&mut self, hooks: &mut Hooks<'_>) -> Result<()> {
+    /// Whether it was done: an evaluation that is stopped leaves everything as it was, and is done again later.
+    fn evaluate(&mut self, hooks: &mut Hooks<'_>) -> Result<bool> {
         self.finish_pending(hooks)?;
-        self.state.evaluated = Some(self.state.step);
-        let Some(evaluator) = &mut self.evaluator else {
-            return Ok(());
-        };
         let step = self.state.step;
+        let Some(evaluator) = &mut self.evaluator else {
+            self.state.evaluated = Some(step);
+            return Ok(true);
+        };
         let engine = &mut self.engine;
-        let evaluation =
-            evaluator.evaluate(&mut |batch| pollster::block_on(engine.evaluate(batch)), &self.tokenizer)?;
+        let mut loss_of = |batch: &_| pollster::block_on(engine.evaluate(batch));
+        let Some(evaluation) = evaluator.evaluate(&mut loss_of, &self.tokenizer, hooks.should_stop)? else {
+            return Ok(false);
+        };
+        self.state.evaluated = Some(step);
         let metric = evaluator.best_metric(&self.state.settings).unwrap_or_default();
         self.record_kernels(hooks)?;
         for (name, task) in &evaluation.tasks {
@@ -437,7 +446,7 @@ impl Trainer {
         }
         // The time that it took says nothing about the speed of training.
         self.window.start += Duration::from_secs_f64(seconds);
-        Ok(())
+        Ok(true)
     }
 
     fn save(&mut self, name: &str, hooks: &mut Hooks<'_>) -> Result<()> {

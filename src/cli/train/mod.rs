@@ -14,10 +14,14 @@ pub use args::Args;
 
 use super::console::note;
 use super::progress::{Renderer, tuner};
-use super::signals;
+use super::{model_folder, signals};
 
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub fn run(mut args: Args) -> Result<ExitCode> {
     signals::listen()?;
+    if let Some(model) = &mut args.model {
+        *model = model_folder(model, !args.look.is_human())?;
+    }
+    let args = &args;
     let gpu = args.gpu.open(!args.look.is_human())?;
     let begin = gpu.stopwatch();
     let mut trainer = start::open(args, &gpu)?;

@@ -136,6 +136,15 @@ fn is_held_out(source: &str, share: f64) -> bool {
     (mixed as f64) < share * (1u64 << 53) as f64
 }
 
+/// What all sources begin with.
+pub(super) fn prefix(config: &TaskConfig) -> String {
+    match maker(config) {
+        Ok(Maker::Template { prefix, .. }) => prefix,
+        Ok(Maker::Preset(preset)) => preset.prefix().to_owned(),
+        Err(_) => String::new(),
+    }
+}
+
 /// Errors name the key of the declaration.
 pub(super) fn maker(config: &TaskConfig) -> Result<Maker, String> {
     let prefix = config.prefix.as_deref();

@@ -247,6 +247,11 @@ impl TaskConfig {
         declared.into_iter().map(|metric| metric.with_labels(&labels)).collect()
     }
 
+    /// What all sources begin with: the declaration's prefix or the preset's.
+    pub fn source_prefix(&self) -> String {
+        load::prefix(self)
+    }
+
     /// The same with what it leaves open spelled out, as far as that shows without its files.
     pub fn spelled_out(&self) -> TaskConfig {
         let (max_source, max_target) = self.lengths();

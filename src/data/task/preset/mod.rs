@@ -283,6 +283,10 @@ impl PresetMaker {
         Ok(PresetMaker { preset, prefix: prefix.map_or(words, str::to_owned), label, labels, languages: codes })
     }
 
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub(super) fn examples(&self, row: Row, split: Split) -> Result<Vec<TaskExample>, String> {
         let one = |example: Result<TaskExample, String>| example.map(|example| vec![example]);
         match self.preset.shape {

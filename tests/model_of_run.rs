@@ -1,0 +1,174 @@
+//! `--model` with the folder of a run, and the prefixes that models keep.
+
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::{Scratch, TINY, outcome, train};
+use serde_json::{Value, json};
+
+const RECIPE: &str = r#"
+[model]
+d_model = 16
+d_kv = 8
+d_ff = 16
+heads = 2
+layers = 1
+
+[texts.words]
+files = "text.txt"
+inputs_len = 24
+
+[tasks.backwards]
+train = "pairs.tsv"
+columns = ["source", "target"]
+held_out = 0.2
+prefix = "turn: "
+
+[[stage]]
+name = "pretrain"
+train = ["words"]
+steps = 2
+batch_size = 4
+
+[[stage]]
+name = "finetune"
+train = ["backwards"]
+steps = 2
+batch_size = 4
+
+[[stage]]
+name = "test"
+evaluate = ["backwards"]
+"#;
+
+fn t5(args: &[&str], folder: &Path) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_t5"));
+    let output = command.env("T5_TUNE", "off").current_dir(folder).args(args).output().unwrap();
+    let (code, said) = outcome(&output);
+    (code, String::from_utf8(output.stdout).unwrap(), said)
+}
+
+fn run(scratch: &Scratch, recipe: &str, out: &str) -> String {
+    scratch.pairs(32);
+    scratch.file("text.txt", "the cat sat on the mat and looked at me\n".repeat(20));
+    scratch.file("recipe.toml", recipe);
+    let (code, printed, said) = t5(&["run", "recipe.toml", "--out", out], &scratch.path(""));
+    assert_eq!(code, Some(0), "{said}");
+    printed
+}
+
+fn config(folder: &Path) -> Value {
+    serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_runs_folder_stands_for_its_best_checkpoint() {
+    let scratch = Scratch::new("model-of-run");
+    let printed = run(&scratch, RECIPE, "o");
+    let lines: Vec<Vec<&str>> = printed.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[1][..5], ["stage", "step", "task", "split", "examples"], "{printed}");
+    assert_eq!(lines[2][..4], ["finetune", "2", "backwards", "validation"], "{printed}");
+    assert_eq!(lines[3][..4], ["test", "-", "backwards", "validation"], "{printed}");
+    assert!(printed.contains("t5 generate --model") && !printed.contains("finetune/"), "{printed}");
+    let here = scratch.path("");
+    let says = |args: &[&str], expected: &[&str]| {
+        let (code, _, said) = t5(args, &here);
+        assert_eq!(code, Some(0), "{said}");
+        for part in expected {
+            assert!(said.contains(part), "{args:?}: `{part}` is missing in: {said}");
+        }
+        said
+    };
+    let generate = ["generate", "--max-new-tokens", "4", "w12", "--model"];
+    says(
+        &[&generate[..], &["o"]].concat(),
+        &["o: taking the best checkpoint, backwards/loss", "of stage finetune in o/finetune/best"],
+    );
+    says(&[&generate[..], &["o/pretrain"]].concat(), &["taking the last checkpoint, step 2", "in o/pretrain/last"]);
+    let quiet = says(&[&generate[..], &["o", "--quiet"]].concat(), &[]);
+    assert_eq!(quiet, "");
+    says(&["eval", "--model", "o", "--recipe", "recipe.toml"], &["taking the best checkpoint"]);
+    let tuned = ["train", "--model", "o", "--pairs", "pairs.tsv", "--steps", "1", "--batch-size", "4", "--out"];
+    says(&[&tuned[..], &["tuned"]].concat(), &["o: taking the best checkpoint"]);
+    assert!(scratch.path("tuned/last/config.json").exists());
+    let (code, _, said) = t5(&["bench", "--predict", "--model", "o"], &here);
+    assert!(code == Some(0) && said.contains("taking the best checkpoint"), "{said}");
+
+    // What is missing is explained.
+    let fails = |args: &[&str], expected: &[&str]| {
+        let (code, _, said) = t5(args, &here);
+        assert_eq!(code, Some(1), "{said}");
+        for part in expected {
+            assert!(said.contains(part), "{args:?}: `{part}` is missing in: {said}");
+        }
+    };
+    fs::rename(scratch.path("o/finetune"), scratch.path("moved")).unwrap();
+    let missing = ["o: stage finetune of the run here has no checkpoint yet", "t5 run", "or name o/pretrain"];
+    fails(&[&generate[..], &["o"]].concat(), &missing);
+    fs::rename(scratch.path("moved"), scratch.path("o/finetune")).unwrap();
+    let state = scratch.path("o/finetune/last/training_state/state.json");
+    let text = fs::read_to_string(&state).unwrap();
+    fs::write(&state, text.replacen("\"steps\": 2", "\"steps\": 9", 1)).unwrap();
+    says(&[&generate[..], &["o"]].concat(), &["(unfinished: 2 of 9 steps)"]);
+    let branches =
+        "[[stage]]\nname = \"other\"\nfrom = \"pretrain\"\ntrain = [\"backwards\"]\nsteps = 2\nbatch_size = 4\n";
+    run(&scratch, &format!("{RECIPE}{branches}"), "two");
+    let several = ["several models that no later stage trains on: finetune, other", "as two/finetune"];
+    fails(&[&generate[..], &["two"]].concat(), &several);
+    says(&[&generate[..], &["two/other"]].concat(), &["in two/other/best"]);
+}
+
+#[test]
+fn models_keep_the_prefixes_of_their_tasks() {
+    let scratch = Scratch::new("model-prefix");
+    let here = scratch.path("");
+    let pairs = scratch.pairs(16);
+    let out = scratch.path("run");
+    let mut command = train(&TINY);
+    command
+        .args(["--steps", "1", "--batch-size", "2", "--prefix", "turn: ", "--pairs"])
+        .arg(&pairs)
+        .arg("--out")
+        .arg(&out);
+    assert_eq!(command.output().unwrap().status.code(), Some(0));
+    let folder = out.join("last");
+    assert_eq!(config(&folder)["task_specific_params"], json!({"pairs": {"prefix": "turn: "}}));
+    let generate = |more: &[&str]| {
+        let args = ["generate", "--model", "run", "--max-new-tokens", "4", "--json", "--temperature", "1"];
+        let (code, made, said) = t5(&[&args[..], more].concat(), &here);
+        assert_eq!(code, Some(0), "{said}");
+        let ids: Vec<Value> =
+            made.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["ids"].clone()).collect();
+        (ids, said)
+    };
+    let noted = "prefix: \"turn: \", as the task pairs was trained with (--no-prefix leaves it out)";
+    let (applied, said) = generate(&["w12"]);
+    assert!(said.contains(noted), "{said}");
+    let (bare, said) = generate(&["--no-prefix", "w12"]);
+    assert!(!said.contains("prefix:") && bare != applied, "{said}");
+    // However it is said, the model reads the same.
+    for same in
+        [&["turn: w12"][..], &["--no-prefix", "turn: w12"], &["--prefix", "turn: ", "w12"], &["--task", "pairs", "w12"]]
+    {
+        assert_eq!(generate(same).0, applied, "{same:?}");
+    }
+    // Several tasks, as in T5's own folders.
+    let mut several = config(&folder);
+    several["task_specific_params"] =
+        json!({"a": {"prefix": "turn: ", "num_beams": 4}, "b": {"prefix": "b: "}, "c": {}, "d": 1});
+    fs::write(folder.join("config.json"), several.to_string()).unwrap();
+    let (made, said) = generate(&["w12"]);
+    assert!(said.contains("--task: a (\"turn: \"), b (\"b: \")") && made == bare, "{said}");
+    assert_eq!(generate(&["--task", "a", "w12"]).0, applied);
+    let (code, _, said) = t5(&["generate", "--model", "run", "--task", "x", "w12"], &here);
+    assert!(
+        code == Some(1) && said.contains("--task x: the model knows no such task; there are a (\"turn: \")"),
+        "{said}"
+    );
+    assert_eq!(t5(&["generate", "--model", "run", "--task", "a", "--no-prefix", "w"], &here).0, Some(2));
+}
