@@ -170,7 +170,10 @@ fn splits_are_not_compared() {
     // What an older program wrote says nothing of its split, but its recipe may.
     let old = scratch.path("old");
     recipe_run(&old, 64, 5.5);
-    assert!(table(&page(&[old.clone()]).html, "<h3>say <span class=\"dim\">split unknown</span>").contains("5.50"));
+    assert!(
+        table(&page(std::slice::from_ref(&old)).html, "<h3>say <span class=\"dim\">split unknown</span>")
+            .contains("5.50")
+    );
     let recipe = fs::read_to_string(old.join("recipe.toml")).unwrap().replace("\"exam\"", "\"exam\"\nsplit = \"test\"");
     write(&old.join("recipe.toml"), &recipe);
     assert!(table(&page(&[old]).html, "<h3>say <span class=\"dim\">test</span>").contains("5.50"));
@@ -186,13 +189,13 @@ fn stages_are_runs_when_asked_and_folders_of_tests_are_runs() {
         &run.join("all/predictions/say.jsonl"),
         "{\"source\":\"c\",\"prediction\":\"z\",\"references\":[\"z\"],\"correct\":true}\n",
     );
-    let html = page(&[run.clone()]).html;
+    let html = page(std::slice::from_ref(&run)).html;
     assert!(
         html.contains("<span class=\"dim\">exam</span> <span title")
             && html.contains("<span class=\"dim\">all</span> <span title")
     );
     let options = ReportOptions { stages: true, ..ReportOptions::default() };
-    let html = report(&[run.clone()], &options).unwrap().html;
+    let html = report(std::slice::from_ref(&run), &options).unwrap().html;
     assert_eq!(html.matches("<h2>Training</h2>").count(), 1, "one figure for all");
     for stage in ["run/warm", "run/all", "run/exam"] {
         assert!(html.contains(stage), "{stage}");

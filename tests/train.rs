@@ -69,11 +69,11 @@ fn run(trainer: &mut Trainer, stop_after: u64) -> t5_wgpu::Result<(Outcome, Vec<
                 lines.push(*line);
             }
         },
-        should_stop: &|| {
+        should_stop: &|| false,
+        is_late: &|| {
             step.set(step.get() + 1);
             step.get() >= stop_after
         },
-        is_late: &|| false,
     })?;
     Ok((outcome, lines))
 }

@@ -372,9 +372,9 @@ fn a_resumed_run_keeps_its_kernels() {
 
 fn run_until(trainer: &mut Trainer, stop_after: u64) -> Outcome {
     let step = std::cell::Cell::new(trainer.step());
-    let should_stop = || {
+    let is_late = || {
         step.set(step.get() + 1);
         step.get() >= stop_after
     };
-    trainer.run(Hooks { observe: &mut |_| {}, should_stop: &should_stop, is_late: &|| false }).unwrap()
+    trainer.run(Hooks { observe: &mut |_| {}, should_stop: &|| false, is_late: &is_late }).unwrap()
 }

@@ -121,7 +121,7 @@ pub fn run(args: &Args) -> Result<()> {
     let most = args.examples.unwrap_or(usize::MAX);
     let decoding = stage.decoding(args.seed);
     let stop = &signals::interrupted;
-    let evaluation = evaluate(model, &tokenizer, &settings, args.split, most, decoding, &mut renderer, stop)?;
+    let evaluation = evaluate(model, &tokenizer, &settings, (args.split, most), decoding, &mut renderer, stop)?;
     let Some(evaluation) = evaluation else { return Ok(()) };
     if let Some(out) = &args.out {
         write_evaluation(out, args.split, &evaluation)?;

@@ -21,7 +21,7 @@ use crate::train::settings::Settings;
 /// What an evaluation writes into its folder.
 pub const FILES: [&str; 2] = [METRICS, PREDICTIONS];
 
-/// Evaluates a model on everything that the settings name for it. `None` if `should_stop` said so.
+/// Evaluates a model on everything that the settings name for it, with at most so many examples of a task's split. `None` if `should_stop` said so.
 ///
 /// # Errors
 /// What reading the examples gives, or running the model.
@@ -29,8 +29,7 @@ pub fn evaluate(
     model: Model,
     tokenizer: &Tokenizer,
     settings: &Settings,
-    split: Split,
-    most: usize,
+    (split, most): (Split, usize),
     decoding: Decoding,
     watch: &mut dyn Watch,
     should_stop: &dyn Fn() -> bool,

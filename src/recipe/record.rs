@@ -153,11 +153,13 @@ fn flat(recipe: &Recipe, with_paths: bool) -> Result<BTreeMap<String, String>> {
     flatten("", &value, &mut flat);
     let is_path = |key: &str| {
         let parts: Vec<&str> = key.split('.').collect();
-        match parts[..] {
-            ["texts", _, "files" | "validation", ..] | ["tasks", _, "train" | "validation" | "test", ..] => true,
-            ["tokenizer", "files" | "from", ..] | ["model", "from" | "config", ..] => true,
-            _ => false,
-        }
+        matches!(
+            parts[..],
+            ["texts", _, "files" | "validation", ..]
+                | ["tasks", _, "train" | "validation" | "test", ..]
+                | ["tokenizer", "files" | "from", ..]
+                | ["model", "from" | "config", ..]
+        )
     };
     flat.retain(|key, _| with_paths || !is_path(key));
     Ok(flat)

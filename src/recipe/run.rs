@@ -413,7 +413,7 @@ impl Run {
         let decoding = stage.decoding(settings.seed);
         let Conductor { watch, should_stop, .. } = conductor;
         let (split, watch) = (stage.split(), &mut **watch);
-        let evaluation = evaluate(model, tokenizer, &settings, split, most, decoding, watch, *should_stop)?;
+        let evaluation = evaluate(model, tokenizer, &settings, (split, most), decoding, watch, *should_stop)?;
         let Some(evaluation) = evaluation else { return Ok(false) };
         write_evaluation(&folder, stage.split(), &evaluation)?;
         watch.evaluated(&stage.name, &evaluation);
