@@ -52,9 +52,9 @@ macro_rules! hyper_parameters {
                 /// Factor of log(Z)^2 in the loss; T5X uses 1e-4
                 z_loss: f32 = 0.0, None, Some(("FACTOR", "Training"));
                 /// Of the first weights, the order of examples, the masks
-                seed: u64 = 0, Some("the recipe's, or 0"), Some(("N", "Training"));
+                seed: u64 = 0, Some("0, in a recipe the recipe's"), Some(("N", "Training"));
                 /// Most examples of a task in an evaluation, spread evenly over those there are
-                eval_examples: usize = 512, Some("512; in a stage that only evaluates, all"), Some(("N", "Output"));
+                eval_examples: usize = 512, None, Some(("N", "Output"));
                 /// Rows that are evaluated side by side
                 eval_batch_size: usize = 64, None, Some(("N", "Output"));
                 /// Steps between log lines; 0: about one line a second
