@@ -114,7 +114,7 @@ pub struct Args {
     pub gpu: GpuArgs,
 }
 
-/// What a recipe's [model] and [[stage]] have too: flags that are called, explained and read as the keys there are.
+/// What a recipe's model and stages have too: flags that are called, explained and read as the keys there are.
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
     pub stage: Stage,
