@@ -360,25 +360,25 @@ fn a_stop_within_an_evaluation_loses_nothing() {
         let evaluations = events.filter(|event| event["event"] == "evaluation");
         evaluations.map(|event| serde_json::json!([event["step"], event["tasks"], event["best"]])).collect()
     };
-    let whole = scratch.path("whole");
-    run(&mut trainer(&gpu, settings.clone(), true, &whole).unwrap(), 100).unwrap();
-    let (mut within, mut at_the_end) = (0, 0);
-    // Each time that it is asked in turn: after steps, between batches, while answers are made.
-    for asked in 1.. {
-        let out = scratch.path(&format!("stopped-{asked}"));
-        let count = std::cell::Cell::new(0);
+    // How often it is asked: after steps, between batches, while answers are made.
+    let stopped_at = |out: &Path, nth: usize| {
+        let asked = Cell::new(0);
         let should_stop = || {
-            count.set(count.get() + 1);
-            count.get() == asked
+            asked.set(asked.get() + 1);
+            asked.get() == nth
         };
-        let mut first = trainer(&gpu, settings.clone(), true, &out).unwrap();
-        let hooks = Hooks { observe: &mut |_| {}, should_stop: &should_stop, is_late: &|| false };
-        let outcome = first.run(hooks).unwrap();
-        drop(first);
-        if count.get() < asked {
-            assert_eq!(outcome, Outcome::Finished);
-            break;
-        }
+        let mut trainer = trainer(&gpu, settings.clone(), true, out).unwrap();
+        let outcome =
+            trainer.run(Hooks { observe: &mut |_| {}, should_stop: &should_stop, is_late: &|| false }).unwrap();
+        (outcome, asked.get())
+    };
+    let whole = scratch.path("whole");
+    let (outcome, all) = stopped_at(&whole, 0);
+    assert_eq!(outcome, Outcome::Finished);
+    let (mut within, mut at_the_end) = (0, 0);
+    for asked in (0..10).map(|tenth| 1 + tenth * (all - 1) / 9) {
+        let out = scratch.path(&format!("stopped-{asked}"));
+        let (outcome, _) = stopped_at(&out, asked);
         let state = Trainer::load_state(&out).unwrap().unwrap();
         // After the last step there is nothing left to stop but its evaluation.
         if outcome != Outcome::Finished {
