@@ -185,7 +185,7 @@ fn contents(path: &Path) -> Vec<PathBuf> {
 
 impl Recipe {
     /// What the result of a part depends on, a stage or "tokenizer". The recipe is spelled out.
-    pub(super) fn essence(&self, part: &str) -> Recipe {
+    pub fn essence(&self, part: &str) -> Recipe {
         let lineage = self.lineage(part);
         let learns = |name: &String| {
             let spec = &self.tokenizer;
