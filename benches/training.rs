@@ -7,10 +7,10 @@ use std::sync::OnceLock;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
+use t5_wgpu::batch::{Batch, BatchShape};
 use t5_wgpu::bench::random_batch;
-use t5_wgpu::data::Batch;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
-use t5_wgpu::model::{BatchShape, Model, T5Config};
+use t5_wgpu::model::{Model, T5Config};
 use t5_wgpu::train::engine::{Engine, Objective};
 use t5_wgpu::train::optimizer::OptimizerConfig;
 
@@ -78,7 +78,7 @@ fn batch(shape: BatchShape) -> Batch {
 }
 
 fn positions(batch: &Batch) -> ItemsCount {
-    ItemsCount::new(batch.batch * (batch.src_len + batch.tgt_len))
+    ItemsCount::new(batch.n_positions())
 }
 
 fn parse(shape: &str) -> BatchShape {

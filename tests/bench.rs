@@ -6,9 +6,10 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
+use t5_wgpu::batch::BatchShape;
 use t5_wgpu::gpu::{Caps, Gpu, GpuOptions, StepWork};
 use t5_wgpu::graph::{Dtype, Graph};
-use t5_wgpu::model::{BatchShape, Builder, DecodeShape, Model, T5Config};
+use t5_wgpu::model::{Builder, DecodeShape, Model, T5Config};
 use t5_wgpu::ops::{Attention, Layout, Mask, Matmul};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool, outline};
 use t5_wgpu::verify::{Timed, bench_cases};

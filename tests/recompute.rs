@@ -1,8 +1,8 @@
 //! Activations computed again for the gradients: the same bits, in less memory.
 
-use t5_wgpu::data::Batch;
+use t5_wgpu::batch::{Batch, BatchShape};
 use t5_wgpu::gpu::{Gpu, GpuOptions};
-use t5_wgpu::model::{BatchShape, Model, T5Config};
+use t5_wgpu::model::{Model, T5Config};
 use t5_wgpu::train::engine::{Engine, Objective};
 use t5_wgpu::train::optimizer::OptimizerConfig;
 
@@ -20,9 +20,7 @@ fn batch(shape: BatchShape) -> Batch {
     let BatchShape { batch, src_len, tgt_len, .. } = shape;
     let ids = |len: usize| (0..(batch * len) as u32).map(|i| 3 + i * 7919 % 256).collect::<Vec<_>>();
     Batch {
-        batch,
-        src_len,
-        tgt_len,
+        shape,
         src_ids: ids(src_len),
         src_lens: (0..batch as u32).map(|i| src_len as u32 - i).collect(),
         tgt_in: ids(tgt_len),

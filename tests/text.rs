@@ -10,9 +10,10 @@ use common::Scratch;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use t5_wgpu::Error;
+use t5_wgpu::batch::Example;
 use t5_wgpu::data::lines::Lines;
 use t5_wgpu::data::objective::{Iid, PrefixLm};
-use t5_wgpu::data::{Example, Objective, TextOptions, TextPosition, TextStream};
+use t5_wgpu::data::{Objective, TextOptions, TextPosition, TextStream};
 use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
 

@@ -28,7 +28,7 @@ const PEERS: &[(&str, &str)] = &[
 ];
 
 /// What every module may use, and itself uses nothing else. `Error` and `Result` are `error`'s, named at the root.
-const BASE: &[&str] = &["error", "rng", "files", "Error", "Result"];
+const BASE: &[&str] = &["error", "rng", "files", "batch", "Error", "Result"];
 
 /// The graphics layer must be liftable into another project, so it takes nothing along but the error type.
 const GPU_MAY_USE: &[&str] = &["error", "Error", "Result"];

@@ -191,7 +191,7 @@ fn the_first_loss_is_that_of_random_logits() {
 #[test]
 fn accumulated_gradients_equal_those_of_one_batch() {
     let (gpu, examples) = (gpu(), (0..8u32));
-    let example = |i: u32| t5_wgpu::data::Example {
+    let example = |i: u32| t5_wgpu::batch::Example {
         source: (0..3 + i % 4).map(|k| 10 + i + k).chain([1]).collect(),
         target: (0..2 + i % 3).map(|k| 90 + 2 * i + k).chain([1]).collect(),
     };

@@ -8,11 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{Scratch, weights_and_moments};
+use t5_wgpu::batch::BatchShape;
 use t5_wgpu::data::TaskConfig;
 use t5_wgpu::data::task::Files;
 use t5_wgpu::gpu::{Caps, Gpu, GpuOptions};
 use t5_wgpu::graph::{Choices, Dtype, Fill, Graph, Question, Tensor64, Trial, ValueId, interpret, questions};
-use t5_wgpu::model::{BatchShape, Builder, Model, T5Config};
+use t5_wgpu::model::{Builder, Model, T5Config};
 use t5_wgpu::ops::{Activation, Function, Layout, Matmul};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
 use t5_wgpu::tokenizer::Tokenizer;

@@ -4,8 +4,9 @@ use super::report::Figure;
 use super::spread::{Arm, seconds};
 use super::subject::{Needed, random_batch};
 use super::{Bench, Section};
+use crate::batch::BatchShape;
 use crate::error::Result;
-use crate::model::{BatchShape, Builder, Model};
+use crate::model::{Builder, Model};
 use crate::plan::{Plan, PlanOptions, SlotPool};
 use crate::train::engine::write_batch;
 

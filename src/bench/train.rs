@@ -6,9 +6,10 @@ use super::spread::{Arm, seconds};
 use super::subject::{Needed, random_batch};
 use super::trace::Trace;
 use super::{Bench, Section};
+use crate::batch::BatchShape;
 use crate::error::Result;
 use crate::gpu::StepWork;
-use crate::model::{BatchShape, Model};
+use crate::model::Model;
 use crate::train::engine::{Engine, Objective};
 use crate::train::optimizer::OptimizerConfig;
 

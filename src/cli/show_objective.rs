@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use t5_wgpu::batch::Example;
 use t5_wgpu::data::lines::Lines;
-use t5_wgpu::data::{Example, Lengths, Markers, Objective};
+use t5_wgpu::data::{Lengths, Markers, Objective};
 use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
 

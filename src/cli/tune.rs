@@ -4,7 +4,8 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use t5_wgpu::model::{BatchShape, Builder, Model, T5Config};
+use t5_wgpu::batch::BatchShape;
+use t5_wgpu::model::{Builder, Model, T5Config};
 use t5_wgpu::train::engine::{Objective, Pass, graph};
 use t5_wgpu::tune::{Budget, Decision, Mode, Source, Tuner};
 

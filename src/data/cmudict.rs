@@ -5,8 +5,8 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::example::Split;
 use super::lines::for_each_line;
-use super::task::Split;
 use crate::{Error, Result, files};
 
 /// Words at these places out of [`SPLIT_OUT_OF`] are kept for validation, and those behind them for the final test.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::Lengths;
 use super::text::{TextPosition, TextStream};
-use super::{Example, Lengths};
+use crate::batch::Example;
 use crate::rng::{Purpose, Rng};
 use crate::{Error, Result};
 

@@ -3,8 +3,8 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use super::batches::Batch;
 use super::stream::{BatchPosition, Batches};
+use crate::batch::Batch;
 use crate::{Error, Result};
 
 /// Batches that wait for the device, at most.

@@ -12,7 +12,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::lines::{self, Lines};
-use super::{Example, Lengths, Markers, Objective};
+use super::{Lengths, Markers, Objective};
+use crate::batch::Example;
 use crate::rng::{Purpose, Rng, permutation};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};

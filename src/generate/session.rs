@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use crate::batch::BatchShape;
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu, Readback};
-use crate::model::{BatchShape, Builder, DecodeShape, Model};
+use crate::model::{Builder, DecodeShape, Model};
 use crate::ops::SampleSettings;
 use crate::plan::{Plan, PlanOptions, SlotPool};
 

@@ -8,21 +8,12 @@ pub use decoding::DecodeShape;
 
 use super::config::{Activation as Act, T5Config};
 use super::layout::{Layout, shard_leaf};
+use crate::batch::BatchShape;
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::ops::{
     Activation, Attention, CrossEntropy, Dropout, DropoutMask, Function, Gather, Layout as MatmulLayout, Logits, Mask,
     Matmul, PositionBias, RmsNorm, Variant, gather_index_len,
 };
-
-/// Sizes of a batch: every row is padded to them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BatchShape {
-    pub batch: usize,
-    pub src_len: usize,
-    pub tgt_len: usize,
-    /// Whether a row may hold several examples, each of which sees itself alone.
-    pub packed: bool,
-}
 
 /// Adds the parts of a T5 to a graph.
 pub struct Builder<'a> {

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-pub use builder::{BatchShape, Builder, DecodeShape};
+pub use builder::{Builder, DecodeShape};
 pub use config::T5Config;
 pub use generation::GenerationConfig;
 pub use layout::{Layout, Piece, TensorSpan};

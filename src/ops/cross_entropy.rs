@@ -5,11 +5,9 @@ use std::sync::Arc;
 
 use super::matmul::{Gemm, Layout, Matrix};
 use super::rows::{column_sum, elem, lanes_per_row};
+use crate::batch::IGNORE;
 use crate::gpu::{Header, Shader, Value};
 use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
-
-/// Labels with this value count for nothing.
-pub const IGNORE: u32 = u32::MAX;
 
 /// `h [rows, d]`, `labels [rows]` (u32), `dstats [4]` (only the gradient reads it), the head in shards of rows
 /// `[vocab, d]` -> `stats [4]`: sum of the cross-entropy, rows counted, rows whose most likely class is the label, sum of

@@ -20,7 +20,7 @@ mod weights;
 pub use activation::{Activation, Function};
 pub use attention::{Attention, Mask, Tiling};
 pub use attention_decode::AttentionDecode;
-pub use cross_entropy::{CrossEntropy, IGNORE};
+pub use cross_entropy::CrossEntropy;
 pub use dropout::{Dropout, DropoutMask};
 pub use gather::{Gather, NO_ID, gather_index, gather_index_len};
 pub use logits::Logits;

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use super::optimizer::{Optimizer, OptimizerConfig, StepReport};
-use crate::data::{Batch, Segments};
+use crate::batch::{Batch, BatchShape, IGNORE, Segments};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Readback, Slice};
 use crate::graph::{Graph, ValueId};
-use crate::model::{BatchShape, Builder, Model};
+use crate::model::{Builder, Model};
 use crate::ops::{Sight, gather_index, segment_ranges};
 use crate::plan::{Memory, Plan, PlanOptions, SlotPool};
 
@@ -175,7 +175,9 @@ impl Engine {
         self.prepare(shape)?;
         let plan = &self.training[&shape];
         write_batch(plan, batch);
-        plan.write("key", &key);
+        if self.objective.dropout > 0.0 {
+            plan.write("key", &key);
+        }
         plan.run()
     }
 
@@ -275,18 +277,19 @@ pub fn write_batch(plan: &Plan, batch: &Batch) {
         move |i: usize| i % width < lens[i / width] as usize
     };
     plan.write("src_ids", &batch.src_ids);
-    plan.write("src_lens", &batch.src_lens);
-    plan.write("src_index", &gather_index(&batch.src_ids, counts(&batch.src_lens, batch.src_len)));
+    plan.write("src_index", &gather_index(&batch.src_ids, counts(&batch.src_lens, batch.shape.src_len)));
     plan.write("tgt_ids", &batch.tgt_in);
-    plan.write("tgt_index", &gather_index(&batch.tgt_in, counts(&batch.tgt_lens, batch.tgt_len)));
+    plan.write("tgt_index", &gather_index(&batch.tgt_in, counts(&batch.tgt_lens, batch.shape.tgt_len)));
     plan.write("labels", &batch.labels);
     if let Some(Segments { src, tgt }) = &batch.segments {
-        let ranges = |own: &[u32], seen: &[u32], sight| segment_ranges(own, seen, batch.batch, sight);
+        let ranges = |own: &[u32], seen: &[u32], sight| segment_ranges(own, seen, batch.shape.batch, sight);
         plan.write("src_ranges", &ranges(src, src, Sight::Segment));
         plan.write("tgt_keys", &ranges(tgt, tgt, Sight::UpToSelf));
         plan.write("tgt_queries", &ranges(tgt, tgt, Sight::FromSelf));
         plan.write("cross_keys", &ranges(tgt, src, Sight::Segment));
         plan.write("cross_queries", &ranges(src, tgt, Sight::Segment));
+    } else {
+        plan.write("src_lens", &batch.src_lens);
     }
 }
 
@@ -294,12 +297,11 @@ pub fn write_batch(plan: &Plan, batch: &Batch) {
 fn checked_shape(batch: &Batch, model: &Model) -> Result<BatchShape> {
     let vocab = model.config.vocab_size as u32;
     let ids = batch.src_ids.iter().chain(&batch.tgt_in);
-    let labels = batch.labels.iter().filter(|&&l| l != crate::ops::IGNORE);
+    let labels = batch.labels.iter().filter(|&&l| l != IGNORE);
     if let Some(id) = ids.chain(labels).find(|&&id| id >= vocab) {
         return Err(Error::Input(format!(
             "token id {id} is outside of the model's vocabulary of {vocab}: the tokenizer does not belong to this model"
         )));
     }
-    let (batch_size, packed) = (batch.batch, batch.segments.is_some());
-    Ok(BatchShape { batch: batch_size, src_len: batch.src_len, tgt_len: batch.tgt_len, packed })
+    Ok(batch.shape)
 }

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::settings::{Settings, TextConfig};
-use crate::data::Example;
+use crate::batch::Example;
 use crate::data::mixture::{Member, MemberPosition, Mixture, Shuffled, Weighted};
 use crate::data::stream::{BatchPosition, Batches, StreamOptions};
-use crate::data::task::{Split, TaskConfig, TaskExample, TaskSet};
 use crate::data::text::{TextOptions, TextPosition, TextStream};
+use crate::data::{Split, TaskConfig, TaskExample, TaskSet};
 use crate::error::{Error, Result};
 use crate::model::T5Config;
 use crate::tokenizer::Tokenizer;

@@ -11,9 +11,10 @@ use super::evaluate::figure_names;
 use super::optimizer::OptimizerConfig;
 use super::schedule::{Decay, LrSchedule};
 use crate::data::Objective as TextObjective;
+use crate::data::Split;
 use crate::data::mixture::{Mixing, Rates};
 use crate::data::stream::Batching;
-use crate::data::task::{Files, Split, TaskConfig};
+use crate::data::task::{Files, TaskConfig};
 use crate::error::{Error, Result};
 
 /// Unlabelled text as a task: restore it under a denoising objective.

@@ -8,10 +8,11 @@ mod packed;
 
 use std::collections::HashMap;
 
+use crate::batch::IGNORE;
 use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, interpret};
 use crate::ops::{
-    Activation, CrossEntropy, Dropout, Function, Gather, IGNORE, Layout, Logits, Matmul, PositionBias, RmsNorm,
-    Variant, distance_buckets, gather_index, gather_index_len,
+    Activation, CrossEntropy, Dropout, Function, Gather, Layout, Logits, Matmul, PositionBias, RmsNorm, Variant,
+    distance_buckets, gather_index, gather_index_len,
 };
 
 /// One computation to check.

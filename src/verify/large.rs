@@ -2,10 +2,11 @@
 //! iterations, and all that shows is a wrong number.
 
 use super::cases::{Builder, Case};
+use crate::batch::IGNORE;
 use crate::graph::Dtype;
 use crate::ops::{
-    Attention, AttentionDecode, CrossEntropy, Gather, IGNORE, Layout, MAX_EOS, Mask, Matmul, RmsNorm, SETTINGS_LEN,
-    Sample, SampleSettings, Variant, gather_index,
+    Attention, AttentionDecode, CrossEntropy, Gather, Layout, MAX_EOS, Mask, Matmul, RmsNorm, SETTINGS_LEN, Sample,
+    SampleSettings, Variant, gather_index,
 };
 
 /// Sums of f32 over k random terms err by about sqrt(k) units in the last place, here with k from 65,536 to 300,000.

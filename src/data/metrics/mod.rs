@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::task::TaskExample;
+use super::example::TaskExample;
 use crate::{Error, Result};
 
 /// What a metric counts; its name in recipes is in snake_case.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::noise::{Iid, target_of};
 use super::{Denoiser, Markers, Objective};
-use crate::data::Example;
+use crate::batch::Example;
 use crate::{Error, Result};
 
 /// What an objective makes of a text.

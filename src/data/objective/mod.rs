@@ -18,7 +18,7 @@ pub use spans::{SpanCorruption, noise_span_to_unique_sentinel};
 
 use serde::{Deserialize, Serialize};
 
-use super::Example;
+use crate::batch::Example;
 use crate::rng::Rng;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rayon::prelude::*;
 
-use super::{Split, TaskConfig, TaskExample, TaskSet, UNKNOWN_LABEL};
+use super::{TaskConfig, TaskSet};
 use crate::Result;
-use crate::data::Example;
+use crate::batch::Example;
+use crate::data::example::{Split, TaskExample, UNKNOWN_LABEL};
 use crate::tokenizer::Tokenizer;
 
 /// How many characters or tokens a remark names.

@@ -9,7 +9,8 @@ use super::preset::PresetMaker;
 use super::row::{Row, text_of};
 use super::rows::{Layout, Record, for_each_row};
 use super::template::Template;
-use super::{Format, OnBadRow, Split, TaskConfig, TaskExample, UNKNOWN_LABEL};
+use super::{Format, OnBadRow, TaskConfig};
+use crate::data::example::{Split, TaskExample, UNKNOWN_LABEL};
 use crate::{Error, Result};
 
 /// Examples with where they stand, for messages about them.

@@ -39,18 +39,14 @@ pub use preset::presets;
 pub use rows::Format;
 pub use set::TaskSet;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use super::example::{Split, TaskExample};
 use super::metrics::{Metric, MetricKind, Score};
 use crate::{Error, Result};
 use preset::Preset;
-
-/// What stands for a label that a test set does not tell.
-pub const UNKNOWN_LABEL: &str = "<unk>";
 
 /// Tokens of a source and a target, EOS included, where the declaration says nothing else.
 const DEFAULT_LENGTH: usize = 512;
@@ -147,45 +143,6 @@ pub struct TaskConfig {
     /// a preset no: there every line is a question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_references: Option<bool>,
-}
-
-/// One source and what is right to say.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TaskExample {
-    /// With prefix and template, what the model reads.
-    pub source: String,
-    /// What training teaches: the first reference.
-    pub target: String,
-    /// What evaluation accepts; at least one.
-    pub references: Vec<String>,
-    /// What some metrics ask for, such as the number of the question; null for most tasks.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub extra: Value,
-}
-
-impl TaskExample {
-    /// Whether the right answer is known, as it is not in published test sets of GLUE and SuperGLUE.
-    pub fn is_labelled(&self) -> bool {
-        self.references != [UNKNOWN_LABEL]
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Split {
-    Train,
-    Validation,
-    Test,
-}
-
-impl fmt::Display for Split {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Split::Train => "train",
-            Split::Validation => "validation",
-            Split::Test => "test",
-        })
-    }
 }
 
 impl TaskConfig {

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::Split;
 use super::files::Paths;
 use super::row::{Row, as_json};
 use crate::data::bounded::Bounded;
 use crate::data::cmudict::{CmuDict, Entry, split_of};
+use crate::data::example::Split;
 use crate::data::lines::{for_each_line, for_each_row as for_each_text, not_utf8};
 use crate::data::unpack;
 use crate::{Error, Result};

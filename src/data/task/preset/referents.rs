@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::PresetMaker;
+use crate::data::example::{Split, TaskExample, UNKNOWN_LABEL};
 use crate::data::task::row::{Row, text_of, texts_of};
-use crate::data::task::{Split, TaskExample, UNKNOWN_LABEL};
 
 impl PresetMaker {
     /// "wsc: ... *he* ..." and the candidate; for training only where the candidate is the referent. `extra.label` tells
