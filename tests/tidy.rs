@@ -34,7 +34,7 @@ const BASE: &[&str] = &["error", "rng", "files", "batch", "Error", "Result"];
 const GPU_MAY_USE: &[&str] = &["error", "Error", "Result"];
 
 const CLI_CRATES: &[&str] =
-    &["clap", "clap_complete", "clap_mangen", "anyhow", "indicatif", "ctrlc", "signal_hook", "libc", "ratatui"];
+    &["clap", "clap_complete", "clap_mangen", "anyhow", "ctrlc", "signal_hook", "libc", "ratatui"];
 
 /// The macros and handles that panic, or let a file's control characters through to the terminal.
 const BARE_OUTPUT: &[&str] = &["println", "eprintln", "print", "eprint"];

@@ -14,7 +14,6 @@ pub struct Saved {
     schema: u32,
     pub date: String,
     pub version: String,
-    pub commit: Option<String>,
     pub quick: bool,
     pub adapter: SavedAdapter,
     pub figures: Vec<Figure>,

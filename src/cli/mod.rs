@@ -1,4 +1,4 @@
-//! The command line: one file per subcommand, each thin. Only here are clap, anyhow and indicatif known.
+//! The command line: one file per subcommand, each thin. Only here are clap, anyhow and ratatui known.
 
 mod bench;
 mod console;
@@ -138,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::Man(args) => shell::man(&args, command()).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
+        console::end_progress();
         if console::reader_left(&error) {
             return ExitCode::SUCCESS;
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::example::Split;
 use super::lines::for_each_line;
+use crate::rng::fnv1a;
 use crate::{Error, Result, files};
 
 /// Words at these places out of [`SPLIT_OUT_OF`] are kept for validation, and those behind them for the final test.
@@ -111,8 +112,7 @@ pub fn split_of(word: &str) -> Split {
 
 /// Below [`SPLIT_OUT_OF`], as good as uniform.
 fn place(word: &str) -> u64 {
-    // FNV-1a, with its high bits folded in because the low ones alone mix poorly on short words.
-    let hash = word.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
+    let hash = fnv1a(word.bytes());
     (hash ^ (hash >> 32)) % SPLIT_OUT_OF
 }
 

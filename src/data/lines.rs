@@ -19,7 +19,7 @@ pub struct Lines {
     /// Whether the reader's first bytes were looked at: an archive is unpacked from then on.
     begun: bool,
     path: PathBuf,
-    /// Lines read or skipped.
+    /// Lines read.
     number: usize,
     read: Arc<AtomicU64>,
     line: Vec<u8>,
@@ -78,20 +78,6 @@ impl Lines {
             return Ok(None);
         }
         Ok(Some((self.number, utf8(&self.path, self.number, bare(&self.line, self.number))?)))
-    }
-
-    /// Passes over `n` lines of a file without looking into them, and says how many there were.
-    ///
-    /// # Errors
-    /// The file cannot be read, or is a damaged archive.
-    pub fn skip(&mut self, n: usize) -> Result<usize> {
-        for skipped in 0..n {
-            if self.reader.skip_until(b'\n').map_err(Error::io("read", &self.path))? == 0 {
-                return Ok(skipped);
-            }
-            self.number += 1;
-        }
-        Ok(n)
     }
 
     /// Bytes of the file (packed ones, where it is packed) that have been read, ahead of the lines by a buffer.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use super::Lengths;
 use super::text::{TextPosition, TextStream};
@@ -12,6 +13,7 @@ use crate::rng::{Purpose, Rng};
 use crate::{Error, Result};
 
 /// How often the members of a mixture are drawn.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Mixing {
@@ -19,7 +21,6 @@ pub struct Mixing {
     #[serde(default)]
     pub rates: Rates,
     /// Examples beyond which a member counts as no larger (the paper's K, 2^16 to 2^21).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
     /// Rates are taken to the power of 1 / temperature: the higher, the more alike they are. The paper pairs a temperature
     /// above 1 with a limit of 2^21.

@@ -3,7 +3,6 @@
 //! Everything random is a function of the seed and of indices: no generator runs along, so that the same seed gives the same
 //! batches whatever the number of threads, and a run goes on from a short description of its place ([`stream::BatchPosition`]).
 
-mod bounded;
 pub mod cmudict;
 pub mod example;
 pub mod lines;

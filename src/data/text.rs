@@ -177,11 +177,6 @@ impl TextStream {
         Lengths::most(&self.lengths)
     }
 
-    /// The largest id that an example may hold.
-    pub fn max_id(&self) -> u32 {
-        self.markers.max_id().max(self.markers.vocab_size.saturating_sub(1))
-    }
-
     /// The window of the position that the stream was opened at.
     fn resume(&mut self) -> Result<Window> {
         let asked = self.at.clone();

@@ -74,10 +74,6 @@ impl<'a> Builder<'a> {
         self.recompute = true;
     }
 
-    pub fn config(&self) -> &'a T5Config {
-        self.config
-    }
-
     /// Encoder: reads the leaves `src_ids`, `src_index` (`[B S]`) and, of packed rows, `src_ranges` (`[B S, 2]`), else
     /// `src_lens` (`[B]`); gives `[B S, D]`.
     pub fn encoder(&mut self) -> ValueId {

@@ -261,11 +261,6 @@ impl Plan {
         self.gpu.read(&slice.buffer, slice.offset..slice.offset + slice.bytes).await
     }
 
-    /// The memory of an output, for other programs to use.
-    pub fn output(&self, name: &str) -> &Slice {
-        &self.outputs[name]
-    }
-
     /// The kernels of one run, in order.
     pub fn kernels(&self) -> &[KernelUse] {
         &self.kernels

@@ -236,11 +236,6 @@ impl Tokenizer {
         self.0.sentinels.len()
     }
 
-    /// Whether ids are bytes (ByT5).
-    pub fn is_bytes(&self) -> bool {
-        matches!(self.0.kind, Kind::Bytes(_))
-    }
-
     /// Writes the tokenizer files into `dir`, creating it, so that HuggingFace's `AutoTokenizer` loads the folder.
     /// None of them is replaced before all are written. Files that were read are written back byte for byte; a missing `tokenizer_config.json` is added.
     ///

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use super::optimizer::{Optimizer, OptimizerConfig, StepReport};
 use crate::batch::{Batch, BatchShape, IGNORE, Segments};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Gpu, Readback, Slice};
+use crate::gpu::{Buffer, Gpu, Readback};
 use crate::graph::{Graph, ValueId};
 use crate::model::{Builder, Model};
 use crate::ops::{Sight, gather_index, segment_ranges};
-use crate::plan::{Memory, Plan, PlanOptions, SlotPool};
+use crate::plan::{Plan, PlanOptions, SlotPool};
 
 /// Settings of the objective that the gradients are those of.
 #[derive(Clone, Copy, Debug, Default)]
@@ -216,16 +216,6 @@ impl Engine {
     pub fn memory(&self) -> [u64; 4] {
         let sum = |buffers: &[Buffer]| buffers.iter().map(Buffer::bytes).sum();
         [sum(&self.model.params), sum(&self.grads), self.optimizer.state_bytes(), self.pool.bytes()]
-    }
-
-    /// Memory figures of the plans, largest first.
-    pub fn plan_memory(&self) -> Option<Memory> {
-        self.training.values().map(Plan::memory).max_by_key(|m| m.slots)
-    }
-
-    /// The memory that a leaf of this engine's graphs is bound to.
-    pub fn stats_slice(&self) -> Slice {
-        self.stats.all()
     }
 }
 

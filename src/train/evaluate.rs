@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use super::engine::LossStats;
 use super::examples::Evaluated;
@@ -25,6 +26,7 @@ pub struct Evaluation {
 }
 
 /// The result on one task.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TaskEvaluation {
     pub examples: usize,
@@ -35,10 +37,8 @@ pub struct TaskEvaluation {
     /// Share of target tokens predicted right, given those before.
     pub accuracy: f64,
     /// For unlabelled text: cross-entropy in bits per byte of the text that the targets spell out, sentinels being free.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub bits_per_byte: Option<f64>,
     /// Answers that did not end by themselves, if there are some.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cut: Option<Cut>,
     /// Of the answers: metric -> value.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -69,6 +69,7 @@ pub struct Prediction {
 }
 
 /// The best evaluation of a run.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     pub step: u64,
@@ -76,7 +77,6 @@ pub struct Best {
     pub metric: String,
     pub value: f64,
     /// The loss on the same task, which decides between equal values.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
 }
 

@@ -14,6 +14,7 @@ use crate::data::text::{TextOptions, TextPosition, TextStream};
 use crate::data::{Split, TaskConfig, TaskExample, TaskSet};
 use crate::error::{Error, Result};
 use crate::model::T5Config;
+use crate::rng::fnv1a;
 use crate::tokenizer::Tokenizer;
 
 /// The sources of a run: texts to be streamed, and the examples of tasks in memory.
@@ -77,8 +78,7 @@ impl Sources {
                 sources.sets.insert(name.clone(), Arc::new(set.into_parts().0));
             }
         }
-        let all = prints.iter().fold(0xcbf2_9ce4_8422_2325, |h: u64, print| (h ^ print).wrapping_mul(0x100_0000_01b3));
-        sources.fingerprint = format!("{all:016x}");
+        sources.fingerprint = format!("{:016x}", fnv1a(prints));
         Ok(sources)
     }
 
@@ -217,7 +217,7 @@ fn open_task(
 /// Bytes at either end of a file that its fingerprint is made of.
 const ENDS: u64 = 1 << 16;
 
-/// Of a file's length and its ends (FNV-1a): tells whether a resumed run reads the same data without reading all of it.
+/// Of a file's length and its ends: tells whether a resumed run reads the same data without reading all of it.
 fn fingerprint(path: &Path) -> Result<u64> {
     let mut file = File::open(path).map_err(Error::io("open", path))?;
     let len = file.metadata().map_err(Error::io("read", path))?.len();
@@ -225,7 +225,7 @@ fn fingerprint(path: &Path) -> Result<u64> {
     (&mut file).take(ENDS).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     file.seek(SeekFrom::Start(len.saturating_sub(ENDS))).map_err(Error::io("read", path))?;
     file.take(ENDS).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-    Ok(bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)))
+    Ok(fnv1a(bytes))
 }
 
 /// Up to `most` of 0..n, evenly spaced.

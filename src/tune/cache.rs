@@ -134,23 +134,3 @@ impl Entry {
         Entry { sources, variant: decision.variant.clone(), ms: decision.ms.clone() }
     }
 }
-
-/// FNV-1a over texts: enough to tell versions of the same source apart, and the same in every build.
-pub(super) struct Fingerprint(u64);
-
-impl Fingerprint {
-    pub fn new() -> Fingerprint {
-        Fingerprint(0xcbf2_9ce4_8422_2325)
-    }
-
-    pub fn add(&mut self, text: &str) {
-        // The end of each text counts, too.
-        for byte in text.bytes().chain([0xff]) {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-
-    pub fn text(&self) -> String {
-        format!("{:016x}", self.0)
-    }
-}

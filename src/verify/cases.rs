@@ -14,6 +14,7 @@ use crate::ops::{
     Activation, CrossEntropy, Dropout, Function, Gather, Layout, Logits, Matmul, PositionBias, RmsNorm, Variant,
     distance_buckets, gather_index, gather_index_len,
 };
+use crate::rng::{Purpose, Rng, fnv1a};
 
 /// One computation to check.
 pub struct Case {
@@ -34,12 +35,11 @@ pub struct Builder {
     seeds: Vec<(ValueId, ValueId)>,
     /// Whether differentiable inputs are computed values with a second use, as in the middle of a model.
     mid_graph: bool,
-    random: u64,
+    random: Rng,
 }
 
 impl Builder {
     fn new(name: &str, mid_graph: bool) -> Builder {
-        let random = name.bytes().fold(0x9e37_79b9_7f4a_7c15, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         Builder {
             graph: Graph::new(),
             leaves: HashMap::new(),
@@ -47,17 +47,13 @@ impl Builder {
             differentiable: Vec::new(),
             seeds: Vec::new(),
             mid_graph,
-            random,
+            random: Rng::new(0, Purpose::Trials, &[fnv1a(name.bytes())]),
         }
     }
 
     /// A uniform number below 1.
     pub fn uniform(&mut self) -> f64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        self.random.uniform()
     }
 
     /// Numbers that f32 holds exactly, about uniform in +-`scale`.

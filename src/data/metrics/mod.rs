@@ -18,7 +18,6 @@ mod numbers;
 mod rouge;
 
 pub use bleu::BleuTokenizer;
-pub use edits::{ScoreReport, Scores, edit_distance};
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -31,12 +31,6 @@ impl Markers {
         Markers { vocab_size, ..Markers::new(sentinels, tokenizer.eos()) }
     }
 
-    /// The largest id that an objective may add to a text.
-    pub fn max_id(&self) -> u32 {
-        let prefixes = self.prefixes.iter().flatten();
-        self.sentinels.iter().chain(prefixes).chain([&self.eos]).copied().max().unwrap_or(0)
-    }
-
     /// The first sentinel, where there is one.
     pub(super) fn mask(&self) -> Result<u32> {
         let none = || Error::Input("the tokenizer has no sentinel (<extra_id_0>) to mask tokens with".into());

@@ -11,6 +11,7 @@ use super::rows::{Layout, Record, for_each_row};
 use super::template::Template;
 use super::{Format, OnBadRow, TaskConfig};
 use crate::data::example::{Split, TaskExample, UNKNOWN_LABEL};
+use crate::rng::fnv1a;
 use crate::{Error, Result};
 
 /// Examples with where they stand, for messages about them.
@@ -131,8 +132,7 @@ const MOST_EXAMPLES: usize = 1 << 27;
 
 /// Whether a source belongs to this share of all: a function of the source alone, so that it is never on both sides.
 fn is_held_out(source: &str, share: f64) -> bool {
-    // FNV-1a, with its high bits folded in because the low ones alone mix poorly on short texts.
-    let hash = source.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
+    let hash = fnv1a(source.bytes());
     let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 11;
     (mixed as f64) < share * (1u64 << 53) as f64
 }

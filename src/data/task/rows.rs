@@ -1,5 +1,6 @@
 //! Files as rows: TSV, CSV, JSON lines, plain lines, and two data sets that are written their own way.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -8,10 +9,9 @@ use serde_json::value::RawValue;
 
 use super::files::Paths;
 use super::row::{Row, as_json};
-use crate::data::bounded::Bounded;
 use crate::data::cmudict::{CmuDict, Entry, split_of};
 use crate::data::example::Split;
-use crate::data::lines::{for_each_line, for_each_row as for_each_text, not_utf8};
+use crate::data::lines::{MAX_LINE, for_each_line, for_each_row as for_each_text, not_utf8};
 use crate::data::unpack;
 use crate::{Error, Result};
 
@@ -158,14 +158,18 @@ fn tsv(path: &Path, layout: &Layout, visit: Visit) -> Result<()> {
 }
 
 fn csv(path: &Path, layout: &Layout, visit: Visit) -> Result<()> {
-    let mut reader =
-        csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(Bounded::new(unpack::open(path)?));
+    let bounded = unpack::open(path)?.take(MAX_LINE);
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bounded);
     let mut names: Option<Vec<String>> = layout.columns.clone();
     let mut is_first = true;
     let mut bytes = csv::ByteRecord::new();
     while reader.read_byte_record(&mut bytes).map_err(|e| csv_error(path, e))? {
-        reader.get_mut().next_row();
         let number = bytes.position().map(|position| position.line() as usize);
+        if reader.get_ref().limit() == 0 {
+            let what = "a row of more than 64 MiB: is a quote never closed?".to_owned();
+            return Err(Error::File { path: path.to_path_buf(), line: number, what });
+        }
+        reader.get_mut().set_limit(MAX_LINE);
         let record = match bytes.iter().map(str::from_utf8).collect::<Result<Vec<&str>, _>>() {
             Ok(cells) if cells.iter().all(|cell| cell.trim().is_empty()) => continue,
             Ok(cells) => layout.record(&mut names, is_first, &cells),
