@@ -89,7 +89,7 @@ fn first_loss_is_that_of_guessing() {
 fn a_plan_refuses_what_is_not_for_it() {
     let mut graph = t5_wgpu::graph::Graph::new();
     let [x, w, _unread] = ["x", "w", "unread"].map(|name| graph.leaf(name, &[2, 2], t5_wgpu::graph::Dtype::F32));
-    let y = graph.push1(t5_wgpu::ops::Matmul::new(t5_wgpu::ops::Layout::Nt), &[x, w]);
+    let y = graph.push1(t5_wgpu::ops::Matmul::new(t5_wgpu::ops::MatmulLayout::Nt), &[x, w]);
     let gpu = gpu(None);
     let elsewhere = gpu.buffer("w", 16).unwrap().all();
     let bind = |name: &str| (name == "w").then(|| elsewhere.clone());

@@ -11,7 +11,7 @@ use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::graph::Dtype;
 use t5_wgpu::model::{Builder, Model, Storage};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
-use t5_wgpu::train::engine::{Engine, Objective};
+use t5_wgpu::train::engine::{Engine, Regularization};
 use t5_wgpu::train::optimizer::OptimizerConfig;
 
 mod common;
@@ -163,7 +163,8 @@ fn weights_read_back_are_those_held() {
             let read = |model: &Model| pollster::block_on(model.read_tensor(name)).expect("it is read");
             assert!(relative_l2(&read(&model), &read(&exact)) <= 2.0 * rounding(storage), "{name} {storage:?}");
         }
-        let error = Engine::new(model, Objective::default(), &OptimizerConfig::adamw(), 0.0).err().expect("refused");
+        let error =
+            Engine::new(model, Regularization::default(), &OptimizerConfig::adamw(), 0.0).err().expect("refused");
         assert!(error.to_string().contains("f32"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use t5_wgpu::data::Packer;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::model::{Model, read_span};
 use t5_wgpu::rng::{Purpose, Rng};
-use t5_wgpu::train::engine::{Engine, LossStats, Objective};
+use t5_wgpu::train::engine::{Engine, LossStats, Regularization};
 use t5_wgpu::train::optimizer::OptimizerConfig;
 
 const FOLDERS: [&str; 5] = ["t5v10", "flan", "byt5", "umt5", "mt5"];
@@ -169,7 +169,7 @@ fn packed_rows_teach_the_same() {
         let model = Model::load(&gpu, &dir).unwrap().0;
         let owned = examples(model.config.vocab_size, 16);
         let all: Vec<&Example> = owned.iter().collect();
-        let mut engine = Engine::new(model, Objective::default(), &OptimizerConfig::adamw(), 0.0).unwrap();
+        let mut engine = Engine::new(model, Regularization::default(), &OptimizerConfig::adamw(), 0.0).unwrap();
         let (expected, reference) = gradients(&mut engine, &[padded(&all, 16)]);
         assert_eq!(expected.tokens, all.iter().map(|example| example.target.len()).sum::<usize>() as f64);
         for (part, rows) in [(16, 7), (8, 5), (4, 4)] {
@@ -201,8 +201,8 @@ fn recomputed_activations_of_packed_rows_change_no_bit() {
     let bits = |recompute: bool| {
         let model = Model::load(&gpu, &dir).unwrap().0;
         let owned = examples(model.config.vocab_size, 16);
-        let objective = Objective { dropout: 0.1, ..Objective::default() };
-        let engine = Engine::new(model, objective, &OptimizerConfig::adamw(), 0.0).unwrap();
+        let regularization = Regularization { dropout: 0.1, ..Regularization::default() };
+        let engine = Engine::new(model, regularization, &OptimizerConfig::adamw(), 0.0).unwrap();
         let mut engine = engine.with_recompute(recompute);
         let (stats, gradients) = gradients(&mut engine, &[packed(&owned.iter().collect::<Vec<_>>(), 7)]);
         let gradients: Vec<u32> = gradients.iter().flat_map(|(_, g)| g.iter().map(|x| x.to_bits())).collect();
@@ -218,7 +218,7 @@ fn examples_of_a_row_do_not_see_each_other() {
     let gpu = gpu();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/t5v10");
     let model = Model::load(&gpu, &dir).unwrap().0;
-    let mut engine = Engine::new(model, Objective::default(), &OptimizerConfig::adamw(), 0.0).unwrap();
+    let mut engine = Engine::new(model, Regularization::default(), &OptimizerConfig::adamw(), 0.0).unwrap();
     let mut owned = examples(engine.model.config.vocab_size, 4);
     let loss_of_second = |engine: &mut Engine, owned: &[Example]| {
         let mut batch = packed(&owned.iter().collect::<Vec<_>>(), 2);

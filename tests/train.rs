@@ -15,7 +15,7 @@ use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::model::{Model, T5Config};
 use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
-use t5_wgpu::train::engine::{Engine, Objective};
+use t5_wgpu::train::engine::{Engine, Regularization};
 use t5_wgpu::train::settings::TextConfig;
 use t5_wgpu::train::{Event, Hooks, Outcome, Settings, StepLog, Trainer};
 use t5_wgpu::tune::Tuner;
@@ -199,7 +199,7 @@ fn accumulated_gradients_equal_those_of_one_batch() {
     let gradients = |rows: usize| {
         let model = Model::init(&gpu, config(true), 0).unwrap();
         let adamw = t5_wgpu::train::optimizer::OptimizerConfig::adamw();
-        let mut engine = Engine::new(model, Objective::default(), &adamw, 0.0).unwrap();
+        let mut engine = Engine::new(model, Regularization::default(), &adamw, 0.0).unwrap();
         engine.begin_step();
         for batch in t5_wgpu::data::stream::by_length(&examples, rows, 0, 0) {
             engine.micro_batch(&batch, [0; 4]).unwrap();

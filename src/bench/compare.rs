@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::report::{Better, Figure, Report, SCHEMA};
+use super::report::{BenchReport, Better, Figure, SCHEMA};
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 
@@ -74,14 +74,14 @@ impl Saved {
     }
 
     /// Every figure that both runs have.
-    pub fn compare(&self, new: &Report) -> Vec<Comparison> {
+    pub fn compare(&self, new: &BenchReport) -> Vec<Comparison> {
         let same = |a: &Figure, b: &Figure| (&a.section, &a.name, &a.unit) == (&b.section, &b.name, &b.unit);
         let pair = |new: &Figure| Some(Comparison::of(self.figures.iter().find(|old| same(old, new))?, new));
         new.figures.iter().filter_map(pair).collect()
     }
 
     /// What makes the two runs hard to compare, if anything does.
-    pub fn differences(&self, new: &Report) -> Vec<String> {
+    pub fn differences(&self, new: &BenchReport) -> Vec<String> {
         let mut found = Vec::new();
         let adapter = &new.adapter;
         if (&self.adapter.name, &self.adapter.driver_info, &self.adapter.backend)

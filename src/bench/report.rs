@@ -18,7 +18,7 @@ pub const SCHEMA: u32 = 1;
 
 /// Everything that a run measured, and what it must be read with.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct BenchReport {
     pub schema: u32,
     pub version: &'static str,
     /// Of the sources that the program was built from.
@@ -100,9 +100,9 @@ pub struct KernelShare {
     pub ceiling_share: f64,
 }
 
-impl Report {
-    pub(super) fn new(gpu: &Gpu, options: &BenchOptions) -> Report {
-        Report {
+impl BenchReport {
+    pub(super) fn new(gpu: &Gpu, options: &BenchOptions) -> BenchReport {
+        BenchReport {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             commit: option_env!("T5_COMMIT"),

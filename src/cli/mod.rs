@@ -27,7 +27,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use console::note;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::tune::cache::{Cache, Identity, default_folder};
-use t5_wgpu::tune::{Budget, Mode, Tuner};
+use t5_wgpu::tune::{Mode, TuneBudget, Tuner};
 
 /// Train and run T5 on any GPU.
 ///
@@ -98,7 +98,7 @@ pub struct TuneArgs {
 
 impl TuneArgs {
     /// The tuner that was asked for, or else one of this mode.
-    pub fn open(&self, gpu: &Gpu, default: Mode, budget: Budget) -> Tuner {
+    pub fn open(&self, gpu: &Gpu, default: Mode, budget: TuneBudget) -> Tuner {
         Tuner::new(self.tune.unwrap_or(default), budget, cache_of(gpu))
     }
 }

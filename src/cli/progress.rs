@@ -7,7 +7,7 @@ use t5_wgpu::gpu::{Compiling, Gpu};
 use t5_wgpu::recipe::run::Watch;
 use t5_wgpu::train::tensorboard::{self, TensorBoard, scalars_of};
 use t5_wgpu::train::{Evaluation, Event, Outcome, StepLog, Trainer};
-use t5_wgpu::tune::{Budget, Decision, Mode, Source, Tuner};
+use t5_wgpu::tune::{Decision, DecisionSource, Mode, TuneBudget, Tuner};
 
 use super::console::{doing, duration, end_progress, note, print, show_progress, waiting_for};
 use super::screen::Screen;
@@ -22,7 +22,7 @@ const SHARE_OF_TIME: f64 = 0.05;
 /// What chooses the kernels of a run of so many passes. Measuring takes seconds; a short run would not earn them back.
 pub fn tuner(args: &TuneArgs, gpu: &Gpu, passes: u64, limit: Option<Duration>) -> Tuner {
     let default = if passes < LEAST_PASSES { Mode::Cache } else { Mode::On };
-    let mut budget = Budget::for_run();
+    let mut budget = TuneBudget::for_run();
     if let Some(limit) = limit {
         budget.total = budget.total.min(limit.mul_f64(SHARE_OF_TIME));
     }
@@ -175,9 +175,9 @@ impl Renderer {
         note!(
             "kernels for {} classes of shapes: {} measured ({seconds:.1} s), {} known, {} by rule; {other} other than the rule's",
             choices.len(),
-            of(Source::Measured),
-            of(Source::Cache),
-            of(Source::Rule)
+            of(DecisionSource::Measured),
+            of(DecisionSource::Cache),
+            of(DecisionSource::Rule)
         );
     }
 

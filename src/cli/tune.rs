@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use t5_wgpu::batch::BatchShape;
 use t5_wgpu::model::{Builder, Model, T5Config};
-use t5_wgpu::train::engine::{Objective, Pass, graph};
-use t5_wgpu::tune::{Budget, Decision, Mode, Source, Tuner};
+use t5_wgpu::train::engine::{Pass, Regularization, graph};
+use t5_wgpu::tune::{Decision, DecisionSource, Mode, TuneBudget, Tuner};
 
 use super::console::{doing, note, say};
 use super::{GpuArgs, cache_of};
@@ -62,14 +62,14 @@ pub fn run(args: &Args) -> Result<()> {
     let path = cache.as_ref().map(|cache| cache.path().to_owned()).unwrap_or_default();
     doing("measuring kernels");
     let tuner = match args.force {
-        true => Tuner::anew(Budget::thorough(), cache),
-        false => Tuner::new(Mode::On, Budget::thorough(), cache),
+        true => Tuner::anew(TuneBudget::thorough(), cache),
+        false => Tuner::new(Mode::On, TuneBudget::thorough(), cache),
     };
     let model = Model::zeroed(&gpu, config)?;
     let shape = BatchShape { batch: args.batch, src_len: args.source_len, tgt_len: args.target_len, packed: false };
-    let objective = Objective { dropout: model.config.dropout_rate as f32, ..Objective::default() };
+    let regularization = Regularization { dropout: model.config.dropout_rate as f32, ..Regularization::default() };
     for pass in [Pass::Training { recompute: false }, Pass::Evaluation] {
-        let (graph, stats) = graph(&model, objective, shape, pass);
+        let (graph, stats) = graph(&model, regularization, shape, pass);
         let outputs = if pass == Pass::Evaluation { vec![stats] } else { vec![] };
         tuner.choices(&gpu, &graph, &outputs)?;
     }
@@ -100,9 +100,9 @@ pub fn run(args: &Args) -> Result<()> {
     say!(
         "{} classes of shapes: {} measured in {seconds:.1} s, {} known before, {} not measured (by rule)",
         decisions.len(),
-        of(Source::Measured),
-        of(Source::Cache),
-        of(Source::Rule)
+        of(DecisionSource::Measured),
+        of(DecisionSource::Cache),
+        of(DecisionSource::Rule)
     )?;
     say!("Kept in {}", path.display())?;
     say!("Next: `t5 train` and `t5 generate` use it by themselves; `--tune off` does without.")?;

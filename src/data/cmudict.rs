@@ -17,7 +17,7 @@ const SPLIT_OUT_OF: u64 = 10_000;
 
 /// A word and its pronunciations, the usual one first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct DictEntry {
     pub word: String,
     /// Phonemes with stress digits, separated by blanks: "K AE1 T".
     pub pronunciations: Vec<String>,
@@ -26,7 +26,7 @@ pub struct Entry {
 /// The words of the dictionary that consist of a-z, apostrophe, point and hyphen, in the file's order.
 #[derive(Debug)]
 pub struct CmuDict {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<DictEntry>,
     /// Lines left out because of other characters in the word.
     pub skipped: usize,
 }
@@ -62,7 +62,7 @@ impl CmuDict {
                     entry.pronunciations.push(pronunciation);
                 }
                 Some(_) => {}
-                None => dict.entries.push(Entry { word: word.to_owned(), pronunciations: vec![pronunciation] }),
+                None => dict.entries.push(DictEntry { word: word.to_owned(), pronunciations: vec![pronunciation] }),
             }
             Ok(())
         })?;
@@ -88,7 +88,7 @@ impl CmuDict {
 
     fn write_split(&self, split: Split, path: PathBuf) -> Result<Written> {
         let (mut text, mut words, mut lines) = (String::new(), 0, 0);
-        for Entry { word, pronunciations } in self.entries.iter().filter(|entry| split_of(&entry.word) == split) {
+        for DictEntry { word, pronunciations } in self.entries.iter().filter(|entry| split_of(&entry.word) == split) {
             let used = if split == Split::Train { 1 } else { pronunciations.len() };
             for pronunciation in pronunciations.iter().take(used) {
                 let _ = writeln!(text, "{word}\t{pronunciation}");

@@ -11,8 +11,8 @@ use super::layout::{Layout, shard_leaf};
 use crate::batch::BatchShape;
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::ops::{
-    Activation, Attention, CrossEntropy, Dropout, DropoutMask, Function, Gather, Layout as MatmulLayout, Logits, Mask,
-    Matmul, PositionBias, RmsNorm, Variant, gather_index_len,
+    Activation, Attention, CrossEntropy, Dropout, DropoutMask, Function, Gather, Logits, Mask, Matmul, MatmulLayout,
+    PositionBias, RmsNorm, Variant, gather_index_len,
 };
 
 /// Adds the parts of a T5 to a graph.

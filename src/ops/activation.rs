@@ -1,7 +1,7 @@
 //! The hidden layer of the feed-forward network: relu in T5 v1.0, gated gelu from v1.1 on (Shazeer 2020).
 
 use super::rows::elem;
-use crate::gpu::{Header, Shader, Value};
+use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
 
 /// Activation functions.
@@ -25,7 +25,7 @@ pub struct Activation {
 #[derive(Clone, Debug)]
 struct ActivationBackward(Activation);
 
-const DEFAULTS: [(&str, Value); 2] = [("KIND", Value::U32(0)), ("GATED", Value::Bool(false))];
+const DEFAULTS: [(&str, Constant); 2] = [("KIND", Constant::U32(0)), ("GATED", Constant::Bool(false))];
 pub(super) const FUNCTIONS: &str = include_str!("../../shaders/activation_functions.wgsl");
 
 static ACTIVATION: Shader = Shader {
@@ -66,7 +66,7 @@ impl Activation {
 }
 
 impl Function {
-    /// Value and derivative, in f64.
+    /// Constant and derivative, in f64.
     fn at(self, x: f64) -> (f64, f64) {
         match self {
             Function::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),

@@ -24,7 +24,7 @@ pub use cross_entropy::CrossEntropy;
 pub use dropout::{Dropout, DropoutMask};
 pub use gather::{Gather, NO_ID, gather_index, gather_index_len};
 pub use logits::Logits;
-pub use matmul::{Layout, Matmul, Variant};
+pub use matmul::{Matmul, MatmulLayout, Variant};
 pub use position_bias::{PositionBias, distance_buckets, relative_bucket};
 pub use rms_norm::RmsNorm;
 pub use sample::{BAD_TOKEN, MAX_EOS, SETTINGS_LEN, Sample, SampleSettings};

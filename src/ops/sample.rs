@@ -1,7 +1,7 @@
 //! The choice of the next token on the device: greedy, or drawn at a temperature with top-k and top-p cut-offs.
 
 use super::dropout::{RANDOM, pcg4d};
-use crate::gpu::{Header, Shader, Value};
+use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
 
 /// `logits [batch, vocab]`, `settings` (see [`SampleSettings`]), `sequences [batch]` (u32, which random draws a row gets)
@@ -51,7 +51,7 @@ static SAMPLE: Shader = Shader {
     name: "sample",
     source: include_str!("../../shaders/sample.wgsl"),
     shared: &[RANDOM],
-    defaults: &[("LANES", Value::U32(LANES as u32))],
+    defaults: &[("LANES", Constant::U32(LANES as u32))],
 };
 
 impl Op for Sample {

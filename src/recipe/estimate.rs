@@ -71,7 +71,7 @@ fn estimate_stage(
     let largest = batches.largest_shape();
     let model = Model::init(gpu, config.clone(), settings.seed)?;
     let parameters = model.layout.n_params() as u64;
-    let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
+    let engine = Engine::new(model, settings.regularization(), &settings.optimizer, settings.clip)?;
     let mut engine = engine.with_recompute(settings.recompute);
     engine.prepare(largest)?;
     // So many have all lengths in their shares; a few need not.

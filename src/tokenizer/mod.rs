@@ -35,7 +35,7 @@ use folder::{CONFIG_FILE, JSON_FILE, SPIECE_FILE, TokenizerConfig};
 use json::JsonTokenizer;
 use sentencepiece::SentencePiece;
 
-pub use stream::TextStream;
+pub use stream::DecodeStream;
 pub use train::{TrainOptions, TrainSummary, Trained, train};
 
 /// Sentinels that T5 appends to a SentencePiece model which has none (arXiv 1910.10683, section 3.1.4).
@@ -253,8 +253,8 @@ impl Tokenizer {
     }
 
     /// Turns ids into text one at a time, for showing text while it is generated.
-    pub fn stream(&self) -> TextStream {
-        TextStream::new(self.clone())
+    pub fn stream(&self) -> DecodeStream {
+        DecodeStream::new(self.clone())
     }
 
     fn byte_level(vocab: ByteVocab, files: Vec<(&'static str, Vec<u8>)>) -> Tokenizer {

@@ -11,9 +11,9 @@ use crate::model::{Builder, Model};
 use crate::ops::{Sight, gather_index, segment_ranges};
 use crate::plan::{Plan, PlanOptions, SlotPool};
 
-/// Settings of the objective that the gradients are those of.
+/// Settings of the regularization that the gradients are those of.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Objective {
+pub struct Regularization {
     pub dropout: f32,
     pub z_loss: f32,
     pub label_smoothing: f32,
@@ -55,7 +55,7 @@ impl LossStats {
 pub struct Engine {
     pub model: Model,
     pub optimizer: Optimizer,
-    objective: Objective,
+    regularization: Regularization,
     recompute: bool,
     grads: Vec<Buffer>,
     stats: Buffer,
@@ -97,7 +97,7 @@ impl Scorer {
     }
 
     fn compile(&self, shape: BatchShape) -> Result<Plan> {
-        let (graph, stats) = graph(&self.model, Objective::default(), shape, Pass::Evaluation);
+        let (graph, stats) = graph(&self.model, Regularization::default(), shape, Pass::Evaluation);
         let bind = |name: &str| self.model.bind(name);
         let choices = self.model.tuner.choices(&self.model.gpu, &graph, &[stats])?;
         let options = PlanOptions { bind: &bind, pool: &self.pool };
@@ -112,7 +112,12 @@ impl Engine {
     ///
     /// # Errors
     /// Also `Input` if the model's weights are packed.
-    pub fn new(model: Model, objective: Objective, optimizer: &OptimizerConfig, max_norm: f32) -> Result<Engine> {
+    pub fn new(
+        model: Model,
+        regularization: Regularization,
+        optimizer: &OptimizerConfig,
+        max_norm: f32,
+    ) -> Result<Engine> {
         if model.layout.is_packed() {
             return Err(Error::Input("only weights in f32 can be trained: load the model with Storage::F32".into()));
         }
@@ -124,7 +129,7 @@ impl Engine {
         let (recompute, pool, training) = (false, SlotPool::new(), HashMap::new());
         // Evaluations come between steps: they use the memory of the steps' activations.
         let scorer = Scorer::sharing(model.clone(), pool.clone());
-        Ok(Engine { optimizer, objective, recompute, grads, stats, pool, training, scorer, model })
+        Ok(Engine { optimizer, regularization, recompute, grads, stats, pool, training, scorer, model })
     }
 
     /// Whether the backward pass computes each block's activations again instead of keeping them: less memory for up to a
@@ -148,7 +153,7 @@ impl Engine {
 
     fn compile(&self, shape: BatchShape) -> Result<Plan> {
         let pass = Pass::Training { recompute: self.recompute };
-        let (graph, _) = graph(&self.model, self.objective, shape, pass);
+        let (graph, _) = graph(&self.model, self.regularization, shape, pass);
         let bind = |name: &str| match name.strip_prefix("grad/") {
             Some(leaf) => self.model.layout.slice(leaf, &self.grads),
             None if name == "stats" => Some(self.stats.all()),
@@ -175,7 +180,7 @@ impl Engine {
         self.prepare(shape)?;
         let plan = &self.training[&shape];
         write_batch(plan, batch);
-        if self.objective.dropout > 0.0 {
+        if self.regularization.dropout > 0.0 {
             plan.write("key", &key);
         }
         plan.run()
@@ -244,9 +249,10 @@ pub enum Pass {
 
 /// The graph of a training pass (loss and gradients) or of an evaluation, and its stats, which a training pass adds up
 /// in the leaf of that name.
-pub fn graph(model: &Model, objective: Objective, shape: BatchShape, pass: Pass) -> (Graph, ValueId) {
+pub fn graph(model: &Model, regularization: Regularization, shape: BatchShape, pass: Pass) -> (Graph, ValueId) {
     let training = pass != Pass::Evaluation;
-    let Objective { dropout, z_loss, label_smoothing } = if training { objective } else { Objective::default() };
+    let Regularization { dropout, z_loss, label_smoothing } =
+        if training { regularization } else { Regularization::default() };
     let mut b = Builder::new(model, shape, dropout);
     if pass == (Pass::Training { recompute: true }) {
         b.recompute_blocks();

@@ -6,11 +6,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::engine::Objective;
+use super::engine::Regularization;
 use super::evaluate::figure_names;
 use super::optimizer::OptimizerConfig;
 use super::schedule::{Decay, LrSchedule};
-use crate::data::Objective as TextObjective;
+use crate::data::Objective;
 use crate::data::Split;
 use crate::data::mixture::{Mixing, Rates};
 use crate::data::stream::Batching;
@@ -30,7 +30,7 @@ pub struct TextConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<f64>,
     #[serde(default)]
-    pub objective: TextObjective,
+    pub objective: Objective,
     /// Tokens of a source, EOS counted; that of the raw text follows from it (512: 568 raw tokens).
     #[serde(default = "default_inputs_len")]
     pub inputs_len: usize,
@@ -128,7 +128,7 @@ impl TextConfig {
             files,
             validation: None,
             held_out: None,
-            objective: TextObjective::default(),
+            objective: Objective::default(),
             inputs_len: default_inputs_len(),
             targets_len: None,
             examples: None,
@@ -317,8 +317,8 @@ impl Settings {
         LrSchedule::new(self.schedule, self.lr, settled.warmup.unwrap_or(0), self.steps)
     }
 
-    pub fn objective(&self) -> Objective {
-        Objective { dropout: self.dropout, z_loss: self.z_loss, label_smoothing: self.label_smoothing }
+    pub fn regularization(&self) -> Regularization {
+        Regularization { dropout: self.dropout, z_loss: self.z_loss, label_smoothing: self.label_smoothing }
     }
 
     /// Which settings differ from those of the run `other`, as "lr is 0.2 in the run, not 0.1"; the number of steps may

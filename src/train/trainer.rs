@@ -197,7 +197,7 @@ impl Trainer {
         let batches = Prefetch::new(batches, settings.prefetch)?;
         let evaluator = (!evaluated.is_empty())
             .then(|| Evaluator::new(evaluated, settings.eval_batch_size, Decoding::default(), &model, &tokenizer));
-        let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
+        let engine = Engine::new(model, settings.regularization(), &settings.optimizer, settings.clip)?;
         let mut engine = engine.with_recompute(settings.recompute);
         // The largest first: later plans share its memory, and too little of it shows now.
         engine.prepare(largest)?;

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use crate::batch::IGNORE;
 use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, interpret};
 use crate::ops::{
-    Activation, CrossEntropy, Dropout, Function, Gather, Layout, Logits, Matmul, PositionBias, RmsNorm, Variant,
+    Activation, CrossEntropy, Dropout, Function, Gather, Logits, Matmul, MatmulLayout, PositionBias, RmsNorm, Variant,
     distance_buckets, gather_index, gather_index_len,
 };
 use crate::rng::{Purpose, Rng, fnv1a};
@@ -21,11 +21,11 @@ pub struct Case {
     pub name: String,
     /// Factor on the tolerance, with its reason where it is made.
     pub slack: f64,
-    make: Box<dyn Fn(&mut Builder) + Send + Sync>,
+    make: Box<dyn Fn(&mut CaseBuilder) + Send + Sync>,
 }
 
 /// A graph under construction together with the contents of its leaves.
-pub struct Builder {
+pub struct CaseBuilder {
     pub graph: Graph,
     pub leaves: HashMap<String, Tensor64>,
     pub outputs: Vec<(String, ValueId)>,
@@ -38,9 +38,9 @@ pub struct Builder {
     random: Rng,
 }
 
-impl Builder {
-    fn new(name: &str, mid_graph: bool) -> Builder {
-        Builder {
+impl CaseBuilder {
+    fn new(name: &str, mid_graph: bool) -> CaseBuilder {
+        CaseBuilder {
             graph: Graph::new(),
             leaves: HashMap::new(),
             outputs: Vec::new(),
@@ -147,7 +147,7 @@ impl Builder {
 }
 
 impl Case {
-    pub(super) fn new(name: impl Into<String>, make: impl Fn(&mut Builder) + Send + Sync + 'static) -> Case {
+    pub(super) fn new(name: impl Into<String>, make: impl Fn(&mut CaseBuilder) + Send + Sync + 'static) -> Case {
         Case { name: name.into(), slack: 1.0, make: Box::new(make) }
     }
 
@@ -156,8 +156,8 @@ impl Case {
     }
 
     /// The forward graph.
-    pub fn build(&self) -> Builder {
-        let mut builder = Builder::new(&self.name, false);
+    pub fn build(&self) -> CaseBuilder {
+        let mut builder = CaseBuilder::new(&self.name, false);
         (self.make)(&mut builder);
         builder
     }
@@ -165,8 +165,8 @@ impl Case {
     /// The graph with gradients of every differentiable leaf, by name. `accumulate`: the leaves are read directly and
     /// their gradients add up in memory that already holds something; otherwise the inputs are computed values with a
     /// second use, and gradients are plain values.
-    pub fn build_backward(&self, accumulate: bool) -> (Builder, Vec<(String, ValueId)>) {
-        let mut b = Builder::new(&self.name, !accumulate);
+    pub fn build_backward(&self, accumulate: bool) -> (CaseBuilder, Vec<(String, ValueId)>) {
+        let mut b = CaseBuilder::new(&self.name, !accumulate);
         (self.make)(&mut b);
         let mut targets = Vec::new();
         for name in b.differentiable.clone() {
@@ -338,14 +338,14 @@ fn matmul(cases: &mut Vec<Case>) {
         [1030, 8, 12],
     ];
     for [m, n, k] in sizes {
-        for layout in [Layout::Nn, Layout::Nt, Layout::Tn] {
+        for layout in [MatmulLayout::Nn, MatmulLayout::Nt, MatmulLayout::Tn] {
             for variant in [Variant::Tile, Variant::Subgroup, Variant::Shared, Variant::Rows] {
                 let name = format!("matmul {layout:?} {variant:?} [{m} {n} {k}]");
                 cases.push(Case::new(name, move |b| {
-                    let a = if layout == Layout::Tn { [k, m] } else { [m, k] };
-                    let w = if layout == Layout::Nt { [n, k] } else { [k, n] };
+                    let a = if layout == MatmulLayout::Tn { [k, m] } else { [m, k] };
+                    let w = if layout == MatmulLayout::Nt { [n, k] } else { [k, n] };
                     let op = Matmul { variant: Some(variant), ..Matmul::new(layout) };
-                    if layout == Layout::Nt {
+                    if layout == MatmulLayout::Nt {
                         let (x, w) = (b.input("a", &a, 1.0), b.input("b", &w, 1.0));
                         let residual = b.input("residual", &[m, n], 1.0);
                         let y = b.graph.push1(op.scaled(0.5).with_residual(), &[x, w, residual]);

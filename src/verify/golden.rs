@@ -15,7 +15,7 @@ use crate::generate::greedy_ids;
 use crate::gpu::Gpu;
 use crate::model::{Builder, Model, read_span};
 use crate::plan::{Plan, PlanOptions, SlotPool};
-use crate::train::engine::{Engine, Objective, write_batch};
+use crate::train::engine::{Engine, Regularization, write_batch};
 use crate::train::optimizer::OptimizerConfig;
 
 /// Results may lie this many times as far from the float64 reference as PyTorch's own float32 does.
@@ -143,7 +143,7 @@ impl<'a> Golden<'a> {
     }
 
     async fn check_gradients(&self, gpu: &Gpu, rows: &mut Vec<Row>) -> Result<()> {
-        let mut engine = Engine::new(self.model(gpu)?, Objective::default(), &OptimizerConfig::adamw(), 0.0)?;
+        let mut engine = Engine::new(self.model(gpu)?, Regularization::default(), &OptimizerConfig::adamw(), 0.0)?;
         let batch = self.batch("", engine.model.config.decoder_start_token_id)?;
         engine.begin_step();
         engine.micro_batch(&batch, [0; 4])?;
@@ -189,7 +189,7 @@ impl<'a> Golden<'a> {
             ("adafactor_relative", adafactor(true)),
         ];
         for (name, config) in runs {
-            let mut engine = Engine::new(self.model(gpu)?, Objective::default(), &config, 0.0)?;
+            let mut engine = Engine::new(self.model(gpu)?, Regularization::default(), &config, 0.0)?;
             let batch = self.batch("", engine.model.config.decoder_start_token_id)?;
             let mut before = Vec::new();
             for tensor in engine.model.layout.tensors() {

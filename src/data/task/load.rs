@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::preset::PresetMaker;
 use super::row::{Row, text_of};
-use super::rows::{Layout, Record, for_each_row};
+use super::rows::{Record, TableLayout, for_each_row};
 use super::template::Template;
 use super::{Format, OnBadRow, TaskConfig};
 use crate::data::example::{Split, TaskExample, UNKNOWN_LABEL};
@@ -193,7 +193,7 @@ fn known_columns(config: &TaskConfig) -> Option<Vec<String>> {
     parallel.or_else(|| config.columns.clone()).or_else(own)
 }
 
-fn layout(config: &TaskConfig) -> Layout {
+fn layout(config: &TaskConfig) -> TableLayout {
     let own = config.known_preset().map_or(&[][..], |preset| preset.tsv_columns);
     let is_own_file = config.columns.is_none() && config.header.is_none() && config.known_format() == Some(Format::Tsv);
     let columns = if is_own_file && !own.is_empty() {
@@ -201,7 +201,7 @@ fn layout(config: &TaskConfig) -> Layout {
     } else {
         config.columns.clone()
     };
-    Layout { format: config.format, header: config.header, columns }
+    TableLayout { format: config.format, header: config.header, columns }
 }
 
 /// The word of a label given as a number, as true or false, or as the word; [`UNKNOWN_LABEL`] for -1.

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::files::Paths;
 use super::row::{Row, as_json};
-use crate::data::cmudict::{CmuDict, Entry, split_of};
+use crate::data::cmudict::{CmuDict, DictEntry, split_of};
 use crate::data::example::Split;
 use crate::data::lines::{MAX_LINE, for_each_line, for_each_row as for_each_text, not_utf8};
 use crate::data::unpack;
@@ -36,7 +36,7 @@ pub enum Format {
 }
 
 /// The layout that a declaration gives tables of text.
-pub(super) struct Layout {
+pub(super) struct TableLayout {
     pub format: Option<Format>,
     pub columns: Option<Vec<String>>,
     /// Whether the first row names the columns. `None`: if it does by its words.
@@ -59,7 +59,7 @@ pub(super) type Visit<'a> = &'a mut dyn FnMut(&Path, Option<usize>, Record) -> R
 const SOURCES: [&str; 6] = ["source", "source_text", "src", "input", "input_text", "inputs"];
 const TARGETS: [&str; 8] = ["target", "target_text", "tgt", "output", "output_text", "outputs", "targets", "label"];
 
-impl Layout {
+impl TableLayout {
     /// Whether the first row of a file names its columns.
     fn is_header(&self, cells: &[&str]) -> bool {
         let Some(columns) = &self.columns else { return self.header.unwrap_or(true) };
@@ -121,7 +121,7 @@ impl Format {
 }
 
 /// All rows of a split's files, in order.
-pub(super) fn for_each_row(paths: &Paths, layout: &Layout, split: Split, visit: Visit) -> Result<()> {
+pub(super) fn for_each_row(paths: &Paths, layout: &TableLayout, split: Split, visit: Visit) -> Result<()> {
     match paths {
         Paths::Together(paths) => paths.iter().try_for_each(|path| {
             let format = layout.format.map_or_else(|| Format::from_path(path), Ok)?;
@@ -144,7 +144,7 @@ pub(super) fn for_each_row(paths: &Paths, layout: &Layout, split: Split, visit: 
     }
 }
 
-fn tsv(path: &Path, layout: &Layout, visit: Visit) -> Result<()> {
+fn tsv(path: &Path, layout: &TableLayout, visit: Visit) -> Result<()> {
     let mut names: Option<Vec<String>> = layout.columns.clone();
     let mut is_first = true;
     for_each_text(path, |number, line| {
@@ -157,7 +157,7 @@ fn tsv(path: &Path, layout: &Layout, visit: Visit) -> Result<()> {
     })
 }
 
-fn csv(path: &Path, layout: &Layout, visit: Visit) -> Result<()> {
+fn csv(path: &Path, layout: &TableLayout, visit: Visit) -> Result<()> {
     let bounded = unpack::open(path)?.take(MAX_LINE);
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bounded);
     let mut names: Option<Vec<String>> = layout.columns.clone();
@@ -245,7 +245,7 @@ fn json_array(path: &Path, text: &str, visit: Visit) -> Result<()> {
 }
 
 fn cmudict(path: &Path, split: Split, visit: Visit) -> Result<()> {
-    let in_split = |entry: &&Entry| split_of(&entry.word) == split;
+    let in_split = |entry: &&DictEntry| split_of(&entry.word) == split;
     for entry in CmuDict::open(path)?.entries.iter().filter(in_split) {
         let taught = if split == Split::Train { 1 } else { usize::MAX };
         for pronunciation in entry.pronunciations.iter().take(taught) {
