@@ -1,4 +1,4 @@
-//! What goes from the data to a model: examples as token ids, and batches of them padded to a shape.
+//! Examples as token ids, and batches of them padded to a shape: what the data hand to a model.
 
 /// The label of a position that carries no loss.
 pub const IGNORE: u32 = u32::MAX;

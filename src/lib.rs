@@ -1,4 +1,4 @@
-//! T5 trained and run on any GPU through wgpu: see ARCHITECTURE.md for the map.
+//! Trains and runs T5 on any GPU through wgpu. ARCHITECTURE.md is the map.
 
 pub mod batch;
 pub mod bench;

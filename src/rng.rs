@@ -67,6 +67,19 @@ impl Rng {
         }
     }
 
+    /// An index, drawn with a probability in proportion to its weight; 0 if there are none. `sum`: of all weights.
+    pub fn weighted(&mut self, weights: impl Iterator<Item = f64> + Clone, sum: f64) -> usize {
+        let mut point = self.uniform() * sum;
+        for (index, weight) in weights.clone().enumerate() {
+            if point < weight {
+                return index;
+            }
+            point -= weight;
+        }
+        // Rounding may leave a little beyond the last: it goes to the last that can be drawn at all.
+        weights.enumerate().filter(|(_, weight)| *weight > 0.0).last().map_or(0, |(index, _)| index)
+    }
+
     /// Normal with mean 0 and deviation 1 (Box and Muller 1958).
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();

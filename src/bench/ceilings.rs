@@ -1,4 +1,4 @@
-//! What the adapter itself can do: the rates that everything else is held against.
+//! Measures what the adapter itself can do. All other figures are compared with these rates.
 
 use super::report::Figure;
 use super::spread::{Arm, seconds};

@@ -1,4 +1,4 @@
-//! Two runs side by side.
+//! Compares two runs.
 
 use std::path::Path;
 
@@ -138,7 +138,7 @@ mod tests {
         };
         assert_eq!((rate(Better::Higher, 5).ratio, rate(Better::Higher, 5).verdict), (2.0, Verdict::Better));
         assert_eq!(rate(Better::Lower, 5).verdict, Verdict::Worse);
-        // Counted figures have no spread at all; what was measured once says nothing about its own.
+        // Counted figures have no spread. Of a single measurement the spread is unknown.
         assert_eq!(rate(Better::Higher, 0).verdict, Verdict::Better);
         assert_eq!(rate(Better::Higher, 1).verdict, Verdict::Unknown);
         let tiny = Comparison::of(&figure("MiB", [100.0; 3]), &figure("MiB", [101.0; 3]));

@@ -1,4 +1,4 @@
-//! How fast the engine is on the adapter at hand, and how far from what the adapter itself can do.
+//! How fast the engine is on the adapter at hand, and how far from the limits of the adapter itself.
 //!
 //! Everything is timed against ceilings that are measured first, on the same adapter, by the same clock. Things that are
 //! to be compared are timed in turn, round after round, so that a change of the machine's speed meets all of them.
@@ -131,7 +131,7 @@ impl BenchOptions {
     }
 }
 
-/// Hears what is being measured.
+/// Is called with the name of each measurement as it begins.
 pub type Progress<'a> = dyn FnMut(&str) + 'a;
 
 /// Runs the benchmark. Gives the report and, where they were asked for, the traces of a step.

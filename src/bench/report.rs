@@ -1,10 +1,9 @@
-//! What a run found, as plain data.
+//! The results of a run, as plain data.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use serde_with::skip_serializing_none;
 
 use super::ceilings::Ceilings;
 use super::spread::Spread;
@@ -16,7 +15,7 @@ use crate::model::Model;
 /// The version of the saved form; a reader refuses others.
 pub const SCHEMA: u32 = 1;
 
-/// Everything that a run measured, and what it must be read with.
+/// Everything that a run measured, and the circumstances.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchReport {
     pub schema: u32,
@@ -45,16 +44,12 @@ pub struct ModelFacts {
 }
 
 /// One number, with the quartiles of its samples.
-#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     pub section: String,
     pub name: String,
-    pub unit: String,
-    /// Which values are good ones.
-    #[serde(default)]
-    pub better: Better,
     pub value: f64,
+    pub unit: String,
     pub low: f64,
     pub high: f64,
     /// 0: the number is counted, not measured.
@@ -62,9 +57,12 @@ pub struct Figure {
     /// Work of one run, where it is known.
     pub flops: Option<f64>,
     pub bytes: Option<f64>,
-    /// What the ceilings would allow, divided by what it took.
+    /// The time that the ceilings would allow, divided by the time taken.
     pub ceiling_share: Option<f64>,
     pub dispatches: Option<usize>,
+    /// Which values are good ones.
+    #[serde(default)]
+    pub better: Better,
 }
 
 /// Which values of a figure are good ones.
@@ -124,27 +122,12 @@ impl BenchReport {
 
     /// One line a figure, under a line of column names.
     pub fn csv(&self) -> String {
-        let mut text = "section,name,value,unit,low,high,samples,flops,bytes,ceiling_share,dispatches\n".to_owned();
-        for f in &self.figures {
-            let number = |x: Option<f64>| x.map(|x| x.to_string()).unwrap_or_default();
-            let dispatches = f.dispatches.map(|d| d.to_string()).unwrap_or_default();
-            let line = [
-                f.section.clone(),
-                format!("\"{}\"", f.name.replace('"', "\"\"")),
-                f.value.to_string(),
-                f.unit.clone(),
-                f.low.to_string(),
-                f.high.to_string(),
-                f.samples.to_string(),
-                number(f.flops),
-                number(f.bytes),
-                number(f.ceiling_share),
-                dispatches,
-            ];
-            text += &line.join(",");
-            text.push('\n');
-        }
-        text
+        let mut bytes = Vec::new();
+        let mut out = csv::Writer::from_writer(&mut bytes);
+        // Memory takes everything.
+        let _written = self.figures.iter().try_for_each(|figure| out.serialize(figure));
+        drop(out);
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Adds up a profiled step by kernel.

@@ -105,7 +105,7 @@ impl Needed {
         self.parameters.saturating_mul(if self.training { 4 } else { 1 })
     }
 
-    /// Adds to a want of memory what the model needs.
+    /// Adds the memory that the model needs to an error about lacking memory.
     pub fn explain(&self, subject: &Subject, error: Error) -> Error {
         match error {
             Error::OutOfMemory(what) => Error::OutOfMemory(format!("{what} ({subject} {self})")),

@@ -1,4 +1,4 @@
-//! How the program speaks: the only place that writes to standard output and standard error.
+//! All output of the program: the only place that writes to standard output and standard error.
 //!
 //! [`say!`] is for results and [`note!`] for messages about the work; both show control characters as escapes, since names,
 //! values and texts in them come from files and models. [`Data`] is for data that other programs read, which are changed only

@@ -1,4 +1,4 @@
-//! `t5 run --dry-run`: what a recipe would take on this adapter.
+//! `t5 run --dry-run`: the memory and the time that a recipe would need on this adapter.
 
 use anyhow::Result;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! How training and evaluation look: a bar on a terminal, plain lines elsewhere, JSON lines for programs.
+//! Shows training and evaluation: a bar on a terminal, plain lines elsewhere, JSON lines for programs.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `t5 show-objective`: what an objective makes of a text, as a source and a target.
+//! `t5 show-objective`: shows the source and the target that an objective makes of a text.
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -162,30 +162,14 @@ fn check_folder(gpu: &Gpu, name: &str, dir: &Path) -> anyhow::Result<Vec<(String
 type File = (&'static str, &'static [u8]);
 
 macro_rules! golden {
-    ($folder:literal, $file:literal) => {
-        ($file, include_bytes!(concat!("../../tests/golden/", $folder, "/", $file)).as_slice())
+    ($folder:literal: $($file:literal)*) => {
+        ($folder, &[$(($file, include_bytes!(concat!("../../tests/golden/", $folder, "/", $file)))),*])
     };
 }
 
 const BUILT_IN: &[(&str, &[File])] = &[
-    (
-        "t5v10",
-        &[
-            golden!("t5v10", "config.json"),
-            golden!("t5v10", "model.safetensors"),
-            golden!("t5v10", "golden.safetensors"),
-            golden!("t5v10", "golden.json"),
-        ],
-    ),
-    (
-        "flan",
-        &[
-            golden!("flan", "config.json"),
-            golden!("flan", "model.safetensors"),
-            golden!("flan", "golden.safetensors"),
-            golden!("flan", "golden.json"),
-        ],
-    ),
+    golden!("t5v10": "config.json" "model.safetensors" "golden.safetensors" "golden.json"),
+    golden!("flan": "config.json" "model.safetensors" "golden.safetensors" "golden.json"),
 ];
 
 /// The kind of all gradient rules together.

@@ -69,10 +69,18 @@ impl CmuDict {
         Ok(dict)
     }
 
+    /// The words of a split, each with its pronunciations. For training this is the first one only, so that there is one right
+    /// answer to learn.
+    pub fn split(&self, split: Split) -> impl Iterator<Item = (&str, &[String])> {
+        self.entries.iter().filter(move |entry| split_of(&entry.word) == split).map(move |entry| {
+            let used = if split == Split::Train { 1 } else { entry.pronunciations.len() };
+            (entry.word.as_str(), &entry.pronunciations[..used])
+        })
+    }
+
     /// Writes `train.tsv`, `validation.tsv` and `test.tsv` (`word<TAB>phonemes`) into `folder`, which is created if missing.
     ///
-    /// A training word has one line, its first pronunciation, so that there is one right answer to learn. Other words
-    /// have a line for each pronunciation: evaluation takes lines of equal source as alternatives.
+    /// There is a line for each pronunciation of [`CmuDict::split`]: evaluation takes lines of equal source as alternatives.
     ///
     /// # Errors
     /// One of the files is there already and `overwrite` is not said, or it cannot be written.
@@ -88,12 +96,11 @@ impl CmuDict {
 
     fn write_split(&self, split: Split, path: PathBuf) -> Result<Written> {
         let (mut text, mut words, mut lines) = (String::new(), 0, 0);
-        for DictEntry { word, pronunciations } in self.entries.iter().filter(|entry| split_of(&entry.word) == split) {
-            let used = if split == Split::Train { 1 } else { pronunciations.len() };
-            for pronunciation in pronunciations.iter().take(used) {
+        for (word, pronunciations) in self.split(split) {
+            for pronunciation in pronunciations {
                 let _ = writeln!(text, "{word}\t{pronunciation}");
             }
-            (words, lines) = (words + 1, lines + used);
+            (words, lines) = (words + 1, lines + pronunciations.len());
         }
         files::write_atomic(&path, text.as_bytes())?;
         Ok(Written { split, path, words, lines })

@@ -1,4 +1,4 @@
-//! An example as text: what a task asks and what is right to answer.
+//! An example as text: the source and the right answers.
 
 use std::fmt;
 
@@ -8,14 +8,14 @@ use serde_json::Value;
 /// What stands for a label that a test set does not tell.
 pub const UNKNOWN_LABEL: &str = "<unk>";
 
-/// One source and what is right to say.
+/// One source and its right answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskExample {
-    /// With prefix and template, what the model reads.
+    /// The text that the model reads, prefix included.
     pub source: String,
-    /// What training teaches: the first reference.
+    /// The target of training: the first reference.
     pub target: String,
-    /// What evaluation accepts; at least one.
+    /// The answers that evaluation accepts; at least one.
     pub references: Vec<String>,
     /// What some metrics ask for, such as the number of the question; null for most tasks.
     #[serde(default, skip_serializing_if = "Value::is_null")]

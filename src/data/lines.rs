@@ -1,4 +1,4 @@
-//! Lines of text files, plain or packed, with errors that name the file and the line: the one reader of lines.
+//! The one reader of lines of text files, plain or packed. Its errors name the file and the line.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -104,7 +104,7 @@ pub(super) fn for_each_line(path: &Path, mut visit: impl FnMut(usize, &str) -> R
     for_each_row(path, |number, line| visit(number, line.map_err(|what| Error::line(path, number, what))?))
 }
 
-/// As [`for_each_line`], except that `visit` gets what is wrong with a line that is not UTF-8.
+/// As [`for_each_line`], except that `visit` gets the error of a line that is not UTF-8.
 pub(super) fn for_each_row(
     path: &Path,
     mut visit: impl FnMut(usize, Result<&str, String>) -> Result<()>,

@@ -209,7 +209,7 @@ impl Shuffled {
     }
 }
 
-/// Another random order, in which whatever was among the last of `order` waits until `apart` draws lie between.
+/// Another random order. Between two draws of an item, the last one in `order` and the next one here, lie `apart` others.
 /// `apart` is at least 1, and at most their number, which leaves the order as it is.
 fn reshuffled(order: &[u32], mut rng: Rng, apart: usize) -> Vec<u32> {
     let (now, later) = order.split_at(order.len() + 1 - apart);
@@ -309,15 +309,8 @@ impl Mixture {
         if self.members.len() == 1 {
             return 0;
         }
-        let mut point = Rng::new(self.seed, Purpose::Mixture, &[self.drawn]).uniform();
-        for (index, rate) in self.rates.iter().enumerate() {
-            if point < *rate {
-                return index;
-            }
-            point -= rate;
-        }
-        // Rounding may leave a little beyond the last: it goes to the last that is drawn at all.
-        self.rates.iter().rposition(|&rate| rate > 0.0).unwrap_or(0)
+        // The rates' sum is 1.
+        Rng::new(self.seed, Purpose::Mixture, &[self.drawn]).weighted(self.rates.iter().copied(), 1.0)
     }
 }
 

@@ -23,7 +23,7 @@ impl Packer {
     /// Puts an example into the row. Where it does not fit, the row is closed, and the example is the first of a new one:
     /// then the answer is true.
     ///
-    /// Panics if not even an empty row holds the example: whoever packs has cut or dropped what is too long.
+    /// Panics if not even an empty row holds the example: the caller has cut or dropped longer ones.
     #[track_caller]
     pub fn push(&mut self, source: usize, target: usize) -> bool {
         let is_new = !self.fits(source, target);

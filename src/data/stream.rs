@@ -214,7 +214,7 @@ impl Batches {
             batches.push(rows.by_ref().take(batch_size).collect());
         }
         Rng::new(self.options.seed, Purpose::Batches, &[self.at.window]).shuffle(&mut batches);
-        // Of a position within the window: what the batches before it had.
+        // How many examples of each member the batches before the position have used.
         let mut used = vec![0; n_members];
         batches.iter().take(self.at.batch).flatten().flatten().for_each(|(member, _)| used[*member] += 1);
         Ok(Window { batches, passes, used })

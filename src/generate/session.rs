@@ -1,4 +1,4 @@
-//! What decoding holds on the device for one shape: state, the plan that prepares it, the plan of a step.
+//! Decoding on the device for one shape: the state, the plan that prepares it, and the plan of a step.
 
 use std::collections::HashMap;
 

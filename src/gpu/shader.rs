@@ -1,4 +1,4 @@
-//! Shaders as plain files, specialised by a generated header, with names and layouts read off naga's reflection.
+//! Shaders as plain files, specialised by a generated header, with names and layouts from naga's reflection.
 
 use std::fmt::Write as _;
 

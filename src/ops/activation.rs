@@ -43,6 +43,39 @@ static ACTIVATION_BACKWARD: Shader = Shader {
 };
 
 impl Activation {
+    /// Parses the `feed_forward_proj` of a configuration, such as `relu` or `gated-gelu`. "gated-gelu" means the tanh form,
+    /// "gelu" alone the erf form, as in transformers. `None` if the activation is unknown.
+    pub fn parse(name: &str) -> Option<Activation> {
+        let (gated, word) = match name.split_once('-') {
+            Some(("gated", word)) => (true, word),
+            Some(_) => return None,
+            None => (false, name),
+        };
+        let function = match word {
+            "relu" => Function::Relu,
+            "gelu" if gated => Function::GeluTanh,
+            "gelu" | "gelu_python" => Function::GeluErf,
+            "gelu_new" | "gelu_pytorch_tanh" => Function::GeluTanh,
+            "silu" | "swish" => Function::Silu,
+            _ => return None,
+        };
+        Some(Activation { function, gated })
+    }
+
+    /// The value of `feed_forward_proj` that parses back to this.
+    pub fn config_name(self) -> &'static str {
+        match (self.gated, self.function) {
+            (false, Function::Relu) => "relu",
+            (false, Function::GeluTanh) => "gelu_new",
+            (false, Function::GeluErf) => "gelu",
+            (false, Function::Silu) => "silu",
+            (true, Function::Relu) => "gated-relu",
+            (true, Function::GeluTanh) => "gated-gelu",
+            (true, Function::GeluErf) => "gated-gelu_python",
+            (true, Function::Silu) => "gated-silu",
+        }
+    }
+
     fn header(&self) -> Header {
         Header::new().u32("KIND", self.function as u32).bool("GATED", self.gated)
     }

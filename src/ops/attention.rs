@@ -212,7 +212,7 @@ impl Attention {
             .part(if self.dropout > 0.0 { part!("attention_dropout") } else { part!("attention_no_dropout") })
     }
 
-    /// The inputs of a kernel; `walks` says what it walks over.
+    /// The inputs of a kernel; `walks`: the positions that its loop runs over.
     fn bindings(&self, l: &Launcher<'_>, walks: Walk) -> Vec<(&'static str, Operand)> {
         let slots = self.slots();
         let mask = match (self.mask, walks) {

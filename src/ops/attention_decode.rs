@@ -1,4 +1,4 @@
-//! Attention of one query per sequence: what a step of decoding needs, over a cache or over the encoder's output.
+//! Attention of one query per sequence, for a step of decoding: over a cache, or over the encoder's output.
 
 use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};

@@ -1,4 +1,4 @@
-//! What the ops with several kernels are asked by: classes of shapes, and trials to time the kernels on.
+//! For ops with several kernels: the classes of shapes among which one answer holds, and the trials on which kernels are timed.
 
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ impl Gemm {
         }
         let class = Class::new(name);
         match self.layout {
-            // A gradient of weights: the tokens are what is summed over.
+            // A gradient of weights: the sum is over the tokens.
             MatmulLayout::Tn => class.model_size("m", self.m, m).model_size("n", self.n, n).batch_size("k", self.k, k),
             _ => class.batch_size("m", self.m, m).model_size("n", self.n, n).model_size("k", self.k, k),
         }

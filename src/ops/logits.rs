@@ -1,4 +1,4 @@
-//! The vocabulary projection by itself, for decoding: training uses [`super::CrossEntropy`], which never holds all of it.
+//! The vocabulary projection alone, for decoding. Training uses [`super::CrossEntropy`], which never holds all logits.
 
 use super::RmsNorm;
 use super::matmul::{Gemm, MatmulLayout, Matrix, Variant};

@@ -33,7 +33,7 @@ pub struct Matmul {
     pub activation: Option<Activation>,
     pub dropout: Option<DropoutMask>,
     pub residual: bool,
-    /// Adds to what the output's memory holds.
+    /// Whether the result is added to the numbers in the output's memory.
     pub accumulate: bool,
     /// A kernel to use instead of the preferred one; tests go through all.
     pub variant: Option<Variant>,

@@ -1,4 +1,4 @@
-//! What the row-wise kernels share: element width, lanes per row, and sums made in parts.
+//! The common parts of row-wise kernels: element width, lanes per row, and sums made in parts.
 
 use crate::gpu::{Caps, Constant, Header, Shader};
 use crate::graph::{Launch, Launcher, Operand};

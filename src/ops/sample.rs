@@ -122,7 +122,7 @@ impl Op for Sample {
     }
 }
 
-/// The choice for one row by full sorting; `s`: the settings' words, `key`: what the draw depends on.
+/// The choice for one row by full sorting; `s`: the settings' words, `key`: the key of the random draw.
 fn choose(row: &[f64], s: &[u32], key: [u32; 4]) -> u32 {
     let mut order: Vec<usize> = (0..row.len()).filter(|&i| !row[i].is_nan()).collect();
     order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));

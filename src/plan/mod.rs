@@ -80,14 +80,14 @@ pub struct KernelUse {
 pub struct Memory {
     /// Activations and scratch after sharing.
     pub slots: u64,
-    /// The largest sum of what is alive at one time: no assignment can need less.
+    /// The most bytes that are in use at one time: no assignment can need less.
     pub live_maximum: u64,
     /// What every value apart would need.
     pub unshared: u64,
 }
 
 impl Plan {
-    /// Compiles what is needed for `outputs` (name, value) and for everything that is stored in leaves. Ops choose their
+    /// Compiles the nodes that `outputs` (name, value) and the values stored in leaves need. Ops choose their
     /// kernels by their own rules.
     pub fn compile(gpu: &Gpu, graph: &Graph, outputs: &[(&str, ValueId)], options: &PlanOptions<'_>) -> Result<Plan> {
         Plan::compile_with(gpu, graph, outputs, options, &Choices::none())

@@ -221,7 +221,7 @@ impl Tokenizer {
         self.0.special.eos
     }
 
-    /// Id of what has no piece; the padding id where the vocabulary can spell everything.
+    /// Id of characters without a piece; the padding id where the vocabulary can spell everything.
     pub fn unk(&self) -> u32 {
         self.0.special.unk
     }

@@ -11,7 +11,7 @@ use crate::model::{Builder, Model};
 use crate::ops::{Sight, gather_index, segment_ranges};
 use crate::plan::{Plan, PlanOptions, SlotPool};
 
-/// Settings of the regularization that the gradients are those of.
+/// What training adds to the model and to the cross-entropy.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Regularization {
     pub dropout: f32,
@@ -174,7 +174,7 @@ impl Engine {
         self.gpu().clear(&self.stats.all());
     }
 
-    /// Adds a batch's gradients and stats to the sums. `key`: what the dropout masks depend on.
+    /// Adds a batch's gradients and stats to the sums. `key`: the key of the dropout masks.
     pub fn micro_batch(&mut self, batch: &Batch, key: [u32; 4]) -> Result<()> {
         let shape = checked_shape(batch, &self.model)?;
         self.prepare(shape)?;
@@ -196,7 +196,7 @@ impl Engine {
         self.optimizer.step(lr, step)
     }
 
-    /// The stats of the batches since [`Engine::begin_step`], and what the optimiser made of them.
+    /// The stats of the batches since [`Engine::begin_step`], and the optimiser's report on them.
     pub async fn report(&self) -> Result<(LossStats, StepReport)> {
         self.start_report()?.finish().await
     }

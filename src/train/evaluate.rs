@@ -58,7 +58,7 @@ pub struct Cut {
     pub tokens: usize,
 }
 
-/// An answer beside what was asked for.
+/// An answer, with its source and the references.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Prediction {
     pub source: String,
@@ -144,7 +144,7 @@ pub struct Decoding {
 /// The examples to evaluate on, ready for a model.
 pub struct Evaluator {
     tasks: Vec<Prepared>,
-    /// Shares the parameters with whatever trains them.
+    /// Shares the parameters with the model in training.
     generator: Generator,
     decoding: Decoding,
 }

@@ -1,4 +1,4 @@
-//! What a run reads: the stream of batches that it trains on, and the examples that it is evaluated on.
+//! The data of a run: the stream of batches that it trains on, and the examples that it is evaluated on.
 
 use std::collections::BTreeMap;
 use std::fs::File;

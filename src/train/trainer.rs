@@ -55,7 +55,7 @@ pub struct Trainer {
     remarks: Vec<String>,
 }
 
-/// Who watches a run, and who may stop it.
+/// Hooks: one that sees the events of a run, and one that may stop it.
 pub struct Hooks<'a> {
     pub observe: &'a mut dyn FnMut(&Event),
     /// Asked after each step.

@@ -1,4 +1,4 @@
-//! The file that measurements are kept in: one an adapter, in the user's cache folder.
+//! The file of measurements: one for each adapter, in the user's cache folder.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 use crate::gpu::Gpu;
 
-/// Raised whenever the meaning of what is written changes.
+/// Raised whenever the meaning of the file changes.
 const FORMAT: u32 = 1;
 
 /// The file of one adapter.

@@ -1,4 +1,4 @@
-//! Timing the candidates of a question against each other.
+//! Times the candidates of a question against each other.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -107,7 +107,7 @@ fn prepare<'a>(gpu: &Gpu, question: &'a Question, deadline: Instant) -> Result<(
         let (plan, result) = match first() {
             Ok(made) => made,
             Err(lost @ Error::DeviceLost(_)) => return Err(lost),
-            // Without the first there is nothing to compare with; whatever is wrong shows when the real plan is made.
+            // Without the first there is no result to compare with. Its error will come again when the real plan is made.
             Err(_) if index == 0 => break,
             Err(_) => continue,
         };

@@ -1,4 +1,4 @@
-//! Which kernel is the fastest for a shape on this adapter: measured once, kept in a file, and fixed for a run.
+//! Finds the fastest kernel for a shape on this adapter: measured once, kept in a file, and fixed for a run.
 //!
 //! A [`Tuner`] answers what a graph's ops ask ([`crate::graph::questions`]). An answer comes from the run that is being
 //! continued, else from the cache file, else from a measurement, else from the op's own rule. Once given it stays, so that
@@ -26,7 +26,7 @@ pub enum Mode {
     Off,
     /// As earlier measurements found; by rule where there are none.
     Cache,
-    /// As earlier measurements found; what is not known is measured and kept.
+    /// By earlier measurements; shapes without one are measured now, and the result is kept.
     On,
 }
 
@@ -58,7 +58,7 @@ impl TuneBudget {
         TuneBudget { total: Duration::from_secs(8), least_share: 0.01 }
     }
 
-    /// For someone who waits for it.
+    /// For `t5 tune`, whose user waits for it.
     pub fn thorough() -> TuneBudget {
         TuneBudget { total: Duration::from_secs(120), least_share: 0.0 }
     }
@@ -81,7 +81,7 @@ pub enum DecisionSource {
 pub struct Decision {
     pub class: String,
     pub variant: String,
-    /// The first candidate: what the op's own rule says.
+    /// The first candidate, which the op's own rule chooses.
     pub rule: &'static str,
     pub source: DecisionSource,
     /// Milliseconds of a run of the trial, by candidate, if it was ever measured. A candidate that is not among them failed
@@ -147,7 +147,7 @@ impl Tuner {
         Tuner { any_batch: false, inner: Arc::new(inner) }
     }
 
-    /// A tuner that forgets what the cache said, and replaces it.
+    /// A tuner that ignores the entries of the cache, and replaces them.
     pub fn anew(budget: TuneBudget, cache: Option<Cache>) -> Tuner {
         let tuner = Tuner::new(Mode::On, budget, None);
         let inner = Inner { mode: Mode::On, budget, cache, ..tuner.inner.emptied() };
@@ -171,7 +171,7 @@ impl Tuner {
         self.inner.mode != Mode::Off || !self.inner.run.is_empty()
     }
 
-    /// Answers for everything that compiling this graph asks; measures what it may and must.
+    /// Answers to all questions of this graph; measures where the mode allows it and nothing is known.
     ///
     /// # Errors
     /// The device fails.

@@ -1,4 +1,4 @@
-//! The table of cases: each op at sizes that hurt. It drives correctness and gradients; `bench_cases.rs` has the same at
+//! The table of cases: each op at awkward sizes. It drives correctness and gradients; `bench_cases.rs` has the same at
 //! T5's own shapes, for speed.
 
 mod attention;
@@ -323,7 +323,7 @@ fn cross_entropy(cases: &mut Vec<Case>) {
 }
 
 fn matmul(cases: &mut Vec<Case>) {
-    // In the last three, Variant::Shared shares out what is summed over, in the last one for the gradient of b.
+    // In the last three, Variant::Shared splits the sum over workgroups; in the last one it does so for the gradient of b.
     let sizes = [
         [1, 1, 1],
         [5, 3, 7],

@@ -18,7 +18,7 @@ pub use cases::{Case, CaseBuilder, cases};
 pub use golden::check_golden;
 pub use large::large_cases;
 
-/// The worst error of one comparison, and what it may be.
+/// The worst error of one comparison, and the largest one allowed.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Row {
     /// The case, and the tensor that was compared.

@@ -1,4 +1,4 @@
-//! What is on the screen: a pure function of the events so far.
+//! The picture on the screen: a pure function of the events so far.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use t5_wgpu::train::Event;
 
 use crate::cli::console::duration;
 
-/// Points of a curve; beyond it neighbours are merged.
+/// The most points of a curve; a longer one has its neighbours merged.
 const MAX_POINTS: usize = 2048;
 
 /// Evaluations and warnings that are kept.

@@ -1,4 +1,4 @@
-//! The ids that corrupted texts are made of, besides their own.
+//! The ids that an objective adds to the tokens of a text.
 
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};

@@ -1,4 +1,4 @@
-//! What is worth knowing of a split before it is trained or evaluated on: what is left out, and what the tokenizer loses.
+//! Remarks about a split before it is trained or evaluated on: rows that are left out, and texts that the tokenizer changes.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -1,4 +1,4 @@
-//! From rows to examples.
+//! Turns rows into examples.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

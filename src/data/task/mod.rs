@@ -76,7 +76,7 @@ pub enum OnBadRow {
     Skip,
 }
 
-/// A task as a recipe declares it. [`TaskConfig::check`] says what is wrong with one.
+/// A task as a recipe declares it. [`TaskConfig::check`] refuses one that cannot be carried out.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -87,7 +87,7 @@ pub struct TaskConfig {
     pub test: Option<Files>,
     /// Holds this share of the distinct sources of `train` out, as the validation split.
     pub held_out: Option<f64>,
-    /// By default what the file's name ends in, before .gz, .xz or .zst.
+    /// By default the format that the ending of the file's name stands for, before .gz, .xz or .zst.
     pub format: Option<Format>,
     /// The names of the columns of TSV and CSV files.
     pub columns: Option<Vec<String>>,

@@ -1,4 +1,4 @@
-//! Files as rows: TSV, CSV, JSON lines, plain lines, and two data sets that are written their own way.
+//! Files as rows: TSV, CSV, JSON lines, plain lines, and the formats of two data sets.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::files::Paths;
 use super::row::{Row, as_json};
-use crate::data::cmudict::{CmuDict, DictEntry, split_of};
+use crate::data::cmudict::CmuDict;
 use crate::data::example::Split;
 use crate::data::lines::{MAX_LINE, for_each_line, for_each_row as for_each_text, not_utf8};
 use crate::data::unpack;
@@ -43,12 +43,12 @@ pub(super) struct TableLayout {
     pub header: Option<bool>,
 }
 
-/// What stands at a place in a file.
+/// One row of a file, as it was read.
 pub(super) enum Record {
     Row(Row),
     /// What is wrong with the row.
     Bad(String),
-    /// A first row that was found to name the columns though nobody had said so.
+    /// A first row that names the columns, recognised by its words.
     Header,
 }
 
@@ -245,11 +245,9 @@ fn json_array(path: &Path, text: &str, visit: Visit) -> Result<()> {
 }
 
 fn cmudict(path: &Path, split: Split, visit: Visit) -> Result<()> {
-    let in_split = |entry: &&DictEntry| split_of(&entry.word) == split;
-    for entry in CmuDict::open(path)?.entries.iter().filter(in_split) {
-        let taught = if split == Split::Train { 1 } else { usize::MAX };
-        for pronunciation in entry.pronunciations.iter().take(taught) {
-            let row = Row::of_texts([("word", entry.word.as_str()), ("pronunciation", pronunciation.as_str())]);
+    for (word, pronunciations) in CmuDict::open(path)?.split(split) {
+        for pronunciation in pronunciations {
+            let row = Row::of_texts([("word", word), ("pronunciation", pronunciation)]);
             visit(path, None, Record::Row(row))?;
         }
     }

@@ -1,4 +1,4 @@
-//! Products by tiles in workgroup memory, which read both operands as they are stored, k shared out where it is long.
+//! Products by tiles in workgroup memory. They read both operands as they are stored, and split a long k over workgroups.
 
 use super::MatmulLayout;
 use super::gemm::{ACCUMULATE, ACTIVATE, Gemm, KIND, MOST_STEPS, Matrix, RESIDUAL, k_major};

@@ -1,4 +1,4 @@
-//! Cases of products with everything that may come before and after them.
+//! Cases of products together with the norm before them and the operations after them.
 
 use super::Case;
 use crate::ops::{Activation, DropoutMask, Function, Matmul, MatmulLayout, Variant};

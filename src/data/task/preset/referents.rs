@@ -1,4 +1,4 @@
-//! Pronouns and whom they mean: the Winograd schemas of SuperGLUE, and definite pronoun resolution.
+//! Which noun a pronoun refers to: the Winograd schemas of SuperGLUE, and definite pronoun resolution.
 
 use serde_json::{Value, json};
 
