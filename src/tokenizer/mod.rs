@@ -237,7 +237,8 @@ impl Tokenizer {
     }
 
     /// Writes the tokenizer files into `dir`, creating it, so that HuggingFace's `AutoTokenizer` loads the folder.
-    /// None of them is replaced before all are written. Files that were read are written back byte for byte; a missing `tokenizer_config.json` is added.
+    /// None of them is replaced before all are written. Files that were read are written back byte for byte; a missing
+    /// `tokenizer_config.json` is added.
     ///
     /// # Errors
     /// The folder cannot be written.

@@ -60,7 +60,8 @@ impl TensorBoard {
     }
 }
 
-/// The step of a line of `log.jsonl` and its scalars by TensorBoard's tags, "train/loss" or "TASK/per"; `None` for lines without any.
+/// The step of a line of `log.jsonl` and its scalars by TensorBoard's tags, such as "train/loss" or "TASK/per"; `None` for lines
+/// without any.
 pub fn scalars_of(event: &Json) -> Option<(u64, Vec<(String, f64)>)> {
     let step = event["step"].as_u64()?;
     let number = |of: &Json, key: &str, tag: String| Some((tag, of[key].as_f64()?));
