@@ -7,11 +7,11 @@ use std::sync::OnceLock;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
+use t5_wgpu::batch::{Batch, BatchShape};
 use t5_wgpu::bench::random_batch;
-use t5_wgpu::data::Batch;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
-use t5_wgpu::model::{BatchShape, Model, T5Config};
-use t5_wgpu::train::engine::{Engine, Objective};
+use t5_wgpu::model::{Model, T5Config};
+use t5_wgpu::train::engine::{Engine, Regularization};
 use t5_wgpu::train::optimizer::OptimizerConfig;
 
 static GPU: OnceLock<Gpu> = OnceLock::new();
@@ -68,8 +68,8 @@ fn step(bencher: Bencher, shape: &str, optimizer: &OptimizerConfig) {
 fn engine(optimizer: &OptimizerConfig) -> Engine {
     let config = T5Config::from_json(CONFIG, "benches/training.rs").expect("a sound configuration");
     let model = Model::init(gpu(), config, 0).expect("the model fits the device");
-    let objective = Objective { dropout: 0.1, ..Objective::default() };
-    Engine::new(model, objective, optimizer, 1.0).expect("the engine fits the device")
+    let regularization = Regularization { dropout: 0.1, ..Regularization::default() };
+    Engine::new(model, regularization, optimizer, 1.0).expect("the engine fits the device")
 }
 
 /// A batch of made-up bytes.
@@ -78,7 +78,7 @@ fn batch(shape: BatchShape) -> Batch {
 }
 
 fn positions(batch: &Batch) -> ItemsCount {
-    ItemsCount::new(batch.batch * (batch.src_len + batch.tgt_len))
+    ItemsCount::new(batch.n_positions())
 }
 
 fn parse(shape: &str) -> BatchShape {

@@ -4,7 +4,7 @@
 
 use t5_wgpu::gpu::{Gpu, GpuOptions, list_adapters};
 use t5_wgpu::graph::{Dtype, Graph};
-use t5_wgpu::ops::{Layout, Matmul};
+use t5_wgpu::ops::{Matmul, MatmulLayout};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
 
 fn main() -> t5_wgpu::Result<()> {
@@ -16,7 +16,7 @@ fn main() -> t5_wgpu::Result<()> {
     let mut graph = Graph::new();
     let x = graph.leaf("x", &[2, 3], Dtype::F32);
     let w = graph.leaf("w", &[2, 3], Dtype::F32);
-    let y = graph.push1(Matmul::new(Layout::Nt), &[x, w]);
+    let y = graph.push1(Matmul::new(MatmulLayout::Nt), &[x, w]);
 
     // No memory is bound from outside, so the plan owns the leaves and `write` fills them.
     let options = PlanOptions { bind: &|_| None, pool: &SlotPool::new() };

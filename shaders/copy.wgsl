@@ -1,4 +1,4 @@
-// dst = src: what the memory's bandwidth is measured with.
+// dst = src: measures the bandwidth of the memory.
 //
 // One invocation copies EACH vec4s, a workgroup's width apart.
 

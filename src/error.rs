@@ -22,13 +22,13 @@ pub enum Error {
     /// A setting has a value that cannot be used. `key` is what recipes call it.
     #[error("{key}: {}", readable(what))]
     Setting { key: String, what: String },
-    /// No adapter fits, or the one chosen lacks what is needed.
+    /// No adapter fits, or the one chosen lacks a needed feature.
     #[error("{0}")]
     Adapter(String),
     /// The device or the host could not give the memory asked for.
     #[error("out of memory: {0}")]
     OutOfMemory(String),
-    /// The device is gone, and whatever was on it. Every later call on it says so, too.
+    /// The device is lost, with everything in its memory. Every later call gives this error, too.
     #[error("the GPU device was lost: {0}; what it held is gone: open it anew and start from what was saved last")]
     DeviceLost(String),
     /// A kernel does not compile: a bug in this program or in the compiler that is named.

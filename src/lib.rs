@@ -1,5 +1,6 @@
-//! T5 trained and run on any GPU through wgpu: see ARCHITECTURE.md for the map.
+//! Trains and runs T5 on any GPU through wgpu. ARCHITECTURE.md is the map.
 
+pub mod batch;
 pub mod bench;
 pub mod checkpoint;
 pub mod data;

@@ -1,4 +1,4 @@
-//! Random numbers as a pure function of a key: SplitMix64 (Steele, Lea and Flood 2014) run as a counter.
+//! Random numbers as a pure function of a key: SplitMix64 (Steele, Lea and Flood 2014) run as a counter. And a hash.
 
 /// What a stream of random numbers is for; streams of different purposes never share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,19 @@ impl Rng {
         }
     }
 
+    /// An index, drawn with a probability in proportion to its weight; 0 if there are none. `sum`: of all weights.
+    pub fn weighted(&mut self, weights: impl Iterator<Item = f64> + Clone, sum: f64) -> usize {
+        let mut point = self.uniform() * sum;
+        for (index, weight) in weights.clone().enumerate() {
+            if point < weight {
+                return index;
+            }
+            point -= weight;
+        }
+        // Rounding may leave a little beyond the last: it goes to the last that can be drawn at all.
+        weights.enumerate().filter(|(_, weight)| *weight > 0.0).last().map_or(0, |(index, _)| index)
+    }
+
     /// Normal with mean 0 and deviation 1 (Box and Muller 1958).
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
@@ -88,6 +101,11 @@ pub fn permutation(seed: u64, purpose: Purpose, epoch: u64, n: u32) -> Vec<u32> 
     order
 }
 
+/// FNV-1a of bytes, or of numbers: the same in every build and on every system. Its low bits mix poorly where there are few.
+pub fn fnv1a<T: Into<u64>>(items: impl IntoIterator<Item = T>) -> u64 {
+    items.into_iter().fold(0xCBF2_9CE4_8422_2325, |hash, item| (hash ^ item.into()).wrapping_mul(0x100_0000_01B3))
+}
+
 fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -102,6 +120,11 @@ mod tests {
     fn is_splitmix64() {
         let mut rng = Rng { state: 0 };
         assert_eq!([rng.next_u64(), rng.next_u64()], [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4]);
+    }
+
+    #[test]
+    fn is_fnv1a() {
+        assert_eq!((fnv1a(*b""), fnv1a(*b"foobar")), (0xCBF2_9CE4_8422_2325, 0x8594_4171_F739_67E8));
     }
 
     #[test]

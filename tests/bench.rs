@@ -6,10 +6,11 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
+use t5_wgpu::batch::BatchShape;
 use t5_wgpu::gpu::{Caps, Gpu, GpuOptions, StepWork};
 use t5_wgpu::graph::{Dtype, Graph};
-use t5_wgpu::model::{BatchShape, Builder, DecodeShape, Model, T5Config};
-use t5_wgpu::ops::{Attention, Layout, Mask, Matmul};
+use t5_wgpu::model::{Builder, DecodeShape, Model, T5Config};
+use t5_wgpu::ops::{Attention, Mask, Matmul, MatmulLayout};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool, outline};
 use t5_wgpu::verify::{Timed, bench_cases};
 
@@ -29,9 +30,11 @@ fn bytes(steps: &[StepWork]) -> f64 {
 #[test]
 fn products_are_counted() {
     for caps in adapters() {
-        for (layout, a, b) in
-            [(Layout::Nn, [16, 64], [64, 32]), (Layout::Nt, [16, 64], [32, 64]), (Layout::Tn, [64, 16], [64, 32])]
-        {
+        for (layout, a, b) in [
+            (MatmulLayout::Nn, [16, 64], [64, 32]),
+            (MatmulLayout::Nt, [16, 64], [32, 64]),
+            (MatmulLayout::Tn, [64, 16], [64, 32]),
+        ] {
             let mut graph = Graph::new();
             let inputs = [graph.leaf("a", &a, Dtype::F32), graph.leaf("b", &b, Dtype::F32)];
             let c = graph.push1(Matmul::new(layout), &inputs);

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
-use t5_wgpu::checkpoint::{Dtype, RawTensor, Weights, write_model, write_tensors};
+use t5_wgpu::checkpoint::{Dtype, Weights, write_model};
 use t5_wgpu::model::config::T5Config;
 
 const GOLDEN: [(&str, bool); 3] = [("t5v10", false), ("flan", true), ("byt5", true)];
@@ -46,6 +47,14 @@ fn safetensors(header: &Value, data: usize) -> Vec<u8> {
     bytes.extend(header.bytes());
     bytes.resize(bytes.len() + data, 0);
     bytes
+}
+
+fn tensor<'a>(name: &'a str, dtype: Dtype, shape: &[usize], bytes: &'a [u8]) -> (&'a str, TensorView<'a>) {
+    (name, TensorView::new(dtype, shape.to_vec(), bytes).unwrap())
+}
+
+fn write_tensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (&'a str, TensorView<'a>)>) {
+    safetensors::serialize_to_file(tensors, None, path).unwrap();
 }
 
 fn open_error(dir: &Path) -> String {
@@ -104,7 +113,7 @@ fn reads_every_float_type_and_refuses_others() {
     let f16s: Vec<u8> = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
     let bf16s: Vec<u8> = values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect();
     let ids: Vec<u8> = [7i64, -100].iter().flat_map(|v| v.to_le_bytes()).collect();
-    let raw = |name, dtype, shape, bytes| RawTensor { name, dtype, shape, bytes };
+    let raw = tensor;
     let path = scratch.0.join("model.safetensors");
     let tensors = [
         raw("half", Dtype::F16, &[2, 2], &f16s),
@@ -115,7 +124,7 @@ fn reads_every_float_type_and_refuses_others() {
         raw("none", Dtype::F32, &[0, 2], &[]),
         raw("scalar", Dtype::F32, &[], &f32s[4..8]),
     ];
-    write_tensors(&path, &tensors).unwrap();
+    write_tensors(&path, tensors);
     let weights = Weights::open(&scratch.0).unwrap();
     for name in ["single", "half", "double"] {
         assert_eq!(weights.read_f32(name, &[2, 2]).unwrap(), values, "{name}");
@@ -150,7 +159,7 @@ fn values_that_are_not_finite_are_refused_both_ways() {
             _ => [0.0, value as f32].iter().flat_map(|v| v.to_le_bytes()).collect(),
         };
         let path = scratch.0.join("model.safetensors");
-        write_tensors(&path, &[RawTensor { name: "bad.weight", dtype, shape: &[2], bytes: &bytes }]).unwrap();
+        write_tensors(&path, [tensor("bad.weight", dtype, &[2], &bytes)]);
         let error = Weights::open(&scratch.0).unwrap().read_f32("bad.weight", &[2]).unwrap_err().to_string();
         assert!(error.contains("tensor bad.weight holds") && error.contains("at element 1"), "{error}");
         let shapes = [("bad.weight".to_owned(), vec![2])];
@@ -232,9 +241,9 @@ fn folders_without_safetensors() {
 fn shards() {
     let scratch = Scratch::new("shards");
     let bytes = [1.0f32, 9.0, 2.0, 8.0].map(f32::to_le_bytes);
-    let tensor = |name, at: usize| RawTensor { name, dtype: Dtype::F32, shape: &[1], bytes: &bytes[at] };
-    write_tensors(scratch.0.join("m-1.safetensors"), &[tensor("a", 0), tensor("stray", 1)]).unwrap();
-    write_tensors(scratch.0.join("m-2.safetensors"), &[tensor("b", 2), tensor("a", 3)]).unwrap();
+    let one = |name, at: usize| tensor(name, Dtype::F32, &[1], &bytes[at]);
+    write_tensors(&scratch.0.join("m-1.safetensors"), [one("a", 0), one("stray", 1)]);
+    write_tensors(&scratch.0.join("m-2.safetensors"), [one("b", 2), one("a", 3)]);
     let index = |map: Value| {
         scratch.file("model.safetensors.index.json", json!({"metadata": {}, "weight_map": map}).to_string());
     };

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use t5_wgpu::Error;
-use t5_wgpu::model::config::{Activation, Family, FeedForward, T5Config};
+use t5_wgpu::model::config::{Family, T5Config};
 use t5_wgpu::model::presets::preset_names;
+use t5_wgpu::ops::{Activation, Function};
 
 fn parse(text: &str) -> Result<T5Config, Error> {
     T5Config::from_json(text, Path::new("dir/config.json"))
@@ -22,7 +23,7 @@ fn defaults_are_those_of_transformers() {
     assert_eq!(sizes, (32_128, 512, 64, 2048, 6, 6, 8));
     assert_eq!((t5.relative_attention_num_buckets, t5.relative_attention_max_distance), (32, 128));
     assert_eq!((t5.dropout_rate, t5.layer_norm_epsilon, t5.initializer_factor), (0.1, 1e-6, 1.0));
-    assert_eq!(t5.feed_forward_proj, FeedForward { gated: false, activation: Activation::Relu });
+    assert_eq!(t5.feed_forward_proj, Activation { gated: false, function: Function::Relu });
     assert_eq!((t5.pad_token_id, t5.eos_token_id.as_slice(), t5.decoder_start_token_id), (0, [1].as_slice(), 0));
     assert!(t5.tie_word_embeddings && t5.scale_decoder_outputs.is_none());
 
@@ -30,7 +31,7 @@ fn defaults_are_those_of_transformers() {
         let config = parse(&format!(r#"{{"model_type": "{name}", "num_layers": 3}}"#)).unwrap();
         assert_eq!((config.vocab_size, config.d_ff, config.num_heads), (250_112, 1024, 6));
         assert_eq!((config.num_layers, config.num_decoder_layers), (3, 3));
-        assert_eq!(config.feed_forward_proj, FeedForward { gated: true, activation: Activation::GeluTanh });
+        assert_eq!(config.feed_forward_proj, Activation { gated: true, function: Function::GeluTanh });
         assert_eq!((config.model_type, config.tie_word_embeddings), (family, tied));
     }
 }
@@ -64,22 +65,22 @@ fn family_comes_from_the_architecture_if_model_type_is_absent() {
 #[test]
 fn activations() {
     let cases = [
-        ("relu", false, Activation::Relu),
-        ("gelu", false, Activation::GeluErf),
-        ("gelu_new", false, Activation::GeluTanh),
-        ("gated-relu", true, Activation::Relu),
-        ("gated-gelu", true, Activation::GeluTanh),
-        ("gated-silu", true, Activation::Silu),
-        ("gated-gelu_python", true, Activation::GeluErf),
-        ("silu", false, Activation::Silu),
+        ("relu", false, Function::Relu),
+        ("gelu", false, Function::GeluErf),
+        ("gelu_new", false, Function::GeluTanh),
+        ("gated-relu", true, Function::Relu),
+        ("gated-gelu", true, Function::GeluTanh),
+        ("gated-silu", true, Function::Silu),
+        ("gated-gelu_python", true, Function::GeluErf),
+        ("silu", false, Function::Silu),
     ];
-    for (name, gated, activation) in cases {
-        let parsed = FeedForward::parse(name).unwrap();
-        assert_eq!(parsed, FeedForward { gated, activation }, "{name}");
-        assert_eq!(parsed.name(), name);
+    for (name, gated, function) in cases {
+        let parsed = Activation::parse(name).unwrap();
+        assert_eq!(parsed, Activation { gated, function }, "{name}");
+        assert_eq!(parsed.config_name(), name);
     }
     for name in ["", "gated", "gated-", "gate-gelu", "gated-gelu-x", "tanh"] {
-        assert_eq!(FeedForward::parse(name), None, "{name}");
+        assert_eq!(Activation::parse(name), None, "{name}");
     }
 }
 

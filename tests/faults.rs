@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use t5_wgpu::Error;
-use t5_wgpu::gpu::{Buffer, Dispatch, Gpu, GpuOptions, Header, ProgramBuilder, Shader, Value};
+use t5_wgpu::gpu::{Buffer, Constant, Dispatch, Gpu, GpuOptions, Header, ProgramBuilder, Shader};
 
 fn gpu() -> Gpu {
     pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter")
@@ -25,7 +25,7 @@ fn main(@builtin(local_invocation_index) i: u32) {
 }";
 
 static PLANTED: Shader =
-    Shader { name: "planted", source: COUNTDOWN, shared: &[], defaults: &[("WIDTH", Value::U32(4))] };
+    Shader { name: "planted", source: COUNTDOWN, shared: &[], defaults: &[("WIDTH", Constant::U32(4))] };
 
 static BROKEN: Shader =
     Shader { name: "broken", source: "fn main() { let x: u32 = 1.5; }", shared: &[], defaults: &[] };

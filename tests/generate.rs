@@ -133,7 +133,8 @@ fn draws_follow_the_softmax() {
 
 /// Logits after the start token, by the uncached graph.
 fn first_logits(model: &Model, source: &[u32]) -> Vec<f64> {
-    use t5_wgpu::model::{BatchShape, Builder};
+    use t5_wgpu::batch::BatchShape;
+    use t5_wgpu::model::Builder;
     use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
     let shape = BatchShape { batch: 1, src_len: source.len(), tgt_len: 1, packed: false };
     let mut b = Builder::new(model, shape, 0.0);

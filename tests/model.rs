@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use t5_wgpu::batch::BatchShape;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
-use t5_wgpu::model::{BatchShape, Builder, Model, T5Config};
+use t5_wgpu::model::{Builder, Model, T5Config};
+use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
 use t5_wgpu::verify::check_golden;
 
 fn gpu(table_bytes: Option<u64>) -> Gpu {
@@ -68,10 +70,8 @@ fn first_loss_is_that_of_guessing() {
         )
         .unwrap();
         let ids = |seed: u32, n: u32| (0..n).map(|i| 3 + (i * 7919 + seed) % 490).collect::<Vec<_>>();
-        let batch = t5_wgpu::data::Batch {
-            batch: 4,
-            src_len: 16,
-            tgt_len: 16,
+        let batch = t5_wgpu::batch::Batch {
+            shape: BatchShape { batch: 4, src_len: 16, tgt_len: 16, packed: false },
             src_ids: ids(1, 64),
             src_lens: vec![16; 4],
             tgt_in: ids(5, 64),
@@ -82,5 +82,28 @@ fn first_loss_is_that_of_guessing() {
         let loss = pollster::block_on(engine.evaluate(&batch)).unwrap().mean_loss();
         let expected = 500f64.ln() + 0.5;
         assert!((loss - expected).abs() < 0.6, "{preset}: first loss {loss}, expected about {expected}");
+    }
+}
+
+#[test]
+fn a_plan_refuses_what_is_not_for_it() {
+    let mut graph = t5_wgpu::graph::Graph::new();
+    let [x, w, _unread] = ["x", "w", "unread"].map(|name| graph.leaf(name, &[2, 2], t5_wgpu::graph::Dtype::F32));
+    let y = graph.push1(t5_wgpu::ops::Matmul::new(t5_wgpu::ops::MatmulLayout::Nt), &[x, w]);
+    let gpu = gpu(None);
+    let elsewhere = gpu.buffer("w", 16).unwrap().all();
+    let bind = |name: &str| (name == "w").then(|| elsewhere.clone());
+    let options = PlanOptions { bind: &bind, pool: &SlotPool::new() };
+    let plan = Plan::compile(&gpu, &graph, &[("y", y)], &options).unwrap();
+    plan.write("x", &[1f32; 4]);
+    plan.write("unread", &[1f32; 4]);
+    let message = |name: &str, len: usize| {
+        let written = std::panic::AssertUnwindSafe(|| plan.write(name, &vec![1f32; len]));
+        *std::panic::catch_unwind(written).unwrap_err().downcast::<String>().unwrap()
+    };
+    assert_eq!(message("X", 4), "the plan has no leaf `X` to write to");
+    assert_eq!(message("w", 4), "the plan has no leaf `w` to write to");
+    for name in ["x", "unread"] {
+        assert!(message(name, 3).contains(&format!("bytes for the leaf `{name}`")), "{}", message(name, 3));
     }
 }

@@ -1,7 +1,8 @@
 //! Objectives over many lengths: what they take from a text is in the example, and T5's own vectors come out.
 
+use t5_wgpu::batch::Example;
 use t5_wgpu::data::objective::{Bert, Denoiser, Iid, PrefixLm, Ul2};
-use t5_wgpu::data::{Example, Lengths, Markers, Objective, SpanCorruption};
+use t5_wgpu::data::{Lengths, Markers, Objective, SpanCorruption};
 use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
 

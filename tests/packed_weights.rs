@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use t5_wgpu::checkpoint::{Dtype as FileDtype, RawTensor, Weights, write_tensors};
+use safetensors::tensor::TensorView;
+use t5_wgpu::batch::BatchShape;
+use t5_wgpu::checkpoint::{Dtype as FileDtype, Weights};
 use t5_wgpu::generate::{GenerateOptions, Generator};
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::graph::Dtype;
-use t5_wgpu::model::{BatchShape, Builder, Model, Storage};
+use t5_wgpu::model::{Builder, Model, Storage};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
-use t5_wgpu::train::engine::{Engine, Objective};
+use t5_wgpu::train::engine::{Engine, Regularization};
 use t5_wgpu::train::optimizer::OptimizerConfig;
 
 mod common;
@@ -161,7 +163,8 @@ fn weights_read_back_are_those_held() {
             let read = |model: &Model| pollster::block_on(model.read_tensor(name)).expect("it is read");
             assert!(relative_l2(&read(&model), &read(&exact)) <= 2.0 * rounding(storage), "{name} {storage:?}");
         }
-        let error = Engine::new(model, Objective::default(), &OptimizerConfig::adamw(), 0.0).err().expect("refused");
+        let error =
+            Engine::new(model, Regularization::default(), &OptimizerConfig::adamw(), 0.0).err().expect("refused");
         assert!(error.to_string().contains("f32"), "{error}");
     }
 }
@@ -185,8 +188,9 @@ fn rewritten(scratch: &common::Scratch, dtype: FileDtype, value: f32) -> PathBuf
         (name.to_owned(), shape, bytes)
     };
     let tensors: Vec<_> = weights.names().map(read).collect();
-    let raw: Vec<_> = tensors.iter().map(|(name, shape, bytes)| RawTensor { name, dtype, shape, bytes }).collect();
-    write_tensors(dir.join("model.safetensors"), &raw).expect("space");
+    let view = |shape: &[usize], bytes| TensorView::new(dtype, shape.to_vec(), bytes).expect("as many bytes");
+    let views = tensors.iter().map(|(name, shape, bytes)| (name, view(shape, bytes)));
+    safetensors::serialize_to_file(views, None, &dir.join("model.safetensors")).expect("space");
     dir
 }
 

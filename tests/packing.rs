@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
-use t5_wgpu::data::{Batch, Example, IGNORE, Packer, Rng, next_fit};
+use std::ops::Range;
+
+use t5_wgpu::batch::{Batch, BatchShape, Example, IGNORE};
+use t5_wgpu::data::Packer;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::model::{Model, read_span};
-use t5_wgpu::rng::Purpose;
-use t5_wgpu::train::engine::{Engine, LossStats, Objective};
+use t5_wgpu::rng::{Purpose, Rng};
+use t5_wgpu::train::engine::{Engine, LossStats, Regularization};
 use t5_wgpu::train::optimizer::OptimizerConfig;
 
 const FOLDERS: [&str; 5] = ["t5v10", "flan", "byt5", "umt5", "mt5"];
@@ -19,11 +22,29 @@ fn example(source: &[u32], target: &[u32]) -> Example {
     Example { source: source.to_vec(), target: target.to_vec() }
 }
 
+/// A shape whose rows hold several examples.
+fn shape((batch, src_len, tgt_len): (usize, usize, usize)) -> BatchShape {
+    BatchShape { batch, src_len, tgt_len, packed: true }
+}
+
+/// Which examples of these (source, target) lengths each row of (source, target) tokens holds.
+fn next_fit(lengths: &[(usize, usize)], row: (usize, usize)) -> Vec<Range<usize>> {
+    let mut packer = Packer::new(row.0, row.1);
+    let mut rows: Vec<Range<usize>> = Vec::new();
+    for (i, &(source, target)) in lengths.iter().enumerate() {
+        match (packer.push(source, target), rows.last_mut()) {
+            (false, Some(row)) => row.end = i + 1,
+            _ => rows.push(i..i + 1),
+        }
+    }
+    rows
+}
+
 /// The example of SeqIO's documentation of `make_autoregressive_inputs`.
 #[test]
 fn targets_shift_within_their_segments() {
     let examples = [example(&[2, 1], &[3, 8, 1]), example(&[5], &[9, 1]), example(&[6, 7, 1], &[5, 4, 1])];
-    let batch = Batch::collate_packed(&[examples.iter().collect(), Vec::new()], (2, 7, 10), 0, 0);
+    let batch = Batch::collate(&[examples.iter().collect(), Vec::new()], shape((2, 7, 10)), 0, 0);
     let segments = batch.segments.as_ref().unwrap();
     assert_eq!(batch.tgt_in[..10], [0, 3, 8, 0, 9, 0, 5, 4, 0, 0]);
     assert_eq!(segments.tgt[..10], [1, 1, 1, 2, 2, 3, 3, 3, 0, 0]);
@@ -35,11 +56,10 @@ fn targets_shift_within_their_segments() {
     assert!(segments.src[7..].iter().chain(&segments.tgt[10..]).all(|&id| id == 0));
     assert!(batch.labels[10..].iter().all(|&label| label == IGNORE));
     assert_eq!((batch.src_lens.as_slice(), batch.tgt_lens.as_slice()), ([6, 0].as_slice(), [8, 0].as_slice()));
-    assert_eq!((batch.n_target_tokens(), batch.n_tokens(), batch.n_positions()), (8, 14, 34));
-    assert!((batch.padding() - 20.0 / 34.0).abs() < 1e-12);
+    assert_eq!((batch.n_tokens(), batch.n_positions()), (14, 34));
 
     // A start id of its own stands before every target, and nowhere else.
-    let batch = Batch::collate_packed(&[examples.iter().collect()], (1, 6, 9), 0, 50);
+    let batch = Batch::collate(&[examples.iter().collect()], shape((1, 6, 9)), 0, 50);
     assert_eq!(batch.tgt_in, [50, 3, 8, 50, 9, 50, 5, 4, 0]);
 }
 
@@ -48,7 +68,7 @@ fn too_long_rows_are_refused() {
     let message = |f: fn()| *std::panic::catch_unwind(f).unwrap_err().downcast::<String>().unwrap();
     let found = message(|| {
         let long = example(&[1; 3], &[1]);
-        Batch::collate_packed(&[vec![&long, &long]], (1, 5, 2), 0, 0);
+        Batch::collate(&[vec![&long, &long]], shape((1, 5, 2)), 0, 0);
     });
     assert!(found.contains("row 0 has more than 5 source tokens"), "{found}");
     let found = message(|| drop(next_fit(&[(3, 1), (2, 9)], (4, 8))));
@@ -108,7 +128,8 @@ fn examples(vocab: usize, n: usize) -> Vec<Example> {
 }
 
 fn padded(examples: &[&Example], rows: usize) -> Batch {
-    Batch::collate(examples, (rows, 14, 9), 0, 0)
+    let examples: Vec<Vec<&Example>> = examples.iter().map(|&example| vec![example]).collect();
+    Batch::collate(&examples, BatchShape { packed: false, ..shape((rows, 14, 9)) }, 0, 0)
 }
 
 /// Rows of 37 source and 22 target tokens, and so many of them.
@@ -117,7 +138,7 @@ fn packed(examples: &[&Example], rows: usize) -> Batch {
     let ranges = next_fit(&lengths, (37, 22));
     assert!(ranges.len() < examples.len());
     let filled: Vec<Vec<&Example>> = ranges.into_iter().map(|range| examples[range].to_vec()).collect();
-    Batch::collate_packed(&filled, (rows, 37, 22), 0, 0)
+    Batch::collate(&filled, shape((rows, 37, 22)), 0, 0)
 }
 
 /// Loss and gradients, tensor by tensor, of micro-batches added up.
@@ -148,7 +169,7 @@ fn packed_rows_teach_the_same() {
         let model = Model::load(&gpu, &dir).unwrap().0;
         let owned = examples(model.config.vocab_size, 16);
         let all: Vec<&Example> = owned.iter().collect();
-        let mut engine = Engine::new(model, Objective::default(), &OptimizerConfig::adamw(), 0.0).unwrap();
+        let mut engine = Engine::new(model, Regularization::default(), &OptimizerConfig::adamw(), 0.0).unwrap();
         let (expected, reference) = gradients(&mut engine, &[padded(&all, 16)]);
         assert_eq!(expected.tokens, all.iter().map(|example| example.target.len()).sum::<usize>() as f64);
         for (part, rows) in [(16, 7), (8, 5), (4, 4)] {
@@ -180,8 +201,8 @@ fn recomputed_activations_of_packed_rows_change_no_bit() {
     let bits = |recompute: bool| {
         let model = Model::load(&gpu, &dir).unwrap().0;
         let owned = examples(model.config.vocab_size, 16);
-        let objective = Objective { dropout: 0.1, ..Objective::default() };
-        let engine = Engine::new(model, objective, &OptimizerConfig::adamw(), 0.0).unwrap();
+        let regularization = Regularization { dropout: 0.1, ..Regularization::default() };
+        let engine = Engine::new(model, regularization, &OptimizerConfig::adamw(), 0.0).unwrap();
         let mut engine = engine.with_recompute(recompute);
         let (stats, gradients) = gradients(&mut engine, &[packed(&owned.iter().collect::<Vec<_>>(), 7)]);
         let gradients: Vec<u32> = gradients.iter().flat_map(|(_, g)| g.iter().map(|x| x.to_bits())).collect();
@@ -197,7 +218,7 @@ fn examples_of_a_row_do_not_see_each_other() {
     let gpu = gpu();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/t5v10");
     let model = Model::load(&gpu, &dir).unwrap().0;
-    let mut engine = Engine::new(model, Objective::default(), &OptimizerConfig::adamw(), 0.0).unwrap();
+    let mut engine = Engine::new(model, Regularization::default(), &OptimizerConfig::adamw(), 0.0).unwrap();
     let mut owned = examples(engine.model.config.vocab_size, 4);
     let loss_of_second = |engine: &mut Engine, owned: &[Example]| {
         let mut batch = packed(&owned.iter().collect::<Vec<_>>(), 2);

@@ -1,9 +1,9 @@
 //! Activations computed again for the gradients: the same bits, in less memory.
 
-use t5_wgpu::data::Batch;
+use t5_wgpu::batch::{Batch, BatchShape};
 use t5_wgpu::gpu::{Gpu, GpuOptions};
-use t5_wgpu::model::{BatchShape, Model, T5Config};
-use t5_wgpu::train::engine::{Engine, Objective};
+use t5_wgpu::model::{Model, T5Config};
+use t5_wgpu::train::engine::{Engine, Regularization};
 use t5_wgpu::train::optimizer::OptimizerConfig;
 
 fn engine(gpu: &Gpu, layers: usize, recompute: bool) -> Engine {
@@ -12,17 +12,15 @@ fn engine(gpu: &Gpu, layers: usize, recompute: bool) -> Engine {
             "num_heads": 4, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false}}"#
     );
     let model = Model::init(gpu, T5Config::from_json(&text, "test").unwrap(), 3).unwrap();
-    let objective = Objective { dropout: 0.1, z_loss: 1e-4, label_smoothing: 0.1 };
-    Engine::new(model, objective, &OptimizerConfig::adafactor_paper(), 1.0).unwrap().with_recompute(recompute)
+    let regularization = Regularization { dropout: 0.1, z_loss: 1e-4, label_smoothing: 0.1 };
+    Engine::new(model, regularization, &OptimizerConfig::adafactor_paper(), 1.0).unwrap().with_recompute(recompute)
 }
 
 fn batch(shape: BatchShape) -> Batch {
     let BatchShape { batch, src_len, tgt_len, .. } = shape;
     let ids = |len: usize| (0..(batch * len) as u32).map(|i| 3 + i * 7919 % 256).collect::<Vec<_>>();
     Batch {
-        batch,
-        src_len,
-        tgt_len,
+        shape,
         src_ids: ids(src_len),
         src_lens: (0..batch as u32).map(|i| src_len as u32 - i).collect(),
         tgt_in: ids(tgt_len),

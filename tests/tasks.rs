@@ -194,7 +194,7 @@ fn token_sets_skip_cut_or_refuse_what_is_too_long() {
     let cut = open("truncate", 5).unwrap();
     assert_eq!((cut.n_examples(), cut.skipped_too_long(), cut.truncated()), (3, 0, 2));
     assert_eq!(cut.examples()[1].source, Tokenizer::bytes().encode_with_eos(">abc").unwrap());
-    let lengths: Vec<_> = cut.examples().iter().map(t5_wgpu::data::Example::lengths).collect();
+    let lengths: Vec<_> = cut.examples().iter().map(t5_wgpu::batch::Example::lengths).collect();
     assert_eq!((cut.texts()[1].source.as_str(), lengths), (">abcd", vec![(5, 2), (5, 2), (4, 4)]));
     let refused = open("error", 5).unwrap_err().to_string();
     assert!(refused.contains("a.tsv:2: 6 source and 2 target tokens"), "{refused}");

@@ -28,13 +28,13 @@ const PEERS: &[(&str, &str)] = &[
 ];
 
 /// What every module may use, and itself uses nothing else. `Error` and `Result` are `error`'s, named at the root.
-const BASE: &[&str] = &["error", "rng", "files", "Error", "Result"];
+const BASE: &[&str] = &["error", "rng", "files", "batch", "Error", "Result"];
 
 /// The graphics layer must be liftable into another project, so it takes nothing along but the error type.
 const GPU_MAY_USE: &[&str] = &["error", "Error", "Result"];
 
 const CLI_CRATES: &[&str] =
-    &["clap", "clap_complete", "clap_mangen", "anyhow", "indicatif", "ctrlc", "signal_hook", "libc", "ratatui"];
+    &["clap", "clap_complete", "clap_mangen", "anyhow", "ctrlc", "signal_hook", "libc", "ratatui"];
 
 /// The macros and handles that panic, or let a file's control characters through to the terminal.
 const BARE_OUTPUT: &[&str] = &["println", "eprintln", "print", "eprint"];

@@ -15,7 +15,7 @@ use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::model::{Model, T5Config};
 use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
-use t5_wgpu::train::engine::{Engine, Objective};
+use t5_wgpu::train::engine::{Engine, Regularization};
 use t5_wgpu::train::settings::TextConfig;
 use t5_wgpu::train::{Event, Hooks, Outcome, Settings, StepLog, Trainer};
 use t5_wgpu::tune::Tuner;
@@ -192,7 +192,7 @@ fn the_first_loss_is_that_of_random_logits() {
 #[test]
 fn accumulated_gradients_equal_those_of_one_batch() {
     let (gpu, examples) = (gpu(), (0..8u32));
-    let example = |i: u32| t5_wgpu::data::Example {
+    let example = |i: u32| t5_wgpu::batch::Example {
         source: (0..3 + i % 4).map(|k| 10 + i + k).chain([1]).collect(),
         target: (0..2 + i % 3).map(|k| 90 + 2 * i + k).chain([1]).collect(),
     };
@@ -200,7 +200,7 @@ fn accumulated_gradients_equal_those_of_one_batch() {
     let gradients = |rows: usize| {
         let model = Model::init(&gpu, config(true), 0).unwrap();
         let adamw = t5_wgpu::train::optimizer::OptimizerConfig::adamw();
-        let mut engine = Engine::new(model, Objective::default(), &adamw, 0.0).unwrap();
+        let mut engine = Engine::new(model, Regularization::default(), &adamw, 0.0).unwrap();
         engine.begin_step();
         for batch in t5_wgpu::data::stream::by_length(&examples, rows, 0, 0) {
             engine.micro_batch(&batch, [0; 4]).unwrap();

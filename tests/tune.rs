@@ -8,18 +8,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{Scratch, weights_and_moments};
+use t5_wgpu::batch::BatchShape;
 use t5_wgpu::data::TaskConfig;
 use t5_wgpu::data::task::Files;
 use t5_wgpu::gpu::{Caps, Gpu, GpuOptions};
 use t5_wgpu::graph::{Choices, Dtype, Fill, Graph, Question, Tensor64, Trial, ValueId, interpret, questions};
-use t5_wgpu::model::{BatchShape, Builder, Model, T5Config};
-use t5_wgpu::ops::{Activation, Function, Layout, Matmul};
+use t5_wgpu::model::{Builder, Model, T5Config};
+use t5_wgpu::ops::{Activation, Function, Matmul, MatmulLayout};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
 use t5_wgpu::tokenizer::Tokenizer;
-use t5_wgpu::train::engine::{Objective, Pass, graph};
+use t5_wgpu::train::engine::{Pass, Regularization, graph};
 use t5_wgpu::train::{Hooks, Outcome, Settings, Trainer};
-use t5_wgpu::tune::cache::{Cache, Entry, Identity};
-use t5_wgpu::tune::{Budget, Mode, Source, Tuner};
+use t5_wgpu::tune::cache::{Cache, CacheEntry, Identity};
+use t5_wgpu::tune::{DecisionSource, Mode, TuneBudget, Tuner};
 use t5_wgpu::verify::{KERNEL_TOLERANCE, relative_error};
 
 fn gpu() -> Gpu {
@@ -36,14 +37,14 @@ fn model(gpu: &Gpu) -> Model {
 
 /// The graph of a training pass.
 fn training(model: &Model) -> Graph {
-    graph(model, Objective::default(), SHAPE, Pass::Training { recompute: false }).0
+    graph(model, Regularization::default(), SHAPE, Pass::Training { recompute: false }).0
 }
 
-fn entry(variant: &str) -> Entry {
-    Entry { sources: "0".into(), variant: variant.into(), ms: BTreeMap::from([("tile".into(), 1.5)]) }
+fn entry(variant: &str) -> CacheEntry {
+    CacheEntry { sources: "0".into(), variant: variant.into(), ms: BTreeMap::from([("tile".into(), 1.5)]) }
 }
 
-fn of_one(class: &str, variant: &str) -> BTreeMap<String, Entry> {
+fn of_one(class: &str, variant: &str) -> BTreeMap<String, CacheEntry> {
     BTreeMap::from([(class.into(), entry(variant))])
 }
 
@@ -51,7 +52,7 @@ fn of_one(class: &str, variant: &str) -> BTreeMap<String, Entry> {
 fn cache_of_last_candidates(gpu: &Gpu, model: &Model, folder: &Path) -> Cache {
     let cache = Cache::new(folder, Identity::of(gpu));
     let graph = training(model);
-    Tuner::new(Mode::On, Budget::thorough(), Some(cache.clone())).choices(gpu, &graph, &[]).unwrap();
+    Tuner::new(Mode::On, TuneBudget::thorough(), Some(cache.clone())).choices(gpu, &graph, &[]).unwrap();
     let (mut entries, _) = cache.load();
     for question in questions(gpu.caps(), &graph, &[], &Choices::none()) {
         let last = question.candidates.last().unwrap().name;
@@ -124,13 +125,13 @@ fn off_is_what_the_rules_say() {
         Plan::compile_with(&gpu, &graph, &[], &options, choices).unwrap().kernels().to_vec()
     };
     let by_rule = compile(&Choices::none());
-    for tuner in [Tuner::off(), Tuner::new(Mode::Off, Budget::thorough(), Some(cache.clone()))] {
+    for tuner in [Tuner::off(), Tuner::new(Mode::Off, TuneBudget::thorough(), Some(cache.clone()))] {
         assert_eq!(compile(&tuner.choices(&gpu, &graph, &[]).unwrap()), by_rule);
         assert!(tuner.decisions().is_empty() && tuner.spent().is_zero());
     }
-    let from_cache = Tuner::new(Mode::Cache, Budget::thorough(), Some(cache));
+    let from_cache = Tuner::new(Mode::Cache, TuneBudget::thorough(), Some(cache));
     let choices = from_cache.choices(&gpu, &graph, &[]).unwrap();
-    assert!(from_cache.spent().is_zero() && from_cache.decisions().iter().all(|d| d.source == Source::Cache));
+    assert!(from_cache.spent().is_zero() && from_cache.decisions().iter().all(|d| d.source == DecisionSource::Cache));
     assert_ne!(compile(&choices), by_rule, "the cache was not asked");
 }
 
@@ -143,12 +144,12 @@ fn timings_of_other_kernels_are_ignored() {
     entries.values_mut().for_each(|entry| entry.sources = "0123456789abcdef".into());
     cache.add(&entries).unwrap();
     let graph = training(&model);
-    let tuner = Tuner::new(Mode::Cache, Budget::thorough(), Some(cache.clone()));
+    let tuner = Tuner::new(Mode::Cache, TuneBudget::thorough(), Some(cache.clone()));
     tuner.choices(&gpu, &graph, &[]).unwrap();
-    assert!(tuner.decisions().iter().all(|d| d.source == Source::Rule && d.variant == d.rule));
-    let tuner = Tuner::new(Mode::On, Budget::thorough(), Some(cache.clone()));
+    assert!(tuner.decisions().iter().all(|d| d.source == DecisionSource::Rule && d.variant == d.rule));
+    let tuner = Tuner::new(Mode::On, TuneBudget::thorough(), Some(cache.clone()));
     tuner.choices(&gpu, &graph, &[]).unwrap();
-    assert!(tuner.decisions().iter().all(|d| d.source == Source::Measured && d.ms.len() > 1));
+    assert!(tuner.decisions().iter().all(|d| d.source == DecisionSource::Measured && d.ms.len() > 1));
     assert_ne!(cache.load().0, entries, "the file was not brought up to date");
 }
 
@@ -158,29 +159,29 @@ fn a_budget_is_kept() {
     let model = model(&gpu);
     let graph = training(&model);
     let with = |total, least_share| {
-        let tuner = Tuner::new(Mode::On, Budget { total, least_share }, None);
+        let tuner = Tuner::new(Mode::On, TuneBudget { total, least_share }, None);
         tuner.choices(&gpu, &graph, &[]).unwrap();
         tuner
     };
     let none = with(Duration::ZERO, 0.0);
-    assert!(none.spent().is_zero() && none.decisions().iter().all(|d| d.source == Source::Rule));
+    assert!(none.spent().is_zero() && none.decisions().iter().all(|d| d.source == DecisionSource::Rule));
     // Warm: compiling kernels is what cannot be interrupted.
     let all = with(Duration::from_secs(60), 0.0);
     let some = with(all.spent() / 4, 0.0);
     assert!(some.spent() < all.spent() / 4 + Duration::from_secs(1), "{:?} of {:?}", some.spent(), all.spent());
-    assert!(some.decisions().iter().any(|d| d.source == Source::Rule));
+    assert!(some.decisions().iter().any(|d| d.source == DecisionSource::Rule));
     let large_only = with(Duration::from_secs(60), 0.2);
-    assert!(large_only.decisions().iter().filter(|d| d.source == Source::Measured).count() <= 5);
+    assert!(large_only.decisions().iter().filter(|d| d.source == DecisionSource::Measured).count() <= 5);
 }
 
 #[test]
 fn tuned_products_match_the_oracle() {
     let gpu = gpu();
     let (m, n, k) = (24, 40, 36);
-    for layout in [Layout::Nn, Layout::Nt, Layout::Tn] {
+    for layout in [MatmulLayout::Nn, MatmulLayout::Nt, MatmulLayout::Tn] {
         let mut graph = Graph::new();
-        let a_shape = if layout == Layout::Tn { [k, m] } else { [m, k] };
-        let b_shape = if layout == Layout::Nt { [n, k] } else { [k, n] };
+        let a_shape = if layout == MatmulLayout::Tn { [k, m] } else { [m, k] };
+        let b_shape = if layout == MatmulLayout::Nt { [n, k] } else { [k, n] };
         let leaves = [("a", a_shape), ("b", b_shape), ("r", [m, n])];
         let values = leaves.map(|(name, shape)| graph.leaf(name, &shape, Dtype::F32));
         let plain = graph.push1(Matmul::new(layout), &values[..2]);
@@ -195,7 +196,7 @@ fn tuned_products_match_the_oracle() {
         let outputs = [("plain", plain), ("added", added)];
         let wanted = outputs.map(|(_, value)| value);
         let reference = interpret(&graph, &wanted, &mut data.clone());
-        let tuned = Tuner::new(Mode::On, Budget::thorough(), None).choices(&gpu, &graph, &wanted).unwrap();
+        let tuned = Tuner::new(Mode::On, TuneBudget::thorough(), None).choices(&gpu, &graph, &wanted).unwrap();
         assert!(tuned.by_class.len() == 2 || questions(gpu.caps(), &graph, &wanted, &tuned).is_empty());
         for choices in every_choice(gpu.caps(), &graph, &wanted).into_iter().chain([tuned]) {
             let options = PlanOptions { bind: &|_| None, pool: &SlotPool::new() };
@@ -231,8 +232,13 @@ fn trials_for_a_card_agree() {
     let gpu = gpu();
     let model = model(&gpu);
     let card = Caps { kind: "discrete GPU", ..gpu.caps().clone() };
-    let graph =
-        graph(&model, Objective { dropout: 0.1, ..Objective::default() }, SHAPE, Pass::Training { recompute: false }).0;
+    let graph = graph(
+        &model,
+        Regularization { dropout: 0.1, ..Regularization::default() },
+        SHAPE,
+        Pass::Training { recompute: false },
+    )
+    .0;
     let mut seen = BTreeMap::new();
     for question in questions(&card, &graph, &[], &Choices::none()) {
         seen.entry(question.class.clone()).or_insert(question);
@@ -250,7 +256,7 @@ fn trials_of_fused_products_agree() {
     let leaves = [("a", vec![16, 32]), ("b", vec![96, 32]), ("scale", vec![32])];
     let inputs = leaves.map(|(name, shape)| graph.leaf(name, &shape, Dtype::F32));
     let activation = Some(Activation { function: Function::GeluTanh, gated: true });
-    let y = graph.push1(Matmul { norm: Some(1e-6), activation, ..Matmul::new(Layout::Nt) }, &inputs);
+    let y = graph.push1(Matmul { norm: Some(1e-6), activation, ..Matmul::new(MatmulLayout::Nt) }, &inputs);
     let asked = questions(gpu.caps(), &graph, &[y], &Choices::none());
     assert_eq!(asked[0].class, "matmul nt f32 norm gated gelutanh m16 n48 k32");
     assert_trials_agree(&gpu, &asked[0]);
@@ -329,7 +335,7 @@ fn a_resumed_run_keeps_its_kernels() {
         model.tuner = tuner;
         Trainer::create(model, Tokenizer::bytes(), settings.clone(), &scratch.path(name), false).unwrap()
     };
-    let mut first = create(Tuner::new(Mode::On, Budget::thorough(), Some(cache.clone())), "first");
+    let mut first = create(Tuner::new(Mode::On, TuneBudget::thorough(), Some(cache.clone())), "first");
     let by_rule = shaders(&create(Tuner::off(), "off"));
     run_until(&mut first, 100);
     let (mut entries, _) = cache.load();
@@ -338,7 +344,7 @@ fn a_resumed_run_keeps_its_kernels() {
     }
     cache.add(&entries).unwrap();
 
-    let from_cache = || Tuner::new(Mode::Cache, Budget::thorough(), Some(cache.clone()));
+    let from_cache = || Tuner::new(Mode::Cache, TuneBudget::thorough(), Some(cache.clone()));
     let mut whole = create(from_cache(), "whole");
     assert_ne!(shaders(&whole), by_rule, "nothing to tell the runs apart by");
     assert_eq!(run_until(&mut whole, 100), Outcome::Finished);

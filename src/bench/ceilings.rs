@@ -1,12 +1,12 @@
-//! What the adapter itself can do: the rates that everything else is held against.
+//! Measures what the adapter itself can do. All other figures are compared with these rates.
 
 use super::report::Figure;
 use super::spread::{Arm, seconds};
 use super::{Bench, Section};
 use crate::error::Result;
-use crate::gpu::{Buffer, Dispatch, Gpu, Header, Program, ProgramBuilder, Shader, Value, Work};
+use crate::gpu::{Buffer, Constant, Dispatch, Gpu, Header, Program, ProgramBuilder, Shader, Work};
 use crate::graph::{Dtype, Graph};
-use crate::ops::{Layout, Matmul, Variant};
+use crate::ops::{Matmul, MatmulLayout, Variant};
 use crate::plan::{Plan, PlanOptions, SlotPool};
 
 /// The rates that shares are shares of.
@@ -24,7 +24,7 @@ static COPY: Shader = Shader {
     name: "copy",
     source: include_str!("../../shaders/copy.wgsl"),
     shared: &[],
-    defaults: &[("EACH", Value::U32(1))],
+    defaults: &[("EACH", Constant::U32(1))],
 };
 
 /// The kernels that only benchmarks launch, for checks without a device.
@@ -52,11 +52,11 @@ impl Bench<'_, '_> {
     fn products(&mut self) -> Result<()> {
         let n = if self.options.quick { 512 } else { 1024 };
         let mut plans = Vec::new();
-        for layout in [Layout::Nn, Layout::Nt, Layout::Tn] {
+        for layout in [MatmulLayout::Nn, MatmulLayout::Nt, MatmulLayout::Tn] {
             plans.push((format!("matmul {layout:?} {n}^3"), product(self.gpu, layout, [n, n, n], None)?));
         }
         for variant in [Variant::Tile, Variant::Subgroup, Variant::Rows] {
-            let plan = product(self.gpu, Layout::Nt, [n, n, n], Some(variant))?;
+            let plan = product(self.gpu, MatmulLayout::Nt, [n, n, n], Some(variant))?;
             // An adapter that cannot run a variant gets the kernels of its first choice.
             let kernels = |plan: &Plan| plan.work().iter().map(|step| step.kernel).collect::<Vec<_>>();
             if plans.iter().all(|(_, known)| kernels(known) != kernels(&plan)) {
@@ -179,11 +179,16 @@ pub(super) fn repeated<'a>(name: &str, plan: &'a Plan) -> Arm<'a> {
 }
 
 /// The plan of one product m x n x k of random matrices.
-pub(super) fn product(gpu: &Gpu, layout: Layout, [m, n, k]: [usize; 3], variant: Option<Variant>) -> Result<Plan> {
+pub(super) fn product(
+    gpu: &Gpu,
+    layout: MatmulLayout,
+    [m, n, k]: [usize; 3],
+    variant: Option<Variant>,
+) -> Result<Plan> {
     let (a, b) = match layout {
-        Layout::Nn => ([m, k], [k, n]),
-        Layout::Nt => ([m, k], [n, k]),
-        Layout::Tn => ([k, m], [k, n]),
+        MatmulLayout::Nn => ([m, k], [k, n]),
+        MatmulLayout::Nt => ([m, k], [n, k]),
+        MatmulLayout::Tn => ([k, m], [k, n]),
     };
     let mut graph = Graph::new();
     let inputs = [graph.leaf("a", &a, Dtype::F32), graph.leaf("b", &b, Dtype::F32)];

@@ -1,10 +1,10 @@
-//! Two runs side by side.
+//! Compares two runs.
 
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::report::{Better, Figure, Report, SCHEMA};
+use super::report::{BenchReport, Better, Figure, SCHEMA};
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 
@@ -14,7 +14,6 @@ pub struct Saved {
     schema: u32,
     pub date: String,
     pub version: String,
-    pub commit: Option<String>,
     pub quick: bool,
     pub adapter: SavedAdapter,
     pub figures: Vec<Figure>,
@@ -75,14 +74,14 @@ impl Saved {
     }
 
     /// Every figure that both runs have.
-    pub fn compare(&self, new: &Report) -> Vec<Comparison> {
+    pub fn compare(&self, new: &BenchReport) -> Vec<Comparison> {
         let same = |a: &Figure, b: &Figure| (&a.section, &a.name, &a.unit) == (&b.section, &b.name, &b.unit);
         let pair = |new: &Figure| Some(Comparison::of(self.figures.iter().find(|old| same(old, new))?, new));
         new.figures.iter().filter_map(pair).collect()
     }
 
     /// What makes the two runs hard to compare, if anything does.
-    pub fn differences(&self, new: &Report) -> Vec<String> {
+    pub fn differences(&self, new: &BenchReport) -> Vec<String> {
         let mut found = Vec::new();
         let adapter = &new.adapter;
         if (&self.adapter.name, &self.adapter.driver_info, &self.adapter.backend)
@@ -139,7 +138,7 @@ mod tests {
         };
         assert_eq!((rate(Better::Higher, 5).ratio, rate(Better::Higher, 5).verdict), (2.0, Verdict::Better));
         assert_eq!(rate(Better::Lower, 5).verdict, Verdict::Worse);
-        // Counted figures have no spread at all; what was measured once says nothing about its own.
+        // Counted figures have no spread. Of a single measurement the spread is unknown.
         assert_eq!(rate(Better::Higher, 0).verdict, Verdict::Better);
         assert_eq!(rate(Better::Higher, 1).verdict, Verdict::Unknown);
         let tiny = Comparison::of(&figure("MiB", [100.0; 3]), &figure("MiB", [101.0; 3]));

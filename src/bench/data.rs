@@ -1,4 +1,4 @@
-//! Text into batches, as pre-training gets them, on one core.
+//! Times how fast one core makes batches for pre-training from text.
 
 use std::env;
 use std::fmt::Write as _;
@@ -10,9 +10,10 @@ use std::sync::Arc;
 use super::BenchOptions;
 use super::spread::seconds;
 use super::subject::Subject;
+use crate::batch::{Batch, Example};
 use crate::data::lines::Lines;
 use crate::data::stream::by_length;
-use crate::data::{Batch, Example, Objective, TextOptions, TextPosition, TextStream};
+use crate::data::{Objective, TextOptions, TextPosition, TextStream};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Rng};
 use crate::tokenizer::Tokenizer;
@@ -21,10 +22,10 @@ use crate::tokenizer::Tokenizer;
 const TEXT: usize = 1 << 20;
 const QUICK_TEXT: usize = 1 << 16;
 
-/// A pass ends before its last examples: the stream would begin the next one, unasked.
+/// The share of a pass that is measured. To the very end the stream would already begin the next pass.
 const MOST_OF_A_PASS: f64 = 0.95;
 
-/// A text in a file of its own and what is to be made of it.
+/// A text in a temporary file, and how batches are made of it.
 pub(super) struct Pipeline {
     text: Scratch,
     tokenizer: Arc<Tokenizer>,

@@ -1,4 +1,4 @@
-//! Generation as a user meets it: sources in, tokens out, the host's part included.
+//! Times generation as a user sees it, from sources to tokens, with the host's part of the work.
 
 use super::report::Figure;
 use super::spread::{Arm, Spread, seconds};

@@ -4,10 +4,10 @@ use super::report::Figure;
 use super::spread::{Arm, seconds};
 use super::subject::{Needed, random_batch};
 use super::{Bench, Section};
+use crate::batch::BatchShape;
 use crate::error::Result;
-use crate::model::{BatchShape, Builder, Model};
+use crate::model::{Builder, Model};
 use crate::plan::{Plan, PlanOptions, SlotPool};
-use crate::train::engine::write_batch;
 
 impl Bench<'_, '_> {
     pub(super) fn encoder(&mut self, model: &Model) -> Result<()> {
@@ -23,7 +23,9 @@ impl Bench<'_, '_> {
         let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };
         let plan = Plan::compile(self.gpu, &builder.graph, &[("encoded", encoded)], &options)
             .map_err(|e| Needed::of(&model.config, false).explain(&self.options.subject, e))?;
-        write_batch(&plan, &random_batch(shape, model.config.vocab_size));
+        let batch = random_batch(shape, model.config.vocab_size);
+        plan.write("src_ids", &batch.src_ids);
+        plan.write("src_lens", &batch.src_lens);
         let name = format!("{} x {} tokens", shape.batch, shape.src_len);
         let gpu = self.gpu;
         let mut arms = [Arm::new(format!("encoder {name}"), || {

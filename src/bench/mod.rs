@@ -1,4 +1,4 @@
-//! How fast the engine is on the adapter at hand, and how far from what the adapter itself can do.
+//! How fast the engine is on the adapter at hand, and how far from the limits of the adapter itself.
 //!
 //! Everything is timed against ceilings that are measured first, on the same adapter, by the same clock. Things that are
 //! to be compared are timed in turn, round after round, so that a change of the machine's speed meets all of them.
@@ -26,7 +26,7 @@ pub use compare::{Comparison, Saved, Verdict};
 pub use gpus::{GPUS, NamedGpu};
 pub use predict::{Forecast, Workload, predict, seconds_on};
 pub use render::{render, render_comparison, render_forecasts};
-pub use report::{Figure, KernelShare, Profile, Report, SCHEMA};
+pub use report::{BenchReport, Figure, KernelShare, Profile, SCHEMA};
 pub use spread::{Arm, Spread, in_turn};
 pub use subject::{Subject, random_batch};
 pub use trace::{Trace, chrome_trace};
@@ -131,7 +131,7 @@ impl BenchOptions {
     }
 }
 
-/// Hears what is being measured.
+/// Is called with the name of each measurement as it begins.
 pub type Progress<'a> = dyn FnMut(&str) + 'a;
 
 /// Runs the benchmark. Gives the report and, where they were asked for, the traces of a step.
@@ -139,7 +139,7 @@ pub type Progress<'a> = dyn FnMut(&str) + 'a;
 /// # Errors
 /// `Input` for impossible settings, `Adapter` if a trace is wanted of an adapter without timestamps, `OutOfMemory` with
 /// what the model needs.
-pub fn run(gpu: &Gpu, options: &BenchOptions, progress: &mut Progress<'_>) -> Result<(Report, Vec<Trace>)> {
+pub fn run(gpu: &Gpu, options: &BenchOptions, progress: &mut Progress<'_>) -> Result<(BenchReport, Vec<Trace>)> {
     options.check()?;
     if options.trace && !gpu.caps().timestamps {
         return Err(Error::Adapter(format!(
@@ -154,7 +154,7 @@ pub fn run(gpu: &Gpu, options: &BenchOptions, progress: &mut Progress<'_>) -> Re
     if needs_model {
         options.subject.check(gpu, options.has(Section::Train))?;
     }
-    let mut bench = Bench { gpu, options, report: Report::new(gpu, options), traces: Vec::new(), progress };
+    let mut bench = Bench { gpu, options, report: BenchReport::new(gpu, options), traces: Vec::new(), progress };
     bench.ceilings()?;
     if options.has(Section::Ops) {
         bench.ops()?;
@@ -180,7 +180,7 @@ pub fn run(gpu: &Gpu, options: &BenchOptions, progress: &mut Progress<'_>) -> Re
 struct Bench<'a, 'p> {
     gpu: &'a Gpu,
     options: &'a BenchOptions,
-    report: Report,
+    report: BenchReport,
     traces: Vec<Trace>,
     progress: &'a mut Progress<'p>,
 }

@@ -7,7 +7,7 @@ use super::{Bench, Section};
 use crate::error::Result;
 use crate::gpu::StepWork;
 use crate::model::{Piece, TensorSpan};
-use crate::ops::Layout;
+use crate::ops::MatmulLayout;
 use crate::plan::Plan;
 use crate::train::optimizer::{Optimizer, OptimizerConfig};
 use crate::verify::{Timed, bench_cases};
@@ -33,13 +33,13 @@ impl Bench<'_, '_> {
         let mut plans = Vec::new();
         let cube = if self.options.quick { 512 } else { 1024 };
         for [m, n, k] in [[512, 2048, 512], [cube; 3]] {
-            for layout in [Layout::Nn, Layout::Nt, Layout::Tn] {
+            for layout in [MatmulLayout::Nn, MatmulLayout::Nt, MatmulLayout::Tn] {
                 let name = format!("matmul {layout:?} {m}x{n}x{k}");
                 plans.push((name, product(self.gpu, layout, [m, n, k], None)?));
             }
         }
         for m in [1, 2, 4, 8] {
-            plans.push((format!("matmul Nt {m}x2048x512"), product(self.gpu, Layout::Nt, [m, 2048, 512], None)?));
+            plans.push((format!("matmul Nt {m}x2048x512"), product(self.gpu, MatmulLayout::Nt, [m, 2048, 512], None)?));
         }
         self.time_plans(&plans)
     }

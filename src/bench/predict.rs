@@ -3,10 +3,11 @@
 
 use super::gpus::{GPUS, NamedGpu};
 use super::{BenchOptions, Subject};
+use crate::batch::BatchShape;
 use crate::error::Result;
 use crate::gpu::{Caps, StepWork, Work};
 use crate::graph::Dtype;
-use crate::model::{BatchShape, Builder, DecodeShape, Layout, T5Config};
+use crate::model::{Builder, DecodeShape, Layout, T5Config};
 use crate::plan::outline;
 
 /// The share of the peak that our plain f32 products are taken to reach, and with fewer than 64 rows.

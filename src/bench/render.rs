@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use super::Section;
 use super::compare::{Comparison, Verdict};
 use super::predict::{Forecast, Workload};
-use super::report::{Figure, Profile, Report};
+use super::report::{BenchReport, Figure, Profile};
 
 /// The whole report as tables.
-pub fn render(report: &Report) -> String {
+pub fn render(report: &BenchReport) -> String {
     let mut text = String::new();
     let commit = report.commit.map(|c| format!(" ({c})")).unwrap_or_default();
     let checked = if report.checked { ", shaders with bounds checks" } else { "" };

@@ -1,7 +1,7 @@
-//! What a run found, as plain data.
+//! The results of a run, as plain data.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,9 +15,9 @@ use crate::model::Model;
 /// The version of the saved form; a reader refuses others.
 pub const SCHEMA: u32 = 1;
 
-/// Everything that a run measured, and what it must be read with.
+/// Everything that a run measured, and the circumstances.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct BenchReport {
     pub schema: u32,
     pub version: &'static str,
     /// Of the sources that the program was built from.
@@ -48,25 +48,21 @@ pub struct ModelFacts {
 pub struct Figure {
     pub section: String,
     pub name: String,
-    pub unit: String,
-    /// Which values are good ones.
-    #[serde(default)]
-    pub better: Better,
     pub value: f64,
+    pub unit: String,
     pub low: f64,
     pub high: f64,
     /// 0: the number is counted, not measured.
     pub samples: usize,
     /// Work of one run, where it is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flops: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<f64>,
-    /// What the ceilings would allow, divided by what it took.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The time that the ceilings would allow, divided by the time taken.
     pub ceiling_share: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dispatches: Option<usize>,
+    /// Which values are good ones.
+    #[serde(default)]
+    pub better: Better,
 }
 
 /// Which values of a figure are good ones.
@@ -102,14 +98,13 @@ pub struct KernelShare {
     pub ceiling_share: f64,
 }
 
-impl Report {
-    pub(super) fn new(gpu: &Gpu, options: &BenchOptions) -> Report {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Report {
+impl BenchReport {
+    pub(super) fn new(gpu: &Gpu, options: &BenchOptions) -> BenchReport {
+        BenchReport {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             commit: option_env!("T5_COMMIT"),
-            date: utc(now.as_secs()),
+            date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             adapter: gpu.caps().clone(),
             checked: gpu.checked(),
             quick: options.quick,
@@ -125,34 +120,14 @@ impl Report {
         self.model = Some(ModelFacts { name: subject.to_string(), parameters: model.layout.n_params() });
     }
 
-    /// A figure by section and name.
-    pub fn figure(&self, section: Section, name: &str) -> Option<&Figure> {
-        self.figures.iter().find(|f| f.section == section.name() && f.name == name)
-    }
-
     /// One line a figure, under a line of column names.
     pub fn csv(&self) -> String {
-        let mut text = "section,name,value,unit,low,high,samples,flops,bytes,ceiling_share,dispatches\n".to_owned();
-        for f in &self.figures {
-            let number = |x: Option<f64>| x.map(|x| x.to_string()).unwrap_or_default();
-            let dispatches = f.dispatches.map(|d| d.to_string()).unwrap_or_default();
-            let line = [
-                f.section.clone(),
-                format!("\"{}\"", f.name.replace('"', "\"\"")),
-                f.value.to_string(),
-                f.unit.clone(),
-                f.low.to_string(),
-                f.high.to_string(),
-                f.samples.to_string(),
-                number(f.flops),
-                number(f.bytes),
-                number(f.ceiling_share),
-                dispatches,
-            ];
-            text += &line.join(",");
-            text.push('\n');
-        }
-        text
+        let mut bytes = Vec::new();
+        let mut out = csv::Writer::from_writer(&mut bytes);
+        // Memory takes everything.
+        let _written = self.figures.iter().try_for_each(|figure| out.serialize(figure));
+        drop(out);
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Adds up a profiled step by kernel.
@@ -225,32 +200,5 @@ impl Figure {
             dispatches: Some(steps.len()),
             ..self
         }
-    }
-}
-
-/// Seconds since 1970 as `2026-01-31T12:00:00Z`; the calendar of Hinnant, "chrono-compatible low-level date algorithms".
-fn utc(seconds: u64) -> String {
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::utc;
-
-    #[test]
-    fn dates() {
-        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
-        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(utc(1_798_761_599), "2026-12-31T23:59:59Z");
     }
 }

@@ -1,4 +1,4 @@
-//! Timing several things in turn, and what is kept of the samples.
+//! Times several things in turn, and reduces the samples to medians and quartiles.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ pub struct Spread {
 /// Something to be timed.
 pub struct Arm<'a> {
     pub name: String,
-    /// Does it once and gives the sample, in whatever unit its reader expects.
+    /// Does it once and gives the sample; its unit is up to the caller.
     pub run: Box<dyn FnMut() -> Result<f64> + 'a>,
 }
 
@@ -25,7 +25,7 @@ pub struct Arm<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     pub seconds: f64,
-    /// Samples, whatever they take.
+    /// The fewest samples, however long they take.
     pub least: usize,
     pub most: usize,
 }

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::data::Batch;
+use crate::batch::{Batch, BatchShape};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::model::{BatchShape, Model, T5Config};
+use crate::model::{Model, T5Config};
 
 /// Which model.
 #[derive(Clone, Debug)]
@@ -105,7 +105,7 @@ impl Needed {
         self.parameters.saturating_mul(if self.training { 4 } else { 1 })
     }
 
-    /// Adds to a want of memory what the model needs.
+    /// Adds the memory that the model needs to an error about lacking memory.
     pub fn explain(&self, subject: &Subject, error: Error) -> Error {
         match error {
             Error::OutOfMemory(what) => Error::OutOfMemory(format!("{what} ({subject} {self})")),
@@ -140,9 +140,7 @@ pub fn random_batch(shape: BatchShape, vocab: usize) -> Batch {
         (0..batch * rows).map(|i| ((3 + (i * 7919 + seed) % vocab.max(4).abs_diff(3)) % vocab) as u32).collect()
     };
     Batch {
-        batch,
-        src_len,
-        tgt_len,
+        shape,
         src_ids: ids(src_len, 1),
         src_lens: vec![src_len as u32; batch],
         tgt_in: ids(tgt_len, 2),

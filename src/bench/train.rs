@@ -6,10 +6,11 @@ use super::spread::{Arm, seconds};
 use super::subject::{Needed, random_batch};
 use super::trace::Trace;
 use super::{Bench, Section};
+use crate::batch::BatchShape;
 use crate::error::Result;
 use crate::gpu::StepWork;
-use crate::model::{BatchShape, Model};
-use crate::train::engine::{Engine, Objective};
+use crate::model::Model;
+use crate::train::engine::{Engine, Regularization};
 use crate::train::optimizer::OptimizerConfig;
 
 impl Bench<'_, '_> {
@@ -24,9 +25,13 @@ impl Bench<'_, '_> {
         let needed = Needed::of(&model.config, true);
         let subject = &self.options.subject;
         let batch = random_batch(shape, model.config.vocab_size);
-        let mut engine =
-            Engine::new(model, Objective { dropout: 0.1, ..Objective::default() }, &OptimizerConfig::adamw(), 1.0)
-                .map_err(|e| needed.explain(subject, e))?;
+        let mut engine = Engine::new(
+            model,
+            Regularization { dropout: 0.1, ..Regularization::default() },
+            &OptimizerConfig::adamw(),
+            1.0,
+        )
+        .map_err(|e| needed.explain(subject, e))?;
         engine.prepare(shape).map_err(|e| needed.explain(subject, e))?;
 
         let name = format!("{} x ({} + {}) tokens", shape.batch, shape.src_len, shape.tgt_len);

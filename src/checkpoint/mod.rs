@@ -6,4 +6,4 @@ mod writer;
 pub use reader::Weights;
 pub(crate) use reader::other_format;
 pub use safetensors::Dtype;
-pub use writer::{RawTensor, write_model, write_tensors};
+pub use writer::write_model;

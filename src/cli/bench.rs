@@ -1,17 +1,14 @@
 //! `t5 bench`: how fast the engine is on an adapter.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use t5_wgpu::bench::{
-    self, BenchOptions, Saved, Section, Subject, chrome_trace, render, render_comparison, render_forecasts,
-};
+use t5_wgpu::bench::{self, BenchOptions, Saved, Section, chrome_trace, render, render_comparison, render_forecasts};
 use t5_wgpu::files;
 
-use super::console::{note, print, print_note, say};
-use super::progress::show;
-use super::{GpuArgs, model_folder};
+use super::console::{duration, end_progress, note, print, print_note, say, show_progress};
+use super::{GpuArgs, subject};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -97,11 +94,7 @@ impl Args {
             Choice::All => Section::ALL.to_vec(),
             Choice::One(section) => vec![*section],
         };
-        let path = Path::new(&self.model);
-        let subject = match path.is_dir() {
-            true => Subject::Folder(model_folder(path, self.json)?),
-            false => Subject::parse(&self.model)?,
-        };
+        let subject = subject(&self.model, self.json)?;
         Ok(BenchOptions {
             sections: self.sections.iter().flat_map(chosen).collect(),
             batch: self.batch,
@@ -125,12 +118,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Before minutes of measuring.
     let old = args.compare.as_deref().map(Saved::read).transpose()?;
     let gpu = args.gpu.open(false)?;
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    bar.set_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}")?);
+    let start = Instant::now();
     let (report, traces) = bench::run(&gpu, &options, &mut |what| {
-        show(&bar, what.to_owned());
+        show_progress(0, 0, &format!("{what}, {} in all", duration(start.elapsed().as_secs_f64())));
     })?;
-    bar.finish_and_clear();
+    end_progress();
     if let Some(path) = &args.trace {
         let text = chrome_trace(gpu.caps(), &traces).to_string();
         files::write_atomic(path, text.as_bytes())?;

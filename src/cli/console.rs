@@ -1,15 +1,19 @@
-//! How the program speaks: the only place that writes to standard output and standard error.
+//! All output of the program: the only place that writes to standard output and standard error.
 //!
 //! [`say!`] is for results and [`note!`] for messages about the work; both show control characters as escapes, since names,
 //! values and texts in them come from files and models. [`Data`] is for data that other programs read, which are changed only
-//! where a terminal would act on them. [`doing`] says what long work is going on, whenever nothing else has been said for a while.
+//! where a terminal would act on them. [`doing`] and [`show_progress`] tell what long work is going on.
 //! Nothing here panics: a reader that has left ends the command, see [`reader_left`]; a message
-//! that nobody can read is dropped. Colours are left to clap, indicatif and crossterm, which all know NO_COLOR.
+//! that nobody can read is dropped. Colours are left to clap and crossterm, which know NO_COLOR.
 
 use std::borrow::Cow;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, StdoutLock, Write};
 use std::sync::{LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use ratatui::crossterm::cursor::MoveToColumn;
+use ratatui::crossterm::queue;
+use ratatui::crossterm::terminal::{Clear, ClearType, size};
 
 /// Prints a line of the command's result.
 macro_rules! say {
@@ -35,20 +39,17 @@ pub fn print(text: &str) -> io::Result<()> {
 
 /// There is no place to complain about standard error.
 pub fn print_note(text: &str) {
-    activity().spoke = Instant::now();
-    print_line(text);
+    activity().print(text);
 }
 
-fn print_line(text: &str) {
-    let _nobody_listens = writeln!(io::stderr(), "{}", printable(text));
-}
-
-/// What the program is at.
+/// The work that the program is doing.
 struct Activity {
     /// Nothing is said of an empty one.
     what: String,
     /// What it waits for at the moment.
     detail: Option<String>,
+    /// On a terminal: the line below all others, which shows the progress.
+    progress: Option<String>,
     since: Instant,
     /// When something was last printed.
     spoke: Instant,
@@ -57,24 +58,53 @@ struct Activity {
 
 static ACTIVITY: LazyLock<Mutex<Activity>> = LazyLock::new(|| {
     // A program without threads left is no worse than a silent one.
-    let _no_thread = std::thread::Builder::new().name("activity".into()).spawn(break_silence);
+    let _no_thread = std::thread::Builder::new().name("activity".into()).spawn(keep_alive);
     let now = Instant::now();
-    Mutex::new(Activity { what: String::new(), detail: None, since: now, spoke: now, muted: false })
+    Mutex::new(Activity { what: String::new(), detail: None, progress: None, since: now, spoke: now, muted: false })
 });
 
 fn activity() -> MutexGuard<'static, Activity> {
     ACTIVITY.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn break_silence() {
+impl Activity {
+    fn print(&mut self, text: &str) {
+        self.spoke = Instant::now();
+        self.clear();
+        let _nobody_listens = writeln!(io::stderr(), "{}", printable(text));
+        self.draw();
+    }
+
+    fn draw(&self) {
+        const TURNS: [char; 4] = ['-', '\\', '|', '/'];
+        let Some(progress) = &self.progress else { return };
+        let turn = TURNS[self.since.elapsed().as_millis() as usize / 200 % TURNS.len()];
+        let line = format!("{turn} {}", self.detail.as_ref().unwrap_or(progress));
+        let width = size().map_or(80, |(columns, _)| usize::from(columns));
+        let shown: String = printable(&line).chars().take(width.saturating_sub(1)).collect();
+        self.clear();
+        let _nobody_looks = io::stderr().write_all(shown.as_bytes());
+    }
+
+    fn clear(&self) {
+        if self.progress.is_some() {
+            let _nobody_looks = queue!(io::stderr(), MoveToColumn(0), Clear(ClearType::CurrentLine));
+        }
+    }
+}
+
+/// Lets the line of progress move, and breaks silences where there is none.
+fn keep_alive() {
     const SILENCE: Duration = Duration::from_secs(2);
     loop {
         std::thread::sleep(Duration::from_millis(200));
         let mut now = activity();
-        if !now.muted && !now.what.is_empty() && now.spoke.elapsed() >= SILENCE {
+        if now.progress.is_some() {
+            now.draw();
+        } else if !now.muted && !now.what.is_empty() && now.spoke.elapsed() >= SILENCE {
             let what = now.detail.as_ref().unwrap_or(&now.what);
-            print_line(&format!("  {what}, {} s", now.since.elapsed().as_secs()));
-            now.spoke = Instant::now();
+            let line = format!("  {what}, {} s", now.since.elapsed().as_secs());
+            now.print(&line);
         }
     }
 }
@@ -83,10 +113,46 @@ fn break_silence() {
 /// `what` is empty: the program waits for its user, or something on the screen moves by itself.
 pub fn doing(what: &str) {
     let mut now = activity();
-    *now = Activity { what: what.into(), detail: None, since: Instant::now(), ..*now };
+    (now.what, now.detail, now.since) = (what.into(), None, Instant::now());
 }
 
-/// Lets silences be, from now on.
+/// Shows on a terminal a bar and `what` in a line below all others, until [`end_progress`]; elsewhere as [`doing`]. Without a
+/// `total` there is no bar.
+pub fn show_progress(done: u64, total: u64, what: &str) {
+    let counted = if total > 0 { format!("{done}/{total} {what}") } else { what.to_owned() };
+    if !io::stderr().is_terminal() {
+        return doing(&counted);
+    }
+    let bar = if total > 0 { bar(done, total) + " " } else { String::new() };
+    activity().progress = Some(bar + &counted);
+}
+
+/// Takes the line of [`show_progress`] away.
+pub fn end_progress() {
+    doing("");
+    let mut now = activity();
+    now.clear();
+    now.progress = None;
+}
+
+/// `██████████████░░░░░░░░░░`
+fn bar(done: u64, total: u64) -> String {
+    const WIDTH: usize = 24;
+    let filled = (WIDTH as f64 * done as f64 / total as f64).min(WIDTH as f64) as usize;
+    "█".repeat(filled) + &"░".repeat(WIDTH - filled)
+}
+
+/// `45 s`, `12 min 05 s`, `3 h 07 min`.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.clamp(0.0, 1e9).round() as u64;
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
+    }
+}
+
+/// Says nothing in silences from now on.
 pub fn mute() {
     activity().muted = true;
 }
@@ -149,6 +215,14 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_and_bars_are_readable() {
+        assert_eq!([0.4, 59.6, 11_220.0].map(duration), ["0 s", "1 min 00 s", "3 h 07 min"]);
+        for (done, filled) in [(0, 0), (1, 12), (2, 24), (3, 24)] {
+            assert_eq!(bar(done, 2), "█".repeat(filled) + &"░".repeat(24 - filled));
+        }
+    }
 
     #[test]
     fn nothing_that_a_terminal_acts_on_is_left() {

@@ -1,4 +1,4 @@
-//! `t5 devices`: what adapters there are and what the engine makes of them.
+//! `t5 devices`: lists the adapters, and whether and how the engine can use them.
 
 use std::io;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `t5 run --dry-run`: what a recipe would take on this adapter.
+//! `t5 run --dry-run`: the memory and the time that a recipe would need on this adapter.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -6,7 +6,7 @@ use t5_wgpu::gpu::Gpu;
 use t5_wgpu::recipe::Recipe;
 use t5_wgpu::recipe::estimate::{Estimate, estimate};
 
-use super::console::say;
+use super::console::{duration, say};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -53,12 +53,4 @@ pub fn print(recipe: &Recipe, gpu: &Gpu, json: bool) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 120.0 => format!("{s:.0} s"),
-        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
-    }
 }

@@ -11,7 +11,7 @@ use t5_wgpu::recipe::{Recipe, Stage};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::Settings;
 use t5_wgpu::train::evaluate::Evaluation;
-use t5_wgpu::tune::{Budget, Mode};
+use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::console::say;
 use super::pairs::{self, OnBadRowArg, PAIRS};
@@ -111,7 +111,7 @@ pub fn run(args: &Args) -> Result<()> {
     let gpu = args.gpu.open(args.json)?;
     let folder = model_folder(&args.model, args.json)?;
     let (mut model, remarks) = Model::load(&gpu, &folder)?;
-    model.tuner = args.tune.open(&gpu, Mode::Cache, Budget::for_run());
+    model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
     let tokenizer = match &args.tokenizer {
         Some(spec) => Tokenizer::open(spec)?,
         None => Tokenizer::from_dir(&folder)?,

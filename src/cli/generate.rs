@@ -10,7 +10,7 @@ use t5_wgpu::data::lines::Lines;
 use t5_wgpu::generate::{GenerateOptions, Generation, Generator, Strategy};
 use t5_wgpu::model::{Model, Storage, T5Config};
 use t5_wgpu::tokenizer::Tokenizer;
-use t5_wgpu::tune::{Budget, Mode};
+use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::console::{Data, doing, note};
 use super::{GpuArgs, TuneArgs, model_folder};
@@ -138,7 +138,7 @@ pub fn run(args: &Args) -> Result<()> {
     let prefix = Prefix::choose(args, &T5Config::from_dir(&folder)?)?;
     let gpu = args.gpu.open(args.quiet)?;
     let (mut model, mut remarks) = Model::load_as(&gpu, &folder, args.weights.into())?;
-    model.tuner = args.tune.open(&gpu, Mode::Cache, Budget::for_run());
+    model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
     remarks.extend(model.tuner.warnings().iter().map(|what| format!("warning: {what}")));
     if !args.quiet {
         remarks.iter().for_each(|remark| note!("{remark}"));

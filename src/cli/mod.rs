@@ -1,4 +1,4 @@
-//! The command line: one file per subcommand, each thin. Only here are clap, anyhow and indicatif known.
+//! The command line: one file per subcommand, each thin. Only here are clap, anyhow and ratatui known.
 
 mod bench;
 mod console;
@@ -26,10 +26,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use console::note;
+use t5_wgpu::bench::Subject;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::recipe::checkpoint::model_of_run;
 use t5_wgpu::tune::cache::{Cache, Identity, default_folder};
-use t5_wgpu::tune::{Budget, Mode, Tuner};
+use t5_wgpu::tune::{Mode, TuneBudget, Tuner};
 
 /// Train and run T5 on any GPU.
 ///
@@ -98,6 +99,15 @@ pub fn model_folder(path: &Path, quiet: bool) -> t5_wgpu::Result<PathBuf> {
     Ok(folder)
 }
 
+/// The model that is measured: a published size, a config.json, or the folder that `model_folder` finds.
+pub fn subject(model: &str, quiet: bool) -> t5_wgpu::Result<Subject> {
+    let path = Path::new(model);
+    match path.is_dir() {
+        true => Ok(Subject::Folder(model_folder(path, quiet)?)),
+        false => Subject::parse(model),
+    }
+}
+
 /// How kernels are chosen.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct TuneArgs {
@@ -109,7 +119,7 @@ pub struct TuneArgs {
 
 impl TuneArgs {
     /// The tuner that was asked for, or else one of this mode.
-    pub fn open(&self, gpu: &Gpu, default: Mode, budget: Budget) -> Tuner {
+    pub fn open(&self, gpu: &Gpu, default: Mode, budget: TuneBudget) -> Tuner {
         Tuner::new(self.tune.unwrap_or(default), budget, cache_of(gpu))
     }
 }
@@ -149,6 +159,7 @@ pub fn main() -> ExitCode {
         Command::Man(args) => shell::man(&args, command()).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
+        console::end_progress();
         if console::reader_left(&error) {
             return ExitCode::SUCCESS;
         }

@@ -1,4 +1,4 @@
-//! A file of pairs, as the command line names it, as a task.
+//! Turns a file of pairs that the command line names into a task.
 
 use std::path::Path;
 

@@ -1,16 +1,15 @@
-//! How training and evaluation look: a bar on a terminal, plain lines elsewhere, JSON lines for programs.
+//! Shows training and evaluation: a bar on a terminal, plain lines elsewhere, JSON lines for programs.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use t5_wgpu::gpu::{Compiling, Gpu};
 use t5_wgpu::recipe::run::Watch;
 use t5_wgpu::train::tensorboard::{self, TensorBoard, scalars_of};
 use t5_wgpu::train::{Evaluation, Event, Outcome, StepLog, Trainer};
-use t5_wgpu::tune::{Budget, Decision, Mode, Source, Tuner};
+use t5_wgpu::tune::{Decision, DecisionSource, Mode, TuneBudget, Tuner};
 
-use super::console::{doing, note, print, printable, waiting_for};
+use super::console::{doing, duration, end_progress, note, print, show_progress, waiting_for};
 use super::screen::Screen;
 use super::{TuneArgs, signals};
 
@@ -23,7 +22,7 @@ const SHARE_OF_TIME: f64 = 0.05;
 /// What chooses the kernels of a run of so many passes. Measuring takes seconds; a short run would not earn them back.
 pub fn tuner(args: &TuneArgs, gpu: &Gpu, passes: u64, limit: Option<Duration>) -> Tuner {
     let default = if passes < LEAST_PASSES { Mode::Cache } else { Mode::On };
-    let mut budget = Budget::for_run();
+    let mut budget = TuneBudget::for_run();
     if let Some(limit) = limit {
         budget.total = budget.total.min(limit.mul_f64(SHARE_OF_TIME));
     }
@@ -32,20 +31,6 @@ pub fn tuner(args: &TuneArgs, gpu: &Gpu, passes: u64, limit: Option<Duration>) -
 
 /// Said in a long silence: the last line stands.
 const STILL: &str = "...";
-
-/// Shows by a bar what the program is at, or, where there is no terminal, by a line now and then.
-pub fn show(bar: &ProgressBar, what: String) {
-    if bar.is_hidden() {
-        doing(&match bar.length() {
-            Some(all) => format!("{}/{all} {what}", bar.position()),
-            None => what,
-        });
-    } else {
-        doing("");
-        bar.set_message(what);
-        bar.tick();
-    }
-}
 
 /// Lets long silences tell how far compiling has come.
 pub fn show_compiling(gpu: &Gpu) {
@@ -81,7 +66,8 @@ impl LookArgs {
 pub struct Renderer {
     style: Style,
     look: LookArgs,
-    bar: Option<ProgressBar>,
+    /// Whether a line below all others shows the progress.
+    has_bar: bool,
     screen: Option<Screen>,
     board: Option<TensorBoard>,
 }
@@ -100,15 +86,13 @@ impl Renderer {
             (false, true) => Style::Json,
             (false, false) => Style::Human,
         };
-        Renderer { style, look, bar: None, screen: None, board: None }
+        Renderer { style, look, has_bar: false, screen: None, board: None }
     }
 
     /// Takes the bar away.
     pub fn end(&mut self) {
-        doing("");
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
+        self.has_bar = false;
+        end_progress();
         if let Some(mut screen) = self.screen.take() {
             screen.end();
         }
@@ -117,12 +101,12 @@ impl Renderer {
 
     /// Says so whenever nothing else has been said for long, unless a bar or screen moves.
     fn doing(&self, what: &str) {
-        doing(if self.bar.is_none() && self.screen.is_none() { what } else { "" });
+        doing(if self.has_bar || self.screen.is_some() { "" } else { what });
     }
 
     fn say(&self, text: &str) {
         if self.style == Style::Human {
-            self.line(text);
+            note!("{text}");
         }
     }
 
@@ -146,31 +130,25 @@ impl Renderer {
             )),
             step => self.say(&format!("continuing after step {step} of {}", settings.steps)),
         }
-        if self.style == Style::Human && self.screen.is_none() && io::stderr().is_terminal() {
-            let bar = ProgressBar::with_draw_target(Some(settings.steps), ProgressDrawTarget::stderr());
-            // The template is a constant that parses.
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {bar:24} {pos}/{len} {msg}") {
-                bar.set_style(style);
-            }
-            bar.set_position(trainer.step());
-            bar.enable_steady_tick(Duration::from_millis(200));
-            self.bar = Some(bar);
+        self.has_bar = self.style == Style::Human && !self.look.screen && io::stderr().is_terminal();
+        if self.has_bar {
+            show_progress(trainer.step(), settings.steps, "");
         }
     }
 
     fn show(&self, event: &Event) {
         match (self.style, event) {
             (Style::Json, _) => print_json(event),
-            (_, Event::Warning { step, what }) => self.line(&format!("warning: step {step}: {what}")),
+            (_, Event::Warning { step, what }) => note!("warning: step {step}: {what}"),
             (Style::Quiet, _) => {}
             (Style::Human, Event::Step(log)) => self.step(log),
             (Style::Human, Event::Evaluation { step, evaluation, metric, value, best }) => {
                 let mark = if *best { " (best so far)" } else { "" };
-                self.line(&format!("step {step}: {metric} {value:.4}{mark}"));
+                note!("step {step}: {metric} {value:.4}{mark}");
                 self.results(evaluation);
             }
             (Style::Human, Event::EndsEarly { step, evaluations }) => {
-                self.line(&format!("step {step}: ending early, no better for {evaluations} evaluations"));
+                note!("step {step}: ending early, no better for {evaluations} evaluations");
             }
             (Style::Human, Event::Kernels { seconds, choices, .. }) => self.kernels(*seconds, choices),
             (Style::Human, Event::Saved { .. }) => {}
@@ -182,53 +160,42 @@ impl Renderer {
             let metrics: String =
                 task.scores.iter().map(|score| format!(", {} {:.2}", score.name, score.value)).collect();
             let bits = task.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.3} bits per byte"));
-            self.line(&format!(
+            note!(
                 "  {name}: loss {:.4}, token accuracy {:.2} %{bits}{metrics} ({} examples)",
                 task.loss,
                 100.0 * task.accuracy,
                 task.examples
-            ));
+            );
         }
     }
 
     fn kernels(&self, seconds: f64, choices: &[Decision]) {
         let of = |source| choices.iter().filter(|c| c.source == source).count();
         let other = choices.iter().filter(|c| c.variant != c.rule).count();
-        self.line(&format!(
+        note!(
             "kernels for {} classes of shapes: {} measured ({seconds:.1} s), {} known, {} by rule; {other} other than the rule's",
             choices.len(),
-            of(Source::Measured),
-            of(Source::Cache),
-            of(Source::Rule)
-        ));
+            of(DecisionSource::Measured),
+            of(DecisionSource::Cache),
+            of(DecisionSource::Rule)
+        );
     }
 
     fn step(&self, log: &StepLog) {
-        let left = HumanDuration(Duration::from_secs_f64(log.time_left.clamp(0.0, 1e9)));
         let text = format!(
-            "loss {:.4}  accuracy {:.1} %  lr {:.2e}  norm {:.2}  {:.0} tokens/s  {left:#} left",
+            "loss {:.4}  accuracy {:.1} %  lr {:.2e}  norm {:.2}  {:.0} tokens/s  {} left",
             log.loss,
             100.0 * log.accuracy,
             log.lr,
             log.grad_norm,
-            log.tokens_per_second
+            log.tokens_per_second,
+            duration(log.time_left)
         );
-        match &self.bar {
-            Some(bar) => {
-                bar.set_position(log.step);
-                bar.set_message(text);
-            }
-            None => {
-                note!("step {}/{}  {text}", log.step, log.steps);
-                self.doing(STILL);
-            }
-        }
-    }
-
-    fn line(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(printable(text)),
-            None => note!("{text}"),
+        if self.has_bar {
+            show_progress(log.step, log.steps, &text);
+        } else {
+            note!("step {}/{}  {text}", log.step, log.steps);
+            self.doing(STILL);
         }
     }
 }
@@ -245,13 +212,13 @@ impl Watch for Renderer {
         if self.look.tensorboard {
             match TensorBoard::open(&trainer.folder().join(tensorboard::FOLDER), trainer.step()) {
                 Ok(board) => self.board = Some(board),
-                Err(error) => self.line(&format!("warning: no events for TensorBoard: {error}")),
+                Err(error) => note!("warning: no events for TensorBoard: {error}"),
             }
         }
         if self.look.screen {
             match Screen::open(stage, signals::interrupt) {
                 Ok(screen) => self.screen = screen,
-                Err(error) => self.line(&format!("warning: no full-screen view: {error}")),
+                Err(error) => note!("warning: no full-screen view: {error}"),
             }
         }
         self.doing(STILL);
@@ -266,7 +233,7 @@ impl Watch for Renderer {
             && let Err(error) = record(board, event)
         {
             self.board = None;
-            self.line(&format!("warning: no more events for TensorBoard: {error}"));
+            note!("warning: no more events for TensorBoard: {error}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! `t5 completions` and `t5 man`: what a shell and `man` want to know, from the same source as `--help`.
+//! `t5 completions` and `t5 man`: completions and manual pages, from the same source as `--help`.
 
 use std::path::PathBuf;
 

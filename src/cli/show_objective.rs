@@ -1,12 +1,13 @@
-//! `t5 show-objective`: what an objective makes of a text, as a source and a target.
+//! `t5 show-objective`: shows the source and the target that an objective makes of a text.
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use t5_wgpu::batch::Example;
 use t5_wgpu::data::lines::Lines;
-use t5_wgpu::data::{Example, Lengths, Markers, Objective};
+use t5_wgpu::data::{Lengths, Markers, Objective};
 use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
 

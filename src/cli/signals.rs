@@ -1,4 +1,4 @@
-//! How a run is stopped: by Ctrl-C, `kill`, or the end of its terminal.
+//! Stops a run by Ctrl-C, `kill`, or the end of its terminal.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -58,7 +58,7 @@ fn end(signal: i32) -> ! {
 #[cfg(unix)]
 pub fn listen() -> anyhow::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    // Who starts the program with `nohup` wants it to outlive its terminal.
+    // A program that was started by `nohup` is to outlive its terminal.
     let wanted = [SIGINT, SIGTERM].into_iter().chain((!is_ignored(SIGHUP)).then_some(SIGHUP));
     let mut signals = signal_hook::iterator::Signals::new(wanted).context("cannot listen for signals")?;
     std::thread::Builder::new()

@@ -1,15 +1,16 @@
 //! `t5 tune`: measures ahead of time which kernels are the fastest on an adapter.
 
 use std::io;
-use std::path::Path;
+use std::num::NonZeroUsize;
 
 use anyhow::{Result, bail};
-use t5_wgpu::model::{BatchShape, Builder, Model, T5Config};
-use t5_wgpu::train::engine::{Objective, Pass, graph};
-use t5_wgpu::tune::{Budget, Decision, Mode, Source, Tuner};
+use t5_wgpu::batch::BatchShape;
+use t5_wgpu::model::{Builder, Model};
+use t5_wgpu::train::engine::{Pass, Regularization, graph};
+use t5_wgpu::tune::{Decision, DecisionSource, Mode, TuneBudget, Tuner};
 
 use super::console::{doing, note, say};
-use super::{GpuArgs, cache_of, model_folder};
+use super::{GpuArgs, cache_of, subject};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,15 +34,15 @@ pub struct Args {
     #[arg(value_name = "MODEL", default_value = "t5-small")]
     model: String,
     /// Sequences in a batch
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
-    batch: usize,
+    #[arg(long, value_name = "N", default_value = "8")]
+    batch: NonZeroUsize,
     /// Tokens of a source
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = positive)]
-    source_len: usize,
+    #[arg(long, value_name = "N", default_value = "512")]
+    source_len: NonZeroUsize,
     /// Tokens of a target
-    #[arg(long, value_name = "N", default_value_t = 114, value_parser = positive)]
-    target_len: usize,
-    /// Measure what is known already, too
+    #[arg(long, value_name = "N", default_value = "114")]
+    target_len: NonZeroUsize,
+    /// Measure shapes again that were measured before
     #[arg(long)]
     force: bool,
     /// Print one JSON object: adapter, file, seconds, choices
@@ -52,7 +53,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let config = config(&args.model)?;
+    let config = subject(&args.model, args.json)?.config()?;
     let gpu = args.gpu.open(args.json)?;
     let cache = cache_of(&gpu);
     if cache.is_none() {
@@ -61,14 +62,15 @@ pub fn run(args: &Args) -> Result<()> {
     let path = cache.as_ref().map(|cache| cache.path().to_owned()).unwrap_or_default();
     doing("measuring kernels");
     let tuner = match args.force {
-        true => Tuner::anew(Budget::thorough(), cache),
-        false => Tuner::new(Mode::On, Budget::thorough(), cache),
+        true => Tuner::anew(TuneBudget::thorough(), cache),
+        false => Tuner::new(Mode::On, TuneBudget::thorough(), cache),
     };
     let model = Model::zeroed(&gpu, config)?;
-    let shape = BatchShape { batch: args.batch, src_len: args.source_len, tgt_len: args.target_len, packed: false };
-    let objective = Objective { dropout: model.config.dropout_rate as f32, ..Objective::default() };
+    let [batch, src_len, tgt_len] = [args.batch, args.source_len, args.target_len].map(NonZeroUsize::get);
+    let shape = BatchShape { batch, src_len, tgt_len, packed: false };
+    let regularization = Regularization { dropout: model.config.dropout_rate as f32, ..Regularization::default() };
     for pass in [Pass::Training { recompute: false }, Pass::Evaluation] {
-        let (graph, stats) = graph(&model, objective, shape, pass);
+        let (graph, stats) = graph(&model, regularization, shape, pass);
         let outputs = if pass == Pass::Evaluation { vec![stats] } else { vec![] };
         tuner.choices(&gpu, &graph, &outputs)?;
     }
@@ -99,25 +101,16 @@ pub fn run(args: &Args) -> Result<()> {
     say!(
         "{} classes of shapes: {} measured in {seconds:.1} s, {} known before, {} not measured (by rule)",
         decisions.len(),
-        of(Source::Measured),
-        of(Source::Cache),
-        of(Source::Rule)
+        of(DecisionSource::Measured),
+        of(DecisionSource::Cache),
+        of(DecisionSource::Rule)
     )?;
     say!("Kept in {}", path.display())?;
     say!("Next: `t5 train` and `t5 generate` use it by themselves; `--tune off` does without.")?;
     Ok(())
 }
 
-fn config(model: &str) -> Result<T5Config> {
-    let path = Path::new(model);
-    Ok(match () {
-        () if path.is_dir() => T5Config::from_dir(&model_folder(path, false)?)?,
-        () if path.is_file() => T5Config::from_file(path)?,
-        () => T5Config::preset(model)?,
-    })
-}
-
-/// A line a class: what each candidate reached, in GFLOP/s, and what was chosen; `*` where the rule says otherwise.
+/// A line a class: the GFLOP/s of each candidate and the one chosen, marked `*` where the rule would choose another.
 fn print_table(decisions: &[Decision]) -> io::Result<()> {
     let width = decisions.iter().map(|d| d.class.len()).max().unwrap_or(0);
     say!("{:width$}  {:12}  GFLOP/s of each candidate", "shapes", "chosen")?;
@@ -130,11 +123,4 @@ fn print_table(decisions: &[Decision]) -> io::Result<()> {
         say!("{:width$}  {:12}  {timings}", decision.class, format!("{}{mark}", decision.variant))?;
     }
     say!("m*: whatever the batch, for generation; *: other than the rule for such adapters")
-}
-
-fn positive(text: &str) -> Result<usize> {
-    match text.parse() {
-        Ok(n) if n > 0 => Ok(n),
-        _ => bail!("must be a whole number of 1 or more"),
-    }
 }

@@ -2,16 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use t5_wgpu::Error;
 use t5_wgpu::gpu::Gpu;
 use t5_wgpu::verify::{Case, Row, cases, check_golden, check_gradients, check_kernels, large_cases};
 
 use super::GpuArgs;
-use super::console::{print, say};
-use super::progress::show;
+use super::console::{duration, end_progress, print, say, show_progress};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -101,10 +100,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let gpu = args.gpu.open(args.json)?;
     let (mut rows, mut refused) = (Vec::new(), Vec::new());
-    let bar = ProgressBar::with_draw_target(Some(checks.len() as u64), ProgressDrawTarget::stderr());
-    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}  {eta} left")?);
-    for check in &checks {
-        show(&bar, check.name());
+    let start = Instant::now();
+    for (done, check) in checks.iter().enumerate() {
+        let left = start.elapsed().as_secs_f64() / done.max(1) as f64 * (checks.len() - done) as f64;
+        show_progress(done as u64, checks.len() as u64, &format!("{} left  {}", duration(left), check.name()));
         match check.run(&gpu) {
             Ok(found) => rows.extend(found),
             // One kernel that a driver refuses says nothing about the others.
@@ -114,9 +113,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Err(error) if args.golden.is_empty() => return Err(error.context(format!("check `{}`", check.name()))),
             Err(error) => return Err(error),
         }
-        bar.inc(1);
     }
-    bar.finish_and_clear();
+    end_progress();
     let failed = rows.iter().filter(|(_, row)| !row.passed()).count();
     if args.json {
         let rows: Vec<&Row> = rows.iter().map(|(_, row)| row).collect();
@@ -164,30 +162,14 @@ fn check_folder(gpu: &Gpu, name: &str, dir: &Path) -> anyhow::Result<Vec<(String
 type File = (&'static str, &'static [u8]);
 
 macro_rules! golden {
-    ($folder:literal, $file:literal) => {
-        ($file, include_bytes!(concat!("../../tests/golden/", $folder, "/", $file)).as_slice())
+    ($folder:literal: $($file:literal)*) => {
+        ($folder, &[$(($file, include_bytes!(concat!("../../tests/golden/", $folder, "/", $file)))),*])
     };
 }
 
 const BUILT_IN: &[(&str, &[File])] = &[
-    (
-        "t5v10",
-        &[
-            golden!("t5v10", "config.json"),
-            golden!("t5v10", "model.safetensors"),
-            golden!("t5v10", "golden.safetensors"),
-            golden!("t5v10", "golden.json"),
-        ],
-    ),
-    (
-        "flan",
-        &[
-            golden!("flan", "config.json"),
-            golden!("flan", "model.safetensors"),
-            golden!("flan", "golden.safetensors"),
-            golden!("flan", "golden.json"),
-        ],
-    ),
+    golden!("t5v10": "config.json" "model.safetensors" "golden.safetensors" "golden.json"),
+    golden!("flan": "config.json" "model.safetensors" "golden.safetensors" "golden.json"),
 ];
 
 /// The kind of all gradient rules together.

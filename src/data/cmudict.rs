@@ -5,8 +5,9 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::example::Split;
 use super::lines::for_each_line;
-use super::task::Split;
+use crate::rng::fnv1a;
 use crate::{Error, Result, files};
 
 /// Words at these places out of [`SPLIT_OUT_OF`] are kept for validation, and those behind them for the final test.
@@ -16,7 +17,7 @@ const SPLIT_OUT_OF: u64 = 10_000;
 
 /// A word and its pronunciations, the usual one first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct DictEntry {
     pub word: String,
     /// Phonemes with stress digits, separated by blanks: "K AE1 T".
     pub pronunciations: Vec<String>,
@@ -25,7 +26,7 @@ pub struct Entry {
 /// The words of the dictionary that consist of a-z, apostrophe, point and hyphen, in the file's order.
 #[derive(Debug)]
 pub struct CmuDict {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<DictEntry>,
     /// Lines left out because of other characters in the word.
     pub skipped: usize,
 }
@@ -61,17 +62,25 @@ impl CmuDict {
                     entry.pronunciations.push(pronunciation);
                 }
                 Some(_) => {}
-                None => dict.entries.push(Entry { word: word.to_owned(), pronunciations: vec![pronunciation] }),
+                None => dict.entries.push(DictEntry { word: word.to_owned(), pronunciations: vec![pronunciation] }),
             }
             Ok(())
         })?;
         Ok(dict)
     }
 
+    /// The words of a split, each with its pronunciations. For training this is the first one only, so that there is one right
+    /// answer to learn.
+    pub fn split(&self, split: Split) -> impl Iterator<Item = (&str, &[String])> {
+        self.entries.iter().filter(move |entry| split_of(&entry.word) == split).map(move |entry| {
+            let used = if split == Split::Train { 1 } else { entry.pronunciations.len() };
+            (entry.word.as_str(), &entry.pronunciations[..used])
+        })
+    }
+
     /// Writes `train.tsv`, `validation.tsv` and `test.tsv` (`word<TAB>phonemes`) into `folder`, which is created if missing.
     ///
-    /// A training word has one line, its first pronunciation, so that there is one right answer to learn. Other words
-    /// have a line for each pronunciation: evaluation takes lines of equal source as alternatives.
+    /// There is a line for each pronunciation of [`CmuDict::split`]: evaluation takes lines of equal source as alternatives.
     ///
     /// # Errors
     /// One of the files is there already and `overwrite` is not said, or it cannot be written.
@@ -87,12 +96,11 @@ impl CmuDict {
 
     fn write_split(&self, split: Split, path: PathBuf) -> Result<Written> {
         let (mut text, mut words, mut lines) = (String::new(), 0, 0);
-        for Entry { word, pronunciations } in self.entries.iter().filter(|entry| split_of(&entry.word) == split) {
-            let used = if split == Split::Train { 1 } else { pronunciations.len() };
-            for pronunciation in pronunciations.iter().take(used) {
+        for (word, pronunciations) in self.split(split) {
+            for pronunciation in pronunciations {
                 let _ = writeln!(text, "{word}\t{pronunciation}");
             }
-            (words, lines) = (words + 1, lines + used);
+            (words, lines) = (words + 1, lines + pronunciations.len());
         }
         files::write_atomic(&path, text.as_bytes())?;
         Ok(Written { split, path, words, lines })
@@ -111,8 +119,7 @@ pub fn split_of(word: &str) -> Split {
 
 /// Below [`SPLIT_OUT_OF`], as good as uniform.
 fn place(word: &str) -> u64 {
-    // FNV-1a, with its high bits folded in because the low ones alone mix poorly on short words.
-    let hash = word.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
+    let hash = fnv1a(word.bytes());
     (hash ^ (hash >> 32)) % SPLIT_OUT_OF
 }
 

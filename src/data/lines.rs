@@ -1,4 +1,4 @@
-//! Lines of text files, plain or packed, with errors that name the file and the line: the one reader of lines.
+//! The one reader of lines of text files, plain or packed. Its errors name the file and the line.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub struct Lines {
     /// Whether the reader's first bytes were looked at: an archive is unpacked from then on.
     begun: bool,
     path: PathBuf,
-    /// Lines read or skipped.
+    /// Lines read.
     number: usize,
     read: Arc<AtomicU64>,
     line: Vec<u8>,
@@ -80,20 +80,6 @@ impl Lines {
         Ok(Some((self.number, utf8(&self.path, self.number, bare(&self.line, self.number))?)))
     }
 
-    /// Passes over `n` lines of a file without looking into them, and says how many there were.
-    ///
-    /// # Errors
-    /// The file cannot be read, or is a damaged archive.
-    pub fn skip(&mut self, n: usize) -> Result<usize> {
-        for skipped in 0..n {
-            if self.reader.skip_until(b'\n').map_err(Error::io("read", &self.path))? == 0 {
-                return Ok(skipped);
-            }
-            self.number += 1;
-        }
-        Ok(n)
-    }
-
     /// Bytes of the file (packed ones, where it is packed) that have been read, ahead of the lines by a buffer.
     pub fn bytes_read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
@@ -118,7 +104,7 @@ pub(super) fn for_each_line(path: &Path, mut visit: impl FnMut(usize, &str) -> R
     for_each_row(path, |number, line| visit(number, line.map_err(|what| Error::line(path, number, what))?))
 }
 
-/// As [`for_each_line`], except that `visit` gets what is wrong with a line that is not UTF-8.
+/// As [`for_each_line`], except that `visit` gets the error of a line that is not UTF-8.
 pub(super) fn for_each_row(
     path: &Path,
     mut visit: impl FnMut(usize, Result<&str, String>) -> Result<()>,

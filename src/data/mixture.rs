@@ -4,13 +4,16 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
+use super::Lengths;
 use super::text::{TextPosition, TextStream};
-use super::{Example, Lengths};
+use crate::batch::Example;
 use crate::rng::{Purpose, Rng};
 use crate::{Error, Result};
 
 /// How often the members of a mixture are drawn.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Mixing {
@@ -18,7 +21,6 @@ pub struct Mixing {
     #[serde(default)]
     pub rates: Rates,
     /// Examples beyond which a member counts as no larger (the paper's K, 2^16 to 2^21).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
     /// Rates are taken to the power of 1 / temperature: the higher, the more alike they are. The paper pairs a temperature
     /// above 1 with a limit of 2^21.
@@ -207,7 +209,7 @@ impl Shuffled {
     }
 }
 
-/// Another random order, in which whatever was among the last of `order` waits until `apart` draws lie between.
+/// Another random order. Between two draws of an item, the last one in `order` and the next one here, lie `apart` others.
 /// `apart` is at least 1, and at most their number, which leaves the order as it is.
 fn reshuffled(order: &[u32], mut rng: Rng, apart: usize) -> Vec<u32> {
     let (now, later) = order.split_at(order.len() + 1 - apart);
@@ -307,15 +309,8 @@ impl Mixture {
         if self.members.len() == 1 {
             return 0;
         }
-        let mut point = Rng::new(self.seed, Purpose::Mixture, &[self.drawn]).uniform();
-        for (index, rate) in self.rates.iter().enumerate() {
-            if point < *rate {
-                return index;
-            }
-            point -= rate;
-        }
-        // Rounding may leave a little beyond the last: it goes to the last that is drawn at all.
-        self.rates.iter().rposition(|&rate| rate > 0.0).unwrap_or(0)
+        // The rates' sum is 1.
+        Rng::new(self.seed, Purpose::Mixture, &[self.drawn]).weighted(self.rates.iter().copied(), 1.0)
     }
 }
 

@@ -1,10 +1,10 @@
-//! Batches made ahead of time on threads of their own: the stream is the same for any number of them.
+//! Makes batches ahead of time on threads. The stream of batches is the same for any number of threads.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use super::batches::Batch;
 use super::stream::{BatchPosition, Batches};
+use crate::batch::Batch;
 use crate::{Error, Result};
 
 /// Batches that wait for the device, at most.
@@ -69,7 +69,7 @@ fn ready(batches: &mut Batches) -> Result<Ready> {
     Ok(Ready { batch, next: batches.position(), passes: batches.passes() })
 }
 
-/// Ends with an error, or when nobody listens any more.
+/// Makes batches until one fails or the receiver is gone.
 fn produce(mut batches: Batches, sender: &SyncSender<Result<Ready>>) {
     loop {
         let made = ready(&mut batches);

@@ -12,7 +12,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::lines::{self, Lines};
-use super::{Example, Lengths, Markers, Objective};
+use super::{Lengths, Markers, Objective};
+use crate::batch::Example;
 use crate::rng::{Purpose, Rng, permutation};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -174,11 +175,6 @@ impl TextStream {
     /// The most tokens of a segment, a source and a target.
     pub fn lengths(&self) -> Lengths {
         Lengths::most(&self.lengths)
-    }
-
-    /// The largest id that an example may hold.
-    pub fn max_id(&self) -> u32 {
-        self.markers.max_id().max(self.markers.vocab_size.saturating_sub(1))
     }
 
     /// The window of the position that the stream was opened at.

@@ -48,7 +48,7 @@ pub(super) fn open_counted(path: &Path) -> Result<(Reader, Arc<AtomicU64>)> {
     Ok((unpacked(Box::new(reader)).map_err(Error::io("read", path))?, read))
 }
 
-/// The bytes of an archive, or those of what is none.
+/// The bytes that a packed stream holds; any other stream as it is.
 pub(super) fn unpacked(mut reader: Reader) -> io::Result<Reader> {
     let head = reader.fill_buf()?;
     let is_zstd = head.starts_with(ZSTD_MAGIC)
@@ -68,7 +68,7 @@ fn xz_reader(reader: Reader) -> XzReader<Reader> {
     XzReader::new_mem_limit(reader, true, ((MOST_WINDOW >> 10) + XZ_BUFFERS) as u32)
 }
 
-/// Counts what is read through it.
+/// Counts the bytes that are read through it.
 struct Counting<R> {
     inner: R,
     read: Arc<AtomicU64>,

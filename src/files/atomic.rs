@@ -31,7 +31,7 @@ pub struct AtomicDir {
 
 impl AtomicDir {
     /// Creates `<final_path>.partial` after [`recover`]. Nothing at `final_path` changes before [`AtomicDir::commit`], which
-    /// replaces that folder and whatever else is in it.
+    /// replaces that folder with everything in it.
     pub(super) fn begin(final_path: &Path) -> Result<AtomicDir> {
         let Some(places) = Places::beside(final_path) else {
             let what = format!("\"{}\" has no name of its own; name a folder inside of it", final_path.display());
@@ -169,7 +169,7 @@ impl Places {
             }
         }
         if let Ok(_lock) = try_lock_folder(&self.partial) {
-            // Whoever only reads the model may lack the right to tidy up, and does not depend on it.
+            // A process that only reads the model may not be allowed to remove files, and need not.
             let _ = fs::remove_dir_all(&self.partial);
         }
         Ok(())

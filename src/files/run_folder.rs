@@ -1,4 +1,4 @@
-//! The folder of a run: who made it, who works in it, and what may be removed from it.
+//! The folder of a run: the proof that a run made it, the lock of the process that works in it, and removal of its files.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -28,7 +28,7 @@ pub struct RunFolder {
     marker: File,
 }
 
-/// Whether a name is that of a file in a folder, whatever the system, and none that a replaced folder has in between.
+/// Whether a file may have this name on every system, and a folder does not have it while it is replaced.
 pub fn is_plain_name(name: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let is_between = atomic::SUFFIXES.iter().any(|suffix| name.ends_with(suffix));

@@ -186,7 +186,7 @@ impl Generator {
     }
 }
 
-/// The sources of a batch and what has become of them.
+/// The sources of a batch and their tokens so far.
 struct Rows<'a> {
     /// Indices of the sources.
     rows: &'a [usize],

@@ -1,10 +1,11 @@
-//! What decoding holds on the device for one shape: state, the plan that prepares it, the plan of a step.
+//! Decoding on the device for one shape: the state, the plan that prepares it, and the plan of a step.
 
 use std::collections::HashMap;
 
+use crate::batch::BatchShape;
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu, Readback};
-use crate::model::{BatchShape, Builder, DecodeShape, Model};
+use crate::model::{Builder, DecodeShape, Model};
 use crate::ops::SampleSettings;
 use crate::plan::{Plan, PlanOptions, SlotPool};
 

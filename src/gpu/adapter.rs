@@ -1,4 +1,4 @@
-//! Finding an adapter, saying what it can do, opening its device.
+//! Finds an adapter, describes it, and opens its device.
 
 use super::GpuOptions;
 use crate::error::{Error, Result};
@@ -169,7 +169,7 @@ fn compiler(backend: wgpu::Backend, dx12: &wgpu::Dx12Compiler) -> &'static str {
 
 /// All adapters, and the compiler that those of DirectX 12 use.
 async fn enumerate(options: &GpuOptions) -> Result<(Vec<wgpu::Adapter>, wgpu::Dx12Compiler)> {
-    // Elsewhere than on Windows nobody looks at it.
+    // Only Windows uses it.
     let compilers = match cfg!(windows) {
         true => dx12_compilers(options.dx12_compiler.as_deref(), BUILT_IN_DXC)?,
         false => vec![wgpu::Dx12Compiler::Fxc],

@@ -1,4 +1,4 @@
-//! Kernels compiled on all cores, before they are needed, while someone is told how far it has come.
+//! Compiles kernels on all cores before they are needed, and tells an observer about the progress.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// What a caller of [`Gpu::on_compile`] is told, about once a second and only where compiling takes so long.
 #[derive(Clone, Copy, Debug)]
 pub struct Compiling {
-    /// Of the kernels that are new to the device in what is being prepared.
+    /// Kernels of the program in preparation that the device has not compiled before.
     pub done: usize,
     pub total: usize,
     pub elapsed: Duration,
@@ -27,7 +27,7 @@ pub(super) struct Job {
     pub source: String,
 }
 
-/// Time, but for what went into compiling kernels.
+/// A clock that leaves out the time of compiling kernels.
 pub struct Stopwatch {
     gpu: Gpu,
     start: Instant,
@@ -109,7 +109,7 @@ impl Gpu {
             loop {
                 match receiver.recv_timeout(TICK) {
                     Ok((job, kernel)) => {
-                        // After a failure nobody wants the rest.
+                        // After a failure the rest is not needed.
                         let kernel = kernel.inspect_err(|_| next.store(jobs.len(), Ordering::Relaxed))?;
                         made[job] = Some(Arc::new(kernel));
                         done += 1;

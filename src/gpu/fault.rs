@@ -1,4 +1,4 @@
-//! What wgpu reports of a device, turned into [`Error`]s.
+//! Turns the errors that wgpu reports into [`Error`]s.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -75,7 +75,7 @@ pub(super) fn caught<T>(device: &wgpu::Device, call: impl FnOnce() -> T) -> Resu
     scopes.into_iter().rev().fold(None, pop).map_or(Ok(made), Err)
 }
 
-/// What an error means. `pipeline` says what was being compiled, if anything was: wgpu has no kind for a shader that is
+/// Turns an error of wgpu into ours. `pipeline`: the kernel that was being compiled, if any; wgpu has no kind for a shader that is
 /// refused, and calls it a validation error or an internal one, depending on who refuses.
 pub(super) fn translated(error: wgpu::Error, pipeline: Option<&str>) -> Error {
     match (error, pipeline) {

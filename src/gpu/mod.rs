@@ -20,7 +20,7 @@ pub use adapter::{AdapterReport, Caps, NO_ADAPTER, list_adapters};
 pub use buffer::{Buffer, Readback, Slice};
 pub use compile::{Compiling, Stopwatch};
 pub use program::{Dispatch, Program, ProgramBuilder, StepTime};
-pub use shader::{Header, Param, Shader, Value};
+pub use shader::{Constant, Header, Param, Shader};
 pub use work::{StepWork, Work};
 
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! A recorded list of dispatches: pipelines, bind groups and parameters are made once, replaying is a bare loop.
+//! A recorded list of dispatches. Pipelines, bind groups and parameters are made once; a replay is a plain loop.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! Shaders as plain files, specialised by a generated header, with names and layouts read off naga's reflection.
+//! Shaders as plain files, specialised by a generated header, with names and layouts from naga's reflection.
 
 use std::fmt::Write as _;
 
@@ -13,12 +13,12 @@ pub struct Shader {
     pub source: &'static str,
     /// Sources of shared functions, put in front.
     pub shared: &'static [&'static str],
-    pub defaults: &'static [(&'static str, Value)],
+    pub defaults: &'static [(&'static str, Constant)],
 }
 
 /// The value of a header constant.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Value {
+pub enum Constant {
     U32(u32),
     Bool(bool),
 }
@@ -26,7 +26,7 @@ pub enum Value {
 /// Constants that specialise a shader: `const NAME = value;` lines put in front of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Header {
-    pub constants: Vec<(&'static str, Value)>,
+    pub constants: Vec<(&'static str, Constant)>,
     /// Sources chosen for this variant (element width, storage type), put in front.
     pub parts: Vec<&'static str>,
 }
@@ -37,20 +37,20 @@ impl Header {
     }
 
     pub fn u32(mut self, name: &'static str, value: u32) -> Header {
-        self.constants.push((name, Value::U32(value)));
+        self.constants.push((name, Constant::U32(value)));
         self
     }
 
     pub fn bool(mut self, name: &'static str, value: bool) -> Header {
-        self.constants.push((name, Value::Bool(value)));
+        self.constants.push((name, Constant::Bool(value)));
         self
     }
 
     /// The constants as `NAME=value`, in their order.
     pub fn constants_text(&self) -> String {
-        let text = |(name, value): &(&str, Value)| match value {
-            Value::U32(v) => format!("{name}={v}"),
-            Value::Bool(v) => format!("{name}={v}"),
+        let text = |(name, value): &(&str, Constant)| match value {
+            Constant::U32(v) => format!("{name}={v}"),
+            Constant::Bool(v) => format!("{name}={v}"),
         };
         self.constants.iter().map(text).collect::<Vec<_>>().join(" ")
     }
@@ -76,8 +76,8 @@ impl Shader {
         for (name, default) in self.defaults {
             let value = header.constants.iter().find(|(n, _)| n == name).map_or(default, |(_, v)| v);
             let _ = match value {
-                Value::U32(v) => writeln!(out, "const {name} = {v}u;"),
-                Value::Bool(v) => writeln!(out, "const {name} = {v};"),
+                Constant::U32(v) => writeln!(out, "const {name} = {v}u;"),
+                Constant::Bool(v) => writeln!(out, "const {name} = {v};"),
             };
         }
         for source in header.parts.iter().chain(self.shared).chain([&self.source]) {

@@ -1,4 +1,4 @@
-//! What a dispatch has to do, whatever time it takes: counted from sizes, not measured.
+//! The work of a dispatch in operations and bytes: counted from sizes, not measured.
 
 use std::iter::Sum;
 use std::ops::Add;

@@ -1,4 +1,4 @@
-//! Where several kernels can do the same work: the question that an op asks, and the answers as plain data.
+//! For ops with several kernels: the question which one to take, and the answers as plain data.
 //!
 //! An op that has a choice calls [`Launcher::choose`] with the class of its shape and its candidates, best first by rule.
 //! Without answers the first is taken. [`questions`] collects what a graph asks, so that someone can measure first.

@@ -72,7 +72,7 @@ impl Dtype {
         4 * (held * self.row_words(cols)) as u64
     }
 
-    /// Rows of `cols` numbers as they lie in memory. NaN and infinity stay what they are in f16 and bf16.
+    /// Rows of `cols` numbers as they lie in memory. f16 and bf16 keep NaN and infinity.
     ///
     /// # Errors
     /// `Numeric` if a finite number is beyond the type's range, or one that is not finite has no place in it.

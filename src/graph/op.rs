@@ -1,4 +1,4 @@
-//! What an op is: a shape rule, launches, a backward rule and a naive f64 oracle, in one file per op under `ops/`.
+//! The trait of ops: a shape rule, launches, a backward rule and a naive f64 oracle, in one file per op under `ops/`.
 
 use std::fmt::Debug;
 use std::sync::Arc;

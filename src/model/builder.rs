@@ -6,23 +6,14 @@ mod decoding;
 
 pub use decoding::DecodeShape;
 
-use super::config::{Activation as Act, T5Config};
+use super::config::T5Config;
 use super::layout::{Layout, shard_leaf};
+use crate::batch::BatchShape;
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::ops::{
-    Activation, Attention, CrossEntropy, Dropout, DropoutMask, Function, Gather, Layout as MatmulLayout, Logits, Mask,
-    Matmul, PositionBias, RmsNorm, Variant, gather_index_len,
+    Attention, CrossEntropy, Dropout, DropoutMask, Gather, Logits, Mask, Matmul, MatmulLayout, PositionBias, RmsNorm,
+    Variant, gather_index_len,
 };
-
-/// Sizes of a batch: every row is padded to them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BatchShape {
-    pub batch: usize,
-    pub src_len: usize,
-    pub tgt_len: usize,
-    /// Whether a row may hold several examples, each of which sees itself alone.
-    pub packed: bool,
-}
 
 /// Adds the parts of a T5 to a graph.
 pub struct Builder<'a> {
@@ -81,10 +72,6 @@ impl<'a> Builder<'a> {
     /// pass on: of a block, only its input takes memory. To be said before the stacks are built.
     pub fn recompute_blocks(&mut self) {
         self.recompute = true;
-    }
-
-    pub fn config(&self) -> &'a T5Config {
-        self.config
     }
 
     /// Encoder: reads the leaves `src_ids`, `src_index` (`[B S]`) and, of packed rows, `src_ranges` (`[B S, 2]`), else
@@ -295,20 +282,9 @@ impl<'a> Builder<'a> {
         self.graph.scope(layer);
         let n = self.norm(&format!("{layer}.layer_norm.weight"), x);
         let h = self.linear(&format!("{layer}.DenseReluDense.wi.weight"), n);
-        let activation = self.activation();
-        let a = self.graph.push1(activation, &[h]);
+        let a = self.graph.push1(self.config.feed_forward_proj, &[h]);
         let a = self.dropout(a);
         self.project_back(&format!("{layer}.DenseReluDense.wo.weight"), a, x)
-    }
-
-    fn activation(&self) -> Activation {
-        let function = match self.config.feed_forward_proj.activation {
-            Act::Relu => Function::Relu,
-            Act::GeluTanh => Function::GeluTanh,
-            Act::GeluErf => Function::GeluErf,
-            Act::Silu => Function::Silu,
-        };
-        Activation { function, gated: self.config.feed_forward_proj.gated }
     }
 
     fn eps(&self) -> f32 {

@@ -1,4 +1,4 @@
-//! What a T5 looks like: HuggingFace's `config.json` of T5 1.0, T5 1.1, Flan-T5, ByT5, mT5 and UMT5.
+//! The configuration of a T5: HuggingFace's `config.json` of T5 1.0, T5 1.1, Flan-T5, ByT5, mT5 and UMT5.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::checkpoint::other_format;
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
+use crate::ops::Activation;
 
 /// A model's configuration. Sizes are counts of elements, rates are fractions; field names are those of `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,7 +30,8 @@ pub struct T5Config {
     pub dropout_rate: f64,
     pub layer_norm_epsilon: f64,
     pub initializer_factor: f64,
-    pub feed_forward_proj: FeedForward,
+    /// `wo(act(wi x))`, or `wo(act(wi_0 x) * wi_1 x)` where gated.
+    pub feed_forward_proj: Activation,
     pub tie_word_embeddings: bool,
     /// Written by transformers 5.x; decides the output scale when present (see [`T5Config::output_scale`]).
     pub scale_decoder_outputs: Option<bool>,
@@ -49,23 +51,6 @@ pub enum Family {
     Mt5,
     /// Every self-attention layer has its own relative bias table.
     Umt5,
-}
-
-/// `feed_forward_proj`: `wo(act(wi x))`, or `wo(act(wi_0 x) * wi_1 x)` where gated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FeedForward {
-    pub gated: bool,
-    pub activation: Activation,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    Relu,
-    /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`
-    GeluTanh,
-    /// `x/2 (1 + erf(x / sqrt 2))`
-    GeluErf,
-    Silu,
 }
 
 /// The key of tasks and their settings.
@@ -179,41 +164,6 @@ impl Family {
     }
 }
 
-impl FeedForward {
-    /// Parses `relu`, `gated-gelu`, `gated-silu`, ...: gated iff the part before `-` says so. "gated-gelu" means the
-    /// tanh form, "gelu" alone the erf form, as in transformers. `None` if the activation is unknown.
-    pub fn parse(name: &str) -> Option<FeedForward> {
-        let (gated, function) = match name.split_once('-') {
-            Some(("gated", function)) => (true, function),
-            Some(_) => return None,
-            None => (false, name),
-        };
-        let activation = match function {
-            "relu" => Activation::Relu,
-            "gelu" if gated => Activation::GeluTanh,
-            "gelu" | "gelu_python" => Activation::GeluErf,
-            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-            "silu" | "swish" => Activation::Silu,
-            _ => return None,
-        };
-        Some(FeedForward { gated, activation })
-    }
-
-    /// The value of `feed_forward_proj` that parses back to this.
-    pub fn name(self) -> &'static str {
-        match (self.gated, self.activation) {
-            (false, Activation::Relu) => "relu",
-            (false, Activation::GeluTanh) => "gelu_new",
-            (false, Activation::GeluErf) => "gelu",
-            (false, Activation::Silu) => "silu",
-            (true, Activation::Relu) => "gated-relu",
-            (true, Activation::GeluTanh) => "gated-gelu",
-            (true, Activation::GeluErf) => "gated-gelu_python",
-            (true, Activation::Silu) => "gated-silu",
-        }
-    }
-}
-
 impl TryFrom<Map<String, Value>> for T5Config {
     type Error = Error;
 
@@ -242,7 +192,7 @@ impl From<T5Config> for Map<String, Value> {
         set("dropout_rate", json!(config.dropout_rate));
         set("layer_norm_epsilon", json!(config.layer_norm_epsilon));
         set("initializer_factor", json!(config.initializer_factor));
-        set("feed_forward_proj", json!(config.feed_forward_proj.name()));
+        set("feed_forward_proj", json!(config.feed_forward_proj.config_name()));
         set("tie_word_embeddings", json!(config.tie_word_embeddings));
         set("pad_token_id", json!(config.pad_token_id));
         set("decoder_start_token_id", json!(config.decoder_start_token_id));
@@ -368,21 +318,21 @@ impl Keys<'_> {
     }
 
     /// `feed_forward_proj`, and over it `is_gated_act` and `dense_act_fn`, which transformers obeys where they differ.
-    fn feed_forward(&mut self, default: &str) -> Result<FeedForward> {
+    fn feed_forward(&mut self, default: &str) -> Result<Activation> {
         let value = self.take("feed_forward_proj").unwrap_or_else(|| json!(default));
         let known = "relu, gelu, gelu_new or silu";
-        let said = value.as_str().and_then(FeedForward::parse).ok_or_else(|| {
+        let said = value.as_str().and_then(Activation::parse).ok_or_else(|| {
             let what = format!("is {value}; known are {known}, with or without \"gated-\" before it");
             self.error("feed_forward_proj", &what)
         })?;
-        let activation = match self.take("dense_act_fn") {
-            None => said.activation,
-            Some(name) => match name.as_str().and_then(FeedForward::parse) {
-                Some(FeedForward { gated: false, activation }) => activation,
+        let function = match self.take("dense_act_fn") {
+            None => said.function,
+            Some(name) => match name.as_str().and_then(Activation::parse) {
+                Some(Activation { gated: false, function }) => function,
                 _ => return Err(self.error("dense_act_fn", &format!("is {name}; known are {known}"))),
             },
         };
-        Ok(FeedForward { gated: self.flag("is_gated_act")?.unwrap_or(said.gated), activation })
+        Ok(Activation { gated: self.flag("is_gated_act")?.unwrap_or(said.gated), function })
     }
 
     fn as_id(&self, key: &str, value: &Value) -> Result<u32> {

@@ -1,4 +1,4 @@
-//! `generation_config.json`: how transformers lets a model generate, if nothing else is said.
+//! `generation_config.json`: the settings with which transformers generates by default.
 
 use std::fs;
 use std::path::Path;

@@ -6,7 +6,7 @@
 
 use super::config::T5Config;
 use super::layout::TensorSpan;
-use crate::rng::{Purpose, Rng};
+use crate::rng::{Purpose, Rng, fnv1a};
 
 /// The first contents of a tensor: a function of the seed and the tensor's name.
 pub fn weights(config: &T5Config, tensor: &TensorSpan, seed: u64) -> Vec<f32> {
@@ -14,9 +14,7 @@ pub fn weights(config: &T5Config, tensor: &TensorSpan, seed: u64) -> Vec<f32> {
     let Some(deviation) = deviation(config, &tensor.name) else {
         return vec![1.0; len];
     };
-    let tag =
-        tensor.name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    let mut rng = Rng::new(seed, Purpose::Weights, &[tag]);
+    let mut rng = Rng::new(seed, Purpose::Weights, &[fnv1a(tensor.name.bytes())]);
     let scale = deviation * config.initializer_factor;
     (0..len).map(|_| (rng.normal() * scale) as f32).collect()
 }

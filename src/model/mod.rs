@@ -15,7 +15,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-pub use builder::{BatchShape, Builder, DecodeShape};
+pub use builder::{Builder, DecodeShape};
 pub use config::T5Config;
 pub use generation::GenerationConfig;
 pub use layout::{Layout, Piece, TensorSpan};
@@ -69,7 +69,7 @@ impl Model {
         Model::load_as(gpu, dir, Storage::F32)
     }
 
-    /// [`Model::load`] with weights held as `storage` says, tensor by tensor: what the host needs is the largest of them.
+    /// [`Model::load`] with weights held as `storage` says. Tensors are read one at a time: the host needs memory for the largest.
     ///
     /// # Errors
     /// Also `Numeric` where a weight is beyond the range of f16.
@@ -161,7 +161,7 @@ impl Model {
         Ok(())
     }
 
-    /// Reads one parameter back by its HuggingFace name: what the weights held stand for.
+    /// Reads one parameter back by its HuggingFace name; packed weights are unpacked.
     pub async fn read_tensor(&self, name: &str) -> Result<Vec<f32>> {
         let tensor = self.layout.tensor(name).ok_or_else(|| Error::Input(format!("no parameter `{name}`")))?;
         let dtype = self.layout.dtype(tensor);

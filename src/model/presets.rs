@@ -2,8 +2,9 @@
 
 use serde_json::Map;
 
-use super::config::{Activation, Family, FeedForward, T5Config};
+use super::config::{Family, T5Config};
 use crate::error::{Error, Result};
+use crate::ops::{Activation, Function};
 
 impl T5Config {
     /// The configuration of a published model, e.g. `t5-small`, `t5-v1_1-base`, `flan-t5-xl`, `mt5-base`, `byt5-small`,
@@ -63,8 +64,8 @@ impl Release {
             layer_norm_epsilon: 1e-6,
             initializer_factor: 1.0,
             feed_forward_proj: match self.first_version {
-                true => FeedForward { gated: false, activation: Activation::Relu },
-                false => FeedForward { gated: true, activation: Activation::GeluTanh },
+                true => Activation { function: Function::Relu, gated: false },
+                false => Activation { function: Function::GeluTanh, gated: true },
             },
             tie_word_embeddings: self.first_version,
             scale_decoder_outputs: None,

@@ -1,4 +1,4 @@
-//! Which parameters a configuration has: names, shapes and their number.
+//! The parameters of a configuration: names, shapes and their number.
 
 use super::config::{Family, T5Config};
 

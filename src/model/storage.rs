@@ -1,4 +1,4 @@
-//! What type a model's weights have on the device.
+//! The types of a model's weights on the device.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::graph::Dtype;
 /// every sum. Anything but f32 is for inference alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Storage {
-    /// As the checkpoint has them: f16 and bf16 stay what they are, all else is f32. Nothing is rounded.
+    /// The types of the checkpoint where these are f16 or bf16, else f32. Nothing is rounded.
     #[default]
     AsStored,
     F32,

@@ -1,7 +1,7 @@
 //! The hidden layer of the feed-forward network: relu in T5 v1.0, gated gelu from v1.1 on (Shazeer 2020).
 
 use super::rows::elem;
-use crate::gpu::{Header, Shader, Value};
+use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
 
 /// Activation functions.
@@ -25,7 +25,7 @@ pub struct Activation {
 #[derive(Clone, Debug)]
 struct ActivationBackward(Activation);
 
-const DEFAULTS: [(&str, Value); 2] = [("KIND", Value::U32(0)), ("GATED", Value::Bool(false))];
+const DEFAULTS: [(&str, Constant); 2] = [("KIND", Constant::U32(0)), ("GATED", Constant::Bool(false))];
 pub(super) const FUNCTIONS: &str = include_str!("../../shaders/activation_functions.wgsl");
 
 static ACTIVATION: Shader = Shader {
@@ -43,6 +43,39 @@ static ACTIVATION_BACKWARD: Shader = Shader {
 };
 
 impl Activation {
+    /// Parses the `feed_forward_proj` of a configuration, such as `relu` or `gated-gelu`. "gated-gelu" means the tanh form,
+    /// "gelu" alone the erf form, as in transformers. `None` if the activation is unknown.
+    pub fn parse(name: &str) -> Option<Activation> {
+        let (gated, word) = match name.split_once('-') {
+            Some(("gated", word)) => (true, word),
+            Some(_) => return None,
+            None => (false, name),
+        };
+        let function = match word {
+            "relu" => Function::Relu,
+            "gelu" if gated => Function::GeluTanh,
+            "gelu" | "gelu_python" => Function::GeluErf,
+            "gelu_new" | "gelu_pytorch_tanh" => Function::GeluTanh,
+            "silu" | "swish" => Function::Silu,
+            _ => return None,
+        };
+        Some(Activation { function, gated })
+    }
+
+    /// The value of `feed_forward_proj` that parses back to this.
+    pub fn config_name(self) -> &'static str {
+        match (self.gated, self.function) {
+            (false, Function::Relu) => "relu",
+            (false, Function::GeluTanh) => "gelu_new",
+            (false, Function::GeluErf) => "gelu",
+            (false, Function::Silu) => "silu",
+            (true, Function::Relu) => "gated-relu",
+            (true, Function::GeluTanh) => "gated-gelu",
+            (true, Function::GeluErf) => "gated-gelu_python",
+            (true, Function::Silu) => "gated-silu",
+        }
+    }
+
     fn header(&self) -> Header {
         Header::new().u32("KIND", self.function as u32).bool("GATED", self.gated)
     }
@@ -66,7 +99,7 @@ impl Activation {
 }
 
 impl Function {
-    /// Value and derivative, in f64.
+    /// Constant and derivative, in f64.
     fn at(self, x: f64) -> (f64, f64) {
         match self {
             Function::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),

@@ -1,7 +1,7 @@
 //! Attention as one op: T5's unscaled scores, bucketed bias, masks, online softmax, dropout.
 
 use super::dropout::RANDOM;
-use crate::gpu::{Caps, Header, Param, Shader, Value};
+use crate::gpu::{Caps, Constant, Header, Param, Shader};
 use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
 
 /// `softmax(q k^T + bias) v` per sequence and head.
@@ -68,8 +68,8 @@ const COMMON: &str = part!("attention_common");
 const TILE: &str = part!("attention_tile");
 const OUTER: &str = part!("attention_outer");
 pub(super) const OUTER_PRODUCT: &str = part!("outer");
-const DV: (&str, Value) = ("DV", Value::U32(1));
-const SIDE: (&str, Value) = ("SIDE", Value::U32(8));
+const DV: (&str, Constant) = ("DV", Constant::U32(1));
+const SIDE: (&str, Constant) = ("SIDE", Constant::U32(8));
 
 static ATTENTION: Shader =
     Shader { name: "attention", source: part!("attention"), shared: &[RANDOM, COMMON, TILE], defaults: &[DV, SIDE] };
@@ -88,7 +88,7 @@ static ATTENTION_BACKWARD_KV: Shader = Shader {
     name: "attention_backward_kv",
     source: part!("attention_backward_kv"),
     shared: &[RANDOM, COMMON, TILE, part!("attention_backward_tile")],
-    defaults: &[DV, SIDE, ("DISTANCES", Value::U32(1))],
+    defaults: &[DV, SIDE, ("DISTANCES", Constant::U32(1))],
 };
 
 static ATTENTION_BACKWARD_Q: Shader = Shader {
@@ -212,7 +212,7 @@ impl Attention {
             .part(if self.dropout > 0.0 { part!("attention_dropout") } else { part!("attention_no_dropout") })
     }
 
-    /// The inputs of a kernel; `walks` says what it walks over.
+    /// The inputs of a kernel; `walks`: the positions that its loop runs over.
     fn bindings(&self, l: &Launcher<'_>, walks: Walk) -> Vec<(&'static str, Operand)> {
         let slots = self.slots();
         let mask = match (self.mask, walks) {

@@ -1,6 +1,6 @@
-//! Attention of one query per sequence: what a step of decoding needs, over a cache or over the encoder's output.
+//! Attention of one query per sequence, for a step of decoding: over a cache, or over the encoder's output.
 
-use crate::gpu::{Header, Shader, Value};
+use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
 
 /// `softmax(q k^T + bias) v` with one query per sequence and head.
@@ -39,7 +39,7 @@ static ATTENTION_DECODE: Shader = Shader {
     name: "attention_decode",
     source: part!("attention_decode"),
     shared: &[],
-    defaults: &[("DV", Value::U32(1)), ("CAUSAL", Value::Bool(false)), ("SPLIT", Value::Bool(false))],
+    defaults: &[("DV", Constant::U32(1)), ("CAUSAL", Constant::Bool(false)), ("SPLIT", Constant::Bool(false))],
 };
 
 static ATTENTION_DECODE_JOIN: Shader =

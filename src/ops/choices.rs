@@ -1,10 +1,10 @@
-//! What the ops with several kernels are asked by: classes of shapes, and trials to time the kernels on.
+//! For ops with several kernels: the classes of shapes among which one answer holds, and the trials on which kernels are timed.
 
 use std::sync::Arc;
 
 use super::Activation;
 use super::attention::{Attention, AttentionBackward, Mask, Tiling};
-use super::matmul::{Gemm, Layout, Matmul, Variant};
+use super::matmul::{Gemm, Matmul, MatmulLayout, Variant};
 use crate::gpu::Caps;
 use crate::graph::{Class, Fill, Launcher, Op, Trial};
 
@@ -50,9 +50,9 @@ impl Gemm {
     fn class(&self, caps: &Caps) -> Class {
         let [m, n, k] = most(caps);
         let mut name = String::from(match self.layout {
-            Layout::Nn => "matmul nn f32",
-            Layout::Nt => "matmul nt f32",
-            Layout::Tn => "matmul tn f32",
+            MatmulLayout::Nn => "matmul nn f32",
+            MatmulLayout::Nt => "matmul nt f32",
+            MatmulLayout::Tn => "matmul tn f32",
         });
         if self.norm.is_some() {
             name += " norm";
@@ -65,8 +65,8 @@ impl Gemm {
         }
         let class = Class::new(name);
         match self.layout {
-            // A gradient of weights: the tokens are what is summed over.
-            Layout::Tn => class.model_size("m", self.m, m).model_size("n", self.n, n).batch_size("k", self.k, k),
+            // A gradient of weights: the sum is over the tokens.
+            MatmulLayout::Tn => class.model_size("m", self.m, m).model_size("n", self.n, n).batch_size("k", self.k, k),
             _ => class.batch_size("m", self.m, m).model_size("n", self.n, n).model_size("k", self.k, k),
         }
     }
@@ -86,8 +86,8 @@ impl Gemm {
             ..Matmul::new(self.layout)
         };
         let columns = if self.is_gated() { 2 * n } else { n };
-        let a = if self.layout == Layout::Tn { vec![k, m] } else { vec![m, k] };
-        let b = if self.layout == Layout::Nt { vec![columns, k] } else { vec![k, columns] };
+        let a = if self.layout == MatmulLayout::Tn { vec![k, m] } else { vec![m, k] };
+        let b = if self.layout == MatmulLayout::Nt { vec![columns, k] } else { vec![k, columns] };
         let (scale, residual) = (self.norm.map(|_| vec![k]), self.adds().then(|| vec![m, n]));
         let inputs = [Some(a), Some(b), scale, residual].into_iter().flatten();
         let inputs = inputs.map(|shape| (shape, Fill::Random)).collect();

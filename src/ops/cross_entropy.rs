@@ -3,13 +3,11 @@
 
 use std::sync::Arc;
 
-use super::matmul::{Gemm, Layout, Matrix};
+use super::matmul::{Gemm, MatmulLayout, Matrix};
 use super::rows::{column_sum, elem, lanes_per_row};
-use crate::gpu::{Header, Shader, Value};
+use crate::batch::IGNORE;
+use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
-
-/// Labels with this value count for nothing.
-pub const IGNORE: u32 = u32::MAX;
 
 /// `h [rows, d]`, `labels [rows]` (u32), `dstats [4]` (only the gradient reads it), the head in shards of rows
 /// `[vocab, d]` -> `stats [4]`: sum of the cross-entropy, rows counted, rows whose most likely class is the label, sum of
@@ -42,7 +40,7 @@ static CROSS_ENTROPY: Shader = Shader {
     name: "cross_entropy",
     source: include_str!("../../shaders/cross_entropy.wgsl"),
     shared: &[],
-    defaults: &[("LANES", Value::U32(32)), ("GRADIENT", Value::Bool(false))],
+    defaults: &[("LANES", Constant::U32(32)), ("GRADIENT", Constant::Bool(false))],
 };
 
 impl CrossEntropy {
@@ -93,7 +91,7 @@ impl CrossEntropy {
             let part = |column| Matrix { operand: logits, offset: column, ld: vocab };
             for (shard, &n) in self.shards.iter().enumerate() {
                 let weights = Matrix::whole(l.weights(3 + shard), d);
-                product(Layout::Nt, m, n, d, h_rows, weights, part(column), false).launch(l);
+                product(MatmulLayout::Nt, m, n, d, h_rows, weights, part(column), false).launch(l);
                 column += n;
             }
             let header = Header::new().u32("LANES", lanes).bool("GRADIENT", into.is_some());
@@ -119,10 +117,10 @@ impl CrossEntropy {
             column = 0;
             for (shard, &n) in self.shards.iter().enumerate() {
                 let weights = Matrix::whole(l.input(3 + shard), d);
-                product(Layout::Nn, m, d, n, part(column), weights, dh_rows, shard > 0).launch(l);
+                product(MatmulLayout::Nn, m, d, n, part(column), weights, dh_rows, shard > 0).launch(l);
                 let (dw, add) = dweights[shard];
                 let dw = Matrix::whole(dw, d);
-                product(Layout::Tn, n, d, m, part(column), h_rows, dw, add || first > 0).launch(l);
+                product(MatmulLayout::Tn, n, d, m, part(column), h_rows, dw, add || first > 0).launch(l);
                 column += n;
             }
         }

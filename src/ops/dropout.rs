@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::gpu::{Header, Shader, Value};
+use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Tensor64};
 
 /// `x`, `key [4]` (u32: seed low and high, step low and high), and optionally a tensor to add -> `dropout(x) (+ before)`.
@@ -30,7 +30,7 @@ static DROPOUT: Shader = Shader {
     name: "dropout",
     source: include_str!("../../shaders/dropout.wgsl"),
     shared: &[RANDOM],
-    defaults: &[("ADD", Value::Bool(false))],
+    defaults: &[("ADD", Constant::Bool(false))],
 };
 
 /// The factor by which element `i` is multiplied: the kernels' `keep`, bit for bit.

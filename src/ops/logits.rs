@@ -1,7 +1,7 @@
-//! The vocabulary projection by itself, for decoding: training uses [`super::CrossEntropy`], which never holds all of it.
+//! The vocabulary projection alone, for decoding. Training uses [`super::CrossEntropy`], which never holds all logits.
 
 use super::RmsNorm;
-use super::matmul::{Gemm, Layout, Matrix, Variant};
+use super::matmul::{Gemm, MatmulLayout, Matrix, Variant};
 use crate::graph::{Dtype, Launcher, Op, Tensor64};
 
 /// `h [rows, d]`, the head in shards of rows `[vocab, d]`, the norm's scale `[d]` if there is one ->
@@ -34,7 +34,7 @@ impl Op for Logits {
         let mut offset = 0;
         for (shard, &n) in self.shards.iter().enumerate() {
             let gemm = Gemm {
-                layout: Layout::Nt,
+                layout: MatmulLayout::Nt,
                 m,
                 n,
                 k,

@@ -11,7 +11,7 @@ pub use gemm::{Gemm, Matrix, Variant};
 
 /// Which operands are stored transposed. Storage is row-major throughout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub enum MatmulLayout {
     /// `a [m, k]`, `b [k, n]`: gradient of a linear layer's input.
     Nn,
     /// `a [m, k]`, `b [n, k]`: a linear layer, weights as HuggingFace stores them, [out, in].
@@ -25,7 +25,7 @@ pub enum Layout {
 /// `scale [k]`, the `key [4]` of dropout, `residual [m, n]`.
 #[derive(Clone, Debug)]
 pub struct Matmul {
-    pub layout: Layout,
+    pub layout: MatmulLayout,
     pub alpha: f32,
     /// Takes the rows of `a` through [`RmsNorm`] with this epsilon first. Has no backward rule.
     pub norm: Option<f32>,
@@ -33,14 +33,14 @@ pub struct Matmul {
     pub activation: Option<Activation>,
     pub dropout: Option<DropoutMask>,
     pub residual: bool,
-    /// Adds to what the output's memory holds.
+    /// Whether the result is added to the numbers in the output's memory.
     pub accumulate: bool,
     /// A kernel to use instead of the preferred one; tests go through all.
     pub variant: Option<Variant>,
 }
 
 impl Matmul {
-    pub fn new(layout: Layout) -> Matmul {
+    pub fn new(layout: MatmulLayout) -> Matmul {
         Matmul {
             layout,
             alpha: 1.0,
@@ -74,8 +74,8 @@ impl Matmul {
     /// m, n, k for operands of these shapes.
     #[track_caller]
     fn sizes(&self, a: &[usize], b: &[usize]) -> [usize; 3] {
-        let (m, k) = if self.layout == Layout::Tn { (a[1], a[0]) } else { (a[0], a[1]) };
-        let (n, k_of_b) = if self.layout == Layout::Nt { (b[0], b[1]) } else { (b[1], b[0]) };
+        let (m, k) = if self.layout == MatmulLayout::Tn { (a[1], a[0]) } else { (a[0], a[1]) };
+        let (n, k_of_b) = if self.layout == MatmulLayout::Nt { (b[0], b[1]) } else { (b[1], b[0]) };
         assert_eq!(k, k_of_b, "matmul {:?} of {a:?} and {b:?}", self.layout);
         [m, n, k]
     }
@@ -90,7 +90,10 @@ impl Op for Matmul {
         let [m, columns, k] = self.sizes(inputs[0], inputs[1]);
         let n = self.activation.map_or(columns, |a| a.n_out(columns));
         assert_eq!(inputs.len(), self.key_slot().1 + usize::from(self.residual), "inputs of {self:?}");
-        assert!(self.norm.is_none() || inputs[2] == [k] && self.layout != Layout::Tn, "matmul of a norm {inputs:?}");
+        assert!(
+            self.norm.is_none() || inputs[2] == [k] && self.layout != MatmulLayout::Tn,
+            "matmul of a norm {inputs:?}"
+        );
         let residual = inputs.last().filter(|_| self.residual);
         assert!(residual.is_none_or(|r| **r == [m, n]), "matmul residual {residual:?}, result {:?}", [m, n]);
         vec![(vec![m, n], Dtype::F32)]
@@ -120,7 +123,7 @@ impl Op for Matmul {
 
     fn backward(&self, b: &mut Backward<'_>) {
         let Some(dc) = b.grad(0) else { return };
-        let plain = self.layout == Layout::Nt && self.norm.is_none() && self.activation.is_none();
+        let plain = self.layout == MatmulLayout::Nt && self.norm.is_none() && self.activation.is_none();
         assert!(plain, "only a linear layer by itself is differentiated, not {self:?}");
         if self.residual {
             b.give(self.key_slot().1, dc);
@@ -135,12 +138,12 @@ impl Op for Matmul {
         let product = |layout| Matmul { variant: self.variant, ..Matmul::new(layout).scaled(self.alpha) };
         if b.needs(0) {
             let weights = b.input(1);
-            let da = b.graph.push1(product(Layout::Nn), &[dc, weights]);
+            let da = b.graph.push1(product(MatmulLayout::Nn), &[dc, weights]);
             b.give(0, da);
         }
         if b.needs(1) {
             let a = b.input(0);
-            let dw = b.graph.push1(product(Layout::Tn), &[dc, a]);
+            let dw = b.graph.push1(product(MatmulLayout::Tn), &[dc, a]);
             b.give(1, dw);
         }
     }
@@ -150,10 +153,10 @@ impl Op for Matmul {
         let (a, b) = (normed.as_ref().unwrap_or(&inputs[0]), &inputs[1]);
         let [m, n, k] = self.sizes(&a.shape, &b.shape);
         let at = |i: usize, l: usize| {
-            if self.layout == Layout::Tn { a.data[l * m + i] } else { a.data[i * k + l] }
+            if self.layout == MatmulLayout::Tn { a.data[l * m + i] } else { a.data[i * k + l] }
         };
         let bt = |l: usize, j: usize| {
-            if self.layout == Layout::Nt { b.data[j * k + l] } else { b.data[l * n + j] }
+            if self.layout == MatmulLayout::Nt { b.data[j * k + l] } else { b.data[l * n + j] }
         };
         let mut c = Tensor64::zeros(&[m, n]);
         for i in 0..m {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::gpu::{Header, Shader, Value};
+use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Tensor64};
 
 /// `table [buckets, heads]`, `bucket [distances]` (u32, see [`distance_buckets`]) -> `[heads, distances]`.
@@ -26,7 +26,7 @@ static POSITION_BIAS_BACKWARD: Shader = Shader {
     name: "position_bias_backward",
     source: include_str!("../../shaders/position_bias_backward.wgsl"),
     shared: &[],
-    defaults: &[("ACCUMULATE", Value::Bool(false))],
+    defaults: &[("ACCUMULATE", Constant::Bool(false))],
 };
 
 /// The bucket of a distance (key position - query position), by transformers' float32 arithmetic: the exact powers at

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::rows::{column_sum, elem, lanes_per_row};
-use crate::gpu::{Header, Shader, Value};
+use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
 
 /// `x [rows, cols]`, `scale [cols]` -> `x / rms(x) * scale`.
@@ -20,7 +20,7 @@ struct RmsNormBackward {
     accumulate: bool,
 }
 
-const LANES: (&str, Value) = ("LANES", Value::U32(32));
+const LANES: (&str, Constant) = ("LANES", Constant::U32(32));
 
 static RMS_NORM: Shader =
     Shader { name: "rms_norm", source: include_str!("../../shaders/rms_norm.wgsl"), shared: &[], defaults: &[LANES] };
@@ -29,7 +29,7 @@ static RMS_NORM_BACKWARD: Shader = Shader {
     name: "rms_norm_backward",
     source: include_str!("../../shaders/rms_norm_backward.wgsl"),
     shared: &[],
-    defaults: &[LANES, ("ADD", Value::Bool(false))],
+    defaults: &[LANES, ("ADD", Constant::Bool(false))],
 };
 
 static RMS_NORM_SCALE_BACKWARD: Shader = Shader {

@@ -1,6 +1,6 @@
-//! What the row-wise kernels share: element width, lanes per row, and sums made in parts.
+//! The common parts of row-wise kernels: element width, lanes per row, and sums made in parts.
 
-use crate::gpu::{Caps, Header, Shader, Value};
+use crate::gpu::{Caps, Constant, Header, Shader};
 use crate::graph::{Launch, Launcher, Operand};
 
 const ELEM: [&str; 2] = [include_str!("../../shaders/elem_f32.wgsl"), include_str!("../../shaders/elem_vec4.wgsl")];
@@ -9,7 +9,7 @@ static COLUMN_SUM: Shader = Shader {
     name: "column_sum",
     source: include_str!("../../shaders/column_sum.wgsl"),
     shared: &[],
-    defaults: &[("ACCUMULATE", Value::Bool(false))],
+    defaults: &[("ACCUMULATE", Constant::Bool(false))],
 };
 
 /// The element type for rows of `cols` numbers, with the rows' width in elements.

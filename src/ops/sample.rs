@@ -1,7 +1,7 @@
 //! The choice of the next token on the device: greedy, or drawn at a temperature with top-k and top-p cut-offs.
 
 use super::dropout::{RANDOM, pcg4d};
-use crate::gpu::{Header, Shader, Value};
+use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
 
 /// `logits [batch, vocab]`, `settings` (see [`SampleSettings`]), `sequences [batch]` (u32, which random draws a row gets)
@@ -51,7 +51,7 @@ static SAMPLE: Shader = Shader {
     name: "sample",
     source: include_str!("../../shaders/sample.wgsl"),
     shared: &[RANDOM],
-    defaults: &[("LANES", Value::U32(LANES as u32))],
+    defaults: &[("LANES", Constant::U32(LANES as u32))],
 };
 
 impl Op for Sample {
@@ -122,7 +122,7 @@ impl Op for Sample {
     }
 }
 
-/// The choice for one row by full sorting; `s`: the settings' words, `key`: what the draw depends on.
+/// The choice for one row by full sorting; `s`: the settings' words, `key`: the key of the random draw.
 fn choose(row: &[f64], s: &[u32], key: [u32; 4]) -> u32 {
     let mut order: Vec<usize> = (0..row.len()).filter(|&i| !row[i].is_nan()).collect();
     order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));

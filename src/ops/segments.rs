@@ -1,4 +1,4 @@
-//! Which positions of a row see each other where a row holds several examples.
+//! Which positions of a row see each other if the row holds several examples.
 
 /// What a position sees of the positions of its own segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -54,8 +54,8 @@ pub struct PlanOptions<'a> {
 pub struct Plan {
     gpu: Gpu,
     program: Program,
-    /// Leaves that the plan owns, by name.
-    inputs: HashMap<String, Buffer>,
+    /// Leaves that nothing else holds, by name: their bytes, and their memory if a kernel reads it.
+    inputs: HashMap<String, (u64, Option<Buffer>)>,
     outputs: HashMap<String, Slice>,
     text: String,
     /// For each step, the memory that it writes (kept for the debug mode).
@@ -80,14 +80,14 @@ pub struct KernelUse {
 pub struct Memory {
     /// Activations and scratch after sharing.
     pub slots: u64,
-    /// The largest sum of what is alive at one time: no assignment can need less.
+    /// The most bytes that are in use at one time: no assignment can need less.
     pub live_maximum: u64,
     /// What every value apart would need.
     pub unshared: u64,
 }
 
 impl Plan {
-    /// Compiles what is needed for `outputs` (name, value) and for everything that is stored in leaves. Ops choose their
+    /// Compiles the nodes that `outputs` (name, value) and the values stored in leaves need. Ops choose their
     /// kernels by their own rules.
     pub fn compile(gpu: &Gpu, graph: &Graph, outputs: &[(&str, ValueId)], options: &PlanOptions<'_>) -> Result<Plan> {
         Plan::compile_with(gpu, graph, outputs, options, &Choices::none())
@@ -108,7 +108,8 @@ impl Plan {
         let mut steps = Vec::new();
         let mut lifetimes: Vec<Lifetime<Memo>> = Vec::new();
         let mut known: HashMap<ValueId, usize> = HashMap::new();
-        let mut inputs: HashMap<String, Buffer> = HashMap::new();
+        let mut inputs: HashMap<String, (u64, Option<Buffer>)> =
+            graph.leaves().map(|(leaf, info)| (info.label.clone(), (graph.bytes(leaf), None))).collect();
         let mut leaves: HashMap<ValueId, Slice> = HashMap::new();
         for (n, node) in nodes.iter().enumerate() {
             for (i, &value) in node.inputs.iter().chain(&node.outputs).enumerate() {
@@ -118,10 +119,13 @@ impl Plan {
                     if let std::collections::hash_map::Entry::Vacant(entry) = leaves.entry(home) {
                         let bytes = graph.bytes(home);
                         let slice = match (options.bind)(&info.label) {
-                            Some(slice) => slice,
+                            Some(slice) => {
+                                inputs.remove(&info.label);
+                                slice
+                            }
                             None => {
                                 let buffer = gpu.buffer(&info.label, bytes)?;
-                                inputs.insert(info.label.clone(), buffer.clone());
+                                inputs.insert(info.label.clone(), (bytes, Some(buffer.clone())));
                                 buffer.slice(0, bytes)
                             }
                         };
@@ -211,9 +215,16 @@ impl Plan {
         Ok(Plan { gpu: gpu.clone(), program: builder.finish()?, inputs, outputs, text, written, kernels, memory })
     }
 
-    /// Fills a leaf that the plan owns. Leaves that the graph never reads are ignored.
+    /// Fills a leaf of the graph that [`PlanOptions::bind`] gave no memory. Where no kernel of the plan reads it, this only
+    /// checks the arguments.
+    ///
+    /// # Panics
+    /// If there is no such leaf, or if the data have another length than it: a programmer's errors.
+    #[track_caller]
     pub fn write<T: bytemuck::NoUninit>(&self, name: &str, data: &[T]) {
-        if let Some(buffer) = self.inputs.get(name) {
+        let Some((bytes, buffer)) = self.inputs.get(name) else { panic!("the plan has no leaf `{name}` to write to") };
+        assert_eq!(size_of_val(data) as u64, *bytes, "bytes for the leaf `{name}`");
+        if let Some(buffer) = buffer {
             self.gpu.write(buffer, 0, data);
         }
     }
@@ -248,11 +259,6 @@ impl Plan {
     pub async fn read<T: bytemuck::Pod>(&self, name: &str) -> Result<Vec<T>> {
         let slice = &self.outputs[name];
         self.gpu.read(&slice.buffer, slice.offset..slice.offset + slice.bytes).await
-    }
-
-    /// The memory of an output, for other programs to use.
-    pub fn output(&self, name: &str) -> &Slice {
-        &self.outputs[name]
     }
 
     /// The kernels of one run, in order.

@@ -1,4 +1,4 @@
-//! Which values may share a buffer: offline assignment by liveness.
+//! Decides which values share a buffer: offline assignment by liveness.
 //!
 //! wgpu tracks hazards per whole buffer and refuses a dispatch that binds one buffer both for reading and for writing,
 //! so that a slot is a whole buffer and two values share it only if no step touches both.

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::{Recipe, Stage};
-use crate::data::Batch;
+use crate::batch::Batch;
 use crate::data::stream::{BatchPosition, WINDOW_BATCHES};
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::model::{BatchShape, Model, T5Config};
+use crate::model::{Model, T5Config};
 use crate::tokenizer::Tokenizer;
 use crate::train::engine::Engine;
 use crate::train::examples::Sources;
@@ -68,12 +68,12 @@ fn estimate_stage(
     let settings = recipe.settings(stage)?;
     let sources = Sources::open(&settings, &Arc::new(tokenizer.clone()))?;
     let mut batches = sources.stream(config, &BatchPosition::default())?;
-    let (batch, src_len, tgt_len) = batches.largest_shape();
+    let largest = batches.largest_shape();
     let model = Model::init(gpu, config.clone(), settings.seed)?;
     let parameters = model.layout.n_params() as u64;
-    let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
+    let engine = Engine::new(model, settings.regularization(), &settings.optimizer, settings.clip)?;
     let mut engine = engine.with_recompute(settings.recompute);
-    engine.prepare(BatchShape { batch, src_len, tgt_len, packed: settings.batching.is_packed() })?;
+    engine.prepare(largest)?;
     // So many have all lengths in their shares; a few need not.
     let window: Vec<Batch> = (0..WINDOW_BATCHES).map(|_| batches.next_batch()).collect::<Result<_>>()?;
     let passes = settings.accumulate as f64 / WINDOW_BATCHES as f64;
@@ -87,7 +87,7 @@ fn estimate_stage(
     let mut drawn = window.iter().cycle();
     while measured < 3 || start.elapsed() < MEASURED {
         let batches: Vec<&Batch> = drawn.by_ref().take(settings.accumulate).collect();
-        let new = batches.iter().filter(|batch| met.insert(batch.shape())).count();
+        let new = batches.iter().filter(|batch| met.insert(batch.shape)).count();
         let begin = Instant::now();
         engine.begin_step();
         for (pass, batch) in batches.iter().enumerate() {
@@ -115,7 +115,7 @@ fn estimate_stage(
         gradients,
         moments,
         activations,
-        largest_batch: [batch, src_len, tgt_len],
+        largest_batch: [largest.batch, largest.src_len, largest.tgt_len],
         tokens_per_step,
         padding: 1.0 - tokens_per_step / positions_per_step,
         steps,

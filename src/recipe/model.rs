@@ -8,7 +8,7 @@ use super::Wrong;
 use super::source::set;
 use crate::error::{Error, Result};
 use crate::model::T5Config;
-use crate::model::config::FeedForward;
+use crate::ops::Activation;
 use crate::tokenizer::Tokenizer;
 use crate::train::settings::Parameter;
 
@@ -118,7 +118,7 @@ impl ModelSpec {
             heads: Some(config.num_heads),
             layers: Some(config.num_layers),
             decoder_layers: Some(config.num_decoder_layers),
-            activation: Some(config.feed_forward_proj.name().into()),
+            activation: Some(config.feed_forward_proj.config_name().into()),
             tie: Some(config.tie_word_embeddings),
             dropout,
             ..self.clone()
@@ -160,7 +160,7 @@ impl ModelSpec {
         set(&mut config.vocab_size, self.vocab);
         config.tie_word_embeddings = self.tie.unwrap_or(config.tie_word_embeddings);
         if let Some(name) = &self.activation {
-            let Some(parsed) = FeedForward::parse(name) else {
+            let Some(parsed) = Activation::parse(name) else {
                 let what = format!("unknown `{name}`: use relu, gelu, gelu_new, silu, or one of them behind `gated-`");
                 return Err(Error::setting("activation", what));
             };

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Recipe, Wrong};
-use crate::data::task::{Files, Split};
+use crate::data::Split;
+use crate::data::task::Files;
 use crate::data::text_lines;
 use crate::error::Result;
 use crate::tokenizer::{self, Tokenizer, TrainOptions, Trained};

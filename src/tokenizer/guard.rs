@@ -90,7 +90,7 @@ fn growth_of(step: &Value) -> u64 {
         Some("Prepend") => step["prepend"].as_str().map_or(0, str::len) as u64 + 1,
         Some("Precompiled") => {
             let blob = step["precompiled_charsmap"].as_str().map(|text| BASE64_STANDARD.decode(text));
-            // The crate refuses what is no table.
+            // The crate refuses it if it is no table.
             let table = blob.and_then(Result::ok).and_then(|blob| CharsMap::parse(&blob));
             table.map_or(u64::MAX, |table| table.longest().max(1) as u64)
         }

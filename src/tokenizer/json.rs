@@ -1,4 +1,4 @@
-//! `tokenizer.json` by way of HuggingFace's own `tokenizers` crate, so that its rules hold to the letter.
+//! `tokenizer.json`, read by HuggingFace's own `tokenizers` crate, so that its rules are followed exactly.
 
 use std::collections::HashMap;
 use std::path::Path;

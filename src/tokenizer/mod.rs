@@ -35,7 +35,7 @@ use folder::{CONFIG_FILE, JSON_FILE, SPIECE_FILE, TokenizerConfig};
 use json::JsonTokenizer;
 use sentencepiece::SentencePiece;
 
-pub use stream::TextStream;
+pub use stream::DecodeStream;
 pub use train::{TrainOptions, TrainSummary, Trained, train};
 
 /// Sentinels that T5 appends to a SentencePiece model which has none (arXiv 1910.10683, section 3.1.4).
@@ -221,7 +221,7 @@ impl Tokenizer {
         self.0.special.eos
     }
 
-    /// Id of what has no piece; the padding id where the vocabulary can spell everything.
+    /// Id of characters without a piece; the padding id where the vocabulary can spell everything.
     pub fn unk(&self) -> u32 {
         self.0.special.unk
     }
@@ -236,13 +236,9 @@ impl Tokenizer {
         self.0.sentinels.len()
     }
 
-    /// Whether ids are bytes (ByT5).
-    pub fn is_bytes(&self) -> bool {
-        matches!(self.0.kind, Kind::Bytes(_))
-    }
-
     /// Writes the tokenizer files into `dir`, creating it, so that HuggingFace's `AutoTokenizer` loads the folder.
-    /// None of them is replaced before all are written. Files that were read are written back byte for byte; a missing `tokenizer_config.json` is added.
+    /// None of them is replaced before all are written. Files that were read are written back byte for byte; a missing
+    /// `tokenizer_config.json` is added.
     ///
     /// # Errors
     /// The folder cannot be written.
@@ -258,8 +254,8 @@ impl Tokenizer {
     }
 
     /// Turns ids into text one at a time, for showing text while it is generated.
-    pub fn stream(&self) -> TextStream {
-        TextStream::new(self.clone())
+    pub fn stream(&self) -> DecodeStream {
+        DecodeStream::new(self.clone())
     }
 
     fn byte_level(vocab: ByteVocab, files: Vec<(&'static str, Vec<u8>)>) -> Tokenizer {

@@ -1,4 +1,4 @@
-//! SentencePiece unigram models (`spiece.model`), id for id what the `sentencepiece` library gives.
+//! SentencePiece unigram models (`spiece.model`), with the same ids as the `sentencepiece` library.
 //!
 //! Normalisation follows its `normalizer.cc`, segmentation `Model::EncodeOptimized` of `unigram_model.cc`, both as release
 //! 0.2.3 behaves, rounding of f32 sums and strict `>` on ties included: `!!!!!!` has several best segmentations, and

@@ -6,19 +6,19 @@ use super::{Kind, Tokenizer, sentinels};
 
 /// Incremental decoder made by [`Tokenizer::stream`]: the texts returned by `push` and `finish`, joined, are what
 /// [`Tokenizer::decode`] gives for all ids at once, and no text is returned that a later id could still change.
-pub struct TextStream {
+pub struct DecodeStream {
     tokenizer: Tokenizer,
     state: State,
 }
 
-impl TextStream {
-    pub(super) fn new(tokenizer: Tokenizer) -> TextStream {
+impl DecodeStream {
+    pub(super) fn new(tokenizer: Tokenizer) -> DecodeStream {
         let state = match &tokenizer.0.kind {
             Kind::Bytes(_) => State::Assemble(Assembler::new(LeadingSpace::Keep)),
             Kind::SentencePiece(model) => State::Assemble(Assembler::new(model.leading_space())),
             Kind::Json(_) => State::Window(Window::default()),
         };
-        TextStream { tokenizer, state }
+        DecodeStream { tokenizer, state }
     }
 
     /// Takes the next id; returns the text that is now final (often empty: half a character is held back).

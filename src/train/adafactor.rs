@@ -6,7 +6,7 @@
 use super::clip::{CONTROL, WORKGROUP_SUM};
 use super::optimizer::{Arenas, Moments};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Dispatch, Header, Param, ProgramBuilder, Shader, Value};
+use crate::gpu::{Buffer, Constant, Dispatch, Header, Param, ProgramBuilder, Shader};
 use crate::model::TensorSpan;
 
 pub(super) struct Settings {
@@ -37,14 +37,14 @@ static TENSORS: Shader = Shader {
     name: "adafactor_tensors",
     source: include_str!("../../shaders/adafactor_tensors.wgsl"),
     shared: &[CONTROL, WORKGROUP_SUM],
-    defaults: &[("CLIP", Value::Bool(false))],
+    defaults: &[("CLIP", Constant::Bool(false))],
 };
 
 static UPDATE: Shader = Shader {
     name: "adafactor_update",
     source: include_str!("../../shaders/adafactor_update.wgsl"),
     shared: &[CONTROL, TILE, WORKGROUP_SUM],
-    defaults: &[("APPLY", Value::Bool(false))],
+    defaults: &[("APPLY", Constant::Bool(false))],
 };
 
 pub(super) fn kernels() -> Vec<(&'static Shader, Header)> {

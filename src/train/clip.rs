@@ -1,4 +1,4 @@
-//! The global norm of the gradient, and what follows: the scale of this step's gradients, or that it is skipped.
+//! The global norm of the gradient. It decides the scale of this step's gradients, and whether the step is skipped.
 
 use super::optimizer::Arenas;
 use crate::error::Result;

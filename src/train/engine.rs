@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 
 use super::optimizer::{Optimizer, OptimizerConfig, StepReport};
-use crate::data::{Batch, Segments};
+use crate::batch::{Batch, BatchShape, IGNORE, Segments};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Gpu, Readback, Slice};
+use crate::gpu::{Buffer, Gpu, Readback};
 use crate::graph::{Graph, ValueId};
-use crate::model::{BatchShape, Builder, Model};
+use crate::model::{Builder, Model};
 use crate::ops::{Sight, gather_index, segment_ranges};
-use crate::plan::{Memory, Plan, PlanOptions, SlotPool};
+use crate::plan::{Plan, PlanOptions, SlotPool};
 
-/// Settings of the objective that the gradients are those of.
+/// What training adds to the model and to the cross-entropy.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Objective {
+pub struct Regularization {
     pub dropout: f32,
     pub z_loss: f32,
     pub label_smoothing: f32,
@@ -55,7 +55,7 @@ impl LossStats {
 pub struct Engine {
     pub model: Model,
     pub optimizer: Optimizer,
-    objective: Objective,
+    regularization: Regularization,
     recompute: bool,
     grads: Vec<Buffer>,
     stats: Buffer,
@@ -97,7 +97,7 @@ impl Scorer {
     }
 
     fn compile(&self, shape: BatchShape) -> Result<Plan> {
-        let (graph, stats) = graph(&self.model, Objective::default(), shape, Pass::Evaluation);
+        let (graph, stats) = graph(&self.model, Regularization::default(), shape, Pass::Evaluation);
         let bind = |name: &str| self.model.bind(name);
         let choices = self.model.tuner.choices(&self.model.gpu, &graph, &[stats])?;
         let options = PlanOptions { bind: &bind, pool: &self.pool };
@@ -112,7 +112,12 @@ impl Engine {
     ///
     /// # Errors
     /// Also `Input` if the model's weights are packed.
-    pub fn new(model: Model, objective: Objective, optimizer: &OptimizerConfig, max_norm: f32) -> Result<Engine> {
+    pub fn new(
+        model: Model,
+        regularization: Regularization,
+        optimizer: &OptimizerConfig,
+        max_norm: f32,
+    ) -> Result<Engine> {
         if model.layout.is_packed() {
             return Err(Error::Input("only weights in f32 can be trained: load the model with Storage::F32".into()));
         }
@@ -124,7 +129,7 @@ impl Engine {
         let (recompute, pool, training) = (false, SlotPool::new(), HashMap::new());
         // Evaluations come between steps: they use the memory of the steps' activations.
         let scorer = Scorer::sharing(model.clone(), pool.clone());
-        Ok(Engine { optimizer, objective, recompute, grads, stats, pool, training, scorer, model })
+        Ok(Engine { optimizer, regularization, recompute, grads, stats, pool, training, scorer, model })
     }
 
     /// Whether the backward pass computes each block's activations again instead of keeping them: less memory for up to a
@@ -148,7 +153,7 @@ impl Engine {
 
     fn compile(&self, shape: BatchShape) -> Result<Plan> {
         let pass = Pass::Training { recompute: self.recompute };
-        let (graph, _) = graph(&self.model, self.objective, shape, pass);
+        let (graph, _) = graph(&self.model, self.regularization, shape, pass);
         let bind = |name: &str| match name.strip_prefix("grad/") {
             Some(leaf) => self.model.layout.slice(leaf, &self.grads),
             None if name == "stats" => Some(self.stats.all()),
@@ -169,13 +174,15 @@ impl Engine {
         self.gpu().clear(&self.stats.all());
     }
 
-    /// Adds a batch's gradients and stats to the sums. `key`: what the dropout masks depend on.
+    /// Adds a batch's gradients and stats to the sums. `key`: the key of the dropout masks.
     pub fn micro_batch(&mut self, batch: &Batch, key: [u32; 4]) -> Result<()> {
         let shape = checked_shape(batch, &self.model)?;
         self.prepare(shape)?;
         let plan = &self.training[&shape];
         write_batch(plan, batch);
-        plan.write("key", &key);
+        if self.regularization.dropout > 0.0 {
+            plan.write("key", &key);
+        }
         plan.run()
     }
 
@@ -189,7 +196,7 @@ impl Engine {
         self.optimizer.step(lr, step)
     }
 
-    /// The stats of the batches since [`Engine::begin_step`], and what the optimiser made of them.
+    /// The stats of the batches since [`Engine::begin_step`], and the optimiser's report on them.
     pub async fn report(&self) -> Result<(LossStats, StepReport)> {
         self.start_report()?.finish().await
     }
@@ -214,16 +221,6 @@ impl Engine {
     pub fn memory(&self) -> [u64; 4] {
         let sum = |buffers: &[Buffer]| buffers.iter().map(Buffer::bytes).sum();
         [sum(&self.model.params), sum(&self.grads), self.optimizer.state_bytes(), self.pool.bytes()]
-    }
-
-    /// Memory figures of the plans, largest first.
-    pub fn plan_memory(&self) -> Option<Memory> {
-        self.training.values().map(Plan::memory).max_by_key(|m| m.slots)
-    }
-
-    /// The memory that a leaf of this engine's graphs is bound to.
-    pub fn stats_slice(&self) -> Slice {
-        self.stats.all()
     }
 }
 
@@ -252,9 +249,10 @@ pub enum Pass {
 
 /// The graph of a training pass (loss and gradients) or of an evaluation, and its stats, which a training pass adds up
 /// in the leaf of that name.
-pub fn graph(model: &Model, objective: Objective, shape: BatchShape, pass: Pass) -> (Graph, ValueId) {
+pub fn graph(model: &Model, regularization: Regularization, shape: BatchShape, pass: Pass) -> (Graph, ValueId) {
     let training = pass != Pass::Evaluation;
-    let Objective { dropout, z_loss, label_smoothing } = if training { objective } else { Objective::default() };
+    let Regularization { dropout, z_loss, label_smoothing } =
+        if training { regularization } else { Regularization::default() };
     let mut b = Builder::new(model, shape, dropout);
     if pass == (Pass::Training { recompute: true }) {
         b.recompute_blocks();
@@ -275,18 +273,19 @@ pub fn write_batch(plan: &Plan, batch: &Batch) {
         move |i: usize| i % width < lens[i / width] as usize
     };
     plan.write("src_ids", &batch.src_ids);
-    plan.write("src_lens", &batch.src_lens);
-    plan.write("src_index", &gather_index(&batch.src_ids, counts(&batch.src_lens, batch.src_len)));
+    plan.write("src_index", &gather_index(&batch.src_ids, counts(&batch.src_lens, batch.shape.src_len)));
     plan.write("tgt_ids", &batch.tgt_in);
-    plan.write("tgt_index", &gather_index(&batch.tgt_in, counts(&batch.tgt_lens, batch.tgt_len)));
+    plan.write("tgt_index", &gather_index(&batch.tgt_in, counts(&batch.tgt_lens, batch.shape.tgt_len)));
     plan.write("labels", &batch.labels);
     if let Some(Segments { src, tgt }) = &batch.segments {
-        let ranges = |own: &[u32], seen: &[u32], sight| segment_ranges(own, seen, batch.batch, sight);
+        let ranges = |own: &[u32], seen: &[u32], sight| segment_ranges(own, seen, batch.shape.batch, sight);
         plan.write("src_ranges", &ranges(src, src, Sight::Segment));
         plan.write("tgt_keys", &ranges(tgt, tgt, Sight::UpToSelf));
         plan.write("tgt_queries", &ranges(tgt, tgt, Sight::FromSelf));
         plan.write("cross_keys", &ranges(tgt, src, Sight::Segment));
         plan.write("cross_queries", &ranges(src, tgt, Sight::Segment));
+    } else {
+        plan.write("src_lens", &batch.src_lens);
     }
 }
 
@@ -294,12 +293,11 @@ pub fn write_batch(plan: &Plan, batch: &Batch) {
 fn checked_shape(batch: &Batch, model: &Model) -> Result<BatchShape> {
     let vocab = model.config.vocab_size as u32;
     let ids = batch.src_ids.iter().chain(&batch.tgt_in);
-    let labels = batch.labels.iter().filter(|&&l| l != crate::ops::IGNORE);
+    let labels = batch.labels.iter().filter(|&&l| l != IGNORE);
     if let Some(id) = ids.chain(labels).find(|&&id| id >= vocab) {
         return Err(Error::Input(format!(
             "token id {id} is outside of the model's vocabulary of {vocab}: the tokenizer does not belong to this model"
         )));
     }
-    let (batch_size, packed) = (batch.batch, batch.segments.is_some());
-    Ok(BatchShape { batch: batch_size, src_len: batch.src_len, tgt_len: batch.tgt_len, packed })
+    Ok(batch.shape)
 }

@@ -5,14 +5,15 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use super::engine::LossStats;
 use super::examples::Evaluated;
 use super::settings::Settings;
-use crate::data::Batch;
+use crate::batch::Batch;
 use crate::data::metrics::{Direction, Metric, Score};
 use crate::data::stream::by_length;
-use crate::data::task::{TaskConfig, TaskExample};
+use crate::data::{TaskConfig, TaskExample};
 use crate::error::{Error, Result};
 use crate::generate::{GenerateOptions, Generator};
 use crate::model::Model;
@@ -26,6 +27,7 @@ pub struct Evaluation {
 }
 
 /// The result on one task.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TaskEvaluation {
     pub examples: usize,
@@ -36,10 +38,8 @@ pub struct TaskEvaluation {
     /// Share of target tokens predicted right, given those before.
     pub accuracy: f64,
     /// For unlabelled text: cross-entropy in bits per byte of the text that the targets spell out, sentinels being free.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub bits_per_byte: Option<f64>,
     /// Answers that did not end by themselves, if there are some.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cut: Option<Cut>,
     /// Of the answers: metric -> value.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -59,7 +59,7 @@ pub struct Cut {
     pub tokens: usize,
 }
 
-/// An answer beside what was asked for.
+/// An answer, with its source and the references.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Prediction {
     pub source: String,
@@ -70,6 +70,7 @@ pub struct Prediction {
 }
 
 /// The best evaluation of a run.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     pub step: u64,
@@ -77,7 +78,6 @@ pub struct Best {
     pub metric: String,
     pub value: f64,
     /// The loss on the same task, which decides between equal values.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
 }
 
@@ -151,7 +151,7 @@ pub struct Decoding {
 /// The examples to evaluate on, ready for a model.
 pub struct Evaluator {
     tasks: Vec<Prepared>,
-    /// Shares the parameters with whatever trains them.
+    /// Shares the parameters with the model in training.
     generator: Generator,
     decoding: Decoding,
 }

@@ -1,4 +1,4 @@
-//! What a run reads: the stream of batches that it trains on, and the examples that it is evaluated on.
+//! The data of a run: the stream of batches that it trains on, and the examples that it is evaluated on.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::settings::{Settings, TextConfig};
-use crate::data::Example;
+use crate::batch::Example;
 use crate::data::mixture::{Member, MemberPosition, Mixture, Shuffled, Weighted};
 use crate::data::stream::{BatchPosition, Batches, StreamOptions};
-use crate::data::task::{Split, TaskConfig, TaskExample, TaskSet};
 use crate::data::text::{TextOptions, TextPosition, TextStream};
+use crate::data::{Split, TaskConfig, TaskExample, TaskSet};
 use crate::error::{Error, Result};
 use crate::model::T5Config;
+use crate::rng::fnv1a;
 use crate::tokenizer::Tokenizer;
 
 /// The sources of a run: texts to be streamed, and the examples of tasks in memory.
@@ -217,12 +218,11 @@ const ENDS: u64 = 1 << 16;
 
 /// Of the files' lengths and ends: tells whether a resumed run reads the same data without reading all of them.
 pub fn fingerprint(files: &[PathBuf]) -> Result<String> {
-    let prints = files.iter().map(|file| print_of(file)).collect::<Result<Vec<u64>>>()?;
-    let all = prints.iter().fold(0xcbf2_9ce4_8422_2325, |h: u64, print| (h ^ print).wrapping_mul(0x100_0000_01b3));
-    Ok(format!("{all:016x}"))
+    let prints = files.iter().map(|file| print_of(file)).collect::<Result<Vec<_>>>()?;
+    Ok(format!("{:016x}", fnv1a(prints)))
 }
 
-/// Of a file's length and its ends (FNV-1a).
+/// Of a file's length and its ends.
 fn print_of(path: &Path) -> Result<u64> {
     let mut file = File::open(path).map_err(Error::io("open", path))?;
     let len = file.metadata().map_err(Error::io("read", path))?.len();
@@ -230,7 +230,7 @@ fn print_of(path: &Path) -> Result<u64> {
     (&mut file).take(ENDS).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     file.seek(SeekFrom::Start(len.saturating_sub(ENDS))).map_err(Error::io("read", path))?;
     file.take(ENDS).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-    Ok(bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)))
+    Ok(fnv1a(bytes))
 }
 
 /// Up to `most` of 0..n, evenly spaced.

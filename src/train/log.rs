@@ -1,4 +1,4 @@
-//! The log of a run: one JSON object a line in `log.jsonl`, and the same events for whoever watches.
+//! The log of a run: one JSON object a line in `log.jsonl`, and the same events for the code that shows them.
 
 use std::collections::BTreeMap;
 use std::fs::File;

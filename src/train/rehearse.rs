@@ -1,4 +1,4 @@
-//! How many steps fit into a time: measured before a run, so that the run itself knows no clock.
+//! Measures before a run how many steps fit into its time, so that the run itself depends on no clock.
 
 use std::time::Duration;
 

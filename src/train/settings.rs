@@ -6,16 +6,16 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::engine::Objective;
+use super::engine::Regularization;
 use super::evaluate::figure_names;
 use super::optimizer::OptimizerConfig;
 pub use super::parameters::Parameter;
 use super::parameters::hyper_parameters;
 use super::schedule::LrSchedule;
-use crate::data::Objective as TextObjective;
 use crate::data::mixture::Rates;
 use crate::data::stream::Batching;
-use crate::data::task::{Files, Split, TaskConfig};
+use crate::data::task::{Files, TaskConfig};
+use crate::data::{Objective, Split};
 use crate::error::{Error, Result};
 
 /// Unlabelled text as a task: restore it under a denoising objective.
@@ -31,7 +31,7 @@ pub struct TextConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<f64>,
     #[serde(default)]
-    pub objective: TextObjective,
+    pub objective: Objective,
     /// Tokens of a source, EOS counted; that of the raw text follows from it (512: 568 raw tokens).
     #[serde(default = "default_inputs_len")]
     pub inputs_len: usize,
@@ -131,7 +131,7 @@ impl TextConfig {
             files,
             validation: None,
             held_out: None,
-            objective: TextObjective::default(),
+            objective: Objective::default(),
             inputs_len: default_inputs_len(),
             targets_len: None,
             examples: None,
@@ -291,8 +291,8 @@ impl Settings {
         LrSchedule::new(self.schedule, self.lr, settled.warmup.unwrap_or(0), self.steps)
     }
 
-    pub fn objective(&self) -> Objective {
-        Objective { dropout: self.dropout, z_loss: self.z_loss, label_smoothing: self.label_smoothing }
+    pub fn regularization(&self) -> Regularization {
+        Regularization { dropout: self.dropout, z_loss: self.z_loss, label_smoothing: self.label_smoothing }
     }
 
     /// Which settings differ from those of the run `other`, as "lr is 0.2 in the run, not 0.1"; the number of steps may

@@ -1,4 +1,4 @@
-//! What continues a run, beside the model in its checkpoint: `training_state/` with the optimiser's moments and
+//! The state with which a run goes on, besides the model in its checkpoint: `training_state/` with the optimiser's moments and
 //! `state.json`.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ pub const FOLDER: &str = "training_state";
 /// Raised whenever one program could not go on with what another one writes; 4: batches of tasks keep to passes.
 const FORMAT: u32 = 4;
 
-/// Goes on with runs on text alone, whose batches are what they were.
+/// The format before. Its runs on text alone can be continued: their batches have not changed.
 const FORMAT_BEFORE: u32 = 3;
 
 const STATE_FILE: &str = "state.json";

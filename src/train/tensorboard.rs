@@ -1,11 +1,11 @@
-//! Events for TensorBoard: scalars and texts in the file format that its `EventAccumulator` reads.
+//! Events for TensorBoard: scalars in the file format that its `EventAccumulator` reads.
 //!
 //! A file is a sequence of records (TFRecord: length, masked CRC-32C of the length, bytes, masked CRC-32C of the bytes), each an
 //! `Event` message of TensorFlow's `event.proto`. A resumed run starts another file in the same folder; its session log tells
-//! TensorBoard to forget the scalars that earlier files have of the steps that are done again (texts it keeps).
+//! TensorBoard to forget the scalars that earlier files have of the steps that are done again.
 //!
 //! Read back with `EventAccumulator` of PyPI's tensorboard 2.21.0: tags, steps and values are right, and behind a resumed run the
-//! scalars of the steps that are done again are gone; texts, which it never purges, stay until they are written anew.
+//! scalars of the steps that are done again are gone.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -47,29 +47,11 @@ impl TensorBoard {
         Ok(board)
     }
 
-    /// Where the events go.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Adds values under their names; those that are not finite are left out. `wall_time` is in seconds since 1970.
     pub fn scalars(&mut self, step: u64, wall_time: f64, values: &[(&str, f64)]) -> Result<()> {
-        let scalar = |&(tag, value): &(&str, f64)| Value {
-            tag: tag.into(),
-            simple_value: Some(value as f32),
-            ..Value::default()
-        };
+        let scalar = |&(tag, value): &(&str, f64)| Value { tag: tag.into(), simple_value: value as f32 };
         let value: Vec<Value> = values.iter().filter(|(_, value)| value.is_finite()).map(scalar).collect();
         if value.is_empty() { Ok(()) } else { self.write(wall_time, step, What::Summary(Summary { value })) }
-    }
-
-    /// Adds a text, shown as Markdown.
-    pub fn text(&mut self, step: u64, wall_time: f64, tag: &str, markdown: &str) -> Result<()> {
-        let tensor = Tensor { dtype: DT_STRING, shape: Some(Shape {}), string_val: vec![markdown.into()] };
-        let plugin = PluginData { plugin_name: "text".into() };
-        let metadata = Metadata { plugin_data: Some(plugin), data_class: DATA_CLASS_TENSOR };
-        let value = Value { tag: tag.into(), tensor: Some(tensor), metadata: Some(metadata), ..Value::default() };
-        self.write(wall_time, step, What::Summary(Summary { value: vec![value] }))
     }
 
     fn write(&mut self, wall_time: f64, step: u64, what: What) -> Result<()> {
@@ -78,7 +60,8 @@ impl TensorBoard {
     }
 }
 
-/// The step of a line of `log.jsonl` and its scalars by TensorBoard's tags, "train/loss" or "TASK/per"; `None` for lines without any.
+/// The step of a line of `log.jsonl` and its scalars by TensorBoard's tags, such as "train/loss" or "TASK/per"; `None` for lines
+/// without any.
 pub fn scalars_of(event: &Json) -> Option<(u64, Vec<(String, f64)>)> {
     let step = event["step"].as_u64()?;
     let number = |of: &Json, key: &str, tag: String| Some((tag, of[key].as_f64()?));
@@ -111,8 +94,6 @@ pub const FOLDER: &str = "tensorboard";
 const PREFIX: &str = "events.out.tfevents.";
 const VERSION: &str = "brain.Event:2";
 const SESSION_START: i32 = 1;
-const DT_STRING: i32 = 7;
-const DATA_CLASS_TENSOR: i32 = 2;
 
 /// The seconds in the name of the last event file.
 fn latest(dir: &Path) -> Result<Option<u64>> {
@@ -171,41 +152,10 @@ struct Summary {
 struct Value {
     #[prost(string, tag = "1")]
     tag: String,
-    #[prost(float, optional, tag = "2")]
-    simple_value: Option<f32>,
-    #[prost(message, optional, tag = "8")]
-    tensor: Option<Tensor>,
-    #[prost(message, optional, tag = "9")]
-    metadata: Option<Metadata>,
+    // Always written: a value of 0 is one.
+    #[prost(float, required, tag = "2")]
+    simple_value: f32,
 }
-
-#[derive(Clone, PartialEq, Message)]
-struct Metadata {
-    #[prost(message, optional, tag = "1")]
-    plugin_data: Option<PluginData>,
-    #[prost(int32, tag = "4")]
-    data_class: i32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct PluginData {
-    #[prost(string, tag = "1")]
-    plugin_name: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Tensor {
-    #[prost(int32, tag = "1")]
-    dtype: i32,
-    #[prost(message, optional, tag = "2")]
-    shape: Option<Shape>,
-    #[prost(bytes = "vec", repeated, tag = "8")]
-    string_val: Vec<Vec<u8>>,
-}
-
-/// Of a scalar: no dimensions.
-#[derive(Clone, Copy, PartialEq, Message)]
-struct Shape {}
 
 #[cfg(test)]
 mod tests {
@@ -247,7 +197,6 @@ mod tests {
         let mut board = TensorBoard::open(&dir, 0).unwrap();
         board.scalars(5, 1.5, &[("train/loss", 2.25), ("train/lr", f64::NAN)]).unwrap();
         board.scalars(6, 1.5, &[("train/loss", f64::INFINITY)]).unwrap();
-        board.text(6, 2.0, "samples", "*so*").unwrap();
         let mut resumed = TensorBoard::open(&dir, 5).unwrap();
         resumed.scalars(6, 3.0, &[("train/loss", 2.0)]).unwrap();
         drop(resumed);
@@ -256,15 +205,13 @@ mod tests {
         let events = read(&dir);
         fs::remove_dir_all(&dir).unwrap();
         let steps: Vec<i64> = events.iter().map(|event| event.step).collect();
-        assert_eq!(steps, [0, 5, 6, 0, 6, 6, 0, 1, 1]);
+        assert_eq!(steps, [0, 5, 0, 6, 6, 0, 1, 1]);
         let what: Vec<What> = events.into_iter().map(|event| event.what.unwrap()).collect();
         assert_eq!(what[0], What::FileVersion("brain.Event:2".into()));
         let What::Summary(summary) = &what[1] else { panic!("{what:?}") };
         assert_eq!(summary.value.len(), 1);
-        assert_eq!((summary.value[0].tag.as_str(), summary.value[0].simple_value), ("train/loss", Some(2.25)));
-        let What::Summary(text) = &what[2] else { panic!("{what:?}") };
-        assert_eq!(text.value[0].tensor.as_ref().unwrap().string_val, [b"*so*".to_vec()]);
-        for at in [4, 7] {
+        assert_eq!((summary.value[0].tag.as_str(), summary.value[0].simple_value), ("train/loss", 2.25));
+        for at in [3, 6] {
             assert_eq!(what[at], What::SessionLog(SessionLog { status: SESSION_START }));
         }
     }

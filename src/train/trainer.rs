@@ -20,7 +20,7 @@ use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
 use crate::files::{RunFolder, recover};
 use crate::gpu::Gpu;
-use crate::model::{BatchShape, Model};
+use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 use crate::tune::Tuner;
 
@@ -55,7 +55,7 @@ pub struct Trainer {
     remarks: Vec<String>,
 }
 
-/// Who watches a run, and who may stop it.
+/// Hooks: one that sees the events of a run, and one that may stop it.
 pub struct Hooks<'a> {
     pub observe: &'a mut dyn FnMut(&Event),
     /// Asked after each step, and within evaluations.
@@ -196,15 +196,14 @@ impl Trainer {
                 config.eos_token_id
             ));
         }
-        let (batch, src_len, tgt_len) = batches.largest_shape();
-        let packed = settings.batching.is_packed();
+        let largest = batches.largest_shape();
         let batches = Prefetch::new(batches, settings.prefetch)?;
         let evaluator = (!evaluated.is_empty())
             .then(|| Evaluator::new(evaluated, settings.eval_batch_size, Decoding::default(), &model, &tokenizer));
-        let engine = Engine::new(model, settings.objective(), &settings.optimizer, settings.clip)?;
+        let engine = Engine::new(model, settings.regularization(), &settings.optimizer, settings.clip)?;
         let mut engine = engine.with_recompute(settings.recompute);
         // The largest first: later plans share its memory, and too little of it shows now.
-        engine.prepare(BatchShape { batch, src_len, tgt_len, packed })?;
+        engine.prepare(largest)?;
         let window = Window::new(state.tokens);
         let (folder, log) = open()?;
         Ok(Trainer {

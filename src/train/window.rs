@@ -1,4 +1,4 @@
-//! What a run counts between two lines of its log, and between two starts.
+//! Counters of a run: since the last line of its log, and since its last start.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! The file that measurements are kept in: one an adapter, in the user's cache folder.
+//! The file of measurements: one for each adapter, in the user's cache folder.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 use crate::gpu::Gpu;
 
-/// Raised whenever the meaning of what is written changes.
+/// Raised whenever the meaning of the file changes.
 const FORMAT: u32 = 1;
 
 /// The file of one adapter.
@@ -34,7 +34,7 @@ pub struct Identity {
 
 /// What is kept of a class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct CacheEntry {
     /// Fingerprint of the candidates and their shaders.
     pub sources: String,
     pub variant: String,
@@ -47,7 +47,7 @@ struct Contents {
     format: u32,
     #[serde(flatten)]
     identity: Identity,
-    classes: BTreeMap<String, Entry>,
+    classes: BTreeMap<String, CacheEntry>,
 }
 
 /// The user's folder for it: `T5_CACHE_DIR`, else `t5-wgpu` in `XDG_CACHE_HOME` or where the system keeps such files. `None`
@@ -92,7 +92,7 @@ impl Cache {
 
     /// What the file holds for this adapter and its driver, and a warning if it cannot be used. A file of another driver, or
     /// none, is no reason for a warning.
-    pub fn load(&self) -> (BTreeMap<String, Entry>, Option<String>) {
+    pub fn load(&self) -> (BTreeMap<String, CacheEntry>, Option<String>) {
         if !self.path.exists() {
             return Default::default();
         }
@@ -113,7 +113,7 @@ impl Cache {
     }
 
     /// Adds classes to the file, or replaces them. Processes take turns, and readers see the old file or the new one.
-    pub fn add(&self, entries: &BTreeMap<String, Entry>) -> Result<()> {
+    pub fn add(&self, entries: &BTreeMap<String, CacheEntry>) -> Result<()> {
         if let Some(folder) = self.path.parent() {
             fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         }
@@ -129,28 +129,8 @@ impl Cache {
     }
 }
 
-impl Entry {
-    pub(super) fn of(decision: &Decision, sources: String) -> Entry {
-        Entry { sources, variant: decision.variant.clone(), ms: decision.ms.clone() }
-    }
-}
-
-/// FNV-1a over texts: enough to tell versions of the same source apart, and the same in every build.
-pub(super) struct Fingerprint(u64);
-
-impl Fingerprint {
-    pub fn new() -> Fingerprint {
-        Fingerprint(0xcbf2_9ce4_8422_2325)
-    }
-
-    pub fn add(&mut self, text: &str) {
-        // The end of each text counts, too.
-        for byte in text.bytes().chain([0xff]) {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-
-    pub fn text(&self) -> String {
-        format!("{:016x}", self.0)
+impl CacheEntry {
+    pub(super) fn of(decision: &Decision, sources: String) -> CacheEntry {
+        CacheEntry { sources, variant: decision.variant.clone(), ms: decision.ms.clone() }
     }
 }

@@ -1,14 +1,13 @@
-//! Timing the candidates of a question against each other.
+//! Times the candidates of a question against each other.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::cache::Fingerprint;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu};
 use crate::graph::{Fill, Launcher, Question, Trial};
 use crate::plan::{Plan, PlanOptions, SlotPool};
-use crate::rng::{Purpose, Rng};
+use crate::rng::{Purpose, Rng, fnv1a};
 
 /// What was found.
 pub struct Measured {
@@ -108,7 +107,7 @@ fn prepare<'a>(gpu: &Gpu, question: &'a Question, deadline: Instant) -> Result<(
         let (plan, result) = match first() {
             Ok(made) => made,
             Err(lost @ Error::DeviceLost(_)) => return Err(lost),
-            // Without the first there is nothing to compare with; whatever is wrong shows when the real plan is made.
+            // Without the first there is no result to compare with. Its error will come again when the real plan is made.
             Err(_) if index == 0 => break,
             Err(_) => continue,
         };
@@ -184,18 +183,16 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 
 /// A fingerprint of the candidates, their shaders and this program's version: what a timing is only good for.
 pub fn sources(gpu: &Gpu, question: &Question) -> String {
-    let mut fingerprint = Fingerprint::new();
-    fingerprint.add(env!("CARGO_PKG_VERSION"));
+    let mut texts = vec![env!("CARGO_PKG_VERSION").to_owned()];
     for candidate in &question.candidates {
-        fingerprint.add(candidate.name);
+        texts.push(candidate.name.to_owned());
         let (graph, _) = candidate.trial.graph();
         for node in graph.nodes() {
             let mut launcher = Launcher::new(gpu.caps(), &graph, node);
             node.op.launch(&mut launcher);
-            for launch in &launcher.launches {
-                fingerprint.add(&launch.shader.expand(&launch.header));
-            }
+            texts.extend(launcher.launches.iter().map(|launch| launch.shader.expand(&launch.header)));
         }
     }
-    fingerprint.text()
+    // No byte of UTF-8 is 255: where one text ends and the next begins counts, too.
+    format!("{:016x}", fnv1a(texts.iter().flat_map(|text| text.bytes().chain([0xff]))))
 }

@@ -1,4 +1,4 @@
-//! Which kernel is the fastest for a shape on this adapter: measured once, kept in a file, and fixed for a run.
+//! Finds the fastest kernel for a shape on this adapter: measured once, kept in a file, and fixed for a run.
 //!
 //! A [`Tuner`] answers what a graph's ops ask ([`crate::graph::questions`]). An answer comes from the run that is being
 //! continued, else from the cache file, else from a measurement, else from the op's own rule. Once given it stays, so that
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Choices, Graph, Question, ValueId, questions};
-use cache::{Cache, Entry};
+use cache::{Cache, CacheEntry};
 
 /// How kernels are chosen where there is a choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Mode {
     Off,
     /// As earlier measurements found; by rule where there are none.
     Cache,
-    /// As earlier measurements found; what is not known is measured and kept.
+    /// By earlier measurements; shapes without one are measured now, and the result is kept.
     On,
 }
 
@@ -45,29 +45,29 @@ impl std::str::FromStr for Mode {
 
 /// What measuring may cost.
 #[derive(Clone, Copy, Debug)]
-pub struct Budget {
+pub struct TuneBudget {
     /// In all, compilation of the kernels that are compared included. What is not measured by then goes by rule.
     pub total: Duration,
     /// Classes with a smaller share of a graph's floating-point operations go by rule.
     pub least_share: f64,
 }
 
-impl Budget {
+impl TuneBudget {
     /// For a training run: under ten seconds, spent where the work is.
-    pub fn for_run() -> Budget {
-        Budget { total: Duration::from_secs(8), least_share: 0.01 }
+    pub fn for_run() -> TuneBudget {
+        TuneBudget { total: Duration::from_secs(8), least_share: 0.01 }
     }
 
-    /// For someone who waits for it.
-    pub fn thorough() -> Budget {
-        Budget { total: Duration::from_secs(120), least_share: 0.0 }
+    /// For `t5 tune`, whose user waits for it.
+    pub fn thorough() -> TuneBudget {
+        TuneBudget { total: Duration::from_secs(120), least_share: 0.0 }
     }
 }
 
 /// Where an answer came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Source {
+pub enum DecisionSource {
     /// The run that is being continued.
     Run,
     Cache,
@@ -81,9 +81,9 @@ pub enum Source {
 pub struct Decision {
     pub class: String,
     pub variant: String,
-    /// The first candidate: what the op's own rule says.
+    /// The first candidate, which the op's own rule chooses.
     pub rule: &'static str,
-    pub source: Source,
+    pub source: DecisionSource,
     /// Milliseconds of a run of the trial, by candidate, if it was ever measured. A candidate that is not among them failed
     /// or gave another result.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -102,9 +102,9 @@ pub struct Tuner {
 
 struct Inner {
     mode: Mode,
-    budget: Budget,
+    budget: TuneBudget,
     cache: Option<Cache>,
-    known: BTreeMap<String, Entry>,
+    known: BTreeMap<String, CacheEntry>,
     /// Variants by class, of the run that is being continued.
     run: BTreeMap<String, String>,
     state: Mutex<State>,
@@ -128,12 +128,12 @@ impl Default for Tuner {
 impl Tuner {
     /// Every op goes by its own rules.
     pub fn off() -> Tuner {
-        Tuner::new(Mode::Off, Budget::for_run(), None)
+        Tuner::new(Mode::Off, TuneBudget::for_run(), None)
     }
 
     /// `cache`: the file to read what is known from and to keep what is found in. Without one, [`Mode::On`] measures for this
     /// process alone.
-    pub fn new(mode: Mode, budget: Budget, cache: Option<Cache>) -> Tuner {
+    pub fn new(mode: Mode, budget: TuneBudget, cache: Option<Cache>) -> Tuner {
         let mut state = State::default();
         let mut known = BTreeMap::new();
         if mode != Mode::Off
@@ -147,8 +147,8 @@ impl Tuner {
         Tuner { any_batch: false, inner: Arc::new(inner) }
     }
 
-    /// A tuner that forgets what the cache said, and replaces it.
-    pub fn anew(budget: Budget, cache: Option<Cache>) -> Tuner {
+    /// A tuner that ignores the entries of the cache, and replaces them.
+    pub fn anew(budget: TuneBudget, cache: Option<Cache>) -> Tuner {
         let tuner = Tuner::new(Mode::On, budget, None);
         let inner = Inner { mode: Mode::On, budget, cache, ..tuner.inner.emptied() };
         Tuner { any_batch: false, inner: Arc::new(inner) }
@@ -171,7 +171,7 @@ impl Tuner {
         self.inner.mode != Mode::Off || !self.inner.run.is_empty()
     }
 
-    /// Answers for everything that compiling this graph asks; measures what it may and must.
+    /// Answers to all questions of this graph; measures where the mode allows it and nothing is known.
     ///
     /// # Errors
     /// The device fails.
@@ -189,8 +189,8 @@ impl Tuner {
         for (question, flops) in &asked {
             if !state.decided.contains_key(&question.class) {
                 let decision = self.decide(gpu, &mut state, question, flops / total)?;
-                if decision.source == Source::Measured {
-                    measured.insert(question.class.clone(), Entry::of(&decision, measure::sources(gpu, question)));
+                if decision.source == DecisionSource::Measured {
+                    measured.insert(question.class.clone(), CacheEntry::of(&decision, measure::sources(gpu, question)));
                 }
                 state.new.push(question.class.clone());
                 state.decided.insert(question.class.clone(), decision);
@@ -216,25 +216,25 @@ impl Tuner {
         };
         let is_candidate = |name: &str| question.candidates.iter().any(|c| c.name == name);
         if let Some(name) = run.get(&question.class).filter(|name| is_candidate(name)) {
-            return Ok(decision(name, Source::Run, BTreeMap::new()));
+            return Ok(decision(name, DecisionSource::Run, BTreeMap::new()));
         }
         if let Some(entry) = known.get(&question.class)
             && is_candidate(&entry.variant)
             && entry.sources == measure::sources(gpu, question)
         {
-            return Ok(decision(&entry.variant, Source::Cache, entry.ms.clone()));
+            return Ok(decision(&entry.variant, DecisionSource::Cache, entry.ms.clone()));
         }
         let left = budget.total.saturating_sub(state.spent);
         if *mode != Mode::On || left.is_zero() || share < budget.least_share {
-            return Ok(decision(rule, Source::Rule, BTreeMap::new()));
+            return Ok(decision(rule, DecisionSource::Rule, BTreeMap::new()));
         }
         let start = Instant::now();
         let found = measure::measure(gpu, question, start + left);
         state.spent += start.elapsed();
         let found = found?;
         Ok(match found.winner {
-            Some(winner) => decision(question.candidates[winner].name, Source::Measured, found.ms),
-            None => decision(rule, Source::Rule, found.ms),
+            Some(winner) => decision(question.candidates[winner].name, DecisionSource::Measured, found.ms),
+            None => decision(rule, DecisionSource::Rule, found.ms),
         })
     }
 
@@ -248,7 +248,7 @@ impl Tuner {
         let mut state = self.state();
         let new = std::mem::take(&mut state.new);
         let decisions = new.iter().filter_map(|class| state.decided.get(class));
-        decisions.filter(|decision| decision.source != Source::Run).cloned().collect()
+        decisions.filter(|decision| decision.source != DecisionSource::Run).cloned().collect()
     }
 
     /// What went wrong with the cache file since this was last called. Nothing depends on it but time.

@@ -1,13 +1,13 @@
 //! Each op at the shapes that T5 1.1 small gives it: what the benchmarks time.
 
-use super::cases::{Builder, Case};
+use super::cases::{Case, CaseBuilder};
 use super::compile;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Add, AddInto, Dtype};
 use crate::ops::{
-    Activation, Attention, AttentionDecode, CrossEntropy, Dropout, Function, Gather, Layout, Logits, MAX_EOS, Mask,
-    Matmul, PositionBias, RmsNorm, SETTINGS_LEN, Sample, SampleSettings, distance_buckets, gather_index,
+    Activation, Attention, AttentionDecode, CrossEntropy, Dropout, Function, Gather, Logits, MAX_EOS, Mask, Matmul,
+    MatmulLayout, PositionBias, RmsNorm, SETTINGS_LEN, Sample, SampleSettings, distance_buckets, gather_index,
 };
 use crate::plan::Plan;
 
@@ -94,7 +94,7 @@ pub fn bench_cases() -> Vec<Case> {
     ] {
         cases.push(Case::new(name, move |b| {
             let (x, w) = (b.input("x", &[rows, width], 1.0), b.parameter("w", &[out, width], 1.0));
-            let y = b.graph.push1(Matmul::new(Layout::Nt), &[x, w]);
+            let y = b.graph.push1(Matmul::new(MatmulLayout::Nt), &[x, w]);
             b.output("y", y);
         }));
     }
@@ -114,7 +114,7 @@ impl Case {
         compile(gpu, &built.graph, &outputs, &built.leaves)
     }
 
-    fn timed(&self, timed: Timed) -> (Builder, Vec<(String, crate::graph::ValueId)>) {
+    fn timed(&self, timed: Timed) -> (CaseBuilder, Vec<(String, crate::graph::ValueId)>) {
         match timed {
             Timed::Forward => {
                 let built = self.build();
@@ -126,7 +126,7 @@ impl Case {
     }
 }
 
-fn gather(b: &mut Builder) {
+fn gather(b: &mut CaseBuilder) {
     let ids: Vec<u32> = (0..TOKENS).map(|_| (b.uniform().powi(3) * VOCAB as f64) as u32).collect();
     let index = gather_index(&ids, |_| true);
     let (ids, index) = (b.ids("ids", &ids), b.ids("index", &index));
@@ -135,7 +135,7 @@ fn gather(b: &mut Builder) {
     b.output("y", y);
 }
 
-fn attention(b: &mut Builder, encoder: bool) {
+fn attention(b: &mut CaseBuilder, encoder: bool) {
     let op = Attention {
         batch: SEQUENCES,
         heads: HEADS,
@@ -160,7 +160,7 @@ fn attention(b: &mut Builder, encoder: bool) {
 }
 
 /// A step of self-attention over a full cache.
-fn attention_decode(b: &mut Builder) {
+fn attention_decode(b: &mut CaseBuilder) {
     let op = AttentionDecode {
         batch: SEQUENCES,
         heads: HEADS,
@@ -183,7 +183,7 @@ fn attention_decode(b: &mut Builder) {
 }
 
 /// Each replay advances a position: the sequences are longer than a benchmark has replays.
-fn sample(b: &mut Builder, temperature: f32) {
+fn sample(b: &mut CaseBuilder, temperature: f32) {
     const MAX_LEN: usize = 1024;
     let settings = SampleSettings {
         temperature,
@@ -212,7 +212,7 @@ fn sample(b: &mut Builder, temperature: f32) {
     }
 }
 
-fn cross_entropy(b: &mut Builder) {
+fn cross_entropy(b: &mut CaseBuilder) {
     let h = b.input("h", &[HEAD_ROWS, D_MODEL], 1.0);
     let labels: Vec<u32> = (0..HEAD_ROWS).map(|_| (b.uniform() * VOCAB as f64) as u32).collect();
     let labels = b.ids("labels", &labels);

@@ -1,4 +1,4 @@
-//! The table of cases: each op at sizes that hurt. It drives correctness and gradients; `bench_cases.rs` has the same at
+//! The table of cases: each op at awkward sizes. It drives correctness and gradients; `bench_cases.rs` has the same at
 //! T5's own shapes, for speed.
 
 mod attention;
@@ -8,22 +8,24 @@ mod packed;
 
 use std::collections::HashMap;
 
+use crate::batch::IGNORE;
 use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, interpret};
 use crate::ops::{
-    Activation, CrossEntropy, Dropout, Function, Gather, IGNORE, Layout, Logits, Matmul, PositionBias, RmsNorm,
-    Variant, distance_buckets, gather_index, gather_index_len,
+    Activation, CrossEntropy, Dropout, Function, Gather, Logits, Matmul, MatmulLayout, PositionBias, RmsNorm, Variant,
+    distance_buckets, gather_index, gather_index_len,
 };
+use crate::rng::{Purpose, Rng, fnv1a};
 
 /// One computation to check.
 pub struct Case {
     pub name: String,
     /// Factor on the tolerance, with its reason where it is made.
     pub slack: f64,
-    make: Box<dyn Fn(&mut Builder) + Send + Sync>,
+    make: Box<dyn Fn(&mut CaseBuilder) + Send + Sync>,
 }
 
 /// A graph under construction together with the contents of its leaves.
-pub struct Builder {
+pub struct CaseBuilder {
     pub graph: Graph,
     pub leaves: HashMap<String, Tensor64>,
     pub outputs: Vec<(String, ValueId)>,
@@ -33,30 +35,25 @@ pub struct Builder {
     seeds: Vec<(ValueId, ValueId)>,
     /// Whether differentiable inputs are computed values with a second use, as in the middle of a model.
     mid_graph: bool,
-    random: u64,
+    random: Rng,
 }
 
-impl Builder {
-    fn new(name: &str, mid_graph: bool) -> Builder {
-        let random = name.bytes().fold(0x9e37_79b9_7f4a_7c15, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        Builder {
+impl CaseBuilder {
+    fn new(name: &str, mid_graph: bool) -> CaseBuilder {
+        CaseBuilder {
             graph: Graph::new(),
             leaves: HashMap::new(),
             outputs: Vec::new(),
             differentiable: Vec::new(),
             seeds: Vec::new(),
             mid_graph,
-            random,
+            random: Rng::new(0, Purpose::Trials, &[fnv1a(name.bytes())]),
         }
     }
 
     /// A uniform number below 1.
     pub fn uniform(&mut self) -> f64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        self.random.uniform()
     }
 
     /// Numbers that f32 holds exactly, about uniform in +-`scale`.
@@ -150,7 +147,7 @@ impl Builder {
 }
 
 impl Case {
-    pub(super) fn new(name: impl Into<String>, make: impl Fn(&mut Builder) + Send + Sync + 'static) -> Case {
+    pub(super) fn new(name: impl Into<String>, make: impl Fn(&mut CaseBuilder) + Send + Sync + 'static) -> Case {
         Case { name: name.into(), slack: 1.0, make: Box::new(make) }
     }
 
@@ -159,8 +156,8 @@ impl Case {
     }
 
     /// The forward graph.
-    pub fn build(&self) -> Builder {
-        let mut builder = Builder::new(&self.name, false);
+    pub fn build(&self) -> CaseBuilder {
+        let mut builder = CaseBuilder::new(&self.name, false);
         (self.make)(&mut builder);
         builder
     }
@@ -168,8 +165,8 @@ impl Case {
     /// The graph with gradients of every differentiable leaf, by name. `accumulate`: the leaves are read directly and
     /// their gradients add up in memory that already holds something; otherwise the inputs are computed values with a
     /// second use, and gradients are plain values.
-    pub fn build_backward(&self, accumulate: bool) -> (Builder, Vec<(String, ValueId)>) {
-        let mut b = Builder::new(&self.name, !accumulate);
+    pub fn build_backward(&self, accumulate: bool) -> (CaseBuilder, Vec<(String, ValueId)>) {
+        let mut b = CaseBuilder::new(&self.name, !accumulate);
         (self.make)(&mut b);
         let mut targets = Vec::new();
         for name in b.differentiable.clone() {
@@ -326,7 +323,7 @@ fn cross_entropy(cases: &mut Vec<Case>) {
 }
 
 fn matmul(cases: &mut Vec<Case>) {
-    // In the last three, Variant::Shared shares out what is summed over, in the last one for the gradient of b.
+    // In the last three, Variant::Shared splits the sum over workgroups; in the last one it does so for the gradient of b.
     let sizes = [
         [1, 1, 1],
         [5, 3, 7],
@@ -341,14 +338,14 @@ fn matmul(cases: &mut Vec<Case>) {
         [1030, 8, 12],
     ];
     for [m, n, k] in sizes {
-        for layout in [Layout::Nn, Layout::Nt, Layout::Tn] {
+        for layout in [MatmulLayout::Nn, MatmulLayout::Nt, MatmulLayout::Tn] {
             for variant in [Variant::Tile, Variant::Subgroup, Variant::Shared, Variant::Rows] {
                 let name = format!("matmul {layout:?} {variant:?} [{m} {n} {k}]");
                 cases.push(Case::new(name, move |b| {
-                    let a = if layout == Layout::Tn { [k, m] } else { [m, k] };
-                    let w = if layout == Layout::Nt { [n, k] } else { [k, n] };
+                    let a = if layout == MatmulLayout::Tn { [k, m] } else { [m, k] };
+                    let w = if layout == MatmulLayout::Nt { [n, k] } else { [k, n] };
                     let op = Matmul { variant: Some(variant), ..Matmul::new(layout) };
-                    if layout == Layout::Nt {
+                    if layout == MatmulLayout::Nt {
                         let (x, w) = (b.input("a", &a, 1.0), b.input("b", &w, 1.0));
                         let residual = b.input("residual", &[m, n], 1.0);
                         let y = b.graph.push1(op.scaled(0.5).with_residual(), &[x, w, residual]);

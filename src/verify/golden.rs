@@ -7,15 +7,15 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Row;
+use crate::batch::{Batch, BatchShape, IGNORE};
 use crate::checkpoint::{Dtype, Weights};
-use crate::data::{Batch, IGNORE};
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 use crate::generate::greedy_ids;
 use crate::gpu::Gpu;
-use crate::model::{BatchShape, Builder, Model, read_span};
+use crate::model::{Builder, Model, read_span};
 use crate::plan::{Plan, PlanOptions, SlotPool};
-use crate::train::engine::{Engine, Objective, write_batch};
+use crate::train::engine::{Engine, Regularization, write_batch};
 use crate::train::optimizer::OptimizerConfig;
 
 /// Results may lie this many times as far from the float64 reference as PyTorch's own float32 does.
@@ -95,9 +95,7 @@ impl<'a> Golden<'a> {
         }
         let label = |&l: &i64| if l < 0 { IGNORE } else { l as u32 };
         Ok(Batch {
-            batch,
-            src_len,
-            tgt_len,
+            shape: BatchShape { batch, src_len, tgt_len, packed: false },
             src_ids: ids.iter().map(|&id| id as u32).collect(),
             src_lens,
             tgt_in,
@@ -110,8 +108,7 @@ impl<'a> Golden<'a> {
     async fn check_forward(&self, gpu: &Gpu, prefix: &str, rows: &mut Vec<Row>) -> Result<()> {
         let model = self.model(gpu)?;
         let batch = self.batch(prefix, model.config.decoder_start_token_id)?;
-        let shape = BatchShape { batch: batch.batch, src_len: batch.src_len, tgt_len: batch.tgt_len, packed: false };
-        let mut b = Builder::new(&model, shape, 0.0);
+        let mut b = Builder::new(&model, batch.shape, 0.0);
         let encoded = b.encoder();
         let hidden = b.decoder(encoded);
         let logits = b.logits(hidden, None);
@@ -125,7 +122,8 @@ impl<'a> Golden<'a> {
         let found = plan.read::<f32>("encoded").await?;
         let reference = self.floats(&format!("{prefix}encoder_last_hidden_state"))?;
         let width = model.config.d_model;
-        let real = |i: usize| (i / width) % batch.src_len < batch.src_lens[i / width / batch.src_len] as usize;
+        let src_len = batch.shape.src_len;
+        let real = |i: usize| (i / width) % src_len < batch.src_lens[i / width / src_len] as usize;
         let mut row = |what: String, error: f64, tolerance: f64| rows.push(Row { what, error, tolerance });
         let worst = max_abs(found.iter().zip(&reference).enumerate().filter(|(i, _)| real(*i)).map(|(_, pair)| pair));
         row(format!("{prefix}encoder_last_hidden_state"), worst, self.noise("encoder_last_hidden_state_max_abs")?);
@@ -145,7 +143,7 @@ impl<'a> Golden<'a> {
     }
 
     async fn check_gradients(&self, gpu: &Gpu, rows: &mut Vec<Row>) -> Result<()> {
-        let mut engine = Engine::new(self.model(gpu)?, Objective::default(), &OptimizerConfig::adamw(), 0.0)?;
+        let mut engine = Engine::new(self.model(gpu)?, Regularization::default(), &OptimizerConfig::adamw(), 0.0)?;
         let batch = self.batch("", engine.model.config.decoder_start_token_id)?;
         engine.begin_step();
         engine.micro_batch(&batch, [0; 4])?;
@@ -191,7 +189,7 @@ impl<'a> Golden<'a> {
             ("adafactor_relative", adafactor(true)),
         ];
         for (name, config) in runs {
-            let mut engine = Engine::new(self.model(gpu)?, Objective::default(), &config, 0.0)?;
+            let mut engine = Engine::new(self.model(gpu)?, Regularization::default(), &config, 0.0)?;
             let batch = self.batch("", engine.model.config.decoder_start_token_id)?;
             let mut before = Vec::new();
             for tensor in engine.model.layout.tensors() {

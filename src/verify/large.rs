@@ -1,10 +1,11 @@
 //! Cases at sizes where one invocation, left alone, would loop too long: some drivers silently end its loops after 65,535
 //! iterations, and all that shows is a wrong number.
 
-use super::cases::{Builder, Case};
+use super::cases::{Case, CaseBuilder};
+use crate::batch::IGNORE;
 use crate::graph::Dtype;
 use crate::ops::{
-    Attention, AttentionDecode, CrossEntropy, Gather, IGNORE, Layout, MAX_EOS, Mask, Matmul, RmsNorm, SETTINGS_LEN,
+    Attention, AttentionDecode, CrossEntropy, Gather, MAX_EOS, Mask, Matmul, MatmulLayout, RmsNorm, SETTINGS_LEN,
     Sample, SampleSettings, Variant, gather_index,
 };
 
@@ -26,28 +27,28 @@ pub fn large_cases() -> Vec<Case> {
         attention(9552, 16),
     ];
     for (layout, variant, sizes) in [
-        (Layout::Nn, Variant::Tile, [4, 12, 70_003]),
-        (Layout::Nt, Variant::Tile, [4, 12, 70_003]),
-        (Layout::Tn, Variant::Tile, [4, 12, 70_003]),
-        (Layout::Nt, Variant::Subgroup, [4, 12, 70_003]),
-        (Layout::Tn, Variant::Subgroup, [4, 12, 70_004]),
-        (Layout::Nn, Variant::Shared, [4, 12, 70_003]),
-        (Layout::Nt, Variant::Shared, [5, 7, 140_004]),
+        (MatmulLayout::Nn, Variant::Tile, [4, 12, 70_003]),
+        (MatmulLayout::Nt, Variant::Tile, [4, 12, 70_003]),
+        (MatmulLayout::Tn, Variant::Tile, [4, 12, 70_003]),
+        (MatmulLayout::Nt, Variant::Subgroup, [4, 12, 70_003]),
+        (MatmulLayout::Tn, Variant::Subgroup, [4, 12, 70_004]),
+        (MatmulLayout::Nn, Variant::Shared, [4, 12, 70_003]),
+        (MatmulLayout::Nt, Variant::Shared, [5, 7, 140_004]),
         // Enough for the larger tiles.
-        (Layout::Nn, Variant::Shared, [1028, 1028, 20]),
-        (Layout::Nt, Variant::Shared, [1030, 1030, 20]),
-        (Layout::Tn, Variant::Shared, [1030, 1031, 21]),
-        (Layout::Nt, Variant::Rows, [4, 12, 300_004]),
+        (MatmulLayout::Nn, Variant::Shared, [1028, 1028, 20]),
+        (MatmulLayout::Nt, Variant::Shared, [1030, 1030, 20]),
+        (MatmulLayout::Tn, Variant::Shared, [1030, 1031, 21]),
+        (MatmulLayout::Nt, Variant::Rows, [4, 12, 300_004]),
     ] {
         cases.push(matmul(layout, variant, sizes));
     }
     cases
 }
 
-fn matmul(layout: Layout, variant: Variant, [m, n, k]: [usize; 3]) -> Case {
+fn matmul(layout: MatmulLayout, variant: Variant, [m, n, k]: [usize; 3]) -> Case {
     let case = Case::new(format!("matmul {layout:?} {variant:?} [{m} {n} {k}]"), move |b| {
-        let a = if layout == Layout::Tn { [k, m] } else { [m, k] };
-        let w = if layout == Layout::Nt { [n, k] } else { [k, n] };
+        let a = if layout == MatmulLayout::Tn { [k, m] } else { [m, k] };
+        let w = if layout == MatmulLayout::Nt { [n, k] } else { [k, n] };
         let (a, w) = (b.constant("a", &a, 1.0), b.constant("b", &w, 1.0));
         let residual = b.constant("residual", &[m, n], 100.0);
         let op = Matmul { variant: Some(variant), ..Matmul::new(layout).scaled(0.5).with_residual() };
@@ -79,7 +80,7 @@ fn gather(count: usize) -> Case {
 }
 
 fn cross_entropy(rows: usize, vocab: usize) -> Case {
-    let case = Case::new(format!("cross_entropy [{rows} 4] [{vocab}]"), move |b: &mut Builder| {
+    let case = Case::new(format!("cross_entropy [{rows} 4] [{vocab}]"), move |b: &mut CaseBuilder| {
         let label = |r: usize| {
             if r % 3 == 2 { IGNORE } else { ((r + 1) * (vocab - 1) / 2 % vocab) as u32 }
         };

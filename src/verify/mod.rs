@@ -14,11 +14,11 @@ use crate::graph::{Dtype, Graph, Tensor64, ValueId, interpret};
 use crate::plan::{Plan, PlanOptions, SlotPool};
 
 pub use bench_cases::{Timed, bench_cases};
-pub use cases::{Builder, Case, cases};
+pub use cases::{Case, CaseBuilder, cases};
 pub use golden::check_golden;
 pub use large::large_cases;
 
-/// The worst error of one comparison, and what it may be.
+/// The worst error of one comparison, and the largest one allowed.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Row {
     /// The case, and the tensor that was compared.
@@ -104,7 +104,7 @@ fn compile(gpu: &Gpu, graph: &Graph, outputs: &[(&str, ValueId)], leaves: &HashM
 /// Compares every output and every gradient kernel of a case with the oracle.
 pub fn check_kernels(gpu: &Gpu, case: &Case) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    let mut compare = |part: &str, built: &Builder, outputs: &[(String, ValueId)]| -> Result<()> {
+    let mut compare = |part: &str, built: &CaseBuilder, outputs: &[(String, ValueId)]| -> Result<()> {
         let values: Vec<_> = outputs.iter().map(|(_, v)| *v).collect();
         let found = run_on_gpu(gpu, &built.graph, &values, &built.leaves)?;
         let reference = interpret(&built.graph, &values, &mut built.leaves.clone());

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use t5_wgpu::bench::{Comparison, Saved};
-use t5_wgpu::checkpoint::{Dtype, RawTensor, Weights, write_tensors};
+use t5_wgpu::checkpoint::{Dtype, Weights};
 use t5_wgpu::data::lines::Lines;
 use t5_wgpu::data::task::{Files, Format, OnBadRow, TaskConfig, presets};
 use t5_wgpu::data::{Split, TaskSet};
@@ -82,12 +83,9 @@ fn generation_config() -> Target {
 }
 
 fn tensors(names: &[&'static str]) -> Vec<u8> {
-    let path = tempfile::NamedTempFile::new().unwrap();
     let numbers: Vec<u8> = (0..6).flat_map(|i| (i as f32 / 4.0).to_le_bytes()).collect();
-    let tensor = |&name: &&'static str| RawTensor { name, dtype: Dtype::F32, shape: &[2, 3], bytes: &numbers };
-    let all: Vec<_> = names.iter().map(tensor).collect();
-    write_tensors(path.path(), &all).unwrap();
-    fs::read(path.path()).unwrap()
+    let tensor = |&name: &&'static str| (name, TensorView::new(Dtype::F32, vec![2, 3], &numbers).unwrap());
+    safetensors::serialize(names.iter().map(tensor), None).unwrap()
 }
 
 fn read_weights(folder: &Path) -> Result<()> {

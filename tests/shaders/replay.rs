@@ -7,7 +7,7 @@ use naga::TypeInner;
 use serde_json::{Value, json};
 use t5_wgpu::gpu::{Caps, Param};
 use t5_wgpu::graph::{Dtype, Launch, Launcher, Place, ValueId, interpret};
-use t5_wgpu::verify::{Builder, KERNEL_TOLERANCE, cases};
+use t5_wgpu::verify::{CaseBuilder, KERNEL_TOLERANCE, cases};
 
 use crate::translate::parse;
 use crate::variants::VARIANTS;
@@ -53,7 +53,7 @@ impl Recorded {
         recorded
     }
 
-    fn add(&mut self, caps: &Caps, name: String, built: &Builder, outputs: &[(String, ValueId)], tolerance: f64) {
+    fn add(&mut self, caps: &Caps, name: String, built: &CaseBuilder, outputs: &[(String, ValueId)], tolerance: f64) {
         let graph = &built.graph;
         let wanted: Vec<ValueId> = outputs.iter().map(|(_, value)| *value).collect();
         let live = graph.live_nodes(&wanted);
@@ -101,7 +101,7 @@ impl Recorded {
     }
 
     /// A value's buffer; a leaf's has its contents at `at`.
-    fn memory(&mut self, built: &Builder, value: ValueId) -> Value {
+    fn memory(&mut self, built: &CaseBuilder, value: ValueId) -> Value {
         let (info, bytes) = (built.graph.value(value), built.graph.bytes(value));
         let Some(tensor) = built.leaves.get(&info.label).filter(|_| info.is_leaf) else {
             return json!({ "bytes": bytes });

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
+use t5_wgpu::batch::BatchShape;
 use t5_wgpu::bench;
 use t5_wgpu::gpu::{Caps, Header, Shader};
 use t5_wgpu::graph::{Choices, Dtype, Graph, Launcher, questions};
-use t5_wgpu::model::{BatchShape, Builder, Layout, T5Config};
+use t5_wgpu::model::{Builder, Layout, T5Config};
 use t5_wgpu::train::optimizer;
 use t5_wgpu::verify::{bench_cases, cases, large_cases};
 

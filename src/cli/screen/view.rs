@@ -1,4 +1,4 @@
-//! What is on the screen: a pure function of the events so far.
+//! The picture on the screen: a pure function of the events so far.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,9 @@ use ratatui::widgets::{Axis, Block, Chart, Dataset, Gauge, GraphType, Paragraph,
 use serde_json::Value;
 use t5_wgpu::train::Event;
 
-/// Points of a curve; beyond it neighbours are merged.
+use crate::cli::console::duration;
+
+/// The most points of a curve; a longer one has its neighbours merged.
 const MAX_POINTS: usize = 2048;
 
 /// Evaluations and warnings that are kept.
@@ -225,16 +227,6 @@ fn nice(low: f64, high: f64) -> (f64, f64, f64) {
     (bottom, ((high / unit).ceil() * unit).max(bottom + unit), unit)
 }
 
-/// `45 s`, `12 min 05 s`, `3 h 07 min`.
-fn duration(seconds: f64) -> String {
-    let whole = seconds.clamp(0.0, 1e9).round() as u64;
-    match whole {
-        0..60 => format!("{whole} s"),
-        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
-        _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
-    }
-}
-
 fn draw_lines(frame: &mut Frame, area: Rect, title: &str, lines: &VecDeque<String>, color: Color) {
     let text: Vec<Line> = lines.iter().map(|line| Line::from(line.as_str())).collect();
     let block = Block::bordered().title(format!(" {title} "));
@@ -319,6 +311,5 @@ mod tests {
         assert_eq!(nice(0.83, 4.4), (0.0, 5.0, 1.0));
         let (bottom, top, unit) = nice(2.0, 2.0);
         assert!(bottom <= 2.0 && top > 2.0 && top - bottom < 1e-5 && unit > 0.0);
-        assert_eq!(duration(59.6), "1 min 00 s");
     }
 }

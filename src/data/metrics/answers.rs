@@ -1,4 +1,4 @@
-//! Metrics of answered questions: SQuAD, ReCoRD, MultiRC and the Winograd schemas.
+//! Metrics of answers to questions: SQuAD, ReCoRD, MultiRC and the Winograd schemas.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;

@@ -152,7 +152,7 @@ impl Counts {
         part
     }
 
-    /// Method 3 of Chen and Cherry 2014: the k-th order without a match has half of what the one before would have.
+    /// Method 3 of Chen and Cherry 2014: each further order without a match counts half as much as the one before.
     /// All are 0 where nothing matches.
     fn precisions(&self) -> [f64; MAX_ORDER] {
         let mut precisions = [0.0; MAX_ORDER];

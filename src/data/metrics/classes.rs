@@ -83,7 +83,7 @@ fn classes<'a>(cases: &'a [Case], labels: &'a [String]) -> Vec<&'a str> {
     found
 }
 
-/// (target, prediction) as class numbers, `classes.len()` for what is no class.
+/// (target, prediction) as class numbers, `classes.len()` for a text that is no class.
 fn coded(cases: &[Case], classes: &[&str]) -> Vec<(usize, usize)> {
     let numbers: HashMap<&str, usize> = classes.iter().enumerate().map(|(number, &class)| (class, number)).collect();
     let code = |text: &str| numbers.get(text.trim()).copied().unwrap_or(classes.len());

@@ -1,11 +1,10 @@
 //! How metrics are written in recipes: names, and tables of options.
 
-use std::fmt;
 use std::str::FromStr;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_untagged::UntaggedEnumVisitor;
+use serde_with::skip_serializing_none;
 
 use super::{BleuTokenizer, Metric, MetricKind};
 use crate::{Error, Result};
@@ -78,6 +77,7 @@ pub(super) enum Declared {
     Table(Table),
 }
 
+#[skip_serializing_none]
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
@@ -86,11 +86,10 @@ pub(super) struct Table {
     ignore: String,
     #[serde(default, skip_serializing_if = "is_false")]
     lowercase: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     tokenize: Option<BleuTokenizer>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     labels: Vec<String>,
-    #[serde(default, rename = "as", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "as")]
     alias: Option<String>,
 }
 
@@ -137,28 +136,14 @@ impl Serialize for Declared {
     }
 }
 
-/// By hand, because serde's untagged enums lose the message of what failed inside.
+/// serde's own untagged enums lose the message of what failed inside.
 impl<'de> Deserialize<'de> for Declared {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Declared, D::Error> {
-        struct NameOrTable;
-
-        impl<'de> Visitor<'de> for NameOrTable {
-            type Value = Declared;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of a metric, or a table { name = \"...\", option = ... }")
-            }
-
-            fn visit_str<E>(self, name: &str) -> Result<Declared, E> {
-                Ok(Declared::Name(name.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Declared, A::Error> {
-                Table::deserialize(MapAccessDeserializer::new(map)).map(Declared::Table)
-            }
-        }
-
-        deserializer.deserialize_any(NameOrTable)
+        UntaggedEnumVisitor::new()
+            .expecting("the name of a metric, or a table { name = \"...\", option = ... }")
+            .string(|name| Ok(Declared::Name(name.to_owned())))
+            .map(|table| table.deserialize().map(Declared::Table))
+            .deserialize(deserializer)
     }
 }
 

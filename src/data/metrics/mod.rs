@@ -1,4 +1,4 @@
-//! What predictions are worth: the metrics of the T5 paper and of pronunciation, held to the figures of the packages
+//! Metrics of predictions: those of the T5 paper and of pronunciation, held to the figures of the packages
 //! that define them (sacreBLEU 2.6.0, rouge-score 0.1.2, scikit-learn, SciPy, jiwer; see tests/data/metrics).
 //!
 //! A recipe names metrics, with options where they need any:
@@ -18,14 +18,13 @@ mod numbers;
 mod rouge;
 
 pub use bleu::BleuTokenizer;
-pub use edits::{ScoreReport, Scores, edit_distance};
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::task::TaskExample;
+use super::example::TaskExample;
 use crate::{Error, Result};
 
 /// What a metric counts; its name in recipes is in snake_case.
@@ -35,13 +34,13 @@ pub enum MetricKind {
     Accuracy,
     /// Share of predictions whose words equal those of a reference. Score `exact_match`.
     ExactMatch,
-    /// F1 of the second of two `labels`; what is neither label counts as the wrong one (MRPC, QQP). Score `f1`.
+    /// F1 of the second of two `labels`; an answer that is neither label counts as the wrong one (MRPC, QQP). Score `f1`.
     F1,
     /// Mean F1 of all `labels` (CB). Score `f1_macro`.
     F1Macro,
     /// Matthews correlation over `labels`, all that is no label being one more class (CoLA). Score `matthews`.
     Matthews,
-    /// Pearson correlation of texts read as numbers, -1 for what is none (STS-B). Score `pearson`.
+    /// Pearson correlation of texts read as numbers, -1 for a text that is no number (STS-B). Score `pearson`.
     Pearson,
     /// Spearman correlation, as `pearson` over ranks; ties have their mean rank. Score `spearman`.
     Spearman,

@@ -1,4 +1,4 @@
-//! Correlations of texts that are numbers.
+//! Correlations of numbers that are written as texts.
 
 use super::{Case, Part};
 

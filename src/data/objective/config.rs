@@ -1,12 +1,12 @@
 //! How objectives are written in recipes: names, and tables of settings.
 
-use std::fmt;
 use std::str::FromStr;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
+use serde_untagged::UntaggedEnumVisitor;
+use serde_untagged::de::Error as Untagged;
 
 use super::Objective;
 use crate::{Error, Result};
@@ -146,34 +146,21 @@ impl FromStr for Objective {
     }
 }
 
-/// A name or a table; settings out of range are errors, too. By hand, because serde's untagged enums lose the message of
-/// what failed inside.
+/// A name or a table; settings out of range are errors, too.
 impl<'de> Deserialize<'de> for Objective {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Objective, D::Error> {
-        struct NameOrTable;
-
-        impl<'de> Visitor<'de> for NameOrTable {
-            type Value = Objective;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of an objective, or a table { name = \"...\", setting = ... }")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Objective, E> {
-                Objective::from_table(name, Map::new()).map_err(E::custom)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Objective, A::Error> {
-                let mut settings = Map::deserialize(MapAccessDeserializer::new(map))?;
+        UntaggedEnumVisitor::new()
+            .expecting("the name of an objective, or a table { name = \"...\", setting = ... }")
+            .string(|name| Objective::from_table(name, Map::new()).map_err(Untagged::custom))
+            .map(|table| {
+                let mut settings: Map<String, Value> = table.deserialize()?;
                 let Some(Value::String(name)) = settings.remove("name") else {
-                    return Err(A::Error::custom("an objective needs a name: { name = \"span_corruption\", ... }"));
+                    return Err(Untagged::custom("an objective needs a name: { name = \"span_corruption\", ... }"));
                 };
-                let objective = Objective::from_table(&name, settings).map_err(A::Error::custom)?;
-                objective.check().map_err(A::Error::custom)?;
+                let objective = Objective::from_table(&name, settings).map_err(Untagged::custom)?;
+                objective.check().map_err(Untagged::custom)?;
                 Ok(objective)
-            }
-        }
-
-        deserializer.deserialize_any(NameOrTable)
+            })
+            .deserialize(deserializer)
     }
 }

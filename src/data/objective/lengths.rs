@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::noise::{Iid, target_of};
 use super::{Denoiser, Markers, Objective};
-use crate::data::Example;
+use crate::batch::Example;
 use crate::{Error, Result};
 
 /// What an objective makes of a text.
@@ -34,7 +34,7 @@ const MOST_TOKENS: usize = 1 << 20;
 const DEVIATIONS: f64 = 6.0;
 
 impl Lengths {
-    /// Cuts what is too long, and ends it with EOS again.
+    /// Cuts sides that are too long, and puts EOS at their end.
     pub fn trim(&self, example: &mut Example, eos: u32) {
         for (tokens, most) in [(&mut example.source, self.source), (&mut example.target, self.target)] {
             if tokens.len() > most {

@@ -1,4 +1,4 @@
-//! The ids that corrupted texts are made of, besides their own.
+//! The ids that an objective adds to the tokens of a text.
 
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -29,12 +29,6 @@ impl Markers {
         let sentinels = (0..tokenizer.n_sentinels()).map_while(|k| tokenizer.sentinel(k)).collect();
         let vocab_size = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
         Markers { vocab_size, ..Markers::new(sentinels, tokenizer.eos()) }
-    }
-
-    /// The largest id that an objective may add to a text.
-    pub fn max_id(&self) -> u32 {
-        let prefixes = self.prefixes.iter().flatten();
-        self.sentinels.iter().chain(prefixes).chain([&self.eos]).copied().max().unwrap_or(0)
     }
 
     /// The first sentinel, where there is one.

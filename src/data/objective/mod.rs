@@ -1,4 +1,4 @@
-//! Unsupervised objectives: what a stretch of text becomes, as a source and a target (Raffel et al. 2020, sections 3.1.4
+//! Unsupervised objectives: how a stretch of text becomes a source and a target (Raffel et al. 2020, sections 3.1.4
 //! and 3.3; `t5/data/preprocessors.py` and `t5/models/gin/objectives/`; UL2: Tay et al. 2022).
 //!
 //! A recipe names one, `objective = "span_corruption"`, or gives its settings in a table,
@@ -18,7 +18,7 @@ pub use spans::{SpanCorruption, noise_span_to_unique_sentinel};
 
 use serde::{Deserialize, Serialize};
 
-use super::Example;
+use crate::batch::Example;
 use crate::rng::Rng;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -177,15 +177,8 @@ impl Objective {
         if denoisers.is_empty() {
             return 0;
         }
-        let mut point = rng.uniform() * denoisers.iter().map(|denoiser| denoiser.rate).sum::<f64>();
-        for (index, denoiser) in denoisers.iter().enumerate() {
-            if point < denoiser.rate {
-                return index;
-            }
-            point -= denoiser.rate;
-        }
-        // Rounding may leave a little beyond the last: it goes to the last that is drawn at all.
-        denoisers.iter().rposition(|denoiser| denoiser.rate > 0.0).unwrap_or(0)
+        let rates = denoisers.iter().map(|denoiser| denoiser.rate);
+        rng.weighted(rates.clone(), rates.sum())
     }
 
     /// Whether segments may run over the end of a document. Not for a prefix LM, as in the reference.

@@ -1,11 +1,12 @@
 //! Objectives that treat each token by itself, or a text as two halves.
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use super::Markers;
 use super::markers::FIRST_RANDOM;
 use super::spans::replace_spans;
-use crate::data::Example;
+use crate::batch::Example;
 use crate::rng::Rng;
 use crate::{Error, Result};
 
@@ -29,12 +30,12 @@ pub struct Bert {
 }
 
 /// Where a text is cut.
+#[skip_serializing_none]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrefixLm {
     /// Share of the text that is the target, 0 < share < 1 (UL2's S denoiser, as random spans with a single span). By
     /// default the prefix has a uniformly random length from 1 to all but one token (`random_prefix_noise_mask`).
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub target_share: Option<f64>,
 }
 

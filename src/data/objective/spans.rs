@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Markers;
-use crate::data::Example;
+use crate::batch::Example;
 use crate::rng::Rng;
 use crate::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! What can be wrong with a declaration before any file is opened.
+//! Checks of a task's declaration that need no file.
 
 use std::collections::HashSet;
 

@@ -1,23 +1,27 @@
 //! The files of a split: paths, globs, and tables of parallel files.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_with::{OneOrMany, serde_as};
 
 use crate::{Error, Result};
 
 /// `"a.tsv"`, `["a.tsv", "b-*.tsv"]`, or `{ en = "train.en.gz", de = "train.de.gz" }`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[serde_as]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    remote = "Self",
+    expecting = "expected a path, a list of paths, or a table of parallel files ({ en = \"a.en\", de = \"a.de\" })"
+)]
 pub enum Files {
     /// Files that each hold all columns. Never empty when read from a recipe.
-    Together(Vec<String>),
+    Together(#[serde_as(as = "OneOrMany<_>")] Vec<String>),
     /// Files of lines, one or several for each column; the n-th lines of all columns belong together.
-    Parallel(BTreeMap<String, Vec<String>>),
+    Parallel(#[serde_as(as = "BTreeMap<_, OneOrMany<_>>")] BTreeMap<String, Vec<String>>),
 }
 
 /// Files found on disk, as many for each column of parallel ones.
@@ -122,70 +126,19 @@ fn resolve(pattern: &str, base: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// One or several paths, the way they are written.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected a path or a list of paths")]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-impl OneOrMany {
-    fn new(paths: &[String]) -> OneOrMany {
-        match paths {
-            [path] => OneOrMany::One(path.clone()),
-            paths => OneOrMany::Many(paths.to_vec()),
-        }
-    }
-
-    fn into_vec(self) -> Vec<String> {
-        match self {
-            OneOrMany::One(path) => vec![path],
-            OneOrMany::Many(paths) => paths,
-        }
-    }
-}
-
+// `remote` makes functions of the same names, which these wrap.
 impl Serialize for Files {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Files::Together(paths) => OneOrMany::new(paths).serialize(serializer),
-            Files::Parallel(columns) => {
-                serializer.collect_map(columns.iter().map(|(name, paths)| (name, OneOrMany::new(paths))))
-            }
-        }
+        Files::serialize(self, serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Files {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Files, D::Error> {
-        let files = deserializer.deserialize_any(FilesVisitor)?;
+        let files = Files::deserialize(deserializer)?;
         if files.is_empty() {
             return Err(serde::de::Error::custom("no file is named: give a path, or leave the key out"));
         }
         Ok(files)
-    }
-}
-
-struct FilesVisitor;
-
-impl<'de> Visitor<'de> for FilesVisitor {
-    type Value = Files;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a path, a list of paths, or a table of parallel files ({ en = \"a.en\", de = \"a.de\" })")
-    }
-
-    fn visit_str<E>(self, path: &str) -> Result<Files, E> {
-        Ok(Files::Together(vec![path.to_owned()]))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, paths: A) -> Result<Files, A::Error> {
-        Vec::deserialize(SeqAccessDeserializer::new(paths)).map(Files::Together)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, columns: A) -> Result<Files, A::Error> {
-        let columns: BTreeMap<String, OneOrMany> = BTreeMap::deserialize(MapAccessDeserializer::new(columns))?;
-        Ok(Files::Parallel(columns.into_iter().map(|(name, paths)| (name, paths.into_vec())).collect()))
     }
 }

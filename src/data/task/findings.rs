@@ -1,13 +1,14 @@
-//! What is worth knowing of a split before it is trained or evaluated on: what is left out, and what the tokenizer loses.
+//! Remarks about a split before it is trained or evaluated on: rows that are left out, and texts that the tokenizer changes.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rayon::prelude::*;
 
-use super::{Split, TaskConfig, TaskExample, TaskSet, UNKNOWN_LABEL};
+use super::{TaskConfig, TaskSet};
 use crate::Result;
-use crate::data::Example;
+use crate::batch::Example;
+use crate::data::example::{Split, TaskExample, UNKNOWN_LABEL};
 use crate::tokenizer::Tokenizer;
 
 /// How many characters or tokens a remark names.

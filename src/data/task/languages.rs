@@ -1,4 +1,4 @@
-//! The languages that translation data name by a code and the T5 paper's prompts by a word.
+//! Codes and names of languages: translation data have the codes, the prompts of the T5 paper the names.
 
 /// (code, English name), those of WMT 2014 to 2024 and their neighbours.
 const LANGUAGES: [(&str, &str); 42] = [

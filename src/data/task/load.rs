@@ -1,4 +1,4 @@
-//! From rows to examples.
+//! Turns rows into examples.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,9 +7,11 @@ use serde_json::Value;
 
 use super::preset::PresetMaker;
 use super::row::{Row, text_of};
-use super::rows::{Layout, Record, for_each_row};
+use super::rows::{Record, TableLayout, for_each_row};
 use super::template::Template;
-use super::{Format, OnBadRow, Split, TaskConfig, TaskExample, UNKNOWN_LABEL};
+use super::{Format, OnBadRow, TaskConfig};
+use crate::data::example::{Split, TaskExample, UNKNOWN_LABEL};
+use crate::rng::fnv1a;
 use crate::{Error, Result};
 
 /// Examples with where they stand, for messages about them.
@@ -130,8 +132,7 @@ const MOST_EXAMPLES: usize = 1 << 27;
 
 /// Whether a source belongs to this share of all: a function of the source alone, so that it is never on both sides.
 fn is_held_out(source: &str, share: f64) -> bool {
-    // FNV-1a, with its high bits folded in because the low ones alone mix poorly on short texts.
-    let hash = source.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
+    let hash = fnv1a(source.bytes());
     let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 11;
     (mixed as f64) < share * (1u64 << 53) as f64
 }
@@ -201,7 +202,7 @@ fn known_columns(config: &TaskConfig) -> Option<Vec<String>> {
     parallel.or_else(|| config.columns.clone()).or_else(own)
 }
 
-fn layout(config: &TaskConfig) -> Layout {
+fn layout(config: &TaskConfig) -> TableLayout {
     let own = config.known_preset().map_or(&[][..], |preset| preset.tsv_columns);
     let is_own_file = config.columns.is_none() && config.header.is_none() && config.known_format() == Some(Format::Tsv);
     let columns = if is_own_file && !own.is_empty() {
@@ -209,7 +210,7 @@ fn layout(config: &TaskConfig) -> Layout {
     } else {
         config.columns.clone()
     };
-    Layout { format: config.format, header: config.header, columns }
+    TableLayout { format: config.format, header: config.header, columns }
 }
 
 /// The word of a label given as a number, as true or false, or as the word; [`UNKNOWN_LABEL`] for -1.

@@ -39,18 +39,15 @@ pub use preset::presets;
 pub use rows::Format;
 pub use set::TaskSet;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_with::skip_serializing_none;
 
+use super::example::{Split, TaskExample};
 use super::metrics::{Metric, MetricKind, Score};
 use crate::{Error, Result};
 use preset::Preset;
-
-/// What stands for a label that a test set does not tell.
-pub const UNKNOWN_LABEL: &str = "<unk>";
 
 /// Tokens of a source and a target, EOS included, where the declaration says nothing else.
 const DEFAULT_LENGTH: usize = 512;
@@ -79,113 +76,54 @@ pub enum OnBadRow {
     Skip,
 }
 
-/// A task as a recipe declares it. [`TaskConfig::check`] says what is wrong with one.
+/// A task as a recipe declares it. [`TaskConfig::check`] refuses one that cannot be carried out.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskConfig {
     /// A file, a list of files, globs, or a table of parallel files, one a column.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<Files>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Files>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<Files>,
     /// Holds this share of the distinct sources of `train` out, as the validation split.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<f64>,
-    /// By default what the file's name ends in, before .gz, .xz or .zst.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// By default the format that the ending of the file's name stands for, before .gz, .xz or .zst.
     pub format: Option<Format>,
     /// The names of the columns of TSV and CSV files.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<Vec<String>>,
     /// Whether the first row of TSV and CSV files names the columns. By default it does if `columns` is not given, or if its
     /// words are those of `columns` (for a source and a target, also those in use elsewhere: "input_text"); it is no example then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<bool>,
     /// Makes sources and targets as the T5 paper does, and gives what else the declaration leaves open.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
     /// Put before every source.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
     /// The source: text with columns in braces, as "question: {q} context: {page.text}"; `{{` and `}}` are braces, and
     /// `{tags | replace(";", " ")}` is a column with all semicolons replaced. By default "{source}", or the first of two
     /// `columns`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
     /// The target, likewise. By default "{target}", or the second of two `columns`, or the label.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// The column that holds a label: its number among `labels`, or the word itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// The words of the labels 0, 1, ...
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<String>>,
     /// For the preset "wmt": a code ("de") or a name ("German").
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_language: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_language: Option<String>,
     /// By default those of the preset, `accuracy` where there are labels, else `exact_match`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Vec<Metric>>,
     /// Most tokens of a source, prefix and EOS counted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_source: Option<usize>,
     /// Most tokens of a target, EOS counted. By default 512, or the preset's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_target: Option<usize>,
     /// By default longer examples are skipped, with a preset truncated as the paper does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub too_long: Option<TooLong>,
     /// By default a row that is no example is an error.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_bad_row: Option<OnBadRow>,
     /// Whether examples for evaluation with one source are one question with several references. By default yes, and with
     /// a preset no: there every line is a question.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_references: Option<bool>,
-}
-
-/// One source and what is right to say.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TaskExample {
-    /// With prefix and template, what the model reads.
-    pub source: String,
-    /// What training teaches: the first reference.
-    pub target: String,
-    /// What evaluation accepts; at least one.
-    pub references: Vec<String>,
-    /// What some metrics ask for, such as the number of the question; null for most tasks.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub extra: Value,
-}
-
-impl TaskExample {
-    /// Whether the right answer is known, as it is not in published test sets of GLUE and SuperGLUE.
-    pub fn is_labelled(&self) -> bool {
-        self.references != [UNKNOWN_LABEL]
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Split {
-    Train,
-    Validation,
-    Test,
-}
-
-impl fmt::Display for Split {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Split::Train => "train",
-            Split::Validation => "validation",
-            Split::Test => "test",
-        })
-    }
 }
 
 impl TaskConfig {

@@ -58,7 +58,8 @@ impl Row {
         self.find(path).ok().flatten()
     }
 
-    /// As [`Row::get`], with what is in the way of a value where there is something; None if there is no such column.
+    /// As [`Row::get`], but an error where the path ends early, in a null or an empty list for example. None if there is no such
+    /// column.
     fn find(&self, path: &str) -> Result<Option<&Value>, String> {
         let (name, steps) = match (self.0.contains_key(path), path.split_once('.')) {
             (false, Some((name, steps))) => (name, Some(steps)),

@@ -1,17 +1,17 @@
-//! Files as rows: TSV, CSV, JSON lines, plain lines, and two data sets that are written their own way.
+//! Files as rows: TSV, CSV, JSON lines, plain lines, and the formats of two data sets.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::Split;
 use super::files::Paths;
 use super::row::{Row, as_json};
-use crate::data::bounded::Bounded;
-use crate::data::cmudict::{CmuDict, Entry, split_of};
-use crate::data::lines::{for_each_line, for_each_row as for_each_text, not_utf8};
+use crate::data::cmudict::CmuDict;
+use crate::data::example::Split;
+use crate::data::lines::{MAX_LINE, for_each_line, for_each_row as for_each_text, not_utf8};
 use crate::data::unpack;
 use crate::{Error, Result};
 
@@ -36,19 +36,19 @@ pub enum Format {
 }
 
 /// The layout that a declaration gives tables of text.
-pub(super) struct Layout {
+pub(super) struct TableLayout {
     pub format: Option<Format>,
     pub columns: Option<Vec<String>>,
     /// Whether the first row names the columns. `None`: if it does by its words.
     pub header: Option<bool>,
 }
 
-/// What stands at a place in a file.
+/// One row of a file, as it was read.
 pub(super) enum Record {
     Row(Row),
     /// What is wrong with the row.
     Bad(String),
-    /// A first row that was found to name the columns though nobody had said so.
+    /// A first row that names the columns, recognised by its words.
     Header,
 }
 
@@ -59,7 +59,7 @@ pub(super) type Visit<'a> = &'a mut dyn FnMut(&Path, Option<usize>, Record) -> R
 const SOURCES: [&str; 6] = ["source", "source_text", "src", "input", "input_text", "inputs"];
 const TARGETS: [&str; 8] = ["target", "target_text", "tgt", "output", "output_text", "outputs", "targets", "label"];
 
-impl Layout {
+impl TableLayout {
     /// Whether the first row of a file names its columns.
     fn is_header(&self, cells: &[&str]) -> bool {
         let Some(columns) = &self.columns else { return self.header.unwrap_or(true) };
@@ -121,7 +121,7 @@ impl Format {
 }
 
 /// All rows of a split's files, in order.
-pub(super) fn for_each_row(paths: &Paths, layout: &Layout, split: Split, visit: Visit) -> Result<()> {
+pub(super) fn for_each_row(paths: &Paths, layout: &TableLayout, split: Split, visit: Visit) -> Result<()> {
     match paths {
         Paths::Together(paths) => paths.iter().try_for_each(|path| {
             let format = layout.format.map_or_else(|| Format::from_path(path), Ok)?;
@@ -144,7 +144,7 @@ pub(super) fn for_each_row(paths: &Paths, layout: &Layout, split: Split, visit: 
     }
 }
 
-fn tsv(path: &Path, layout: &Layout, visit: Visit) -> Result<()> {
+fn tsv(path: &Path, layout: &TableLayout, visit: Visit) -> Result<()> {
     let mut names: Option<Vec<String>> = layout.columns.clone();
     let mut is_first = true;
     for_each_text(path, |number, line| {
@@ -157,15 +157,19 @@ fn tsv(path: &Path, layout: &Layout, visit: Visit) -> Result<()> {
     })
 }
 
-fn csv(path: &Path, layout: &Layout, visit: Visit) -> Result<()> {
-    let mut reader =
-        csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(Bounded::new(unpack::open(path)?));
+fn csv(path: &Path, layout: &TableLayout, visit: Visit) -> Result<()> {
+    let bounded = unpack::open(path)?.take(MAX_LINE);
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bounded);
     let mut names: Option<Vec<String>> = layout.columns.clone();
     let mut is_first = true;
     let mut bytes = csv::ByteRecord::new();
     while reader.read_byte_record(&mut bytes).map_err(|e| csv_error(path, e))? {
-        reader.get_mut().next_row();
         let number = bytes.position().map(|position| position.line() as usize);
+        if reader.get_ref().limit() == 0 {
+            let what = "a row of more than 64 MiB: is a quote never closed?".to_owned();
+            return Err(Error::File { path: path.to_path_buf(), line: number, what });
+        }
+        reader.get_mut().set_limit(MAX_LINE);
         let record = match bytes.iter().map(str::from_utf8).collect::<Result<Vec<&str>, _>>() {
             Ok(cells) if cells.iter().all(|cell| cell.trim().is_empty()) => continue,
             Ok(cells) => layout.record(&mut names, is_first, &cells),
@@ -241,11 +245,9 @@ fn json_array(path: &Path, text: &str, visit: Visit) -> Result<()> {
 }
 
 fn cmudict(path: &Path, split: Split, visit: Visit) -> Result<()> {
-    let in_split = |entry: &&Entry| split_of(&entry.word) == split;
-    for entry in CmuDict::open(path)?.entries.iter().filter(in_split) {
-        let taught = if split == Split::Train { 1 } else { usize::MAX };
-        for pronunciation in entry.pronunciations.iter().take(taught) {
-            let row = Row::of_texts([("word", entry.word.as_str()), ("pronunciation", pronunciation.as_str())]);
+    for (word, pronunciations) in CmuDict::open(path)?.split(split) {
+        for pronunciation in pronunciations {
+            let row = Row::of_texts([("word", word), ("pronunciation", pronunciation)]);
             visit(path, None, Record::Row(row))?;
         }
     }

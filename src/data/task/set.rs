@@ -5,8 +5,9 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::load::{LeftOut, Loaded, Placed, load, names};
-use super::{Split, TaskConfig, TaskExample, TooLong};
-use crate::data::Example;
+use super::{TaskConfig, TooLong};
+use crate::batch::Example;
+use crate::data::example::{Split, TaskExample};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 

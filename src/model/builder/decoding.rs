@@ -1,4 +1,4 @@
-//! The two graphs of cached decoding: what a source is turned into once, and the step that makes one token per sequence.
+//! The two graphs of cached decoding: one that prepares a source, and the step that makes one token per sequence.
 //!
 //! They meet in leaves, whose memory the caller provides (see [`DecodeShape::state`]).
 
@@ -118,8 +118,7 @@ impl Builder<'_> {
 
             self.graph.scope(format!("{layer}.2"));
             let names = [format!("{layer}.2.layer_norm.weight"), format!("{layer}.2.DenseReluDense.wi.weight")];
-            let activation = self.activation();
-            let a = self.linear_of_norm(names, x, Some(activation));
+            let a = self.linear_of_norm(names, x, Some(self.config.feed_forward_proj));
             x = self.project_back(&format!("{layer}.2.DenseReluDense.wo.weight"), a, x);
         }
         self.graph.scope("decoder");

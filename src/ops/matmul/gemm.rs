@@ -5,8 +5,8 @@ use super::super::attention::OUTER_PRODUCT;
 use super::super::dropout::RANDOM;
 use super::super::rows::elem;
 use super::super::{Activation, DropoutMask, RmsNorm, weights};
-use super::Layout;
-use crate::gpu::{Caps, Header, Param, Shader, Value};
+use super::MatmulLayout;
+use crate::gpu::{Caps, Constant, Header, Param, Shader};
 use crate::graph::{Dtype, GROUP, Launch, Launcher, Operand};
 
 /// The kernels that make matrix products.
@@ -25,7 +25,7 @@ pub enum Variant {
 /// A product on windows of larger buffers: what [`Matmul`] and the cross-entropy op launch.
 #[derive(Clone, Copy, Debug)]
 pub struct Gemm {
-    pub layout: Layout,
+    pub layout: MatmulLayout,
     pub m: usize,
     pub n: usize,
     pub k: usize,
@@ -62,13 +62,13 @@ static PACK: Shader = Shader {
     name: "pack",
     source: include_str!("../../../shaders/pack.wgsl"),
     shared: &[],
-    defaults: &[("TRANSPOSE", Value::Bool(false))],
+    defaults: &[("TRANSPOSE", Constant::Bool(false))],
 };
 
-pub(super) const RESIDUAL: (&str, Value) = ("RESIDUAL", Value::Bool(false));
-pub(super) const ACCUMULATE: (&str, Value) = ("ACCUMULATE", Value::Bool(false));
-pub(super) const ACTIVATE: (&str, Value) = ("ACTIVATE", Value::Bool(false));
-pub(super) const KIND: (&str, Value) = ("KIND", Value::U32(0));
+pub(super) const RESIDUAL: (&str, Constant) = ("RESIDUAL", Constant::Bool(false));
+pub(super) const ACCUMULATE: (&str, Constant) = ("ACCUMULATE", Constant::Bool(false));
+pub(super) const ACTIVATE: (&str, Constant) = ("ACTIVATE", Constant::Bool(false));
+pub(super) const KIND: (&str, Constant) = ("KIND", Constant::U32(0));
 
 static MATMUL: Shader = Shader {
     name: "matmul",
@@ -81,14 +81,14 @@ static MATMUL_SUBGROUP: Shader = Shader {
     name: "matmul_subgroup",
     source: include_str!("../../../shaders/matmul_subgroup.wgsl"),
     shared: &[FUNCTIONS, KEPT],
-    defaults: &[RESIDUAL, ACCUMULATE, ACTIVATE, KIND, ("LANES", Value::U32(8))],
+    defaults: &[RESIDUAL, ACCUMULATE, ACTIVATE, KIND, ("LANES", Constant::U32(8))],
 };
 
 static MATMUL_SUBGROUP_NT: Shader = Shader {
     name: "matmul_subgroup_nt",
     source: include_str!("../../../shaders/matmul_subgroup_nt.wgsl"),
     shared: &[FUNCTIONS, OUTER_PRODUCT, KEPT],
-    defaults: &[RESIDUAL, ACCUMULATE, ACTIVATE, KIND, ("SIDE", Value::U32(8))],
+    defaults: &[RESIDUAL, ACCUMULATE, ACTIVATE, KIND, ("SIDE", Constant::U32(8))],
 };
 
 static MATMUL_ROWS: Shader = Shader {
@@ -100,10 +100,10 @@ static MATMUL_ROWS: Shader = Shader {
         ACCUMULATE,
         ACTIVATE,
         KIND,
-        ("ROWS", Value::U32(8)),
-        ("NORM", Value::Bool(false)),
-        ("STAGED4", Value::U32(1)),
-        ("GATED", Value::Bool(false)),
+        ("ROWS", Constant::U32(8)),
+        ("NORM", Constant::Bool(false)),
+        ("STAGED4", Constant::U32(1)),
+        ("GATED", Constant::Bool(false)),
     ],
 };
 
@@ -178,11 +178,11 @@ impl Variant {
 impl Gemm {
     /// Whether the rows of both operands run along k and can be read in vec4s.
     fn along_k(&self) -> bool {
-        self.layout == Layout::Nt && self.k.is_multiple_of(4) && self.a.is_vec4() && self.b.is_vec4()
+        self.layout == MatmulLayout::Nt && self.k.is_multiple_of(4) && self.a.is_vec4() && self.b.is_vec4()
     }
 
     pub fn launch(&self, l: &mut Launcher<'_>) {
-        let packed_fits = self.layout == Layout::Nt && self.b.offset == 0 && self.b.ld == self.k;
+        let packed_fits = self.layout == MatmulLayout::Nt && self.b.offset == 0 && self.b.ld == self.k;
         assert!(!self.b.is_packed() || packed_fits, "a packed operand is b of layout Nt");
         let candidates = Variant::candidates(l.caps, self);
         let variant = self.variant.filter(|v| candidates.contains(v)).unwrap_or_else(|| self.choose(l, &candidates));
@@ -219,8 +219,8 @@ impl Gemm {
 
     /// Launches a kernel of square tiles that wants both operands k-major, packing those which are not.
     fn launch_k_major(&self, l: &mut Launcher<'_>, shader: &'static Shader, tile: usize, per_group: usize, h: Header) {
-        let a = k_major(l, self.a, self.layout != Layout::Tn, self.k, self.m, tile);
-        let b = k_major(l, self.b, self.layout == Layout::Nt, self.k, self.n, tile);
+        let a = k_major(l, self.a, self.layout != MatmulLayout::Tn, self.k, self.m, tile);
+        let b = k_major(l, self.b, self.layout == MatmulLayout::Nt, self.k, self.n, tile);
         let tiles = self.m.div_ceil(tile) * self.n.div_ceil(tile);
         let depth = Depth { name: "k", steps: self.k, strides: [a.ld, b.ld], tile_rows: tile, col_groups: None };
         self.launch_kernel(l, shader, h, [a, b], depth, tiles.div_ceil(per_group));

@@ -1,8 +1,8 @@
-//! Products by tiles in workgroup memory, which read both operands as they are stored, k shared out where it is long.
+//! Products by tiles in workgroup memory. They read both operands as they are stored, and split a long k over workgroups.
 
-use super::Layout;
+use super::MatmulLayout;
 use super::gemm::{ACCUMULATE, ACTIVATE, Gemm, KIND, MOST_STEPS, Matrix, RESIDUAL, k_major};
-use crate::gpu::{Header, Shader, Value};
+use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Launch, Launcher};
 use crate::ops::activation::FUNCTIONS;
 
@@ -18,9 +18,9 @@ static MATMUL_SHARED: Shader = Shader {
         ACCUMULATE,
         ACTIVATE,
         KIND,
-        ("TILE", Value::U32(64)),
-        ("A_ALONG_K", Value::Bool(true)),
-        ("B_ALONG_K", Value::Bool(true)),
+        ("TILE", Constant::U32(64)),
+        ("A_ALONG_K", Constant::Bool(true)),
+        ("B_ALONG_K", Constant::Bool(true)),
     ],
 };
 
@@ -68,7 +68,7 @@ impl Gemm {
     pub(super) fn launch_shared(&self, l: &mut Launcher<'_>) {
         if self.b.is_packed() {
             let b = k_major(l, self.b, true, self.k, self.n, 4);
-            return Gemm { layout: Layout::Nn, b, ..*self }.launch_shared(l);
+            return Gemm { layout: MatmulLayout::Nn, b, ..*self }.launch_shared(l);
         }
         let cut = Cut::of(self.m, self.n, self.k);
         if cut.parts == 1 {
@@ -107,7 +107,7 @@ impl Gemm {
     }
 
     fn launch_tiles(&self, l: &mut Launcher<'_>, cut: &Cut) {
-        let (a_along_k, b_along_k) = (self.layout != Layout::Tn, self.layout == Layout::Nt);
+        let (a_along_k, b_along_k) = (self.layout != MatmulLayout::Tn, self.layout == MatmulLayout::Nt);
         let vec4 = |x: Matrix, along_k: bool, width: usize| {
             x.is_vec4() && if along_k { self.k } else { width }.is_multiple_of(4)
         };

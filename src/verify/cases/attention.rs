@@ -1,6 +1,6 @@
 //! Cases of attention over whole sequences: masks, biases, dropout, fused and separate projections.
 
-use super::{Builder, Case};
+use super::{Case, CaseBuilder};
 use crate::graph::{Dtype, ValueId};
 use crate::ops::{Attention, Mask, Sight, Tiling, segment_ranges};
 
@@ -65,7 +65,7 @@ fn push_attention(
 }
 
 /// Queries, keys and values, and the bias if there is one.
-fn operands(b: &mut Builder, op: &Attention, scale: f64) -> Vec<ValueId> {
+fn operands(b: &mut CaseBuilder, op: &Attention, scale: f64) -> Vec<ValueId> {
     let (queries, keys, inner) = (op.batch * op.q_len, op.batch * op.kv_len, op.heads * op.d_kv);
     let mut inputs = if op.fused {
         vec![b.input("qkv", &[queries, 3 * inner], scale)]

@@ -1,6 +1,6 @@
 //! Cases of the ops that only decoding uses: no gradients, state in leaves.
 
-use super::{Builder, Case};
+use super::{Case, CaseBuilder};
 use crate::graph::{Dtype, ValueId};
 use crate::ops::{AttentionDecode, SETTINGS_LEN, Sample, SampleSettings};
 
@@ -103,7 +103,7 @@ fn special_rows(logits: &mut [f64], vocab: usize) {
     }
 }
 
-fn push_sample(b: &mut Builder, logits: ValueId, settings: &SampleSettings) {
+fn push_sample(b: &mut CaseBuilder, logits: ValueId, settings: &SampleSettings) {
     const LEN: usize = 6;
     let batch = b.graph.shape(logits)[0];
     let words: [u32; SETTINGS_LEN] = bytemuck::cast(*settings);

@@ -1,7 +1,7 @@
-//! Cases of products with everything that may come before and after them.
+//! Cases of products together with the norm before them and the operations after them.
 
 use super::Case;
-use crate::ops::{Activation, DropoutMask, Function, Layout, Matmul, Variant};
+use crate::ops::{Activation, DropoutMask, Function, Matmul, MatmulLayout, Variant};
 
 pub(super) fn push(cases: &mut Vec<Case>) {
     activations(cases);
@@ -22,8 +22,13 @@ fn activations(cases: &mut Vec<Case>) {
                     let name = format!("matmul [{m} {n} {k}] {variant:?} {function:?} gated={gated} norm={norm:?}");
                     cases.push(Case::new(name, move |b| {
                         let activation = Some(Activation { function, gated });
-                        let op =
-                            Matmul { norm, activation, residual, variant: Some(variant), ..Matmul::new(Layout::Nt) };
+                        let op = Matmul {
+                            norm,
+                            activation,
+                            residual,
+                            variant: Some(variant),
+                            ..Matmul::new(MatmulLayout::Nt)
+                        };
                         // The oracle's erf is good for arguments of a few units: the products stay there.
                         let mut inputs = vec![b.constant("a", &[m, k], if norm.is_some() { 1.0 } else { 0.2 })];
                         inputs.push(b.constant("b", &[if gated { 2 * n } else { n }, k], 0.2));
@@ -45,7 +50,7 @@ fn dropout(cases: &mut Vec<Case>) {
                 let name = format!("matmul [{m} {n} {k}] {variant:?} dropout residual={residual}");
                 cases.push(Case::new(name, move |b| {
                     let dropout = Some(DropoutMask { rate: 0.25, site: 7 });
-                    let op = Matmul { dropout, residual, variant: Some(variant), ..Matmul::new(Layout::Nt) };
+                    let op = Matmul { dropout, residual, variant: Some(variant), ..Matmul::new(MatmulLayout::Nt) };
                     let mut inputs = vec![b.input("a", &[m, k], 1.0), b.input("b", &[n, k], 1.0)];
                     inputs.push(b.ids("key", &[1, 2, 3, 4]));
                     inputs.extend(residual.then(|| b.input("residual", &[m, n], 1.0)));

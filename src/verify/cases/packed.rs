@@ -1,8 +1,8 @@
 //! Cases of the ops that read packed weights: the oracle gets the numbers that the packed ones stand for.
 
-use super::{Builder, Case};
+use super::{Case, CaseBuilder};
 use crate::graph::{Dtype, ValueId};
-use crate::ops::{Activation, Function, Gather, Layout, Logits, Matmul, Variant};
+use crate::ops::{Activation, Function, Gather, Logits, Matmul, MatmulLayout, Variant};
 
 pub(super) fn push(cases: &mut Vec<Case>) {
     for dtype in [Dtype::F16, Dtype::Bf16, Dtype::Q8] {
@@ -13,7 +13,7 @@ pub(super) fn push(cases: &mut Vec<Case>) {
     }
 }
 
-impl Builder {
+impl CaseBuilder {
     /// Random weights as `dtype` holds them, whose rows differ in magnitude.
     pub(in crate::verify) fn weights(&mut self, name: &str, shape: [usize; 2], dtype: Dtype) -> ValueId {
         let [rows, cols] = shape;
@@ -40,7 +40,7 @@ fn matmul(cases: &mut Vec<Case>, dtype: Dtype) {
                 cases.push(Case::new(format!("matmul {dtype:?} {variant:?} [{m} {n} {k}]"), move |b| {
                     let (x, residual) = (b.constant("a", &[m, k], 1.0), b.constant("residual", &[m, n], 1.0));
                     let w = b.weights("b", [n, k], dtype);
-                    let op = Matmul { variant: Some(variant), ..Matmul::new(Layout::Nt) };
+                    let op = Matmul { variant: Some(variant), ..Matmul::new(MatmulLayout::Nt) };
                     let c = b.graph.push1(op.scaled(0.5).with_residual(), &[x, w, residual]);
                     b.output_constant("c", c);
                 }));
@@ -58,7 +58,7 @@ fn fused_matmul(cases: &mut Vec<Case>, dtype: Dtype) {
                     let name = format!("matmul {dtype:?} [{m} {n} {k}] {variant:?} gated={gated} norm={norm:?}");
                     cases.push(Case::new(name, move |b| {
                         let activation = Some(Activation { function: Function::GeluTanh, gated });
-                        let op = Matmul { norm, activation, variant: Some(variant), ..Matmul::new(Layout::Nt) };
+                        let op = Matmul { norm, activation, variant: Some(variant), ..Matmul::new(MatmulLayout::Nt) };
                         let mut inputs = vec![b.constant("a", &[m, k], 1.0)];
                         inputs.push(b.weights("b", [if gated { 2 * n } else { n }, k], dtype));
                         inputs.extend(norm.map(|_| b.constant("scale", &[k], 1.0)));

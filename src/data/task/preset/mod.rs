@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::languages::language;
 use super::load::label_word;
 use super::row::Row;
-use super::{Split, TaskExample, UNKNOWN_LABEL};
+use crate::data::example::{Split, TaskExample, UNKNOWN_LABEL};
 use crate::data::metrics::{BleuTokenizer, Metric, MetricKind};
 
 /// The names of all presets.

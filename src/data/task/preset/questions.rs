@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::PresetMaker;
+use crate::data::example::{Split, TaskExample, UNKNOWN_LABEL};
 use crate::data::task::row::{Row, text_of, texts_of};
-use crate::data::task::{Split, TaskExample, UNKNOWN_LABEL};
 
 impl PresetMaker {
     /// "question: q context: c" with blanks round punctuation. The answers have them too, so that they can be said; the

@@ -1,10 +1,10 @@
-//! Pronouns and whom they mean: the Winograd schemas of SuperGLUE, and definite pronoun resolution.
+//! Which noun a pronoun refers to: the Winograd schemas of SuperGLUE, and definite pronoun resolution.
 
 use serde_json::{Value, json};
 
 use super::PresetMaker;
+use crate::data::example::{Split, TaskExample, UNKNOWN_LABEL};
 use crate::data::task::row::{Row, text_of, texts_of};
-use crate::data::task::{Split, TaskExample, UNKNOWN_LABEL};
 
 impl PresetMaker {
     /// "wsc: ... *he* ..." and the candidate; for training only where the candidate is the referent. `extra.label` tells
