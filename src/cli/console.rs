@@ -80,7 +80,8 @@ impl Activity {
         let Some(progress) = &self.progress else { return };
         let turn = TURNS[self.since.elapsed().as_millis() as usize / 200 % TURNS.len()];
         let line = format!("{turn} {}", self.detail.as_ref().unwrap_or(progress));
-        let width = size().map_or(80, |(columns, _)| usize::from(columns));
+        // Some terminals do not know their width.
+        let width = size().ok().map(|(columns, _)| usize::from(columns)).filter(|&columns| columns > 0).unwrap_or(80);
         let shown: String = printable(&line).chars().take(width.saturating_sub(1)).collect();
         self.clear();
         let _nobody_looks = io::stderr().write_all(shown.as_bytes());

@@ -183,18 +183,19 @@ impl Renderer {
 
     fn step(&self, log: &StepLog) {
         let text = format!(
-            "loss {:.4}  accuracy {:.1} %  lr {:.2e}  norm {:.2}  {:.0} tokens/s  {} left",
+            "loss {:.4}  accuracy {:.1} %  lr {:.2e}  norm {:.2}  {:.0} tokens/s",
             log.loss,
             100.0 * log.accuracy,
             log.lr,
             log.grad_norm,
-            log.tokens_per_second,
-            duration(log.time_left)
+            log.tokens_per_second
         );
+        let left = duration(log.time_left);
         if self.has_bar {
-            show_progress(log.step, log.steps, &text);
+            // First, since a narrow terminal cuts the end.
+            show_progress(log.step, log.steps, &format!("{left} left  {text}"));
         } else {
-            note!("step {}/{}  {text}", log.step, log.steps);
+            note!("step {}/{}  {text}  {left} left", log.step, log.steps);
             self.doing(STILL);
         }
     }
