@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use t5_wgpu::data::text_lines;
 use t5_wgpu::tokenizer::{TrainOptions, TrainSummary, Trained, train};
@@ -117,7 +117,8 @@ fn train_vocabulary(args: TrainArgs) -> Result<()> {
         seed: args.seed,
         allow_smaller: args.allow_smaller,
     };
-    let trained = train(text_lines(args.files), &options)?;
+    let names: Vec<String> = args.files.iter().map(|file| file.display().to_string()).collect();
+    let trained = train(text_lines(args.files), &options).with_context(|| names.join(", "))?;
     trained.save(&args.out)?;
     let size = trained.tokenizer.vocab_size();
     describe(&trained.summary, size)?;

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use crate::data::task::TaskConfig;
 use crate::error::{Error, Result};
@@ -31,17 +32,15 @@ pub use stage::Stage;
 pub use tokenizer::TokenizerSpec;
 
 /// A recipe as it is written.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// Default: the file's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// What it is about, and where to get the data.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
     /// The run's folder. Default: `runs/NAME` where the program is started.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,
     /// Of everything random, unless a stage has its own.
     #[serde(default)]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use super::{Recipe, Wrong};
 use crate::data::Split;
@@ -12,40 +13,31 @@ use crate::error::Result;
 use crate::tokenizer::{self, Tokenizer, TrainOptions, Trained};
 
 /// Where the tokenizer comes from: a file, or training.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizerSpec {
     /// "bytes", a tokenizer.json, a spiece.model, or a folder. Default: the model's own, or bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
     /// Trains a unigram vocabulary of this size instead, special tokens counted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocab_size: Option<usize>,
     /// Names of the texts and tasks to train it on; all by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<Vec<String>>,
     /// Further files of text to train it on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Files>,
     /// Sentinel tokens (100).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sentinels: Option<usize>,
     /// Share of the text's characters that get a piece (0.9995). Where a language is a small part of the text, 1 keeps its
     /// letters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub character_coverage: Option<f64>,
     /// Spells the other characters as bytes, 256 ids, instead of `<unk>`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub byte_fallback: Option<bool>,
     /// Pieces that are always kept whole, such as `<sep>`; they may hold line ends and tabs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pieces: Option<Vec<String>>,
     /// Each digit is a piece of its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split_digits: Option<bool>,
     /// No piece has characters of two scripts, digits and marks being a script of their own (true). False lets phonemes such
     /// as "AH0" be pieces.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split_scripts: Option<bool>,
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_with::skip_serializing_none;
 
 use super::engine::Regularization;
 use super::evaluate::figure_names;
@@ -19,16 +20,15 @@ use crate::data::{Objective, Split};
 use crate::error::{Error, Result};
 
 /// Unlabelled text as a task: restore it under a denoising objective.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextConfig {
     /// One document or paragraph a line; plain, .gz, .xz or .zst.
     pub files: Files,
     /// Text to evaluate on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Files>,
     /// Evaluate on this share of the lines of `files` instead, which are not trained on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<f64>,
     #[serde(default)]
     pub objective: Objective,
@@ -36,10 +36,8 @@ pub struct TextConfig {
     #[serde(default = "default_inputs_len")]
     pub inputs_len: usize,
     /// Tokens of a target, where the objective leaves it open.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets_len: Option<usize>,
     /// Examples that it counts as where rates are proportional to them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub examples: Option<u64>,
 }
 
