@@ -149,7 +149,7 @@ impl Batches {
         self.at.passes.iter().enumerate().map(of_member).fold(0.0, f64::max)
     }
 
-    /// The next batch. Unpacked, its lengths are those of its longest example rounded up by [`bucket_len`], but never beyond
+    /// The next batch. Unpacked, its lengths are those of its longest example rounded up by `bucket_len`, but never beyond
     /// the longest of all examples rounded up to 8.
     pub fn next_batch(&mut self) -> Result<Batch> {
         let mut window = match self.window.take() {
