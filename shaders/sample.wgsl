@@ -138,8 +138,8 @@ fn cut_off(start: u32, limit: u32, top: f32, lane: u32) -> u32 {
         loop {
             if i >= limit { break; }
             let x = logits[start + i];
-            var w = 1.0;
-            if by_weight { w = weight(x, top); }
+            // No branch: FXC would then see the barrier in flow that varies.
+            let w = select(1.0, weight(x, top), by_weight);
             sum += select(vec3<f32>(), vec3(w), vec3(key(x)) >= probes);
             i += LANES;
         }
