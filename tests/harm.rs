@@ -2,6 +2,7 @@
 
 #![cfg(all(feature = "cli", unix))]
 
+#[macro_use]
 mod common;
 
 use std::fs;
@@ -10,16 +11,11 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Scratch, TINY, outcome, train};
+use common::{Scratch, TINY, assert_says, outcome, run_recipe, train};
 use serde_json::{Value, json};
 
-const RECIPE: &str = r#"
-[model]
-d_model = 16
-d_kv = 8
-d_ff = 16
-heads = 2
-layers = 1
+const RECIPE: &str = tiny_recipe!(
+    r#"
 [tasks.t]
 train = "pairs.tsv"
 columns = ["source", "target"]
@@ -29,7 +25,8 @@ name = "a"
 train = ["t"]
 steps = 2
 batch_size = 2
-"#;
+"#
+);
 
 fn t5() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_t5"));
@@ -44,25 +41,17 @@ fn shell(folder: &Path, line: &str) -> Output {
     command.output().unwrap()
 }
 
-fn run(scratch: &Scratch, recipe: &str, more: &[&str]) -> (Option<i32>, String) {
-    let file = scratch.file("recipe.toml", recipe);
-    let mut command = t5();
-    outcome(&command.arg("run").arg(file).args(["--out"]).arg(scratch.path("o")).args(more).output().unwrap())
-}
-
 #[track_caller]
 fn assert_fails((code, text): (Option<i32>, String), expected: &[&str]) {
     assert!(code == Some(1) && text.contains("error: ") && !text.contains("panicked"), "exit code {code:?}: {text}");
-    for part in expected {
-        assert!(text.contains(part), "`{part}` is missing in: {text}");
-    }
+    assert_says(&text, expected);
 }
 
 #[test]
 fn a_run_is_replaced_once_the_new_one_can_begin() {
     let scratch = Scratch::new("fault-replace");
     scratch.pairs(16);
-    let (code, text) = run(&scratch, RECIPE, &[]);
+    let (code, text) = run_recipe(&scratch, RECIPE, &[]);
     assert_eq!(code, Some(0), "{text}");
     let weights = scratch.path("o/a/last/model.safetensors");
     scratch.file("broken.tsv", b"a\tb\n\xff\tc\n");
@@ -74,12 +63,56 @@ fn a_run_is_replaced_once_the_new_one_can_begin() {
         (format!("{RECIPE}{text}"), "text.txt:2"),
         (RECIPE.replace("layers = 1", "layers = 1\nvocab = 64"), "64"),
     ] {
-        assert_fails(run(&scratch, &recipe, &["--overwrite"]), &[place]);
+        assert_fails(run_recipe(&scratch, &recipe, &["--overwrite"]), &[place]);
         assert!(weights.exists(), "{place}");
     }
-    let (code, text) = run(&scratch, &RECIPE.replace("\"a\"", "\"c\""), &["--overwrite"]);
+    let (code, text) = run_recipe(&scratch, &RECIPE.replace("\"a\"", "\"c\""), &["--overwrite"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(!scratch.path("o/a").exists() && scratch.path("o/c/last/model.safetensors").exists());
+}
+
+#[test]
+fn what_a_run_has_not_written_outlives_it() {
+    let scratch = Scratch::new("fault-strangers");
+    scratch.pairs(16);
+    let tested = format!("{RECIPE}[[stage]]\nname = \"b\"\nevaluate = [\"t\"]\n");
+    assert_eq!(run_recipe(&scratch, &tested, &[]).0, Some(0));
+    let weights = scratch.path("o/a/last/model.safetensors");
+    // A model card moves on with the checkpoint that it lies in.
+    for folder in ["best", "last"] {
+        scratch.file(&format!("o/a/{folder}/README.md"), folder);
+    }
+    let (code, text) = run_recipe(&scratch, &tested.replace("steps = 2", "steps = 40"), &[]);
+    assert_eq!(code, Some(0), "{text}");
+    for folder in ["best", "last"] {
+        assert_eq!(fs::read_to_string(scratch.path(&format!("o/a/{folder}/README.md"))).unwrap(), folder);
+        assert!(!scratch.path(&format!("o/a/{folder}.old")).exists());
+    }
+    // A folder is not removed over it.
+    for stranger in ["o/a/best/README.md", "o/b/predictions/mine.txt"] {
+        let place = scratch.file(stranger, "mine");
+        for folder in ["best", "last"] {
+            let _ = fs::remove_file(scratch.path(&format!("o/a/{folder}/README.md")));
+        }
+        fs::write(&place, "mine").unwrap();
+        assert_fails(run_recipe(&scratch, &tested, &["--overwrite"]), &[stranger, "has not written this"]);
+        assert!(weights.exists() && scratch.path("o/b/metrics.json").exists());
+        fs::remove_file(place).unwrap();
+    }
+    // Nor is what lies behind a link.
+    fs::rename(scratch.path("o/a"), scratch.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("../elsewhere", scratch.path("o/a")).unwrap();
+    for more in [&["--overwrite"][..], &[]] {
+        assert_fails(run_recipe(&scratch, &tested, more), &["o/a", "this is a link"]);
+        assert!(scratch.path("elsewhere/last/model.safetensors").exists());
+    }
+    // A page is not written over anything else.
+    fs::remove_file(scratch.path("o/a")).unwrap();
+    fs::rename(scratch.path("elsewhere"), scratch.path("o/a")).unwrap();
+    let page = |out: &str| outcome(&shell(&scratch.path(""), &format!("$T5 report o --out {out}")));
+    assert_eq!((page("page.html").0, page("page.html").0), (Some(0), Some(0)));
+    assert_fails(page("recipe.toml"), &["recipe.toml is there", "no page of `t5 report`"]);
+    assert_eq!(fs::read_to_string(scratch.path("recipe.toml")).unwrap(), tested);
 }
 
 #[test]
@@ -89,21 +122,24 @@ fn nothing_of_others_is_removed() {
     // A folder that is called as the stage is.
     fs::create_dir_all(scratch.path("o/a")).unwrap();
     scratch.file("o/a/p.jpg", "");
-    assert_fails(run(&scratch, RECIPE, &["--overwrite"]), &["o/a", "no run of t5 made this"]);
+    assert_fails(run_recipe(&scratch, RECIPE, &["--overwrite"]), &["o/a", "no run of t5 made this"]);
     assert!(scratch.path("o/a/p.jpg").exists());
     fs::remove_dir_all(scratch.path("o")).unwrap();
     // The recipe in a run's folder names another one.
-    assert_eq!(run(&scratch, RECIPE, &[]).0, Some(0));
+    assert_eq!(run_recipe(&scratch, RECIPE, &[]).0, Some(0));
     let kept = fs::read_to_string(scratch.path("o/recipe.toml")).unwrap();
     scratch.file("o/recipe.toml", kept.replace("name = \"a\"", "name = \"../victim\""));
     fs::create_dir(scratch.path("victim")).unwrap();
     scratch.file("victim/log.jsonl", "");
-    assert_fails(run(&scratch, RECIPE, &["--overwrite"]), &["recipe.toml", "../victim"]);
+    assert_fails(run_recipe(&scratch, RECIPE, &["--overwrite"]), &["recipe.toml", "../victim"]);
     assert!(scratch.path("victim/log.jsonl").exists());
     scratch.file("o/recipe.toml", kept);
     // A stage that is new, and a folder of its name that is not.
     fs::create_dir(scratch.path("o/b")).unwrap();
-    assert_fails(run(&scratch, &RECIPE.replace("\"a\"", "\"b\""), &["--overwrite"]), &["o/b", "no stage of the run"]);
+    assert_fails(
+        run_recipe(&scratch, &RECIPE.replace("\"a\"", "\"b\""), &["--overwrite"]),
+        &["o/b", "no stage of the run"],
+    );
     // The user's own recipe, where a run would put its.
     let (code, text) =
         outcome(&t5().current_dir(scratch.path("")).args(["run", "recipe.toml", "--out", "."]).output().unwrap());
@@ -165,7 +201,7 @@ fn what_files_say_does_not_reach_the_terminal_raw() {
         RECIPE.replace("d_ff = 16", &format!("\"{hostile}\" = 16")),
         RECIPE.replace("[\"t\"]", &format!("[\"{hostile}\"]")),
     ] {
-        let (_, text) = run(&scratch, &recipe, &["--overwrite"]);
+        let (_, text) = run_recipe(&scratch, &recipe, &["--overwrite"]);
         assert!(text.contains("u001b]0;PWNED") && !text.contains('\u{1b}'), "{text}");
     }
     // Data stay as they are where no terminal reads them.
@@ -193,6 +229,10 @@ fn limits_are_named() {
     assert_fails(outcome(&shell(&scratch.path(""), "$T5 run /dev/zero")), &["/dev/zero: more than 64 MiB"]);
     let prefetch = format!("$T5 train --pairs {} --prefetch 4294967296 --out o", scratch.pairs(16).display());
     assert_fails(outcome(&shell(&scratch.path(""), &prefetch)), &["--prefetch: at most 256 threads"]);
+    for flag in ["--batch-size", "--eval-batch-size"] {
+        let rows = format!("$T5 train --pairs {} {flag} 4294967296 --out o", scratch.pairs(16).display());
+        assert_fails(outcome(&shell(&scratch.path(""), &rows)), &[flag, "at most 65,536"]);
+    }
 }
 
 /// A tokenizer.json of a few pieces with these steps.
@@ -254,13 +294,16 @@ fn what_diverged_is_neither_saved_nor_a_success() {
     let scratch = Scratch::new("fault-diverged");
     scratch.pairs(16);
     let diverging = "steps = 60\nsave_every = 5\nlr = 1e6\nwarmup = 0\noptimizer = \"adafactor\"";
-    let (code, text) = run(&scratch, &RECIPE.replace("steps = 2", diverging), &["--quiet"]);
+    let (code, text) = run_recipe(&scratch, &RECIPE.replace("steps = 2", diverging), &["--quiet"]);
     assert_eq!(code, Some(1), "{text}");
     if let Ok(state) = fs::read_to_string(scratch.path("o/a/last/training_state/state.json")) {
         assert!(state.contains("\"skipped_in_a_row\": 0,"), "{state}");
     }
     let idle = RECIPE.replace("steps = 2", "steps = 8\nz_loss = 1e38");
-    assert_fails(run(&scratch, &idle, &["--quiet", "--overwrite"]), &["the last 8 steps changed nothing", "--lr"]);
+    assert_fails(
+        run_recipe(&scratch, &idle, &["--quiet", "--overwrite"]),
+        &["the last 8 steps changed nothing", "--lr"],
+    );
     assert!(!scratch.path("o/a/last").exists());
 }
 

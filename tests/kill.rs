@@ -4,6 +4,7 @@
 
 #![cfg(feature = "cli")]
 
+#[macro_use]
 mod common;
 
 use std::collections::BTreeMap;
@@ -16,14 +17,8 @@ use common::{Scratch, logged_steps};
 use t5_wgpu::rng::{Purpose, Rng};
 
 /// Everything at once: a tokenizer, text and pairs mixed, two stages of training and an evaluation.
-const RECIPE: &str = r#"
-[model]
-d_model = 16
-d_kv = 8
-d_ff = 16
-heads = 2
-layers = 1
-
+const RECIPE: &str = tiny_recipe!(
+    r#"
 [tokenizer]
 vocab_size = 140
 sentinels = 20
@@ -67,7 +62,8 @@ log_every = 1
 [[stage]]
 name = "test"
 evaluate = ["backwards", "words"]
-"#;
+"#
+);
 
 #[test]
 fn a_killed_run_ends_like_an_undisturbed_one() {

@@ -2,6 +2,7 @@
 
 #![cfg(feature = "cli")]
 
+#[macro_use]
 mod common;
 
 use std::fs;
@@ -11,14 +12,8 @@ use std::process::Command;
 use common::{Scratch, TINY, outcome, train};
 use serde_json::{Value, json};
 
-const RECIPE: &str = r#"
-[model]
-d_model = 16
-d_kv = 8
-d_ff = 16
-heads = 2
-layers = 1
-
+const RECIPE: &str = tiny_recipe!(
+    r#"
 [texts.words]
 files = "text.txt"
 inputs_len = 24
@@ -44,7 +39,8 @@ batch_size = 4
 [[stage]]
 name = "test"
 evaluate = ["backwards"]
-"#;
+"#
+);
 
 fn t5(args: &[&str], folder: &Path) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_t5"));
@@ -157,6 +153,16 @@ fn models_keep_the_prefixes_of_their_tasks() {
     {
         assert_eq!(generate(same).0, applied, "{same:?}");
     }
+    // An evaluation asks the model in the same way.
+    let evaluate = |more: &[&str]| {
+        let (code, printed, said) = t5(&[&["eval", "--model", "run", "--pairs", "pairs.tsv"], more].concat(), &here);
+        assert_eq!(code, Some(0), "{said}");
+        (printed, said)
+    };
+    let (known, said) = evaluate(&[]);
+    assert!(said.contains(noted), "{said}");
+    assert_eq!(evaluate(&["--prefix", "turn: "]).0, known);
+    assert_ne!(evaluate(&["--no-prefix"]).0, known);
     // Several tasks, as in T5's own folders.
     let mut several = config(&folder);
     several["task_specific_params"] =

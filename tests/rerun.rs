@@ -2,22 +2,16 @@
 
 #![cfg(feature = "cli")]
 
+#[macro_use]
 mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use common::{Scratch, logged_steps, outcome};
+use common::{Scratch, assert_says, logged_steps, run_recipe};
 
-const RECIPE: &str = r#"
-[model]
-d_model = 16
-d_kv = 8
-d_ff = 16
-heads = 2
-layers = 1
-
+const RECIPE: &str = tiny_recipe!(
+    r#"
 [tokenizer]
 vocab_size = 140
 sentinels = 20
@@ -47,7 +41,8 @@ batch_size = 4
 [[stage]]
 name = "test"
 evaluate = ["backwards"]
-"#;
+"#
+);
 
 fn scratch(name: &str) -> Scratch {
     let scratch = Scratch::new(name);
@@ -59,34 +54,23 @@ fn scratch(name: &str) -> Scratch {
     scratch
 }
 
-fn run(scratch: &Scratch, recipe: &str, more: &[&str]) -> (Option<i32>, String) {
-    let file = scratch.file("recipe.toml", recipe);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_t5"));
-    command.env("T5_TUNE", "off").arg("run").arg(file).arg("--out").arg(scratch.path("o")).args(more);
-    outcome(&command.output().unwrap())
-}
-
 /// Whether a stage was done before, and what else was said.
 #[track_caller]
 fn runs(scratch: &Scratch, recipe: &str, done: &[&str], said: &[&str]) {
-    let (code, text) = run(scratch, recipe, &[]);
+    let (code, text) = run_recipe(scratch, recipe, &[]);
     assert_eq!(code, Some(0), "{text}");
     for stage in ["pretrain", "finetune", "test"] {
         assert_eq!(text.contains(&format!("{stage} is done")), done.contains(&stage), "{stage}: {text}");
     }
-    for part in said {
-        assert!(text.contains(part), "`{part}` is missing in: {text}");
-    }
+    assert_says(&text, said);
 }
 
 #[track_caller]
 fn refuses(scratch: &Scratch, recipe: &str, expected: &[&str]) {
     let before = contents(&scratch.path("o"));
-    let (code, text) = run(scratch, recipe, &[]);
+    let (code, text) = run_recipe(scratch, recipe, &[]);
     assert_eq!(code, Some(1), "{text}");
-    for part in expected {
-        assert!(text.contains(part), "`{part}` is missing in: {text}");
-    }
+    assert_says(&text, expected);
     assert!(contents(&scratch.path("o")) == before, "something was changed");
 }
 
@@ -121,6 +105,24 @@ fn what_changed_is_done_again_and_no_more() {
     let same = scored.replacen("[[stage]]", task, 1).replace("evaluate = [\"backwards\"]", "evaluate = [\"same\"]");
     runs(&scratch, &same, &all[..2], &["since stage.test.evaluate was"]);
     assert!(!out.join("test/predictions/backwards.jsonl").exists());
+}
+
+#[test]
+fn an_evaluation_is_replaced_when_its_successor_is_there() {
+    let scratch = scratch("rerun-kept");
+    let out = scratch.path("o");
+    runs(&scratch, RECIPE, &[], &[]);
+    let (metrics, best) = (out.join("test/metrics.json"), out.join("finetune/best/model.safetensors"));
+    let (before, weights) = (fs::read(&metrics).unwrap(), fs::read(&best).unwrap());
+    fs::write(&best, &weights[..100]).unwrap();
+    let (code, text) = run_recipe(&scratch, &RECIPE.replace("evaluate = ", "eval_examples = 3\nevaluate = "), &[]);
+    assert!(code == Some(1) && text.contains("model.safetensors"), "{text}");
+    assert!(fs::read(&metrics).unwrap() == before && out.join("test/predictions/backwards.jsonl").exists());
+    fs::write(&best, weights).unwrap();
+    // One that a fault has cut off was never made.
+    fs::write(&metrics, "").unwrap();
+    runs(&scratch, RECIPE, &["pretrain", "finetune"], &[]);
+    assert_eq!(fs::read(&metrics).unwrap(), before);
 }
 
 #[test]
@@ -192,9 +194,9 @@ fn what_others_began_with_is_not_changed() {
     runs(&scratch, &other, &["pretrain"], &["evaluating again, since"]);
     // A stage that is left out stays, until the run is replaced.
     let without = &other[..other.rfind("[[stage]]").unwrap()];
-    let (code, text) = run(&scratch, without, &[]);
+    let (code, text) = run_recipe(&scratch, without, &[]);
     assert!(code == Some(0) && scratch.path("o/test/metrics.json").exists(), "{text}");
-    assert_eq!(run(&scratch, without, &["--overwrite"]).0, Some(0));
+    assert_eq!(run_recipe(&scratch, without, &["--overwrite"]).0, Some(0));
     assert!(!scratch.path("o/test").exists());
 }
 
@@ -205,6 +207,6 @@ fn runs_without_records_go_by_their_recipe() {
     fs::remove_file(scratch.path("o/stages.json")).unwrap();
     runs(&scratch, RECIPE, &["pretrain", "finetune", "test"], &[]);
     fs::remove_file(scratch.path("o/stages.json")).unwrap();
-    let (code, text) = run(&scratch, &RECIPE.replace("d_ff = 16", "d_ff = 32"), &[]);
+    let (code, text) = run_recipe(&scratch, &RECIPE.replace("d_ff = 16", "d_ff = 32"), &[]);
     assert!(code == Some(1) && text.contains("model.d_ff was 16, and is 32 now"), "{text}");
 }

@@ -199,6 +199,9 @@ fn parts_of_a_model_are_named_as_what_they_are() {
     let folder = copy(&scratch, "classifier");
     fs::write(folder.join("model.safetensors"), safetensors::serialize(classifier, None).unwrap()).unwrap();
     refused(&folder, &["a head for classification", "train it to write the labels as words"]);
+    let folder = copy(&scratch, "unconfigured");
+    fs::remove_file(folder.join("config.json")).unwrap();
+    refused(&folder, &["cannot", "unconfigured/config.json"]);
 }
 
 #[test]

@@ -301,7 +301,7 @@ pub(crate) fn other_format(dir: &Path) -> Option<String> {
                 "has {name}, as T5X writes it, which cannot be read; convert it once with: python -m \
                  transformers.models.t5.convert_t5x_checkpoint_to_pytorch (transformers 4)"
             ),
-            _ if name.ends_with(".safetensors") => format!(
+            _ if name.ends_with(".safetensors") && name != "model.safetensors" => format!(
                 "has {name}, but only model.safetensors is looked for: if it holds a whole T5 with HuggingFace's names, rename \
                  it so (files made for image generators hold an encoder alone)"
             ),

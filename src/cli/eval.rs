@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use t5_wgpu::data::{Metric, Split, TaskConfig};
-use t5_wgpu::model::Model;
+use t5_wgpu::model::{Model, T5Config};
+use t5_wgpu::recipe::conductor::Watch;
 use t5_wgpu::recipe::evaluation::{evaluate, write_evaluation};
-use t5_wgpu::recipe::run::Watch;
 use t5_wgpu::recipe::{Recipe, Stage};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::Settings;
@@ -15,6 +15,7 @@ use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::console::say;
 use super::pairs::{self, OnBadRowArg, PAIRS};
+use super::prefix::{Prefix, Wish};
 use super::progress::{LookArgs, Renderer};
 use super::{GpuArgs, TuneArgs, model_folder, signals};
 
@@ -44,9 +45,12 @@ pub struct Args {
     /// A file of pairs
     #[arg(long, value_name = "FILE")]
     pairs: Option<PathBuf>,
-    /// Put before every source of --pairs
-    #[arg(long, value_name = "TEXT", requires = "pairs")]
+    /// Put before every source of --pairs [default: that of the model's task, if it knows exactly one]
+    #[arg(long, value_name = "TEXT", requires = "pairs", conflicts_with = "no_prefix")]
     prefix: Option<String>,
+    /// Put nothing before the sources of --pairs
+    #[arg(long, requires = "pairs")]
+    no_prefix: bool,
     /// What to do with a row of --pairs that is no example [default: error]
     #[arg(long, value_enum, value_name = "WHAT", requires = "pairs")]
     on_bad_row: Option<OnBadRowArg>,
@@ -96,7 +100,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.batch == 0 {
         bail!("--batch must be at least 1");
     }
-    let settings = settings(args)?;
+    let mut settings = settings(args)?;
     let stage = Stage {
         max_new_tokens: args.max_new_tokens,
         temperature: Some(args.temperature),
@@ -110,6 +114,10 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let gpu = args.gpu.open(args.json)?;
     let folder = model_folder(&args.model, args.json)?;
+    if let Some(task) = settings.tasks.get_mut(PAIRS).filter(|_| args.pairs.is_some()) {
+        let wish = Wish { prefix: args.prefix.as_deref(), none: args.no_prefix, task: None, chosen_by: "--prefix" };
+        task.prefix = Some(Prefix::choose(wish, &T5Config::from_dir(&folder)?, args.json)?.text);
+    }
     let (mut model, remarks) = Model::load(&gpu, &folder)?;
     model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
     let tokenizer = match &args.tokenizer {
@@ -177,7 +185,6 @@ fn settings(args: &Args) -> Result<Settings> {
         bail!("nothing to evaluate on: name a task with --recipe, or a file with --pairs");
     };
     let mut task = TaskConfig {
-        prefix: args.prefix.clone(),
         on_bad_row: args.on_bad_row.map(Into::into),
         metrics: (!args.metric.is_empty()).then(|| args.metric.clone()),
         ..TaskConfig::default()

@@ -13,6 +13,7 @@ use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::console::{Data, doing, note};
+use super::prefix::{Prefix, Wish};
 use super::{GpuArgs, TuneArgs, model_folder};
 
 const EXAMPLES: &str = "\
@@ -135,7 +136,9 @@ pub fn run(args: &Args) -> Result<()> {
         Some(spec) => Tokenizer::open(spec)?,
         None => Tokenizer::from_dir(&folder)?,
     };
-    let prefix = Prefix::choose(args, &T5Config::from_dir(&folder)?)?;
+    let wish =
+        Wish { prefix: args.prefix.as_deref(), none: args.no_prefix, task: args.task.as_deref(), chosen_by: "--task" };
+    let prefix = Prefix::choose(wish, &T5Config::from_dir(&folder)?, args.quiet)?;
     let gpu = args.gpu.open(args.quiet)?;
     let (mut model, mut remarks) = Model::load_as(&gpu, &folder, args.weights.into())?;
     model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
@@ -182,53 +185,6 @@ impl Args {
             top_p: self.top_p.unwrap_or(1.0),
             seed: self.seed,
         }
-    }
-}
-
-/// What is put before each source.
-struct Prefix {
-    text: String,
-    /// Nobody asked for it: sources that begin with it stay as they are.
-    by_itself: bool,
-}
-
-impl Prefix {
-    /// As the flags say, or as the model's folder does; says which.
-    fn choose(args: &Args, config: &T5Config) -> Result<Prefix> {
-        let known = config.prefixes();
-        let list = || known.iter().map(|(task, prefix)| format!("{task} ({prefix:?})")).collect::<Vec<_>>().join(", ");
-        let asked = |text: &str| Prefix { text: text.to_owned(), by_itself: false };
-        if let Some(task) = &args.task {
-            return match known.get(task) {
-                Some(prefix) => Ok(asked(prefix)),
-                None if known.is_empty() => Err(anyhow!("--task {task}: the model's config.json names no tasks")),
-                None => Err(anyhow!("--task {task}: the model knows no such task; there are {}", list())),
-            };
-        }
-        if args.no_prefix || args.prefix.is_some() {
-            return Ok(asked(args.prefix.as_deref().unwrap_or_default()));
-        }
-        let text = match known.iter().next() {
-            Some((task, prefix)) if known.len() == 1 && !prefix.is_empty() => {
-                if !args.quiet {
-                    note!("prefix: {prefix:?}, as the task {task} was trained with (--no-prefix leaves it out)");
-                }
-                prefix.clone()
-            }
-            Some(_) if known.values().any(|prefix| !prefix.is_empty()) => {
-                if !args.quiet {
-                    note!("no prefix: the model knows several tasks, choose one with --task: {}", list());
-                }
-                String::new()
-            }
-            _ => String::new(),
-        };
-        Ok(Prefix { text, by_itself: true })
-    }
-
-    fn before(&self, source: &str) -> String {
-        let has_it = self.by_itself && source.starts_with(&self.text);
-        if has_it { source.to_owned() } else { format!("{}{source}", self.text) }
     }
 }
 

@@ -8,6 +8,7 @@ mod dry_run;
 mod eval;
 mod generate;
 mod pairs;
+mod prefix;
 mod progress;
 mod report;
 mod run;

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use t5_wgpu::gpu::{Compiling, Gpu};
-use t5_wgpu::recipe::run::Watch;
+use t5_wgpu::recipe::conductor::Watch;
 use t5_wgpu::train::tensorboard::{self, TensorBoard, scalars_of};
 use t5_wgpu::train::{Evaluation, Event, Outcome, StepLog, Trainer};
 use t5_wgpu::tune::{Decision, DecisionSource, Mode, TuneBudget, Tuner};

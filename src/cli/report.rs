@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use t5_wgpu::files;
+use anyhow::{Context, Result, bail};
+use t5_wgpu::files::{self, LARGE_LIMIT};
 use t5_wgpu::report::{ReportOptions, report};
 
 use super::console::{note, say};
@@ -45,10 +45,17 @@ pub struct Args {
     samples: usize,
 }
 
+/// Bytes with which every page begins.
+const HEAD: usize = 40;
+
 pub fn run(args: Args) -> Result<()> {
     let made = report(&args.runs, &ReportOptions { title: args.title, samples: args.samples, stages: args.stages })?;
     for remark in &made.remarks {
         note!("note: {remark}");
+    }
+    let head = files::read(&args.out, LARGE_LIMIT).unwrap_or_default();
+    if args.out.is_file() && !head.is_empty() && !head.starts_with(&made.html.as_bytes()[..HEAD]) {
+        bail!("{} is there and is no page of `t5 report`: choose another name with --out", args.out.display());
     }
     if let Some(folder) = args.out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use t5_wgpu::recipe::Recipe;
 use t5_wgpu::recipe::checkpoint::model_of_run;
-use t5_wgpu::recipe::run::{Conductor, Run, RunOutcome};
+use t5_wgpu::recipe::conductor::Conductor;
+use t5_wgpu::recipe::run::{Run, RunOutcome};
 use t5_wgpu::report::summary;
 
 use super::console::{note, say};

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use super::MARKER;
+use super::run_folder::strangers;
 use crate::error::{Error, Result};
 
 /// A folder being written beside its final place. Dropping it without [`AtomicDir::commit`] removes it.
@@ -31,7 +32,7 @@ pub struct AtomicDir {
 
 impl AtomicDir {
     /// Creates `<final_path>.partial` after [`recover`]. Nothing at `final_path` changes before [`AtomicDir::commit`], which
-    /// replaces that folder with everything in it.
+    /// replaces that folder. What the run has not written there moves into the new one.
     pub(super) fn begin(final_path: &Path) -> Result<AtomicDir> {
         let Some(places) = Places::beside(final_path) else {
             let what = format!("\"{}\" has no name of its own; name a folder inside of it", final_path.display());
@@ -192,6 +193,13 @@ impl Places {
 
     /// Renamed before it is removed, so that no half-removed folder can pass for a good one.
     fn give_up_old(&self) -> Result<()> {
+        let name = self.last.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        for path in strangers(&self.old, name) {
+            let place = self.last.join(path.file_name().unwrap_or_default());
+            if is_there(&self.last) && !is_there(&place) {
+                rename(&path, &place)?;
+            }
+        }
         remove_tree(&self.partial)?;
         rename(&self.old, &self.partial)?;
         sync_folder(&self.parent)?;

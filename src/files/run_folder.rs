@@ -12,6 +12,31 @@ use crate::error::{Error, Result};
 /// The file that proves that a run made the folder around it, and that is locked while a process works there.
 pub const MARKER: &str = ".t5-run";
 
+/// What the folders in a run's folder hold; `*` stands for any letters. Whatever else lies in them, the run has not written.
+const CONTENTS: [(&str, &[&str]); 5] = [
+    ("best", MODEL),
+    ("last", MODEL),
+    ("tokenizer", MODEL),
+    ("predictions", &["*.jsonl", LEFT_OVERS]),
+    ("tensorboard", &["events.out.tfevents.*"]),
+];
+
+const MODEL: &[&str] = &[
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "spiece.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "training_state",
+    LEFT_OVERS,
+];
+
+const LEFT_OVERS: &str = ".t5-partial-*";
+
 /// How often and in what intervals a lock is asked for.
 const PATIENCE: (u32, Duration) = (20, Duration::from_millis(20));
 
@@ -52,6 +77,18 @@ impl RunFolder {
                      made it, say so with an empty file: touch \"{}\")",
                     path.join(MARKER).display()
                 );
+                Err(Error::file(found, what))
+            }
+        }
+    }
+
+    /// The error if the run's folders of these `names` hold something that the run has not written, which would go with them.
+    pub fn refuse_strangers(path: &Path, names: &[&str]) -> Result<()> {
+        match names.iter().flat_map(|name| strangers(&path.join(name), name)).next() {
+            None => Ok(()),
+            Some(found) => {
+                let what = "the run has not written this, and would remove it with the folder around it: move it elsewhere, or \
+                            choose another folder";
                 Err(Error::file(found, what))
             }
         }
@@ -117,7 +154,11 @@ impl RunFolder {
     }
 
     /// Removes files and folders of these names, where they are.
+    ///
+    /// # Errors
+    /// As [`RunFolder::refuse_strangers`], before anything is removed.
     pub fn remove(&self, names: &[&str]) -> Result<()> {
+        RunFolder::refuse_strangers(&self.path, names)?;
         for name in names {
             let path = self.place(name)?;
             // What a crash has left of it would bring it back.
@@ -160,6 +201,16 @@ impl RunFolder {
         }
         Ok(())
     }
+}
+
+/// What lies in the folder `name` of a run and was not written by it. Of a folder with another name, all is the run's.
+pub(super) fn strangers(folder: &Path, name: &str) -> Vec<PathBuf> {
+    let Some((_, contents)) = CONTENTS.iter().find(|(known, _)| *known == name) else { return Vec::new() };
+    let patterns: Vec<glob::Pattern> = contents.iter().flat_map(|pattern| glob::Pattern::new(pattern)).collect();
+    let is_folder = folder.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+    let entries = is_folder.then(|| fs::read_dir(folder)).into_iter().flatten().flatten().flatten();
+    let is_known = |name: &str| patterns.iter().any(|pattern| pattern.matches(name));
+    entries.filter(|entry| !entry.file_name().to_str().is_some_and(is_known)).map(|entry| entry.path()).collect()
 }
 
 /// Makes the file if it is missing, and never through a link.

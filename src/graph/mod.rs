@@ -15,6 +15,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::{Error, Result};
+
 pub use add::{Add, AddInto};
 pub use backward::Backward;
 pub use choice::{Candidate, Choices, Class, Fill, Question, Trial, questions};
@@ -166,6 +168,19 @@ impl Graph {
     }
 
     /// Whether the graph has no node.
+    /// # Errors
+    /// `OutOfMemory`: a value has so many elements that kernels, which count in 32 bits, cannot reach them.
+    pub fn check_sizes(&self) -> Result<()> {
+        let elements = |value: &ValueInfo| value.shape.iter().map(|&n| n as u128).product::<u128>();
+        match self.values.iter().find(|value| elements(value) > u128::from(u32::MAX)) {
+            None => Ok(()),
+            Some(value) => Err(Error::OutOfMemory(format!(
+                "{}: a tensor of {:?} elements is more than kernels can count; use a smaller batch or shorter sequences",
+                value.label, value.shape
+            ))),
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
@@ -241,5 +256,23 @@ impl std::fmt::Display for Graph {
             writeln!(f, "{n} {} {}: {inputs} -> {outputs}", node.op.name(), node.label)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_kernels_cannot_count_is_refused() {
+        let mut graph = Graph::new();
+        graph.leaf("fits", &[1 << 16, (1 << 16) - 1], Dtype::F32);
+        assert!(graph.check_sizes().is_ok());
+        graph.leaf("logits", &[1 << 16, 1 << 16], Dtype::F32);
+        let error = graph.check_sizes().unwrap_err();
+        assert!(
+            matches!(&error, Error::OutOfMemory(what) if what.starts_with("logits: a tensor of [65536, 65536]")),
+            "{error}"
+        );
     }
 }

@@ -101,6 +101,7 @@ impl Plan {
         options: &PlanOptions<'_>,
         choices: &Choices,
     ) -> Result<Plan> {
+        graph.check_sizes()?;
         let wanted: Vec<ValueId> = outputs.iter().map(|(_, v)| *v).collect();
         let live = graph.live_nodes(&wanted);
         let nodes: Vec<_> = graph.nodes().iter().enumerate().filter(|(n, _)| live[*n]).map(|(_, node)| node).collect();

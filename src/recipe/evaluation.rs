@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::run::Watch;
+use super::conductor::Watch;
 use crate::data::Split;
 use crate::error::{Error, Result};
 use crate::files::RunFolder;

@@ -4,6 +4,7 @@
 //! work before anything runs, naming the file and the line; [`run::Run`] carries it out in a folder and goes on after any stop.
 
 pub mod checkpoint;
+pub mod conductor;
 pub mod estimate;
 pub mod evaluation;
 pub mod model;

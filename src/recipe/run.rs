@@ -12,29 +12,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::IgnoredAny;
+
+use super::conductor::{Conductor, Watch, drive};
 use super::evaluation::{self, evaluate, write_evaluation};
 use super::record::{Difference, RECORDS, Record, Records, start_of};
 use super::{Recipe, Stage};
 use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
-use crate::files::{RunFolder, recover};
-use crate::gpu::{Gpu, Stopwatch};
+use crate::files::{self, RunFolder, SETTINGS_LIMIT, recover};
+use crate::gpu::Gpu;
 use crate::model::Model;
 use crate::report::{METRICS, RECIPE};
 use crate::tokenizer::{Tokenizer, TrainSummary, Trained};
-use crate::train::evaluate::Evaluation;
 use crate::train::examples::Sources;
 use crate::train::settings::Settings;
 use crate::train::state::State;
 use crate::train::trainer::{self, LAST};
-use crate::train::{Event, Hooks, Outcome, Trainer};
-use crate::tune::Tuner;
+use crate::train::{Hooks, Outcome, Trainer};
 
 /// The folder of a tokenizer that was trained.
 pub(super) const TOKENIZER: &str = "tokenizer";
-
-/// A stage with a time limit stops when training takes this much longer than was asked for.
-const PATIENCE: f64 = 1.15;
 
 /// Differences that an error names.
 const MOST_NAMED: usize = 3;
@@ -47,26 +45,6 @@ pub struct Run {
     records: Records,
     /// The stages of the run that is to be replaced, once this one is known to begin.
     replaced: Option<Vec<String>>,
-}
-
-/// Who watches, who may stop, and who chooses kernels.
-pub struct Conductor<'a> {
-    pub watch: &'a mut dyn Watch,
-    pub should_stop: &'a dyn Fn() -> bool,
-    /// The tuner of a stage of so many passes over the device, which may take so long if that is limited.
-    pub tuner: &'a dyn Fn(&Gpu, u64, Option<Duration>) -> Tuner,
-}
-
-/// What is told of a run.
-pub trait Watch {
-    fn remark(&mut self, text: &str);
-    /// Training begins or goes on.
-    fn training(&mut self, stage: &str, trainer: &Trainer);
-    fn event(&mut self, event: &Event);
-    /// An evaluation is done; `new` unless an earlier start did it.
-    fn evaluated(&mut self, stage: &str, evaluation: &Evaluation);
-    /// Training is over for now.
-    fn trained(&mut self, trainer: &Trainer, outcome: Outcome);
 }
 
 /// How a run ended.
@@ -97,12 +75,24 @@ impl Run {
             let what = "it is not known what the run here has written: choose another folder (--out), or remove this one yourself";
             Error::file(&out, format!("{what} ({e})"))
         })?;
+        // Through a link, files elsewhere would be replaced and removed.
+        if let Some(part) =
+            parts(&recipe).chain(records.0.keys().map(String::as_str)).find(|part| out.join(part).is_symlink())
+        {
+            let what =
+                "this is a link, where a run has a folder of its own: put the folder itself here, or remove the link";
+            return Err(Error::file(out.join(part), what));
+        }
         let is_new = |stage: &&Stage| !records.0.contains_key(&stage.name) && out.join(&stage.name).exists();
         if let Some(stage) = recipe.stages.iter().find(is_new) {
             let what = "this is no stage of the run here: rename the stage, or choose another folder (--out)";
             return Err(Error::file(out.join(&stage.name), what));
         }
         if overwrite {
+            for part in records.0.keys() {
+                RunFolder::refuse_strangers(&out.join(part), &stage_files())?;
+            }
+            RunFolder::refuse_strangers(&out, &[TOKENIZER])?;
             let replaced = Some(records.0.into_keys().filter(|part| part != TOKENIZER).collect());
             let recipe = recipe.spelled_out()?;
             return Ok(Run { recipe, out, folder, records: Records::default(), replaced });
@@ -237,13 +227,18 @@ impl Run {
         self.folder.write(RECIPE, self.recipe.to_toml()?.as_bytes())
     }
 
-    /// Writes down what a part is made from, before it begins. What it evaluated before is removed.
-    fn begin(&mut self, part: &str) -> Result<()> {
+    /// Writes down what a part is made from, before anything of it is written. What it evaluated before is removed.
+    fn begin(&mut self, part: &str, record: Record) -> Result<()> {
         if part != TOKENIZER {
             RunFolder::open(&self.out.join(part), &stage_files())?.remove(&evaluation::FILES)?;
         }
-        self.records.0.insert(part.to_owned(), Record::of(&self.recipe, part, &self.out)?);
+        self.records.0.insert(part.to_owned(), record);
         self.records.write(&self.folder)
+    }
+
+    /// What a part would be made from now.
+    fn record(&self, part: &str) -> Result<Record> {
+        Record::of(&self.recipe, part, &self.out)
     }
 
     /// The folder of a stage.
@@ -278,7 +273,7 @@ impl Run {
     }
 
     fn keep_tokenizer(&mut self, trained: &Trained) -> Result<Tokenizer> {
-        self.begin(TOKENIZER)?;
+        self.begin(TOKENIZER, self.record(TOKENIZER)?)?;
         let dir = self.folder.begin(TOKENIZER)?;
         trained.save(dir.path())?;
         dir.commit()?;
@@ -314,7 +309,7 @@ impl Run {
             let mut trainer = Trainer::resume(gpu, &tuner, state, &folder)?;
             return drive(&mut trainer, &stage.name, None, gpu.stopwatch(), conductor);
         }
-        self.begin(&stage.name)?;
+        self.begin(&stage.name, self.record(&stage.name)?)?;
         let begin = gpu.stopwatch();
         let mut settings = self.recipe.settings(stage)?;
         settings.check()?;
@@ -395,8 +390,8 @@ impl Run {
     ) -> Result<bool> {
         let stage = &self.recipe.stages[index].clone();
         let folder = self.folder(stage);
-        if folder.join(METRICS).exists() {
-            let now = Record::of(&self.recipe, &stage.name, &self.out)?;
+        let now = self.record(&stage.name)?;
+        if is_written(&folder.join(METRICS)) {
             let before = self.records.0.get(&stage.name);
             match before.map_or(Ok(Vec::new()), |record| record.differences(&now, &stage.name))?.first() {
                 Some(difference) => conductor.watch.remark(&format!("evaluating again, since {difference}")),
@@ -406,7 +401,7 @@ impl Run {
                 }
             }
         }
-        self.begin(&stage.name)?;
+        RunFolder::refuse_strangers(&folder, &evaluation::FILES)?;
         let mut settings = self.recipe.settings(stage)?;
         let model = self.model(index, gpu, tokenizer, &mut settings, conductor.watch)?;
         let most = stage.eval_examples.unwrap_or(usize::MAX);
@@ -415,6 +410,8 @@ impl Run {
         let (split, watch) = (stage.split(), &mut **watch);
         let evaluation = evaluate(model, tokenizer, &settings, (split, most), decoding, watch, *should_stop)?;
         let Some(evaluation) = evaluation else { return Ok(false) };
+        // Until here, what was found before stays.
+        self.begin(&stage.name, now)?;
         write_evaluation(&folder, stage.split(), &evaluation)?;
         watch.evaluated(&stage.name, &evaluation);
         Ok(true)
@@ -435,6 +432,11 @@ fn has_begun(out: &Path, part: &str) -> bool {
     [LAST, METRICS, "tokenizer.json"].iter().any(|file| folder.join(file).exists())
 }
 
+/// Whether an evaluation has been written to its end.
+fn is_written(metrics: &Path) -> bool {
+    files::read(metrics, SETTINGS_LIMIT).is_ok_and(|text| serde_json::from_slice::<IgnoredAny>(&text).is_ok())
+}
+
 /// What a stage writes into its folder.
 fn stage_files() -> Vec<&'static str> {
     [&trainer::FILES[..], &evaluation::FILES[..]].concat()
@@ -452,34 +454,4 @@ fn recorded(out: &Path) -> Result<Records> {
         }
     }
     Ok(records)
-}
-
-/// Runs a trainer to its end or until it is stopped. With a `limit`, the number of steps is fixed first so that they take
-/// about that long, counted from `begin` and without what goes into compiling kernels.
-///
-/// # Errors
-/// As [`Trainer::run`].
-pub fn drive(
-    trainer: &mut Trainer,
-    stage: &str,
-    limit: Option<Duration>,
-    begin: Stopwatch,
-    conductor: &mut Conductor<'_>,
-) -> Result<Outcome> {
-    trainer.remarks().iter().for_each(|remark| conductor.watch.remark(remark));
-    if let Some(time) = limit {
-        conductor.watch.remark("measuring the speed of training to fix the number of steps");
-        trainer.fit_steps(time.saturating_sub(begin.elapsed()))?;
-    }
-    conductor.watch.training(stage, trainer);
-    let training = trainer.engine().model.gpu.stopwatch();
-    let late = || limit.is_some_and(|time| training.elapsed() > time.mul_f64(PATIENCE));
-    let Conductor { watch, should_stop, .. } = conductor;
-    let outcome = trainer.run(Hooks {
-        observe: &mut |event: &Event| watch.event(event),
-        should_stop: *should_stop,
-        is_late: &late,
-    })?;
-    watch.trained(trainer, outcome);
-    Ok(outcome)
 }

@@ -53,7 +53,12 @@ impl Source {
     fn parse_text<T: DeserializeOwned>(&self) -> Result<T> {
         toml::from_str(&self.text).map_err(|e| {
             let line = e.span().map(|span| self.line_at(span.start));
-            Error::File { path: self.path.clone(), line, what: e.message().trim().to_owned() }
+            let key = e.span().and_then(|span| {
+                let table = DeTable::parse(&self.text).ok()?;
+                key_at(table.get_ref(), span.start)
+            });
+            let key = key.map_or(String::new(), |key| format!("{}: ", key.join(".")));
+            Error::File { path: self.path.clone(), line, what: format!("{key}{}", e.message().trim()) }
         })
     }
 
@@ -101,6 +106,27 @@ impl Source {
     fn line_at(&self, byte: usize) -> usize {
         self.text.as_bytes().iter().take(byte).filter(|&&b| b == b'\n').count() + 1
     }
+}
+
+/// The parts of the key that stands at this byte, or whose value does, such as stage, finetune, steps.
+fn key_at(table: &DeTable<'_>, byte: usize) -> Option<Vec<String>> {
+    // The span of a table is that of its head, so that all of them are looked through.
+    table.iter().find_map(|(name, value)| {
+        let within = match value.get_ref() {
+            DeValue::Table(inner) => key_at(inner, byte),
+            DeValue::Array(items) => items.iter().find_map(|item| match item.get_ref() {
+                DeValue::Table(inner) => {
+                    let rest = key_at(inner, byte)?;
+                    Some(name_of(item).map(str::to_owned).into_iter().chain(rest).collect())
+                }
+                _ => None,
+            }),
+            _ => None,
+        };
+        let is_here = name.span().contains(&byte) || value.span().contains(&byte);
+        let rest = within.or_else(|| is_here.then(Vec::new))?;
+        Some([name.get_ref().to_string()].into_iter().chain(rest).collect())
+    })
 }
 
 fn name_of<'a>(stage: &'a Spanned<DeValue<'_>>) -> Option<&'a str> {
@@ -191,6 +217,36 @@ mod tests {
             ("nothing", None),
         ] {
             assert_eq!(source().line_of(key), line, "{key}");
+        }
+    }
+
+    #[test]
+    fn values_of_the_wrong_type_are_named_by_key_and_line() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[allow(dead_code, reason = "only read into")]
+        struct Recipe {
+            seed: u64,
+            model: std::collections::BTreeMap<String, i64>,
+            stage: Vec<Stage>,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[allow(dead_code, reason = "only read into")]
+        struct Stage {
+            name: String,
+            steps: Option<u64>,
+            lr: Option<u64>,
+        }
+        for (old, new, place) in [
+            ("steps = 5", "steps = -1", "r.toml:8: stage.a.steps: "),
+            ("lr = 1", "rate = 1", "r.toml:12: stage.b.rate: unknown field"),
+            ("d_model = 64", "d_model = true", "r.toml:4: model.d_model: "),
+            ("seed = 1", "seed = [", "r.toml:4: missing"),
+        ] {
+            let source = Source { text: TEXT.replace(old, new), ..source() };
+            let error = source.parse::<Recipe>().unwrap_err().to_string();
+            assert!(error.starts_with(place), "{error}");
         }
     }
 

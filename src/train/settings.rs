@@ -104,6 +104,9 @@ hyper_parameters!(settings);
 /// Batches that a step may take: enough for any, and no product of counts overflows.
 const MOST_BATCHES: usize = 1 << 16;
 
+/// Rows of a batch. Examples for 32 batches are held at a time.
+const MOST_ROWS: usize = 1 << 16;
+
 /// Threads for the data: more than any machine has cores for them.
 const MOST_THREADS: usize = 256;
 
@@ -197,7 +200,8 @@ impl Settings {
         let require = |holds: bool, key: &str, what: &str| if holds { Ok(()) } else { Err(Error::setting(key, what)) };
         let share = |value: f32| (0.0..1.0).contains(&value);
         require(self.steps > 0, "steps", "the number of steps must be at least 1")?;
-        require(self.batch_size > 0, "batch_size", "the batch size must be at least 1")?;
+        let rows = 1..=MOST_ROWS;
+        require(rows.contains(&self.batch_size), "batch_size", "a batch has at least 1 row and at most 65,536")?;
         require(
             (1..=MOST_BATCHES).contains(&self.accumulate),
             "accumulate",
@@ -213,7 +217,8 @@ impl Settings {
             "the gradient norm to clip to must be 0 (never) or more",
         )?;
         require(self.eval_examples > 0, "eval_examples", "an evaluation needs at least 1 example")?;
-        require(self.eval_batch_size > 0, "eval_batch_size", "an evaluation needs rows for at least 1 example")?;
+        let what = "an evaluation needs rows for at least 1 example, and has at most 65,536";
+        require(rows.contains(&self.eval_batch_size), "eval_batch_size", what)?;
         require(
             self.patience != Some(0),
             "patience",

@@ -113,6 +113,9 @@ impl Trainer {
         for folder in [BEST, LAST] {
             recover(out.join(folder))?;
         }
+        if overwrite {
+            RunFolder::refuse_strangers(out, &[LAST, BEST])?;
+        }
         // Nothing is lost with the log of a run that reached no checkpoint.
         match [LAST, BEST].map(|name| out.join(name)).iter().find(|path| path.exists()) {
             Some(found) if !overwrite => {

@@ -180,6 +180,7 @@ impl Tuner {
         if !self.is_on() {
             return Ok(choices);
         }
+        graph.check_sizes()?;
         let mut asked = by_class(questions(gpu.caps(), graph, outputs, &choices));
         let total: f64 = asked.iter().map(|(_, flops)| flops).sum();
         // What takes the longest is worth the most.

@@ -60,6 +60,30 @@ pub fn train(args: &[&str]) -> Command {
 
 pub const TINY: [&str; 10] = ["--d-model", "16", "--d-kv", "8", "--d-ff", "16", "--heads", "2", "--layers", "1"];
 
+/// A recipe with a model so small, and the rest of it.
+#[allow(unused_macros, reason = "each test program uses a part of it")]
+macro_rules! tiny_recipe {
+    ($rest:literal) => {
+        concat!("[model]\nd_model = 16\nd_kv = 8\nd_ff = 16\nheads = 2\nlayers = 1\n", $rest)
+    };
+}
+
+/// `t5 run` of this recipe with the folder `o`, as written in `recipe.toml`.
+#[cfg(feature = "cli")]
+pub fn run_recipe(scratch: &Scratch, recipe: &str, more: &[&str]) -> (Option<i32>, String) {
+    let file = scratch.file("recipe.toml", recipe);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_t5"));
+    command.env("T5_TUNE", "off").env_remove("T5_ADAPTER").arg("run").arg(file).arg("--out").arg(scratch.path("o"));
+    outcome(&command.args(more).output().unwrap())
+}
+
+#[track_caller]
+pub fn assert_says(text: &str, expected: &[&str]) {
+    for part in expected {
+        assert!(text.contains(part), "`{part}` is missing in: {text}");
+    }
+}
+
 /// Exit code and standard error.
 pub fn outcome(output: &Output) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())

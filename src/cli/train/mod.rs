@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use t5_wgpu::recipe::run::{Conductor, drive};
+use t5_wgpu::recipe::conductor::{Conductor, drive};
 use t5_wgpu::train::{Outcome, Trainer};
 
 pub use args::Args;

@@ -1,0 +1,62 @@
+//! What is put before each source: as the flags say, or as the model was trained.
+
+use anyhow::{Result, anyhow};
+use t5_wgpu::model::T5Config;
+
+use super::console::note;
+
+/// What is put before each source.
+pub struct Prefix {
+    pub text: String,
+    /// Nobody asked for it: sources that begin with it stay as they are.
+    by_itself: bool,
+}
+
+/// What the flags say.
+pub struct Wish<'a> {
+    pub prefix: Option<&'a str>,
+    pub none: bool,
+    pub task: Option<&'a str>,
+    /// The flag that chooses one of several tasks.
+    pub chosen_by: &'static str,
+}
+
+impl Prefix {
+    /// As the flags say, or as the model's folder does; says which, unless `quiet`.
+    pub fn choose(wish: Wish<'_>, config: &T5Config, quiet: bool) -> Result<Prefix> {
+        let known = config.prefixes();
+        let list = || known.iter().map(|(task, prefix)| format!("{task} ({prefix:?})")).collect::<Vec<_>>().join(", ");
+        let asked = |text: &str| Prefix { text: text.to_owned(), by_itself: false };
+        if let Some(task) = wish.task {
+            return match known.get(task) {
+                Some(prefix) => Ok(asked(prefix)),
+                None if known.is_empty() => Err(anyhow!("--task {task}: the model's config.json names no tasks")),
+                None => Err(anyhow!("--task {task}: the model knows no such task; there are {}", list())),
+            };
+        }
+        if wish.none || wish.prefix.is_some() {
+            return Ok(asked(wish.prefix.unwrap_or_default()));
+        }
+        let text = match known.iter().next() {
+            Some((task, prefix)) if known.len() == 1 && !prefix.is_empty() => {
+                if !quiet {
+                    note!("prefix: {prefix:?}, as the task {task} was trained with (--no-prefix leaves it out)");
+                }
+                prefix.clone()
+            }
+            Some(_) if known.values().any(|prefix| !prefix.is_empty()) => {
+                if !quiet {
+                    note!("no prefix: the model knows several tasks, choose one with {}: {}", wish.chosen_by, list());
+                }
+                String::new()
+            }
+            _ => String::new(),
+        };
+        Ok(Prefix { text, by_itself: true })
+    }
+
+    pub fn before(&self, source: &str) -> String {
+        let has_it = self.by_itself && source.starts_with(&self.text);
+        if has_it { source.to_owned() } else { format!("{}{source}", self.text) }
+    }
+}
