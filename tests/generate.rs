@@ -222,6 +222,7 @@ fn what_cannot_be_generated_is_refused() {
     assert!(refusal(&[vec![1]], &greedy(0)).contains("max_new_tokens"));
     assert!(refusal(&[vec![1]], &sampled(f32::NAN, 0, 1.0, 0)).contains("temperature"));
     assert!(refusal(&[vec![1]], &sampled(1.0, 0, 1.5, 0)).contains("top_p"));
+    assert!(refusal(&[vec![1]], &greedy(usize::MAX)).contains("at most a million tokens"));
 }
 
 #[test]

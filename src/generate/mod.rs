@@ -44,6 +44,9 @@ pub enum Strategy {
     },
 }
 
+/// The most that [`GenerateOptions::max_new_tokens`] can be: beyond any answer, and no product of sizes overflows.
+pub const MOST_NEW_TOKENS: usize = 1_000_000;
+
 impl Default for GenerateOptions {
     fn default() -> GenerateOptions {
         GenerateOptions { max_new_tokens: 128, strategy: Strategy::Greedy, max_batch: 16, limit: None, first_source: 0 }
@@ -59,6 +62,9 @@ impl GenerateOptions {
         let (config, end_tokens) = (&model.config, model.end_tokens());
         if self.max_new_tokens == 0 || self.max_batch == 0 {
             return Err(Error::Input("nothing to generate: max_new_tokens and max_batch start at 1".into()));
+        }
+        if self.max_new_tokens > MOST_NEW_TOKENS {
+            return Err(Error::Input("a target has at most a million tokens: lower max_new_tokens".into()));
         }
         let n_eos = end_tokens.len();
         if n_eos > MAX_EOS {

@@ -9,6 +9,7 @@ use super::{NOT_A_NAME, Recipe, Wrong, is_name};
 use crate::data::Split;
 use crate::data::task::TaskConfig;
 use crate::error::{Error, Result};
+use crate::generate::MOST_NEW_TOKENS;
 use crate::generate::{GenerateOptions, Strategy};
 use crate::train::evaluate::Decoding;
 use crate::train::parameters::hyper_parameters;
@@ -26,9 +27,6 @@ pub enum Begin {
 
 /// As good as for ever, and no sum of times overflows.
 const MOST_MINUTES: f64 = 1e6;
-
-/// Beyond any answer, and no product of sizes overflows.
-const MOST_TOKENS: usize = 1_000_000;
 
 /// What [`Stage::from`] calls the recipe's model.
 pub const FROM_MODEL: &str = "model";
@@ -139,7 +137,7 @@ impl Stage {
             ("eval_batch_size", self.eval_batch_size == Some(0), "an evaluation needs rows for at least 1 example"),
             (
                 "max_new_tokens",
-                self.max_new_tokens.is_some_and(|most| !(1..=MOST_TOKENS).contains(&most)),
+                self.max_new_tokens.is_some_and(|most| !(1..=MOST_NEW_TOKENS).contains(&most)),
                 "answers have at least 1 token and at most a million",
             ),
             (
