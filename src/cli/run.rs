@@ -80,9 +80,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let outcome = run.execute(&gpu, &mut conductor);
     renderer.end();
     let again = format!("t5 run {}", args.recipe.display());
-    match outcome
-        .with_context(|| format!("the run stopped; what is done stays, the same command (`{again}`) goes on"))?
-    {
+    match outcome.with_context(|| {
+        format!(
+            "the run stopped; what is done stays, and once the cause is mended the same command (`{again}`) goes on"
+        )
+    })? {
         RunOutcome::Finished => {
             if args.look.is_human() {
                 say!("{}: done", run.out.display())?;
