@@ -37,6 +37,9 @@ pub enum Error {
     /// The driver failed, or a call was refused: a bug in this program or its driver.
     #[error("the GPU's driver failed or refused a call: {0}")]
     Driver(String),
+    /// The caller wanted it to stop.
+    #[error("stopped before the end")]
+    Cancelled,
     /// A number that should be finite is not.
     #[error("{0}")]
     Numeric(String),

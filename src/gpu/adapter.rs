@@ -35,7 +35,21 @@ pub struct Caps {
 
 impl Caps {
     pub(super) fn of(adapter: &wgpu::Adapter, dx12: &wgpu::Dx12Compiler) -> Caps {
-        let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+        Caps::new(adapter.get_info(), &adapter.limits(), adapter.features(), compiler(adapter.get_info().backend, dx12))
+    }
+
+    /// What a device can do that somebody else has opened.
+    pub(super) fn of_device(device: &wgpu::Device) -> Result<Caps> {
+        let (info, limits) = (device.adapter_info(), device.limits());
+        if let Some(lack) = lacking(&limits) {
+            return Err(Error::Adapter(format!("the device of {} {lack}: open it with the adapter's limits", info.name)));
+        }
+        // Which compiler of DirectX 12 was chosen, nobody says.
+        let compiler = compiler(info.backend, &wgpu::Dx12Compiler::Auto);
+        Ok(Caps::new(info, &limits, device.features(), compiler))
+    }
+
+    fn new(info: wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features, compiler: &'static str) -> Caps {
         let kind = match info.device_type {
             wgpu::DeviceType::DiscreteGpu => "discrete GPU",
             wgpu::DeviceType::IntegratedGpu => "integrated GPU",
@@ -52,7 +66,7 @@ impl Caps {
             driver: info.driver,
             driver_info: info.driver_info,
             backend: info.backend.to_string(),
-            compiler: compiler(info.backend, dx12),
+            compiler,
             kind,
             subgroup,
             f16: features.contains(wgpu::Features::SHADER_F16),
@@ -161,6 +175,7 @@ fn compiler(backend: wgpu::Backend, dx12: &wgpu::Dx12Compiler) -> &'static str {
         (wgpu::Backend::Metal, _) => "naga to MSL, then Metal's",
         (wgpu::Backend::Dx12, wgpu::Dx12Compiler::StaticDxc) => "naga to HLSL, then DXC, built in",
         (wgpu::Backend::Dx12, wgpu::Dx12Compiler::DynamicDxc { .. }) => "naga to HLSL, then DXC (dxcompiler.dll)",
+        (wgpu::Backend::Dx12, wgpu::Dx12Compiler::Auto) => "naga to HLSL, then DXC or FXC",
         (wgpu::Backend::Dx12, _) => "naga to HLSL, then FXC (d3dcompiler_47.dll)",
         (wgpu::Backend::BrowserWebGpu, _) => "the browser's",
         (wgpu::Backend::Gl | wgpu::Backend::Noop, _) => "unknown",

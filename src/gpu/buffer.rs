@@ -1,12 +1,9 @@
 //! Buffers on the device, uploads, and readback that never blocks a browser.
 
-use std::future::Future;
 use std::ops::Range;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
 
 use super::Gpu;
+use super::poller::Mapping;
 use crate::error::{Error, Result};
 
 /// A buffer on the device. Clones share it.
@@ -58,11 +55,13 @@ impl Gpu {
             )));
         }
         use wgpu::BufferUsages as Usage;
-        let raw = self.inner.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
-            size: bytes,
-            usage: Usage::STORAGE | Usage::UNIFORM | Usage::COPY_SRC | Usage::COPY_DST,
-            mapped_at_creation: false,
+        let raw = self.inner.call(|device, _| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size: bytes,
+                usage: Usage::STORAGE | Usage::UNIFORM | Usage::COPY_SRC | Usage::COPY_DST,
+                mapped_at_creation: false,
+            })
         });
         self.check()?;
         Ok(Buffer { raw, bytes })
@@ -80,26 +79,24 @@ impl Gpu {
         // Staging memory of one write lives until the next submit: go in pieces so that a model never doubles.
         const PIECE: usize = 64 << 20;
         let bytes: &[u8] = bytemuck::cast_slice(data);
-        for (i, piece) in bytes.chunks(PIECE).enumerate() {
-            self.inner.queue.write_buffer(&buffer.raw, offset + (i * PIECE) as u64, piece);
-            if bytes.len() > PIECE {
-                self.inner.queue.submit([]);
+        self.inner.call(|_, queue| {
+            for (i, piece) in bytes.chunks(PIECE).enumerate() {
+                queue.write_buffer(&buffer.raw, offset + (i * PIECE) as u64, piece);
+                if bytes.len() > PIECE {
+                    queue.submit([]);
+                }
             }
-        }
+        });
     }
 
     /// Sets a window to zero.
     pub fn clear(&self, slice: &Slice) {
-        let mut encoder = self.inner.device.create_command_encoder(&Default::default());
-        encoder.clear_buffer(&slice.buffer.raw, slice.offset, Some(slice.bytes));
-        self.inner.queue.submit([encoder.finish()]);
+        self.inner.submit(|encoder| encoder.clear_buffer(&slice.buffer.raw, slice.offset, Some(slice.bytes)));
     }
 
     /// Copies `bytes` (a multiple of 4) between two buffers.
     pub fn copy(&self, from: &Buffer, from_offset: u64, to: &Buffer, to_offset: u64, bytes: u64) {
-        let mut encoder = self.inner.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&from.raw, from_offset, &to.raw, to_offset, bytes);
-        self.inner.queue.submit([encoder.finish()]);
+        self.inner.submit(|encoder| encoder.copy_buffer_to_buffer(&from.raw, from_offset, &to.raw, to_offset, bytes));
     }
 
     /// Reads `range` (bytes, multiples of 4) back to the host.
@@ -110,26 +107,23 @@ impl Gpu {
     /// Begins a readback; work submitted afterwards does not delay it.
     pub fn start_read<T: bytemuck::Pod>(&self, buffer: &Buffer, range: Range<u64>) -> Result<Readback<T>> {
         let bytes = range.end - range.start;
-        let staging = self.inner.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("readback"),
-            size: bytes.max(4),
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
+        let mapping = Mapping::default();
+        let to = mapping.clone();
+        let (staging, submission) = self.inner.call(|device, queue| {
+            let staging = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("readback"),
+                size: bytes.max(4),
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            let mut encoder = device.create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(&buffer.raw, range.start, &staging, 0, bytes);
+            let submission = queue.submit([encoder.finish()]);
+            staging.map_async(wgpu::MapMode::Read, .., move |result| to.end(result.is_ok()));
+            (staging, submission)
         });
-        let mut encoder = self.inner.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&buffer.raw, range.start, &staging, 0, bytes);
-        let submission = self.inner.queue.submit([encoder.finish()]);
         self.check()?;
-        let done = Arc::new(Mutex::new(MapState::default()));
-        let signal = done.clone();
-        staging.slice(..).map_async(wgpu::MapMode::Read, move |result| {
-            let mut state = signal.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            state.result = Some(result);
-            if let Some(waker) = state.waker.take() {
-                waker.wake();
-            }
-        });
-        Ok(Readback { gpu: self.clone(), staging, submission, done, marker: std::marker::PhantomData })
+        Ok(Readback { gpu: self.clone(), staging, submission, mapping, marker: std::marker::PhantomData })
     }
 }
 
@@ -138,44 +132,15 @@ pub struct Readback<T> {
     gpu: Gpu,
     staging: wgpu::Buffer,
     submission: wgpu::SubmissionIndex,
-    done: Arc<Mutex<MapState>>,
-    marker: std::marker::PhantomData<T>,
+    mapping: Mapping,
+    marker: std::marker::PhantomData<fn() -> T>,
 }
 
 impl<T: bytemuck::Pod> Readback<T> {
-    /// The data, once it has arrived.
+    /// The data, once it has arrived. Waiting for it blocks no thread.
     pub async fn finish(self) -> Result<Vec<T>> {
-        // A browser runs its own event loop; natively someone must drive the callbacks.
-        if cfg!(not(target_arch = "wasm32")) {
-            self.gpu.wait_for(Some(self.submission.clone()))?;
-        }
-        let mapped = Mapped(self.done.clone()).await;
-        self.gpu.check()?;
-        mapped.map_err(|e| Error::Driver(e.to_string()))?;
+        self.gpu.ended(self.submission, self.mapping.clone()).await?;
         let view = self.staging.slice(..).get_mapped_range().map_err(|e| Error::Driver(e.to_string()))?;
         Ok(bytemuck::pod_collect_to_vec::<u8, T>(&view))
-    }
-}
-
-#[derive(Default)]
-struct MapState {
-    result: Option<Result<(), wgpu::BufferAsyncError>>,
-    waker: Option<Waker>,
-}
-
-struct Mapped(Arc<Mutex<MapState>>);
-
-impl Future for Mapped {
-    type Output = Result<(), wgpu::BufferAsyncError>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match state.result.take() {
-            Some(result) => Poll::Ready(result),
-            None => {
-                state.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
-        }
     }
 }

@@ -141,7 +141,7 @@ impl Gpu {
     /// Dispatches no workgroups.
     fn dispatch_nothing(&self, kernel: &Kernel) -> Result<()> {
         let device = &self.inner.device;
-        let done = fault::caught(device, || {
+        let (done, error) = fault::caught(device, || {
             let buffers: Vec<_> =
                 kernel.bindings.iter().map(|_| self.buffer("nothing", 4096)).collect::<Result<_>>()?;
             let entries = kernel
@@ -164,26 +164,26 @@ impl Gpu {
             let submission = self.inner.queue.submit([encoder.finish()]);
             self.wait_for(Some(submission))
         });
-        done.map_err(|error| fault::translated(error, None))?
+        error.map_or(done, |error| Err(fault::translated(error, None)))
     }
 
     fn compile(&self, job: &Job) -> Result<Kernel> {
         self.check()?;
         let Job { shader, header, source } = job;
         let device = &self.inner.device;
-        let compiled = fault::caught(device, || Kernel::compile(device, shader.name, source, self.checked()));
+        let (compiled, error) = fault::caught(device, || Kernel::compile(device, shader.name, source, self.checked()));
         let checked = self.check();
         let Caps { compiler, .. } = self.caps();
         let what = || {
             let (name, constants) = (shader.name, header.constants_text());
             format!("kernel `{name}` [{constants}] on {}, compiled by {compiler},", self.caps())
         };
-        match (compiled, checked) {
-            (Err(error), _) => Err(fault::translated(error, Some(&what()))),
+        match (error, checked) {
+            (Some(error), _) => Err(fault::translated(error, Some(&what()))),
             // Vulkan has no word for a shader that the driver refuses: wgpu sees an unknown failure and gives the device up.
             (_, Err(Error::DeviceLost(why))) => Err(Error::Shader(format!("{} lost the device: {why}", what()))),
             (_, Err(error)) => Err(error),
-            (Ok(kernel), Ok(())) => kernel,
+            (None, Ok(())) => compiled,
         }
     }
 }

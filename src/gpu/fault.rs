@@ -34,7 +34,7 @@ impl Faults {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn report(&self, error: wgpu::Error) {
+    pub fn report(&self, error: wgpu::Error) {
         let mut found = self.found();
         // Once the device is gone, every call fails, and says less than that.
         if found.lost.is_none() {
@@ -42,7 +42,7 @@ impl Faults {
         }
     }
 
-    fn lose(&self, why: String) {
+    pub fn lose(&self, why: String) {
         let mut found = self.found();
         if why == OUT_OF_MEMORY {
             found.first.get_or_insert_with(|| out_of_memory("the driver's own need"));
@@ -62,17 +62,17 @@ impl Faults {
 }
 
 /// Runs `call` on the device and hands out what wgpu reports of it on this thread, which [`Faults`] then does not see.
-pub(super) fn caught<T>(device: &wgpu::Device, call: impl FnOnce() -> T) -> Result<T, wgpu::Error> {
+pub(super) fn caught<T>(device: &wgpu::Device, call: impl FnOnce() -> T) -> (T, Option<wgpu::Error>) {
     use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
     // A browser answers later, when the call is long done: there `Faults` has to do.
     if cfg!(target_arch = "wasm32") {
-        return Ok(call());
+        return (call(), None);
     }
     // The scope that is popped first matters most: what is made of a failed object fails validation, too.
     let scopes = [Validation, Internal, OutOfMemory].map(|filter| device.push_error_scope(filter));
     let made = call();
     let pop = |first: Option<_>, scope: wgpu::ErrorScopeGuard| first.or(pollster::block_on(scope.pop()));
-    scopes.into_iter().rev().fold(None, pop).map_or(Ok(made), Err)
+    (made, scopes.into_iter().rev().fold(None, pop))
 }
 
 /// Turns an error of wgpu into ours. `pipeline`: the kernel that was being compiled, if any; wgpu has no kind for a shader that is

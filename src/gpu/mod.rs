@@ -7,6 +7,8 @@ mod adapter;
 mod buffer;
 mod compile;
 mod fault;
+mod pace;
+mod poller;
 mod program;
 mod shader;
 mod work;
@@ -15,6 +17,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 pub use adapter::{AdapterReport, Caps, NO_ADAPTER, list_adapters};
 pub use buffer::{Buffer, Readback, Slice};
@@ -26,6 +29,8 @@ pub use work::{StepWork, Work};
 use crate::error::{Error, Result};
 use compile::Observer;
 use fault::Faults;
+use pace::Pace;
+use poller::Mapping;
 use shader::Kernel;
 
 /// How a [`Gpu`] is opened.
@@ -65,6 +70,11 @@ struct Inner {
     options: GpuOptions,
     kernels: Mutex<HashMap<String, Arc<Kernel>>>,
     faults: Arc<Faults>,
+    /// Whether an application uses the device for other things, too.
+    shared: bool,
+    pace: Pace,
+    #[cfg(not(target_arch = "wasm32"))]
+    poller: poller::Poller,
     observer: Observer,
     /// Microseconds that went into compiling.
     compiling: AtomicU64,
@@ -76,10 +86,59 @@ impl Gpu {
         let (adapter, mut caps) = adapter::choose(options).await?;
         caps.table_bytes = caps.table_bytes.min(options.table_bytes.unwrap_or(u64::MAX));
         let (device, queue) = adapter::request_device(&adapter).await?;
-        let (faults, kernels) = (Faults::watch(&device), Mutex::default());
-        let (observer, compiling, options) = (Observer::new(), AtomicU64::new(0), options.clone());
-        let inner = Inner { device, queue, caps, options, kernels, faults, observer, compiling };
-        Ok(Gpu { inner: Arc::new(inner) })
+        let faults = Faults::watch(&device);
+        Ok(Gpu::new(device, queue, caps, options.clone(), faults, false))
+    }
+
+    /// Works on the device and queue of an application, such as those of its window. The engine keeps to the features and
+    /// limits that the device was opened with: ask for the adapter's limits and for `Features::SUBGROUP` where it has it.
+    ///
+    /// The device's callbacks stay the application's. Its uncaptured-error handler hears nothing of the engine's errors, which
+    /// come back as [`Error`]s. If the device is lost, the application hears of it, and calls of the engine in progress end
+    /// with [`Error::DeviceLost`].
+    ///
+    /// So that the application's own frames are not kept waiting, long work goes out in submits of 8 ms: see
+    /// [`Gpu::set_submit_budget`].
+    ///
+    /// # Errors
+    /// `Adapter` if the device lacks what the kernels need.
+    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Result<Gpu> {
+        let caps = Caps::of_device(&device)?;
+        Ok(Gpu::new(device, queue, caps, GpuOptions::default(), Arc::default(), true))
+    }
+
+    fn new(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        caps: Caps,
+        options: GpuOptions,
+        faults: Arc<Faults>,
+        shared: bool,
+    ) -> Gpu {
+        let pace = Pace::new(if shared { SHARED_BUDGET } else { OWN_BUDGET }, caps.is_cpu());
+        Gpu {
+            inner: Arc::new(Inner {
+                device,
+                queue,
+                caps,
+                options,
+                kernels: Mutex::default(),
+                faults,
+                shared,
+                pace,
+                #[cfg(not(target_arch = "wasm32"))]
+                poller: poller::Poller::default(),
+                observer: Observer::new(),
+                compiling: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// About how long the device may be busy with one submit. Longer work is cut in pieces, of which at most two are on their
+    /// way; between them it can be stopped, and the submits of others run. 100 ms for a device of the engine's own, 8 ms for
+    /// one of [`Gpu::from_wgpu`]. A single kernel is never cut.
+    pub fn set_submit_budget(&self, budget: Duration) {
+        self.inner.pace.set_budget(budget);
     }
 
     /// What this adapter can do.
@@ -97,12 +156,12 @@ impl Gpu {
         self.inner.faults.check()
     }
 
-    /// Waits until everything submitted so far has run.
+    /// Waits until everything submitted so far has run. Blocks the calling thread.
     pub fn wait(&self) -> Result<()> {
         self.wait_for(None)
     }
 
-    /// Waits for a submission, or for all.
+    /// Waits for a submission, or for all. Blocks the calling thread.
     fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
         let poll = wgpu::PollType::Wait { submission_index, timeout: None };
         // wgpu panics if the device is lost while it waits, after it has told `faults`.
@@ -110,8 +169,38 @@ impl Gpu {
         self.check()?;
         match polled {
             Ok(polled) => polled.map(|_| ()).map_err(|e| Error::Driver(e.to_string())),
+            Err(_) if self.inner.shared => Err(self.no_answer()),
             Err(panic) => resume_unwind(panic),
         }
+    }
+
+    /// Waits for a buffer to be mapped that was asked for with `submission`. Blocks no thread of the caller.
+    async fn ended(&self, submission: wgpu::SubmissionIndex, mapping: Mapping) -> Result<()> {
+        #[cfg(not(target_arch = "wasm32"))]
+        self.inner.poller.watch(&self.inner.device, submission, mapping.clone());
+        #[cfg(target_arch = "wasm32")]
+        let _ = submission;
+        let mapped = mapping.await;
+        self.check()?;
+        if mapped { Ok(()) } else { Err(self.no_answer()) }
+    }
+
+    /// Waits until the device has done everything up to `submission`. Blocks no thread of the caller. In a browser, which cuts
+    /// work by itself, it does not wait.
+    async fn submission_ended(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
+        if cfg!(target_arch = "wasm32") {
+            return self.check();
+        }
+        let ended = Mapping::default();
+        let to = ended.clone();
+        self.inner.queue.on_submitted_work_done(move || to.end(true));
+        self.ended(submission, ended).await
+    }
+
+    /// A device that does not answer is lost, even where nobody has said so: an application has the callback of its own.
+    fn no_answer(&self) -> Error {
+        self.inner.faults.lose("it no longer answers".into());
+        self.check().err().unwrap_or_else(|| Error::Driver("no answer".into()))
     }
 
     /// Waits until everything written so far has arrived, and gives the memory on its way there back.
@@ -120,6 +209,35 @@ impl Gpu {
         self.wait()
     }
 }
+
+impl Inner {
+    /// Runs `call` on the device and its queue; [`Gpu::check`] tells of errors. Those of a device of our own are reported to us
+    /// in any case. An application's device reports elsewhere, so there they are caught here.
+    fn call<T>(&self, call: impl FnOnce(&wgpu::Device, &wgpu::Queue) -> T) -> T {
+        if !self.shared {
+            return call(&self.device, &self.queue);
+        }
+        let (made, error) = fault::caught(&self.device, || call(&self.device, &self.queue));
+        error.into_iter().for_each(|e| self.faults.report(e));
+        made
+    }
+
+    /// Submits what `record` records.
+    fn submit(&self, record: impl FnOnce(&mut wgpu::CommandEncoder)) -> wgpu::SubmissionIndex {
+        self.call(|device, queue| {
+            let mut encoder = device.create_command_encoder(&Default::default());
+            record(&mut encoder);
+            queue.submit([encoder.finish()])
+        })
+    }
+}
+
+/// Milliseconds that a submit may take on a device that nobody else uses: far below the two seconds after which Windows takes a
+/// device away, and short enough to stop soon.
+const OWN_BUDGET: Duration = Duration::from_millis(100);
+
+/// The same on an application's device: half a frame of 60 a second.
+const SHARED_BUDGET: Duration = Duration::from_millis(8);
 
 #[cfg(test)]
 mod tests {

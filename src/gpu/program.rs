@@ -37,6 +37,13 @@ pub struct Program {
     steps: Vec<Step>,
 }
 
+/// A submit that is underway.
+struct Piece {
+    submission: wgpu::SubmissionIndex,
+    /// As [`Pace::seconds`](super::pace::Pace::seconds) guesses them.
+    seconds: f64,
+}
+
 /// Time that one step took on the device.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct StepTime {
@@ -151,11 +158,9 @@ impl Dispatch {
             }
         };
         let entries: Vec<_> = kernel.bindings.iter().map(entry).collect();
-        let bind_group = gpu.inner.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(&self.label),
-            layout: &kernel.layout,
-            entries: &entries,
-        });
+        let (label, layout) = (Some(&*self.label), &kernel.layout);
+        let descriptor = wgpu::BindGroupDescriptor { label, layout, entries: &entries };
+        let bind_group = gpu.inner.call(|device, _| device.create_bind_group(&descriptor));
         let grid = self.grid(gpu.caps());
         Step { label: self.label, kernel, bind_group, grid, work }
     }
@@ -177,30 +182,53 @@ impl Program {
         self.steps.iter().map(step).collect()
     }
 
-    /// Replays the program `times` over, in one pass and one submit.
+    /// Replays the program `times` over: [`Program::run_all`], blocking.
     pub fn run(&self, times: usize) -> Result<()> {
-        Program::run_all(&self.gpu, &vec![self; times])
+        pollster::block_on(Program::run_all(&self.gpu, &vec![self; times], &|| false))
     }
 
-    /// Replays several programs one after the other, in one pass and one submit.
-    pub fn run_all(gpu: &Gpu, programs: &[&Program]) -> Result<()> {
-        let mut encoder = gpu.inner.device.create_command_encoder(&Default::default());
-        let mut pass = encoder.begin_compute_pass(&Default::default());
-        for step in programs.iter().flat_map(|p| &p.steps) {
-            step.encode(&mut pass);
+    /// Replays several programs one after the other, in one pass and one submit where that is within the budget of a submit
+    /// ([`Gpu::set_submit_budget`]). What is longer goes out in pieces; this waits until all but the last two have run.
+    ///
+    /// # Errors
+    /// `Cancelled` if `should_stop` says so between two pieces.
+    pub async fn run_all(gpu: &Gpu, programs: &[&Program], should_stop: &(dyn Fn() -> bool + Sync)) -> Result<()> {
+        let pace = &gpu.inner.pace;
+        let mut steps = programs.iter().flat_map(|p| &p.steps).peekable();
+        let mut before: Option<Piece> = None;
+        // When the piece that is underway began, as far as that is known.
+        let mut began = None;
+        while steps.peek().is_some() {
+            if should_stop() {
+                return Err(Error::Cancelled);
+            }
+            let (budget, mut seconds) = (pace.budget(), 0.0);
+            let submission = gpu.inner.submit(|encoder| {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                while let Some(step) = steps.next_if(|s| seconds == 0.0 || seconds + pace.seconds(&s.work) <= budget) {
+                    seconds += pace.seconds(&step.work);
+                    step.encode(&mut pass);
+                }
+            });
+            gpu.check()?;
+            // The device works at this piece while the one before it is waited for.
+            let now = Instant::now();
+            if let Some(piece) = before.take() {
+                gpu.submission_ended(piece.submission).await?;
+                if let Some(began) = began.replace(Instant::now()) {
+                    pace.learn(piece.seconds, began.elapsed().as_secs_f64());
+                }
+            } else if steps.peek().is_some() {
+                began = Some(now);
+            }
+            before = Some(Piece { submission, seconds });
         }
-        drop(pass);
-        gpu.inner.queue.submit([encoder.finish()]);
-        gpu.check()
+        Ok(())
     }
 
     /// Runs one step and waits for it: the debug mode that names the first bad step.
     pub fn run_step(&self, index: usize) -> Result<()> {
-        let mut encoder = self.gpu.inner.device.create_command_encoder(&Default::default());
-        let mut pass = encoder.begin_compute_pass(&Default::default());
-        self.steps[index].encode(&mut pass);
-        drop(pass);
-        self.gpu.inner.queue.submit([encoder.finish()]);
+        self.gpu.inner.submit(|encoder| self.steps[index].encode(&mut encoder.begin_compute_pass(&Default::default())));
         self.gpu.wait()
     }
 

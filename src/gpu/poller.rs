@@ -1,0 +1,93 @@
+//! Who waits for the device: on native systems wgpu calls back only while somebody polls it.
+//!
+//! [`Poller`] is one thread for each device that somebody awaits. So an awaited readback blocks no thread of the caller.
+//! A browser polls by itself.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+/// A buffer that is being mapped: `true` once it is, `false` if it cannot be. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Mapping(Arc<Mutex<MappingState>>);
+
+#[derive(Default)]
+struct MappingState {
+    mapped: Option<bool>,
+    waker: Option<Waker>,
+}
+
+impl Mapping {
+    fn state(&self) -> MutexGuard<'_, MappingState> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Says how it ended, if nobody has said so before.
+    pub fn end(&self, mapped: bool) {
+        let mut state = self.state();
+        state.mapped.get_or_insert(mapped);
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Future for Mapping {
+    type Output = bool;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
+        let mut state = self.state();
+        match state.mapped {
+            Some(mapped) => Poll::Ready(mapped),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) use native::Poller;
+
+#[cfg(not(target_arch = "wasm32"))]
+mod native {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::mpsc::{Sender, channel};
+    use std::sync::{Mutex, PoisonError};
+
+    use super::Mapping;
+
+    /// A thread that polls a device up to the submissions that it is told of, in turn. It starts with the first, and ends
+    /// when the `Poller` is dropped.
+    #[derive(Default)]
+    pub struct Poller(Mutex<Option<Sender<(wgpu::SubmissionIndex, Mapping)>>>);
+
+    impl Poller {
+        /// Has `mapping` end once the device has done everything up to `submission`.
+        pub fn watch(&self, device: &wgpu::Device, submission: wgpu::SubmissionIndex, mapping: Mapping) {
+            let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let sender = sender.get_or_insert_with(|| Poller::start(device.clone()));
+            if let Err(unsent) = sender.send((submission, mapping)) {
+                unsent.0.1.end(false);
+            }
+        }
+
+        fn start(device: wgpu::Device) -> Sender<(wgpu::SubmissionIndex, Mapping)> {
+            let (sender, receiver) = channel::<(wgpu::SubmissionIndex, Mapping)>();
+            let poll = move || {
+                for (submission, mapping) in receiver {
+                    let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
+                    // wgpu panics if the device is lost while it waits. It has told why before.
+                    let _ = catch_unwind(AssertUnwindSafe(|| device.poll(wait)));
+                    // wgpu has called back by now, unless the device is lost.
+                    mapping.end(false);
+                }
+            };
+            // Where no thread can be started, the receiver is dropped with the closure, and `watch` says that nothing came.
+            let _ = std::thread::Builder::new().name("t5-poller".into()).spawn(poll);
+            sender
+        }
+    }
+}
