@@ -37,6 +37,9 @@ pub enum Error {
     /// The driver failed, or a call was refused: a bug in this program or its driver.
     #[error("the GPU's driver failed or refused a call: {0}")]
     Driver(String),
+    /// The model was unloaded, and not opened again.
+    #[error("the model is unloaded: reopen it first")]
+    Unloaded,
     /// The caller wanted it to stop.
     #[error("stopped before the end")]
     Cancelled,

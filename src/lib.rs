@@ -15,9 +15,11 @@ pub mod plan;
 pub mod recipe;
 pub mod report;
 pub mod rng;
+pub mod t5;
 pub mod tokenizer;
 pub mod train;
 pub mod tune;
 pub mod verify;
 
 pub use error::{Error, Result};
+pub use t5::T5;

@@ -1,9 +1,10 @@
-//! Tensors in and out: the safetensors of HuggingFace's model folders.
+//! Tensors in and out: the safetensors of HuggingFace's model folders, and whatever else is a [`WeightSource`].
 
-mod reader;
+mod safetensors_files;
+mod weights;
 mod writer;
 
-pub use reader::Weights;
-pub(crate) use reader::other_format;
 pub use safetensors::Dtype;
+pub(crate) use safetensors_files::other_format;
+pub use weights::{TensorInfo, WeightSource, Weights};
 pub use writer::write_model;

@@ -42,7 +42,10 @@ impl Caps {
     pub(super) fn of_device(device: &wgpu::Device) -> Result<Caps> {
         let (info, limits) = (device.adapter_info(), device.limits());
         if let Some(lack) = lacking(&limits) {
-            return Err(Error::Adapter(format!("the device of {} {lack}: open it with the adapter's limits", info.name)));
+            return Err(Error::Adapter(format!(
+                "the device of {} {lack}: open it with the adapter's limits",
+                info.name
+            )));
         }
         // Which compiler of DirectX 12 was chosen, nobody says.
         let compiler = compiler(info.backend, &wgpu::Dx12Compiler::Auto);

@@ -7,6 +7,9 @@ use crate::error::{Error, Result};
 /// What wgpu says when a driver that has no memory left takes the device along.
 const OUT_OF_MEMORY: &str = "Out of memory";
 
+/// Why a device is lost of which nobody told us more.
+pub(super) const NO_ANSWER: &str = "it no longer answers";
+
 /// What a device reported outside of any call of ours, until [`Faults::check`] hands it out.
 #[derive(Default)]
 pub(super) struct Faults(Mutex<Found>);
@@ -36,6 +39,13 @@ impl Faults {
 
     pub fn report(&self, error: wgpu::Error) {
         let mut found = self.found();
+        // What is made on a lost device is invalid, without a word; only its use is refused. That may come before the news of
+        // the loss, which for an application's device goes elsewhere.
+        let refused =
+            matches!(&error, wgpu::Error::Validation { description, .. } if description.contains("is invalid"));
+        if refused && found.first.is_none() {
+            found.lost.get_or_insert_with(|| NO_ANSWER.into());
+        }
         // Once the device is gone, every call fails, and says less than that.
         if found.lost.is_none() {
             found.first.get_or_insert_with(|| translated(error, None));

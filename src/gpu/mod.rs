@@ -24,6 +24,8 @@ pub use buffer::{Buffer, Readback, Slice};
 pub use compile::{Compiling, Stopwatch};
 pub use program::{Dispatch, Program, ProgramBuilder, StepTime};
 pub use shader::{Constant, Header, Param, Shader};
+/// The version of wgpu that [`Gpu::from_wgpu`] takes devices of.
+pub use wgpu;
 pub use work::{StepWork, Work};
 
 use crate::error::{Error, Result};
@@ -146,6 +148,16 @@ impl Gpu {
         &self.inner.caps
     }
 
+    /// How it was opened.
+    pub fn options(&self) -> &GpuOptions {
+        &self.inner.options
+    }
+
+    /// Whether it is an application's: see [`Gpu::from_wgpu`].
+    pub fn is_shared(&self) -> bool {
+        self.inner.shared
+    }
+
     /// Whether shaders carry bounds checks.
     pub fn checked(&self) -> bool {
         self.inner.options.checked
@@ -154,6 +166,12 @@ impl Gpu {
     /// Hands out the error that the driver reported since the last call, if any. A lost device is reported each time.
     pub fn check(&self) -> Result<()> {
         self.inner.faults.check()
+    }
+
+    /// Gives the device up, with everything in its memory: every call in progress and every later one ends with `DeviceLost`, for
+    /// all that use it.
+    pub fn destroy(&self) {
+        self.inner.device.destroy();
     }
 
     /// Waits until everything submitted so far has run. Blocks the calling thread.
@@ -199,14 +217,20 @@ impl Gpu {
 
     /// A device that does not answer is lost, even where nobody has said so: an application has the callback of its own.
     fn no_answer(&self) -> Error {
-        self.inner.faults.lose("it no longer answers".into());
+        self.inner.faults.lose(fault::NO_ANSWER.into());
         self.check().err().unwrap_or_else(|| Error::Driver("no answer".into()))
     }
 
-    /// Waits until everything written so far has arrived, and gives the memory on its way there back.
+    /// Waits until everything written so far has arrived, and gives the memory on its way there back. Blocks the calling thread.
     pub fn flush(&self) -> Result<()> {
         self.inner.queue.submit([]);
-        self.wait()
+        self.wait()?;
+        if self.inner.shared {
+            // Writes to a lost device are silent. A readback is not.
+            let any = self.buffer("flush", 16)?;
+            pollster::block_on(self.read::<u32>(&any, 0..4))?;
+        }
+        Ok(())
     }
 }
 
@@ -247,7 +271,7 @@ mod tests {
     fn a_destroyed_device_is_lost_to_every_call() {
         let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
         let buffer = gpu.buffer_of("data", &[1u32, 2, 3, 4]).unwrap();
-        gpu.inner.device.destroy();
+        gpu.destroy();
         for _ in 0..2 {
             let lost = |result: Result<()>| assert!(matches!(result, Err(Error::DeviceLost(_))), "{result:?}");
             lost(gpu.wait());

@@ -11,6 +11,7 @@ mod shapes;
 mod storage;
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -45,6 +46,29 @@ pub struct Model {
     constants: HashMap<&'static str, Buffer>,
 }
 
+/// What a model is made of before it is on a device.
+#[derive(Debug)]
+pub struct ModelParts {
+    pub config: T5Config,
+    pub generation: GenerationConfig,
+    pub weights: Weights,
+}
+
+impl ModelParts {
+    /// Opens a HuggingFace folder. Of the weights only the headers are read yet.
+    ///
+    /// # Errors
+    /// A file is missing or damaged, or this is no T5 that writes text.
+    pub fn open(dir: &Path) -> Result<ModelParts> {
+        crate::files::recover(dir)?;
+        let config = T5Config::from_dir(dir)?;
+        let generation = GenerationConfig::from_dir(dir, &config)?;
+        let weights = Weights::open(dir)?;
+        weights.expect_decoder()?;
+        Ok(ModelParts { config, generation, weights })
+    }
+}
+
 impl Model {
     /// A model with fresh random weights; the same seed gives the same weights on every adapter.
     pub fn init(gpu: &Gpu, config: T5Config, seed: u64) -> Result<Model> {
@@ -69,27 +93,43 @@ impl Model {
         Model::load_as(gpu, dir, Storage::F32)
     }
 
-    /// [`Model::load`] with weights held as `storage` says. Tensors are read one at a time: the host needs memory for the largest.
+    /// [`Model::load`] with weights held as `storage` says.
     ///
     /// # Errors
     /// Also `Numeric` where a weight is beyond the range of f16.
     pub fn load_as(gpu: &Gpu, dir: &Path, storage: Storage) -> Result<(Model, Vec<String>)> {
-        crate::files::recover(dir)?;
-        let config = T5Config::from_dir(dir)?;
-        let generation = GenerationConfig::from_dir(dir, &config)?;
-        let weights = Weights::open(dir)?;
-        weights.expect_decoder()?;
+        Model::upload(gpu, &ModelParts::open(dir)?, storage, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// Puts a model on a device, with weights held as `storage` says. Tensors are read one at a time: the host needs memory for
+    /// the largest. `on_progress` hears after each how many numbers are there, of how many; its `Break` stops.
+    ///
+    /// # Errors
+    /// `File` for a tensor that is missing, of another shape than the configuration asks for, or not finite; `Numeric` for a
+    /// weight beyond the range of f16; `OutOfMemory`; `Cancelled`.
+    pub fn upload(
+        gpu: &Gpu,
+        parts: &ModelParts,
+        storage: Storage,
+        on_progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<(Model, Vec<String>)> {
+        let ModelParts { config, generation, weights } = parts;
         let untied = weights.contains("lm_head.weight");
         let (scale, rule) = config.output_scale(untied);
         let mut remarks = vec![rule];
         remarks.extend(generation.remark());
         let embedding = weights.embedding_name()?;
-        let wanted = |name: &str| storage.wanted(&weights, in_file(name, embedding));
-        let mut model = Model::allocate(gpu, config, untied, scale, &wanted)?;
-        model.generation = generation;
+        let wanted = |name: &str| storage.wanted(weights, in_file(name, embedding));
+        let mut model = Model::allocate(gpu, config.clone(), untied, scale, &wanted)?;
+        model.generation = generation.clone();
+        let (mut done, total) = (0, model.layout.n_params() as u64);
         for tensor in model.layout.tensors() {
             model.write_tensor(tensor, &weights.read_f32(in_file(&tensor.name, embedding), &tensor.shape)?)?;
             gpu.flush()?;
+            done += tensor.len() as u64;
+            if on_progress(done, total).is_break() {
+                return Err(Error::Cancelled);
+            }
         }
         remarks.extend(storage::remark(&model.layout, |tensor| wanted(&tensor.name)));
         let unused = weights.unused(model.layout.tensors().iter().map(|t| t.name.as_str()));

@@ -1,145 +1,59 @@
-//! Reads safetensors: one file, or a folder with `model.safetensors` or its shards.
+//! The safetensors format: one file, a folder with `model.safetensors` or its shards, or bytes in memory.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::{Component, Path, PathBuf};
 
-use half::{bf16, f16};
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use serde::Deserialize;
 
+use super::weights::{TensorInfo, WeightSource};
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 
-/// The tensors of a checkpoint, mapped into memory and converted only when asked for.
-#[derive(Debug)]
-pub struct Weights {
+/// Tensors in safetensors files, mapped into memory.
+pub(super) struct SafetensorsFiles {
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, Tensor>,
     /// What the user named: the folder or the file.
     path: PathBuf,
 }
 
-impl Weights {
-    /// Opens the weights in a model folder: `model.safetensors`, or the shards that `model.safetensors.index.json`
-    /// lists. Headers are checked completely (lengths, offsets, shapes), tensor values by [`Weights::read_f32`].
-    pub fn open(dir: impl AsRef<Path>) -> Result<Weights> {
-        let dir = dir.as_ref();
+impl SafetensorsFiles {
+    pub fn open_folder(dir: &Path) -> Result<SafetensorsFiles> {
         let single = dir.join("model.safetensors");
         let index = dir.join("model.safetensors.index.json");
         if single.exists() {
-            Ok(Weights { path: dir.to_path_buf(), ..Weights::open_file(&single)? })
+            Ok(SafetensorsFiles { path: dir.to_path_buf(), ..SafetensorsFiles::open(&single)? })
         } else if index.exists() {
-            Weights::open_shards(dir, &index)
+            SafetensorsFiles::open_shards(dir, &index)
         } else {
             Err(no_weights(dir))
         }
     }
 
-    /// Opens one safetensors file, whatever tensors it holds.
-    pub fn open_file(path: impl AsRef<Path>) -> Result<Weights> {
-        let path = path.as_ref();
-        let file = MappedFile::open(path)?;
-        let tensors = file.tensors(0)?;
-        Ok(Weights { files: vec![file], tensors, path: path.to_path_buf() })
+    pub fn open(path: &Path) -> Result<SafetensorsFiles> {
+        SafetensorsFiles::of_one(MappedFile::open(path)?)
     }
 
-    /// All names, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
+    pub fn from_bytes(name: &Path, bytes: Vec<u8>) -> Result<SafetensorsFiles> {
+        SafetensorsFiles::of_one(MappedFile { path: name.to_path_buf(), contents: Contents::InMemory(bytes) })
     }
 
-    pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+    fn of_one(file: MappedFile) -> Result<SafetensorsFiles> {
+        let (tensors, path) = (file.tensors(0)?, file.path.clone());
+        Ok(SafetensorsFiles { files: vec![file], tensors, path })
     }
 
-    pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
-    }
-
-    /// The type in which a tensor is stored.
-    pub fn dtype(&self, name: &str) -> Option<Dtype> {
-        self.tensors.get(name).map(|tensor| tensor.dtype)
-    }
-
-    /// A tensor's values, row-major, as f32; stored may be f32, f16, bf16 or f64. An error if the tensor is missing, has
-    /// another shape than `expected`, or holds a NaN or an infinity.
-    pub fn read_f32(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>> {
-        let (tensor, file) = self.find(name, expected)?;
-        let bytes = file.data(tensor);
-        let values = match tensor.dtype {
-            Dtype::F32 => convert(bytes, f32::from_le_bytes),
-            Dtype::F16 => convert(bytes, |b| f16::from_le_bytes(b).to_f32()),
-            Dtype::BF16 => convert(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-            Dtype::F64 => convert(bytes, |b| f64::from_le_bytes(b) as f32),
-            other => {
-                let what = "only F32, F16, BF16 and F64 can be read; convert the checkpoint (quantized weights must be \
-                            dequantized first)";
-                return Err(Error::file(&file.path, format!("tensor {name} is stored as {other}; {what}")));
-            }
-        };
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            let what = format!(
-                "tensor {name} holds {} at element {at}: the file is damaged, or was saved after training diverged",
-                values[at]
-            );
-            return Err(Error::file(&file.path, what));
-        }
-        Ok(values)
-    }
-
-    /// A tensor's bytes as stored (little-endian, row-major). An error if it is missing or of another type or shape.
-    pub fn read_bytes(&self, name: &str, dtype: Dtype, expected: &[usize]) -> Result<&[u8]> {
-        let (tensor, file) = self.find(name, expected)?;
-        if tensor.dtype != dtype {
-            let what = format!("tensor {name} is stored as {}, expected {dtype}", tensor.dtype);
-            return Err(Error::file(&file.path, what));
-        }
-        Ok(file.data(tensor))
-    }
-
-    /// Refuses a file that is part of a T5, or one with another head: neither writes text.
-    ///
-    /// # Errors
-    /// Say what it is.
-    pub fn expect_decoder(&self) -> Result<()> {
-        let what = if self.names().any(|name| name.starts_with("decoder.")) {
-            return Ok(());
-        } else if self.names().any(|name| name.starts_with("transformer.")) {
-            "this is a T5 with a head for classification (such as T5ForSequenceClassification), which writes no text and cannot \
-             be used here: take the model that it was fine-tuned from, and train it to write the labels as words"
-        } else if self.names().any(|name| name.starts_with("encoder.")) {
-            "this is an encoder without a decoder (T5EncoderModel, as sentence embeddings and image generators use it), which \
-             writes no text and cannot be used here: take the whole T5 that it was taken from"
-        } else {
-            return Ok(());
-        };
-        Err(Error::file(&self.path, what))
-    }
-
-    /// The name under which this checkpoint stores the embedding that encoder and decoder share.
-    pub fn embedding_name(&self) -> Result<&'static str> {
-        EMBEDDINGS.into_iter().find(|name| self.contains(name)).ok_or_else(|| {
-            let what = format!("no embedding among the tensors (looked for {})", EMBEDDINGS.join(", "));
-            Error::file(&self.path, what)
-        })
-    }
-
-    /// Tensors of the file that are not `expected`, sorted. Leaves out what old T5 files are known to carry in vain:
-    /// copies of the embedding and a bias table for cross-attention, which has no position bias.
-    pub fn unused<'a>(&self, expected: impl IntoIterator<Item = &'a str>) -> Vec<&str> {
-        let expected: BTreeSet<&str> = expected.into_iter().chain(EMBEDDINGS).chain([CROSS_ATTENTION_BIAS]).collect();
-        self.names().filter(|name| !expected.contains(name)).collect()
-    }
-
-    fn open_shards(dir: &Path, index_path: &Path) -> Result<Weights> {
+    fn open_shards(dir: &Path, index_path: &Path) -> Result<SafetensorsFiles> {
         let text = files::read_text(index_path, SETTINGS_LIMIT)?;
         let index: ShardIndex = serde_json::from_str(&text)
             .map_err(|e| Error::line(index_path, e.line(), format!("not an index of safetensors shards: {e}")))?;
         let shards: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
-        let mut weights = Weights { files: Vec::new(), tensors: BTreeMap::new(), path: dir.to_path_buf() };
+        let mut weights = SafetensorsFiles { files: Vec::new(), tensors: BTreeMap::new(), path: dir.to_path_buf() };
         for shard in shards {
             // A hostile index must not make us open files elsewhere.
             let mut components = Path::new(shard).components();
@@ -157,7 +71,7 @@ impl Weights {
             weights.tensors.extend(file.tensors(weights.files.len())?.into_iter().filter(|(name, _)| wanted(name)));
             weights.files.push(file);
         }
-        match index.weight_map.iter().find(|(name, _)| !weights.contains(name)) {
+        match index.weight_map.iter().find(|(name, _)| !weights.tensors.contains_key(name.as_str())) {
             None => Ok(weights),
             Some((name, shard)) => {
                 let what =
@@ -166,43 +80,53 @@ impl Weights {
             }
         }
     }
+}
 
-    fn find(&self, name: &str, expected: &[usize]) -> Result<(&Tensor, &MappedFile)> {
-        let Some(tensor) = self.tensors.get(name) else {
-            let what = format!(
-                "tensor {name} with shape {expected:?} is missing; do configuration and weights belong to one model?"
-            );
-            return Err(Error::file(&self.path, what));
-        };
-        let file = &self.files[tensor.file];
-        if tensor.shape != expected {
-            let what = format!(
-                "tensor {name} has shape {:?}, but the configuration asks for {expected:?}; do they belong to one model?",
-                tensor.shape
-            );
-            return Err(Error::file(&file.path, what));
+impl WeightSource for SafetensorsFiles {
+    fn tensors(&self) -> BTreeMap<String, TensorInfo> {
+        self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.info.clone())).collect()
+    }
+
+    fn read(&self, name: &str) -> Result<Cow<'_, [u8]>> {
+        match self.tensors.get(name) {
+            Some(tensor) => Ok(self.files[tensor.file].contents[tensor.range.clone()].into()),
+            None => Err(Error::file(&self.path, format!("there is no tensor {name}"))),
         }
-        Ok((tensor, file))
+    }
+
+    fn place(&self, tensor: Option<&str>) -> PathBuf {
+        let tensor = tensor.and_then(|name| self.tensors.get(name));
+        tensor.map_or(&self.path, |tensor| &self.files[tensor.file].path).clone()
     }
 }
 
-const EMBEDDINGS: [&str; 3] = ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
-const CROSS_ATTENTION_BIAS: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
-
-#[derive(Debug)]
 struct Tensor {
-    /// Index into [`Weights::files`].
+    /// Index into [`SafetensorsFiles::files`].
     file: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
+    info: TensorInfo,
     /// Byte range in the file, checked to lie within it.
     range: Range<usize>,
 }
 
-#[derive(Debug)]
 struct MappedFile {
     path: PathBuf,
-    map: Mmap,
+    contents: Contents,
+}
+
+enum Contents {
+    Mapped(Mmap),
+    InMemory(Vec<u8>),
+}
+
+impl Deref for Contents {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Contents::Mapped(map) => map,
+            Contents::InMemory(bytes) => bytes,
+        }
+    }
 }
 
 impl MappedFile {
@@ -214,26 +138,21 @@ impl MappedFile {
         // SAFETY: the mapping is read-only. A file that another program changes meanwhile would yield changed numbers, or
         // a signal if it shrinks; this program never writes into an existing weights file, it replaces it by a rename.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        Ok(MappedFile { path: path.to_path_buf(), map })
+        Ok(MappedFile { path: path.to_path_buf(), contents: Contents::Mapped(map) })
     }
 
     fn tensors(&self, file: usize) -> Result<BTreeMap<String, Tensor>> {
-        let (header_len, metadata) = SafeTensors::read_metadata(&self.map).map_err(|e| {
+        let (header_len, metadata) = SafeTensors::read_metadata(&self.contents).map_err(|e| {
             let what = "not a complete safetensors file";
             Error::file(&self.path, format!("{what}: {e} (an interrupted download? fetch or copy it again)"))
         })?;
         let data_start = size_of::<u64>() + header_len;
         let tensor = |info: &safetensors::tensor::TensorInfo| Tensor {
             file,
-            dtype: info.dtype,
-            shape: info.shape.clone(),
+            info: TensorInfo { dtype: info.dtype, shape: info.shape.clone() },
             range: data_start + info.data_offsets.0..data_start + info.data_offsets.1,
         };
         Ok(metadata.tensors().into_iter().map(|(name, info)| (name, tensor(info))).collect())
-    }
-
-    fn data(&self, tensor: &Tensor) -> &[u8] {
-        &self.map[tensor.range.clone()]
     }
 }
 
@@ -241,12 +160,6 @@ impl MappedFile {
 struct ShardIndex {
     /// Tensor name to shard file.
     weight_map: BTreeMap<String, String>,
-}
-
-/// Stored elements need not be aligned, so they are assembled from bytes.
-fn convert<const N: usize>(bytes: &[u8], from_le: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    let (elements, _) = bytes.as_chunks::<N>();
-    elements.iter().map(|&element| from_le(element)).collect()
 }
 
 /// Names the remedy for folders that hold a model in another format.

@@ -1,0 +1,124 @@
+//! Opening a [`T5`]: what it is made of, on which device, and who hears of the progress.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::worker::{self, Engine};
+use super::{Pending, T5};
+use crate::error::Result;
+use crate::gpu::{Gpu, GpuOptions};
+use crate::model::{ModelParts, Storage};
+use crate::tokenizer::Tokenizer;
+
+/// What a [`T5`] is loaded from, at first and whenever it is opened again.
+#[derive(Clone)]
+pub enum ModelSource {
+    /// A HuggingFace folder with `config.json`, weights and a tokenizer.
+    Folder(PathBuf),
+    /// The parts, from wherever the application has them.
+    Parts { parts: Arc<ModelParts>, tokenizer: Tokenizer },
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for ModelSource {
+    fn from(folder: &P) -> ModelSource {
+        ModelSource::Folder(folder.as_ref().to_path_buf())
+    }
+}
+
+impl From<PathBuf> for ModelSource {
+    fn from(folder: PathBuf) -> ModelSource {
+        ModelSource::Folder(folder)
+    }
+}
+
+impl ModelSource {
+    pub(super) fn open(&self) -> Result<(Arc<ModelParts>, Tokenizer)> {
+        Ok(match self {
+            ModelSource::Folder(dir) => (Arc::new(ModelParts::open(dir)?), Tokenizer::from_dir(dir)?),
+            ModelSource::Parts { parts, tokenizer } => (parts.clone(), tokenizer.clone()),
+        })
+    }
+}
+
+/// How far loading has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Numbers of the model that are on the device.
+    pub done: u64,
+    pub total: u64,
+}
+
+/// Who hears of the progress.
+pub(super) type OnProgress = Box<dyn FnMut(LoadProgress) + Send>;
+
+/// Choices about how a [`T5`] is loaded: see [`T5::builder`].
+pub struct T5Builder {
+    pub(super) source: ModelSource,
+    pub(super) gpu: Option<Gpu>,
+    pub(super) gpu_options: GpuOptions,
+    pub(super) storage: Storage,
+    pub(super) on_progress: OnProgress,
+}
+
+impl T5Builder {
+    pub(super) fn new(source: ModelSource) -> T5Builder {
+        T5Builder {
+            source,
+            gpu: None,
+            gpu_options: GpuOptions::default(),
+            storage: Storage::AsStored,
+            on_progress: Box::new(|_| ()),
+        }
+    }
+
+    /// Uses this device: one that other models use, too, or an application's own ([`Gpu::from_wgpu`]).
+    #[must_use]
+    pub fn gpu(mut self, gpu: &Gpu) -> T5Builder {
+        self.gpu = Some(gpu.clone());
+        self
+    }
+
+    /// Opens a device with these options, if none is given.
+    #[must_use]
+    pub fn gpu_options(mut self, options: GpuOptions) -> T5Builder {
+        self.gpu_options = options;
+        self
+    }
+
+    /// How the weights are held; [`Storage::AsStored`] unless said otherwise.
+    #[must_use]
+    pub fn storage(mut self, storage: Storage) -> T5Builder {
+        self.storage = storage;
+        self
+    }
+
+    /// Has `on_progress` told after each tensor, on the thread that loads.
+    #[must_use]
+    pub fn progress(mut self, on_progress: impl FnMut(LoadProgress) + Send + 'static) -> T5Builder {
+        self.on_progress = Box::new(on_progress);
+        self
+    }
+
+    /// Begins to load.
+    ///
+    /// # Errors
+    /// Those of [`T5::load`].
+    pub fn load(self) -> Pending<T5> {
+        let (reply, canceller, pending) = Pending::new();
+        worker::spawn(self, reply, canceller);
+        pending
+    }
+
+    /// The device that was given, or a new one. This lets go of it: it may be lost one day.
+    pub(super) async fn open_gpu(&mut self) -> Result<Gpu> {
+        match self.gpu.take() {
+            Some(gpu) => Ok(gpu),
+            None => Gpu::open(&self.gpu_options).await,
+        }
+    }
+
+    /// Loads the model onto a device.
+    pub(super) fn engine(&mut self, gpu: &Gpu, parts: &ModelParts, wanted: &dyn Fn() -> bool) -> Result<Engine> {
+        Engine::load(gpu, parts, self.storage, &mut self.on_progress, wanted)
+    }
+}

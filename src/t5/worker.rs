@@ -1,0 +1,223 @@
+//! What works behind a [`T5`]: a loop over the calls of all its handles.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+use futures_channel::{mpsc, oneshot};
+use futures_core::Stream as _;
+
+use super::load::OnProgress;
+use super::{Answer, AnswerPiece, Canceller, LoadProgress, MemoryUse, Shared, State, T5, T5Builder};
+use crate::error::{Error, Result};
+use crate::generate::{GenerateOptions, Generator};
+use crate::gpu::Gpu;
+use crate::model::{Model, ModelParts, Storage};
+use crate::tokenizer::Tokenizer;
+
+type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// A call, and where its result goes.
+pub(super) enum Job {
+    Generate {
+        text: String,
+        reply: Reply<String>,
+        canceller: Canceller,
+    },
+    Answer {
+        texts: Vec<String>,
+        options: GenerateOptions,
+        reply: Reply<Vec<Answer>>,
+        canceller: Canceller,
+    },
+    Stream {
+        text: String,
+        options: GenerateOptions,
+        pieces: mpsc::UnboundedSender<Result<AnswerPiece>>,
+        canceller: Canceller,
+    },
+    Options {
+        reply: Reply<GenerateOptions>,
+    },
+    Unload {
+        reply: Reply<()>,
+    },
+    Reopen {
+        gpu: Option<Gpu>,
+        reply: Reply<()>,
+        canceller: Canceller,
+    },
+}
+
+/// Starts the worker, which loads the model and then answers calls until the last handle is dropped.
+pub(super) fn spawn(builder: T5Builder, reply: Reply<T5>, canceller: Canceller) {
+    #[cfg(target_arch = "wasm32")]
+    wasm_bindgen_futures::spawn_local(run(builder, reply, canceller));
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        let work = move || pollster::block_on(run(builder, reply, canceller));
+        // Where no thread can be started the reply is dropped with the closure, which its `Pending` tells.
+        let _ = std::thread::Builder::new().name("t5".into()).spawn(work);
+    }
+}
+
+async fn run(mut builder: T5Builder, reply: Reply<T5>, canceller: Canceller) {
+    let (mut worker, mut queue) = match Worker::open(&mut builder, &canceller).await {
+        Ok((engine, shared)) => {
+            let (jobs, queue) = mpsc::unbounded();
+            let worker = Worker { builder, engine: Some(engine), shared: shared.clone() };
+            // If nobody waits for the handle any more, it is dropped here, and the queue ends at once.
+            worker.finish(reply, Ok(T5 { jobs, shared }));
+            (worker, queue)
+        }
+        Err(error) => {
+            let _ = reply.send(Err(error));
+            return;
+        }
+    };
+    while let Some(job) = std::future::poll_fn(|context| std::pin::Pin::new(&mut queue).poll_next(context)).await {
+        worker.answer(job).await;
+    }
+}
+
+/// The model on the device.
+pub(super) struct Engine {
+    generator: Generator,
+}
+
+impl Engine {
+    pub fn load(
+        gpu: &Gpu,
+        parts: &ModelParts,
+        storage: Storage,
+        on_progress: &mut OnProgress,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<Engine> {
+        let mut tell = |done, total| {
+            on_progress(LoadProgress { done, total });
+            if is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let (model, _) = Model::upload(gpu, parts, storage, &mut tell)?;
+        Ok(Engine { generator: Generator::new(model) })
+    }
+}
+
+struct Worker {
+    /// Loads the model again.
+    builder: T5Builder,
+    /// `None` while the model is unloaded.
+    engine: Option<Engine>,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    async fn open(builder: &mut T5Builder, canceller: &Canceller) -> Result<(Engine, Arc<Shared>)> {
+        let (parts, tokenizer) = builder.source.open()?;
+        parts.config.check_vocabulary(tokenizer.vocab_size())?;
+        let gpu = builder.open_gpu().await?;
+        let engine = builder.engine(&gpu, &parts, &|| canceller.is_cancelled())?;
+        let state = Mutex::new(State { gpu, memory: MemoryUse::default() });
+        Ok((engine, Arc::new(Shared { tokenizer, config: parts.config.clone(), state })))
+    }
+
+    /// Hands a result out, after the handles can see what the model now holds.
+    fn finish<T>(&self, reply: Reply<T>, result: Result<T>) {
+        self.publish();
+        // Whoever dropped the other end does not want it.
+        let _ = reply.send(result);
+    }
+
+    fn publish(&self) {
+        let memory = self.engine.as_ref().map(|Engine { generator }| MemoryUse {
+            weights: generator.model.layout.bytes(),
+            working: generator.bytes(),
+        });
+        self.shared.state().memory = memory.unwrap_or_default();
+    }
+
+    async fn answer(&mut self, job: Job) {
+        match job {
+            Job::Generate { text, reply, canceller } => {
+                let answers = match self.options() {
+                    Ok(options) => self.answers(&[text], &options, &canceller, &mut |_| ()).await,
+                    Err(error) => Err(error),
+                };
+                let text = answers.map(|mut answers| answers.pop().map(|answer| answer.text).unwrap_or_default());
+                self.finish(reply, text);
+            }
+            Job::Answer { texts, options, reply, canceller } => {
+                let answers = self.answers(&texts, &options, &canceller, &mut |_| ()).await;
+                self.finish(reply, answers);
+            }
+            Job::Stream { text, options, pieces, canceller } => {
+                let mut shown = self.shared.tokenizer.stream();
+                let mut on_ids = |ids: &[u32]| {
+                    let text = ids.iter().map(|&id| shown.push(id)).collect();
+                    let _ = pieces.unbounded_send(Ok(AnswerPiece { text, ids: ids.to_vec() }));
+                };
+                let made = self.answers(&[text], &options, &canceller, &mut on_ids).await;
+                self.publish();
+                let text = shown.finish();
+                let last = (!text.is_empty()).then(|| Ok(AnswerPiece { text, ids: Vec::new() }));
+                if let Some(last) = made.map_or_else(|error| Some(Err(error)), |_| last) {
+                    let _ = pieces.unbounded_send(last);
+                }
+            }
+            Job::Options { reply } => self.finish(reply, self.options()),
+            Job::Unload { reply } => {
+                self.engine = None;
+                // wgpu frees what was dropped when the device is next polled.
+                let freed = self.shared.state().gpu.flush();
+                self.finish(reply, freed);
+            }
+            Job::Reopen { gpu, reply, canceller } => {
+                let opened = self.reopen(gpu, &canceller).await;
+                self.finish(reply, opened);
+            }
+        }
+    }
+
+    fn options(&self) -> Result<GenerateOptions> {
+        let model = &self.engine.as_ref().ok_or(Error::Unloaded)?.generator.model;
+        let limit = Some(self.shared.tokenizer.vocab_size());
+        let default = GenerateOptions { limit, ..GenerateOptions::default() };
+        let max_new_tokens = model.generation.max_new_tokens.unwrap_or(default.max_new_tokens);
+        Ok(GenerateOptions { max_new_tokens, ..default })
+    }
+
+    async fn answers(
+        &mut self,
+        texts: &[String],
+        options: &GenerateOptions,
+        canceller: &Canceller,
+        on_ids: &mut dyn FnMut(&[u32]),
+    ) -> Result<Vec<Answer>> {
+        let generator = &mut self.engine.as_mut().ok_or(Error::Unloaded)?.generator;
+        let tokenizer = &self.shared.tokenizer;
+        let ids: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode_with_eos(text)).collect::<Result<_>>()?;
+        let mut on_tokens = |_: usize, ids: &[u32]| {
+            on_ids(ids);
+            if canceller.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let made = generator.generate(&ids, options, &mut on_tokens).await?;
+        if canceller.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        Ok(made.into_iter().map(|generation| Answer { text: tokenizer.decode(&generation.ids), generation }).collect())
+    }
+
+    async fn reopen(&mut self, gpu: Option<Gpu>, canceller: &Canceller) -> Result<()> {
+        // The memory of the old model is free before the new one takes its own.
+        self.engine = None;
+        let old = self.shared.state().gpu.clone();
+        let gpu = match (gpu, old.check()) {
+            (Some(gpu), _) => gpu,
+            (None, Err(error @ Error::DeviceLost(_))) if old.is_shared() => return Err(error),
+            (None, Err(Error::DeviceLost(_))) => Gpu::open(old.options()).await?,
+            (None, _) => old,
+        };
+        let (parts, _): (_, Tokenizer) = self.builder.source.open()?;
+        self.engine = Some(self.builder.engine(&gpu, &parts, &|| canceller.is_cancelled())?);
+        self.shared.state().gpu = gpu;
+        Ok(())
+    }
+}
