@@ -74,7 +74,6 @@ impl Model {
     /// # Errors
     /// Also `Numeric` where a weight is beyond the range of f16.
     pub fn load_as(gpu: &Gpu, dir: &Path, storage: Storage) -> Result<(Model, Vec<String>)> {
-        crate::files::recover(dir)?;
         let config = T5Config::from_dir(dir)?;
         let generation = GenerationConfig::from_dir(dir, &config)?;
         let weights = Weights::open(dir)?;
