@@ -33,6 +33,7 @@ check: toolchain
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --all-targets -- -D warnings
 	$(CARGO) clippy --release --lib --no-default-features -- -D warnings
+	$(CARGO) clippy --release --lib --no-default-features --features train -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --no-deps
 
 bench: toolchain

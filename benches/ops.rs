@@ -3,10 +3,13 @@
 //! One iteration replays the op's plan once: encode, submit, wait. So every figure holds the round trip of a submit, and
 //! of the smallest ops little else. `gradient` includes the forward kernels whose results the backward ones read.
 
+#[path = "../tests/common/gpu.rs"]
+mod adapter;
+
 use std::sync::OnceLock;
 
 use divan::Bencher;
-use t5_wgpu::gpu::{Gpu, GpuOptions};
+use t5_wgpu::gpu::Gpu;
 use t5_wgpu::verify::{Timed, bench_cases};
 
 static GPU: OnceLock<Gpu> = OnceLock::new();
@@ -44,5 +47,5 @@ fn names(timed: Timed) -> Vec<String> {
 
 /// The adapter that T5_ADAPTER names, or the most capable one.
 fn gpu() -> &'static Gpu {
-    GPU.get_or_init(|| pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter"))
+    GPU.get_or_init(adapter::gpu)
 }

@@ -4,9 +4,13 @@
 //! On Linux it is the thread's processor time, which neither the device's work (another thread's, on a software adapter)
 //! nor other processes enter; elsewhere it is wall time.
 
+#[path = "../tests/common/gpu.rs"]
+mod adapter;
+
 use std::time::Instant;
 
-use t5_wgpu::gpu::{Gpu, GpuOptions};
+use adapter::gpu;
+use t5_wgpu::gpu::Gpu;
 use t5_wgpu::graph::{Add, Dtype, Graph};
 use t5_wgpu::ops::RmsNorm;
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
@@ -17,7 +21,7 @@ const REPLAYS: usize = 100;
 const SAMPLES: usize = 3;
 
 fn main() {
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    let gpu = gpu();
     println!("adapter: {}", gpu.caps());
     let plans = [("one kernel", plan(&gpu, false)), ("alternating kernels", plan(&gpu, true))];
     let mut times = [const { Vec::new() }; 2];

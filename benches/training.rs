@@ -3,13 +3,16 @@
 //! The rate counts source and target positions; no sequence is padded. `adamw` and `adafactor` differ by the optimiser
 //! alone; `evaluate` is the loss without gradients.
 
+#[path = "../tests/common/gpu.rs"]
+mod adapter;
+
 use std::sync::OnceLock;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use t5_wgpu::batch::{Batch, BatchShape};
 use t5_wgpu::bench::random_batch;
-use t5_wgpu::gpu::{Gpu, GpuOptions};
+use t5_wgpu::gpu::Gpu;
 use t5_wgpu::model::{Model, T5Config};
 use t5_wgpu::train::engine::{Engine, Regularization};
 use t5_wgpu::train::optimizer::OptimizerConfig;
@@ -88,5 +91,5 @@ fn parse(shape: &str) -> BatchShape {
 
 /// The adapter that T5_ADAPTER names, or the most capable one.
 fn gpu() -> &'static Gpu {
-    GPU.get_or_init(|| pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter"))
+    GPU.get_or_init(adapter::gpu)
 }

@@ -8,10 +8,10 @@ use t5_wgpu::ops::{Matmul, MatmulLayout};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
 
 fn main() -> t5_wgpu::Result<()> {
-    for adapter in pollster::block_on(list_adapters(&GpuOptions::from_env()))? {
+    for adapter in pollster::block_on(list_adapters(&GpuOptions::default()))? {
         println!("{}: {}", adapter.index, adapter.caps);
     }
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env()))?;
+    let gpu = pollster::block_on(Gpu::open(&GpuOptions::default()))?;
 
     let mut graph = Graph::new();
     let x = graph.leaf("x", &[2, 3], Dtype::F32);

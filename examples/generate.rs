@@ -16,7 +16,7 @@ fn main() -> t5_wgpu::Result<()> {
     let [_, folder, text] = arguments.as_slice() else {
         return Err(t5_wgpu::Error::Input("two arguments are needed: MODEL_FOLDER TEXT".into()));
     };
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env()))?;
+    let gpu = pollster::block_on(Gpu::open(&GpuOptions::default()))?;
     let (model, _) = Model::load(&gpu, Path::new(folder))?;
     let tokenizer = Tokenizer::from_dir(Path::new(folder))?;
 

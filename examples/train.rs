@@ -17,7 +17,7 @@ fn main() -> t5_wgpu::Result<()> {
     let [_, pairs, out] = arguments.as_slice() else {
         return Err(t5_wgpu::Error::Input("two arguments are needed: PAIRS.tsv OUT".into()));
     };
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env()))?;
+    let gpu = pollster::block_on(Gpu::open(&GpuOptions::default()))?;
     let config = T5Config { vocab_size: 384, tie_word_embeddings: true, ..T5Config::preset("tiny")? };
     let model = Model::init(&gpu, config, 0)?;
 

@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("three arguments are needed: MODEL TOKENS ROUNDS".into());
     };
     let (tokens, rounds): (usize, usize) = (tokens.parse()?, rounds.parse()?);
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env()))?;
+    let gpu = pollster::block_on(Gpu::open(&GpuOptions::default()))?;
     println!("{}", gpu.caps());
     let (folder, made) = folder(&gpu, model)?;
     let mut generators = Vec::new();

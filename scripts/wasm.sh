@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks that the library, without the command line program, compiles for browsers: wasm32-unknown-unknown, WebGPU.
+# Checks that the core of the library, without training and the program, compiles for browsers: wasm32-unknown-unknown, WebGPU.
 # Nothing is run. Four minutes of processor time the first time, seconds afterwards.
 #
 # Needs cargo, and the target: `rustup target add wasm32-unknown-unknown`, or Debian 12, see scripts/cross.sh.

@@ -19,6 +19,13 @@ pub enum Error {
     /// The caller's values cannot be used: ids out of range, text too long, impossible settings.
     #[error("{}", readable(.0))]
     Input(String),
+    /// A tokenizer has more ids than the model's embedding has rows.
+    #[error(
+        "the tokenizer has {ids} ids, the model an embedding of {rows} rows: use the model's own tokenizer, or where tokens were \
+         added give the model rows for them, once: python -c \"from transformers import AutoModelForSeq2SeqLM as M; m = \
+         M.from_pretrained('IN'); m.resize_token_embeddings({ids}); m.save_pretrained('OUT')\""
+    )]
+    Vocabulary { ids: usize, rows: usize },
     /// A setting has a value that cannot be used. `key` is what recipes call it.
     #[error("{key}: {}", readable(what))]
     Setting { key: String, what: String },

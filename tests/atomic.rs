@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use t5_wgpu::files::{AtomicDir, MARKER, RunFolder, recover, write_atomic};
+use t5_wgpu::files::write_atomic;
+use t5_wgpu::run_folder::{AtomicDir, MARKER, RunFolder, recover};
 
 /// An empty folder of this test's own, removed at its end.
 struct Scratch(PathBuf);

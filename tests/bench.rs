@@ -2,12 +2,15 @@
 
 #![cfg(feature = "cli")]
 
+mod common;
+
 use std::fs;
 use std::process::Command;
 
+use common::gpu;
 use serde_json::Value;
 use t5_wgpu::batch::BatchShape;
-use t5_wgpu::gpu::{Caps, Gpu, GpuOptions, StepWork};
+use t5_wgpu::gpu::{Caps, StepWork};
 use t5_wgpu::graph::{Dtype, Graph};
 use t5_wgpu::model::{Builder, DecodeShape, Model, T5Config};
 use t5_wgpu::ops::{Attention, Mask, Matmul, MatmulLayout};
@@ -79,7 +82,7 @@ fn attention_is_counted() {
 /// A training step's products: 6 operations a parameter and token, the encoder's parameters meeting source tokens only.
 #[test]
 fn a_training_step_is_counted() {
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    let gpu = gpu();
     let config = T5Config::preset("tiny").unwrap();
     let model = Model::init(&gpu, config, 0).unwrap();
     let shape = BatchShape { batch: 2, src_len: 24, tgt_len: 12, packed: false };
@@ -106,7 +109,7 @@ fn a_training_step_is_counted() {
 
 #[test]
 fn an_outline_is_what_the_plan_records() {
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    let gpu = gpu();
     let model = Model::init(&gpu, T5Config::preset("tiny").unwrap(), 0).unwrap();
     let DecodeShape { batch, src_len, max_len } = DecodeShape { batch: 2, src_len: 16, max_len: 32 };
     let mut b = Builder::new(&model, BatchShape { batch, src_len, tgt_len: max_len, packed: false }, 0.0);
@@ -123,7 +126,7 @@ fn an_outline_is_what_the_plan_records() {
 #[test]
 fn every_case_moves_something() {
     for case in bench_cases().iter().filter(|case| case.name.starts_with("add") || case.name.contains("gather")) {
-        let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+        let gpu = gpu();
         let moved = bytes(&case.plan(&gpu, Timed::Forward).unwrap().work());
         let expected = match case.name.as_str() {
             "gather 512 of 32128x512" => (2 * 512 * 512 + 512) as f64,
@@ -214,7 +217,7 @@ fn mistakes_are_named() {
 /// 180 GiB with gradients and moments: refused before anything is allocated, where the memory is the host's.
 #[test]
 fn a_model_that_does_not_fit_is_refused() {
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    let gpu = gpu();
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let digits: String = memory.lines().next().unwrap_or_default().chars().filter(char::is_ascii_digit).collect();
     let known_and_small = digits.parse::<u64>().is_ok_and(|kib| kib < 160 << 20);

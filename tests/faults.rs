@@ -1,15 +1,14 @@
 //! What the device refuses or takes long over, and how it is said.
 
+mod common;
+
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use common::gpu;
 use t5_wgpu::Error;
-use t5_wgpu::gpu::{Buffer, Constant, Dispatch, Gpu, GpuOptions, Header, ProgramBuilder, Shader};
-
-fn gpu() -> Gpu {
-    pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter")
-}
+use t5_wgpu::gpu::{Buffer, Constant, Dispatch, Gpu, Header, ProgramBuilder, Shader};
 
 /// Counts down from the workgroup's size.
 const COUNTDOWN: &str = "

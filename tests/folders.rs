@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use common::Scratch;
-use t5_wgpu::files::{self, MARKER, RunFolder, is_plain_name, write_all_atomic, write_atomic};
+use t5_wgpu::files::{self, write_all_atomic, write_atomic};
+use t5_wgpu::run_folder::{MARKER, RunFolder, is_plain_name};
 
 const NAMES: [&str; 3] = ["last", "log.jsonl", "predictions"];
 

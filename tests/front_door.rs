@@ -1,11 +1,14 @@
 //! The handle that applications hold: many threads, streams, stopping, unloading, lost devices, devices of applications.
 
+#[path = "common/gpu.rs"]
+mod common;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use t5_wgpu::generate::{GenerateOptions, Strategy};
-use t5_wgpu::gpu::{Gpu, GpuOptions, Readback, wgpu};
+use t5_wgpu::gpu::{Gpu, Readback, wgpu};
 use t5_wgpu::model::ModelParts;
 use t5_wgpu::t5::{AnswerStream, LoadProgress, ModelSource, Pending};
 use t5_wgpu::tokenizer::Tokenizer;
@@ -14,7 +17,7 @@ use t5_wgpu::{Error, Result, T5};
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny-model");
 
 fn load() -> T5 {
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    let gpu = common::gpu();
     T5::builder(MODEL).gpu(&gpu).load().wait().unwrap()
 }
 
@@ -30,7 +33,7 @@ fn handles_and_futures_may_go_to_other_threads() {
     fn shared<T: Send + Sync + Clone>() {}
     shared::<T5>();
     shared::<Gpu>();
-    is_send(&Gpu::open(&GpuOptions::from_env()));
+    is_send(&Gpu::open(&common::gpu_options()));
     let readback = |readback: Readback<f32>| is_send(&readback.finish());
     let pending = |pending: Pending<T5>, stream: AnswerStream| (is_send(&pending), is_send(&stream));
     let _ = (readback, pending);
@@ -88,7 +91,7 @@ fn work_stops_when_nobody_wants_it() {
 
 #[test]
 fn loading_tells_how_far_it_is_and_can_be_stopped() {
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).unwrap();
+    let gpu = common::gpu();
     let heard = Arc::new(Mutex::new(Vec::new()));
     let hear = heard.clone();
     let on_progress = move |progress: LoadProgress| hear.lock().unwrap().push(progress);
@@ -128,7 +131,7 @@ fn a_model_may_come_from_memory() {
     let weights = t5_wgpu::checkpoint::Weights::from_bytes("tiny", bytes.clone()).unwrap();
     let parts = Arc::new(ModelParts { weights, ..folder });
     let source = ModelSource::Parts { parts, tokenizer: Tokenizer::from_dir(MODEL.as_ref()).unwrap() };
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).unwrap();
+    let gpu = common::gpu();
     let t5 = T5::builder(source).gpu(&gpu).load().wait().unwrap();
     assert_eq!(ask(&t5, "text", &sampled(10)), ask(&load(), "text", &sampled(10)));
     let cut = t5_wgpu::checkpoint::Weights::from_bytes("tiny", bytes[..1000].to_vec()).unwrap_err();
@@ -159,7 +162,7 @@ fn a_lost_device_is_said_and_outlived() {
     for own in [true, false] {
         let open = || {
             if own {
-                return pollster::block_on(Gpu::open(&GpuOptions::from_env())).unwrap();
+                return common::gpu();
             }
             let (device, queue) = application();
             Gpu::from_wgpu(device, queue).unwrap()

@@ -1,16 +1,14 @@
 //! Cached decoding against PyTorch's greedy ids, and the properties of batches and of sampling.
 
+mod common;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use common::gpu;
 use t5_wgpu::checkpoint::{Dtype, Weights};
 use t5_wgpu::generate::{GenerateOptions, Generation, Generator, Strategy, greedy_ids};
-use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::model::{DecodeShape, Model, T5Config};
-
-fn gpu() -> Gpu {
-    pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter")
-}
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)

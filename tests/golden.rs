@@ -1,14 +1,16 @@
 //! Whole models against PyTorch's results, and the relative-position buckets against transformers'.
 
+mod common;
+
 use std::path::Path;
 
+use common::gpu;
 use t5_wgpu::checkpoint::{Dtype, Weights};
-use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::ops::relative_bucket;
 use t5_wgpu::verify::check_golden;
 
 fn check(folder: &str) {
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    let gpu = gpu();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder);
     let rows = pollster::block_on(check_golden(&gpu, &dir)).expect("the golden folder is complete");
     assert!(rows.len() > 100);

@@ -1,12 +1,14 @@
 //! Every op on the adapter at hand against its f64 oracle, and every gradient rule against finite differences.
 
+mod common;
+
 use std::process::{Child, Command, Stdio};
 
-use t5_wgpu::gpu::{Gpu, GpuOptions};
+use t5_wgpu::gpu::Gpu;
 use t5_wgpu::verify::{Row, cases, check_gradients, check_kernels};
 
 fn gpu() -> Gpu {
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    let gpu = common::gpu();
     eprintln!("adapter: {} ({})", gpu.caps().name, gpu.caps().driver_info);
     gpu
 }

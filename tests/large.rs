@@ -1,14 +1,16 @@
 //! Sizes at which a driver that ends loops early would be caught: see `verify::large_cases`.
 
+mod common;
+
 use std::time::Instant;
 
-use t5_wgpu::gpu::{Gpu, GpuOptions};
+use t5_wgpu::gpu::Gpu;
 use t5_wgpu::model::{Piece, TensorSpan};
 use t5_wgpu::train::optimizer::{Optimizer, OptimizerConfig};
 use t5_wgpu::verify::{check_kernels, large_cases};
 
 fn gpu() -> Gpu {
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    let gpu = common::gpu();
     eprintln!("adapter: {} ({})", gpu.caps().name, gpu.caps().driver_info);
     gpu
 }

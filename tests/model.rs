@@ -1,7 +1,10 @@
 //! The model as a whole: its graph as text, its parameters in arenas, tables split into shards.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
+use common::gpu_options;
 use t5_wgpu::batch::BatchShape;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::model::{Builder, Model, T5Config};
@@ -9,7 +12,7 @@ use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
 use t5_wgpu::verify::check_golden;
 
 fn gpu(table_bytes: Option<u64>) -> Gpu {
-    let options = GpuOptions { table_bytes, ..GpuOptions::from_env() };
+    let options = GpuOptions { table_bytes, ..gpu_options() };
     pollster::block_on(Gpu::open(&options)).expect("an adapter")
 }
 

@@ -1,6 +1,9 @@
 //! Both optimisers on the adapter at hand against plain f64 versions of the published formulas.
 
-use t5_wgpu::gpu::{Buffer, Gpu, GpuOptions};
+mod common;
+
+use common::gpu;
+use t5_wgpu::gpu::{Buffer, Gpu};
 use t5_wgpu::model::{Piece, TensorSpan};
 use t5_wgpu::train::optimizer::{Optimizer, OptimizerConfig, StepReport};
 
@@ -72,7 +75,7 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Fixture {
-        let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+        let gpu = gpu();
         let spans = spans();
         let start = arena(&spans, 1, 0.2);
         let upload = |a: &Arena| a.iter().map(|w| gpu.buffer_of("window", w).unwrap()).collect::<Vec<_>>();

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use common::{gpu, gpu_options};
 use half::f16;
 use safetensors::tensor::TensorView;
 use t5_wgpu::batch::BatchShape;
@@ -17,10 +18,6 @@ use t5_wgpu::train::optimizer::OptimizerConfig;
 mod common;
 
 const PACKED: [Storage; 3] = [Storage::F16, Storage::Bf16, Storage::Int8];
-
-fn gpu() -> Gpu {
-    pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter")
-}
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -142,7 +139,7 @@ fn f16_decodes_what_pytorch_decodes() {
 #[test]
 fn sharded_tables_give_the_same_logits() {
     // 128 rows of 32 f16 are 8 KiB.
-    let options = GpuOptions { table_bytes: Some(3 << 10), ..GpuOptions::from_env() };
+    let options = GpuOptions { table_bytes: Some(3 << 10), ..gpu_options() };
     let sharded = pollster::block_on(Gpu::open(&options)).expect("an adapter");
     for storage in PACKED {
         let model = load(&sharded, "t5v10", storage);

@@ -1,22 +1,20 @@
 //! Several examples in a row: how rows are filled, and that a model learns the same from them as from one example a row.
 
+mod common;
+
 use std::path::Path;
 
 use std::ops::Range;
 
+use common::gpu;
 use t5_wgpu::batch::{Batch, BatchShape, Example, IGNORE};
 use t5_wgpu::data::Packer;
-use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::model::{Model, read_span};
 use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::train::engine::{Engine, LossStats, Regularization};
 use t5_wgpu::train::optimizer::OptimizerConfig;
 
 const FOLDERS: [&str; 5] = ["t5v10", "flan", "byt5", "umt5", "mt5"];
-
-fn gpu() -> Gpu {
-    pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter")
-}
 
 fn example(source: &[u32], target: &[u32]) -> Example {
     Example { source: source.to_vec(), target: target.to_vec() }

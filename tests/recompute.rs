@@ -1,7 +1,10 @@
 //! Activations computed again for the gradients: the same bits, in less memory.
 
+mod common;
+
+use common::gpu;
 use t5_wgpu::batch::{Batch, BatchShape};
-use t5_wgpu::gpu::{Gpu, GpuOptions};
+use t5_wgpu::gpu::Gpu;
 use t5_wgpu::model::{Model, T5Config};
 use t5_wgpu::train::engine::{Engine, Regularization};
 use t5_wgpu::train::optimizer::OptimizerConfig;
@@ -52,13 +55,13 @@ fn bits(gpu: &Gpu, recompute: bool) -> Vec<u32> {
 
 #[test]
 fn recomputed_activations_change_no_bit() {
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    let gpu = gpu();
     assert!(bits(&gpu, false) == bits(&gpu, true));
 }
 
 #[test]
 fn recomputed_activations_take_less_memory() {
-    let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+    let gpu = gpu();
     let shape = BatchShape { batch: 4, src_len: 64, tgt_len: 64, packed: false };
     let memory = |layers, recompute| {
         let mut engine = engine(&gpu, layers, recompute);

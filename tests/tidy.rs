@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["verify", "bench", "recipe", "t5"],
     &["train", "generate", "report"],
-    &["model", "data", "tokenizer", "checkpoint", "tune"],
+    &["model", "data", "tokenizer", "checkpoint", "tune", "run_folder"],
     &["ops"],
     &["plan", "graph"],
     &["gpu"],
@@ -29,6 +29,12 @@ const PEERS: &[(&str, &str)] = &[
 
 /// What every module may use, and itself uses nothing else. `Error` and `Result` are `error`'s, named at the root.
 const BASE: &[&str] = &["error", "rng", "files", "batch", "Error", "Result"];
+
+/// The modules of the feature `train`. All others but `cli` are the core, which builds without a feature.
+const TRAIN_RING: &[&str] = &["bench", "data", "recipe", "report", "run_folder", "train", "verify"];
+
+/// Files of the feature `train` in a module of the core.
+const TRAIN_FILES: &str = "src/tokenizer/train";
 
 /// The graphics layer must be liftable into another project, so it takes nothing along but the error type.
 const GPU_MAY_USE: &[&str] = &["error", "Error", "Result"];
@@ -78,6 +84,45 @@ fn only_the_gpu_layer_names_wgpu() {
     assert_none(
         stray.into_iter().map(|at| format!("{at}: only src/gpu/ talks to wgpu; the rest goes through it")).collect(),
     );
+}
+
+#[test]
+fn the_core_takes_what_it_is_given() {
+    let mut found = Vec::new();
+    for file in rust_files(&["src"]).iter().filter(|file| file.is_core()) {
+        let tokens = lex(&file.text);
+        for (line, what) in environment_reads(&tokens) {
+            let why = "the core reads no environment: make it an option, which src/cli/environment.rs fills";
+            found.push(format!("{}:{line}: `{what}`: {why}", file.path));
+        }
+        for (line, what) in std_clocks(&tokens) {
+            found.push(format!("{}:{line}: `std::time::{what}` panics in browsers: take web_time's", file.path));
+        }
+        for token in tokens.iter().filter(|token| token.is_string && names_the_command_line(token.text)) {
+            let why = "a flag or a variable of the program: the library's texts know neither; src/cli may add advice";
+            found.push(format!("{}:{}: {:?}: {why}", file.path, token.line, token.text));
+        }
+    }
+    assert_none(found);
+}
+
+/// What it must see and what it must overlook.
+#[test]
+fn the_core_rule_sees_environment_clocks_and_flags() {
+    let text = r#"
+use std::env;
+fn f() { std::env::var("A"); let v = env!("CARGO_PKG_VERSION"); option_env!("B"); }
+use std::time::{Duration, Instant};
+fn g() { std::time::SystemTime::now(); let s: std::time::Duration = x; web_time::Instant::now(); }
+"#;
+    assert_eq!(environment_reads(&lex(text)).map(|(line, _)| line).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(std_clocks(&lex(text)).map(|(line, _)| line).collect::<Vec<_>>(), [4, 5]);
+    for text in ["use --tune", "(--weights bf16)", "--adapter", "set T5_DEBUG=1", "WGPU_DX12_COMPILER"] {
+        assert!(names_the_command_line(text), "{text}");
+    }
+    for text in ["a -- b", "d--e", "---", "T5", "T5_", "wgpu"] {
+        assert!(!names_the_command_line(text), "{text}");
+    }
 }
 
 #[test]
@@ -246,6 +291,13 @@ use super::super::graph::{Graph};
 }
 
 #[test]
+fn the_ring_rule_knows_in_from_out() {
+    for (user, used) in [("train", "generate"), ("recipe", "tune"), ("generate", "data"), ("generate", "model")] {
+        assert_eq!(may_use(user, used).is_ok(), (user, used) != ("generate", "data"), "{user} -> {used}");
+    }
+}
+
+#[test]
 fn the_layer_rule_knows_up_from_down() {
     for (user, used) in
         [("cli", "gpu"), ("ops", "graph"), ("model", "rng"), ("plan", "graph"), ("gpu", "error"), ("gpu", "gpu")]
@@ -273,6 +325,9 @@ fn may_use(user: &str, used: &str) -> Result<(), String> {
     if BASE.contains(&used) {
         return Ok(());
     }
+    if TRAIN_RING.contains(&used) && !TRAIN_RING.contains(&user) && user != "cli" {
+        return Err("the core must build without the feature `train`: move the shared part into the core".to_owned());
+    }
     match (rank(user), rank(used)) {
         (_, None) => Err(format!("not a layer: name it by its module's path, or give it a line in {}", file!())),
         (None, _) => Err("a module that everyone uses may use no layer".to_owned()),
@@ -282,6 +337,34 @@ fn may_use(user: &str, used: &str) -> Result<(), String> {
         }
         _ => Err("an arrow that points up: move the shared part down, or pass it in".to_owned()),
     }
+}
+
+/// Places that name `std::env`, but for the macros that read the environment of the compiler.
+fn environment_reads<'a>(tokens: &'a [Token<'a>]) -> impl Iterator<Item = (usize, &'a str)> {
+    let code = tokens.iter().zip(tokens.iter().skip(1)).filter(|(token, _)| !token.is_string);
+    code.filter(|(token, next)| token.text == "env" && next.text != "!").map(|(token, _)| (token.line, token.text))
+}
+
+/// Places that take a clock from `std::time`.
+fn std_clocks<'a>(tokens: &'a [Token<'a>]) -> impl Iterator<Item = (usize, &'a str)> {
+    let begins =
+        |t: &[Token<'_>]| !t[0].is_string && [t[0].text, t[1].text, t[2].text, t[3].text] == ["std", ":", ":", "time"];
+    let paths = tokens.windows(4).enumerate().filter(move |(_, t)| begins(t)).map(|(at, _)| &tokens[at + 4..]);
+    paths.filter_map(|path| {
+        let end = path.iter().position(|t| !matches!(t.text, ":" | "{" | "," | "Duration" | "Instant" | "SystemTime"));
+        let clock = path[..end.unwrap_or(path.len())].iter().find(|t| t.text == "Instant" || t.text == "SystemTime")?;
+        Some((clock.line, clock.text))
+    })
+}
+
+/// Whether a text names a flag (`--adapter`) or a variable of the environment (`T5_DEBUG`).
+fn names_the_command_line(text: &str) -> bool {
+    let names = |mark: &&str| {
+        let at_word = |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '-');
+        let goes_on = |at: usize| text[at + mark.len()..].starts_with(|c: char| c.is_ascii_alphabetic());
+        text.match_indices(*mark).any(|(at, _)| at_word(at) && goes_on(at))
+    };
+    ["--", "T5_", "WGPU_"].iter().any(names)
 }
 
 /// Places in src/ that name one of these words in code, as `file:line: word`.
@@ -322,6 +405,12 @@ impl SourceFile {
         let inside = self.path.strip_prefix("src/")?;
         let first = inside.split('/').next()?.trim_end_matches(".rs");
         (!matches!(inside, "lib.rs" | "main.rs")).then_some(first)
+    }
+
+    /// Whether the file is part of what builds without a feature.
+    fn is_core(&self) -> bool {
+        let outside = |module: &str| module == "cli" || TRAIN_RING.contains(&module);
+        self.path != "src/main.rs" && !self.path.starts_with(TRAIN_FILES) && !self.top_module().is_some_and(outside)
     }
 
     /// How many times `super` leads from the file's module to the crate's root.

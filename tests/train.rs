@@ -6,12 +6,12 @@ use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 
-use common::{Scratch, logged_steps, weights_and_moments};
+use common::{Scratch, gpu, logged_steps, weights_and_moments};
 use serde_json::Value;
 use t5_wgpu::data::metrics::MetricKind;
 use t5_wgpu::data::task::Files;
 use t5_wgpu::data::{Metric, Split, TaskConfig, TaskSet};
-use t5_wgpu::gpu::{Gpu, GpuOptions};
+use t5_wgpu::gpu::Gpu;
 use t5_wgpu::model::{Model, T5Config};
 use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
@@ -19,10 +19,6 @@ use t5_wgpu::train::engine::{Engine, Regularization};
 use t5_wgpu::train::settings::TextConfig;
 use t5_wgpu::train::{Event, Hooks, Outcome, Settings, StepLog, Trainer};
 use t5_wgpu::tune::Tuner;
-
-fn gpu() -> Gpu {
-    pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter")
-}
 
 fn config(tied: bool) -> T5Config {
     let text = format!(

@@ -7,11 +7,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Scratch, weights_and_moments};
+use common::{Scratch, gpu, weights_and_moments};
 use t5_wgpu::batch::BatchShape;
 use t5_wgpu::data::TaskConfig;
 use t5_wgpu::data::task::Files;
-use t5_wgpu::gpu::{Caps, Gpu, GpuOptions};
+use t5_wgpu::gpu::{Caps, Gpu};
 use t5_wgpu::graph::{Choices, Dtype, Fill, Graph, Question, Tensor64, Trial, ValueId, interpret, questions};
 use t5_wgpu::model::{Builder, Model, T5Config};
 use t5_wgpu::ops::{Activation, Function, Matmul, MatmulLayout};
@@ -22,10 +22,6 @@ use t5_wgpu::train::{Hooks, Outcome, Settings, Trainer};
 use t5_wgpu::tune::cache::{Cache, CacheEntry, Identity};
 use t5_wgpu::tune::{DecisionSource, Mode, TuneBudget, Tuner};
 use t5_wgpu::verify::{KERNEL_TOLERANCE, relative_error};
-
-fn gpu() -> Gpu {
-    pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter")
-}
 
 const SHAPE: BatchShape = BatchShape { batch: 4, src_len: 8, tgt_len: 8, packed: false };
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use t5_wgpu::gpu::{AdapterReport, GpuOptions, NO_ADAPTER, list_adapters};
+use t5_wgpu::gpu::{AdapterReport, NO_ADAPTER, list_adapters};
 
 use super::console::{note, say};
 
@@ -19,7 +19,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let adapters = pollster::block_on(list_adapters(&GpuOptions::from_env()))?;
+    let adapters = pollster::block_on(list_adapters(&super::environment::gpu_options()))?;
     if args.json {
         say!("{}", serde_json::to_string_pretty(&adapters)?)?;
     } else {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
+use t5_wgpu::Error;
 use t5_wgpu::data::lines::Lines;
 use t5_wgpu::generate::{GenerateOptions, Generation, Generator, Strategy};
 use t5_wgpu::model::{Model, Storage, T5Config};
@@ -220,7 +221,11 @@ impl Program<'_> {
             }
             if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        let made = pollster::block_on(self.generator.generate(&ids, &self.options, &mut on_tokens))?;
+        let made = pollster::block_on(self.generator.generate(&ids, &self.options, &mut on_tokens));
+        let made = made.map_err(|error| match error {
+            Error::Numeric(what) => anyhow!("{what} (T5_DEBUG=1 names the first step that makes such a number)"),
+            error => error.into(),
+        })?;
         written?;
         let seconds = began.elapsed().as_secs_f64();
         self.totals.add(&made, seconds, first);

@@ -5,6 +5,7 @@ mod console;
 mod data;
 mod devices;
 mod dry_run;
+mod environment;
 mod eval;
 mod generate;
 mod pairs;
@@ -30,7 +31,7 @@ use console::note;
 use t5_wgpu::bench::Subject;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::recipe::checkpoint::model_of_run;
-use t5_wgpu::tune::cache::{Cache, Identity, default_folder};
+use t5_wgpu::tune::cache::{Cache, Identity};
 use t5_wgpu::tune::{Mode, TuneBudget, Tuner};
 
 /// Train and run T5 on any GPU.
@@ -74,7 +75,7 @@ pub struct GpuArgs {
 impl GpuArgs {
     /// Opens the adapter and says on standard error which it is.
     pub fn open(&self, quiet: bool) -> t5_wgpu::Result<Gpu> {
-        let options = GpuOptions { adapter: self.adapter.clone(), ..GpuOptions::from_env() };
+        let options = GpuOptions { adapter: self.adapter.clone(), ..environment::gpu_options() };
         let gpu = pollster::block_on(Gpu::open(&options))?;
         let caps = gpu.caps();
         if quiet {
@@ -84,7 +85,7 @@ impl GpuArgs {
             note!("adapter: {caps}");
             console::doing("preparing");
             if let Some(warning) = caps.warning() {
-                note!("warning: {warning}");
+                note!("warning: {warning} (`make test` and `make demo` fetch a newer one where they can)");
             }
         }
         Ok(gpu)
@@ -127,7 +128,7 @@ impl TuneArgs {
 
 /// The file that timings on this adapter are kept in, if there is a place for it.
 fn cache_of(gpu: &Gpu) -> Option<Cache> {
-    Some(Cache::new(&default_folder()?, Identity::of(gpu)))
+    Some(Cache::new(&environment::cache_folder()?, Identity::of(gpu)))
 }
 
 /// The program's commands and options. `-1` is a number, not an option.
@@ -165,8 +166,21 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         note!("error: {error:#}");
+        if let Some(advice) = error.downcast_ref().and_then(advice) {
+            note!("{advice}");
+        }
         ExitCode::FAILURE
     })
+}
+
+/// What the command line can do about an error of the library, which knows no flags.
+fn advice(error: &t5_wgpu::Error) -> Option<&'static str> {
+    match error {
+        t5_wgpu::Error::Vocabulary { .. } => Some(
+            "--tokenizer names a tokenizer; a model from scratch has as many rows as --vocab says, or as its tokenizer needs",
+        ),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

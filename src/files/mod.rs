@@ -1,15 +1,14 @@
-//! Files in and out: read up to a limit, written whole or not at all, removed only from folders that are proved to be a
-//! run's.
+//! Files in and out: read up to a limit, written whole or not at all.
 
 mod atomic;
-mod run_folder;
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-pub use atomic::{AtomicDir, recover, write_all_atomic, write_atomic};
-pub use run_folder::{MARKER, RunFolder, is_plain_name};
+#[cfg(feature = "train")]
+pub(crate) use atomic::{LEFT_OVER, folder_of, sync_folder};
+pub use atomic::{write_all_atomic, write_atomic};
 
 use crate::error::{Error, Result};
 

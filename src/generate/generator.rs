@@ -213,8 +213,7 @@ impl Rows<'_> {
                 }
                 if token == BAD_TOKEN {
                     return Err(Error::Numeric(format!(
-                        "source {row}: the model's logits are NaN: its weights are damaged, or its training diverged \
-                         (T5_DEBUG=1 names the first bad step)"
+                        "source {row}: the model's logits are NaN: its weights are damaged, or its training diverged"
                     )));
                 }
                 self.left[b] -= 1;

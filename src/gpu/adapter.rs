@@ -105,13 +105,8 @@ impl Caps {
 
     /// A warning worth printing about this driver, if there is one.
     pub fn warning(&self) -> Option<String> {
-        old_lavapipe(&self.driver, &self.driver_info, 23).then(|| {
-            format!(
-                "{} is old: it runs shaders 4-6x slower than Mesa 25 (`make test` and `make demo` fetch a newer one \
-                 where they can)",
-                self.driver_info
-            )
-        })
+        old_lavapipe(&self.driver, &self.driver_info, 23)
+            .then(|| format!("{} is old: it runs shaders 4-6x slower than Mesa 25", self.driver_info))
     }
 }
 
@@ -224,7 +219,7 @@ fn rank(adapter: &wgpu::Adapter) -> usize {
     }
 }
 
-/// Every adapter of this machine, in the order in which `--adapter INDEX` counts them.
+/// Every adapter of this machine, in the order that [`GpuOptions::adapter`] counts them in.
 ///
 /// # Errors
 /// `Adapter` if the options name what this system does not have; no adapter at all is an empty list.
@@ -242,7 +237,7 @@ pub async fn list_adapters(options: &GpuOptions) -> Result<Vec<AdapterReport>> {
 
 /// What to say where there is none.
 pub const NO_ADAPTER: &str = if cfg!(windows) {
-    "no GPU adapter found: install the graphics card's driver. If WGPU_DX12_COMPILER is `dxc`, dxcompiler.dll must lie \
+    "no GPU adapter found: install the graphics card's driver. Where DXC is to compile shaders, dxcompiler.dll must lie \
      beside the program"
 } else {
     "no GPU adapter found: install a Vulkan driver (Debian/Ubuntu: `apt-get install mesa-vulkan-drivers`; Fedora: \
@@ -251,8 +246,7 @@ pub const NO_ADAPTER: &str = if cfg!(windows) {
 
 /// The adapter to open, and what it can do.
 pub(super) async fn choose(options: &GpuOptions) -> Result<(wgpu::Adapter, Caps)> {
-    let from_env = std::env::var("T5_ADAPTER").ok().filter(|v| !v.is_empty());
-    let wanted = options.adapter.clone().or(from_env);
+    let wanted = options.adapter.as_deref();
     let (mut adapters, dx12) = enumerate(options).await?;
     if adapters.is_empty() {
         return Err(Error::Adapter(NO_ADAPTER.into()));
@@ -261,7 +255,7 @@ pub(super) async fn choose(options: &GpuOptions) -> Result<(wgpu::Adapter, Caps)
         let line = |(i, a): (usize, &wgpu::Adapter)| format!("  {i}: {}", a.get_info().name);
         adapters.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
     };
-    let index = match &wanted {
+    let index = match wanted {
         None => adapters.iter().enumerate().min_by_key(|(_, a)| rank(a)).map(|(i, _)| i),
         Some(text) => match text.parse::<usize>() {
             Ok(index) => (index < adapters.len()).then_some(index),

@@ -38,25 +38,19 @@ use shader::Kernel;
 /// How a [`Gpu`] is opened.
 #[derive(Clone, Debug, Default)]
 pub struct GpuOptions {
-    /// Index into [`list_adapters`] or a part of the adapter's name, without regard to case. `None` takes the
-    /// environment variable `T5_ADAPTER`, and failing that the most capable adapter.
+    /// Index into [`list_adapters`] or a part of the adapter's name, without regard to case. `None` takes the most capable
+    /// adapter.
     pub adapter: Option<String>,
-    /// Compile shaders with bounds checks and zeroed workgroup memory, as browsers do. Environment: `T5_CHECKED=1`.
+    /// Compile shaders with bounds checks and zeroed workgroup memory, as browsers do.
     pub checked: bool,
+    /// Have [`Plan::run`](crate::plan::Plan::run) go step by step and name the first step that made a number which is not
+    /// finite: slow, and for finding faults.
+    pub check_numbers: bool,
     /// The compiler of DirectX 12: `dxc` (dxcompiler.dll), `fxc` (d3dcompiler_47.dll) or `staticdxc`. `None` takes DXC if it
-    /// is built in or found, else FXC. Environment: `WGPU_DX12_COMPILER`.
+    /// is built in or found, else FXC.
     pub dx12_compiler: Option<String>,
     /// Split embedding and head into shards of at most this many bytes, even if the adapter could bind more: for tests.
     pub table_bytes: Option<u64>,
-}
-
-impl GpuOptions {
-    /// The options that the environment asks for.
-    pub fn from_env() -> GpuOptions {
-        let set = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
-        let checked = set("T5_CHECKED").is_some_and(|v| v != "0");
-        GpuOptions { checked, dx12_compiler: set("WGPU_DX12_COMPILER"), ..GpuOptions::default() }
-    }
 }
 
 /// One opened device. Cheap to clone; all clones share the device, its queue and its compiled kernels.
@@ -161,6 +155,11 @@ impl Gpu {
     /// Whether shaders carry bounds checks.
     pub fn checked(&self) -> bool {
         self.inner.options.checked
+    }
+
+    /// Whether plans look at every number that they make.
+    pub fn checks_numbers(&self) -> bool {
+        self.inner.options.check_numbers
     }
 
     /// Hands out the error that the driver reported since the last call, if any. A lost device is reported each time.
@@ -269,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_destroyed_device_is_lost_to_every_call() {
-        let gpu = pollster::block_on(Gpu::open(&GpuOptions::from_env())).expect("an adapter");
+        let gpu = pollster::block_on(Gpu::open(&GpuOptions::default())).expect("an adapter");
         let buffer = gpu.buffer_of("data", &[1u32, 2, 3, 4]).unwrap();
         gpu.destroy();
         for _ in 0..2 {

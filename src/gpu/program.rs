@@ -1,7 +1,8 @@
 //! A recorded list of dispatches. Pipelines, bind groups and parameters are made once; a replay is a plain loop.
 
 use std::sync::Arc;
-use std::time::Instant;
+
+use web_time::Instant;
 
 use super::buffer::{Buffer, Slice};
 use super::shader::{Header, Kernel, Param, Shader};

@@ -19,13 +19,7 @@ impl T5Config {
         if pieces <= self.vocab_size {
             return Ok(());
         }
-        Err(Error::Input(format!(
-            "the tokenizer has {pieces} ids, the model an embedding of {} rows: use the model's own tokenizer (without \
-             --tokenizer), or where tokens were added give the model rows for them, once: python -c \"from transformers import \
-             AutoModelForSeq2SeqLM as M; m = M.from_pretrained('IN'); m.resize_token_embeddings({pieces}); \
-             m.save_pretrained('OUT')\"; a model from scratch has as many as --vocab says, or as the tokenizer",
-            self.vocab_size
-        )))
+        Err(Error::Vocabulary { ids: pieces, rows: self.vocab_size })
     }
 
     /// The offending key and a sentence that follows it.

@@ -60,7 +60,6 @@ impl ModelParts {
     /// # Errors
     /// A file is missing or damaged, or this is no T5 that writes text.
     pub fn open(dir: &Path) -> Result<ModelParts> {
-        crate::files::recover(dir)?;
         let config = T5Config::from_dir(dir)?;
         let generation = GenerationConfig::from_dir(dir, &config)?;
         let weights = Weights::open(dir)?;

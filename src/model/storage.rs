@@ -80,7 +80,7 @@ pub(super) fn remark(layout: &Layout, wanted: impl Fn(&TensorSpan) -> Dtype) -> 
 /// [`Dtype::encode`] of rows of a tensor, with an error that names tensor and remedy.
 pub(super) fn encode(dtype: Dtype, tensor: &TensorSpan, cols: usize, data: &[f32]) -> Result<Vec<u32>> {
     dtype.encode(cols, data).map_err(|e| {
-        let remedy = "bf16 has the range of f32 (`--weights bf16`)";
+        let remedy = "hold them as bf16, which has the range of f32";
         Error::Numeric(format!("{} cannot be held as {}: {e}; {remedy}", tensor.name, dtype_name(dtype)))
     })
 }

@@ -30,7 +30,7 @@ pub use rms_norm::RmsNorm;
 pub use sample::{BAD_TOKEN, MAX_EOS, SETTINGS_LEN, Sample, SampleSettings};
 pub use segments::{Sight, segment_ranges};
 
-/// Every op by name. A test fails if one of them has no case in [`crate::verify`].
+/// Every op by name. A test fails if one of them has no case in `verify`.
 pub const NAMES: &[&str] = &[
     "activation",
     "activation_backward",

@@ -232,10 +232,10 @@ impl Plan {
 
     /// Replays the plan once.
     ///
-    /// With the environment variable `T5_DEBUG=1` it goes step by step, looks at what each wrote, and names the first
-    /// step that made a number which is not finite.
+    /// With [`GpuOptions::check_numbers`](crate::gpu::GpuOptions::check_numbers) it goes step by step, looks at what each wrote,
+    /// and names the first step that made a number which is not finite.
     pub fn run(&self) -> Result<()> {
-        if std::env::var_os("T5_DEBUG").is_some_and(|v| v == "1") { self.run_debug() } else { self.program.run(1) }
+        if self.gpu.checks_numbers() { self.run_checking() } else { self.program.run(1) }
     }
 
     /// Replays the plan `times` over in one submit: for plans that advance by themselves, like a decoding step.
@@ -243,7 +243,7 @@ impl Plan {
         self.program.run(times)
     }
 
-    fn run_debug(&self) -> Result<()> {
+    fn run_checking(&self) -> Result<()> {
         for (i, (name, slice)) in self.written.iter().enumerate() {
             self.program.run_step(i)?;
             let data: Vec<f32> =

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Recipe, Stage};
 use crate::error::{Error, Result};
-use crate::files::recover;
 use crate::report::RECIPE;
+use crate::run_folder::recover;
 use crate::train::Trainer;
 use crate::train::trainer::{BEST, LAST, LOG};
 
@@ -17,6 +17,7 @@ use crate::train::trainer::{BEST, LAST, LOG};
 /// # Errors
 /// The run has no checkpoint yet, or several trainings that no other goes on from.
 pub fn model_of_run(folder: &Path) -> Result<Option<(PathBuf, String)>> {
+    recover(folder)?;
     if folder.join("config.json").exists() {
         return Ok(None);
     }

@@ -23,7 +23,7 @@ use serde_with::skip_serializing_none;
 
 use crate::data::task::TaskConfig;
 use crate::error::{Error, Result};
-use crate::files::is_plain_name;
+use crate::run_folder::is_plain_name;
 use crate::train::settings::{Settings, TextConfig};
 pub use model::ModelSpec;
 use run::TOKENIZER;

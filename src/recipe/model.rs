@@ -84,7 +84,7 @@ impl ModelSpec {
     /// An unknown name, sizes that do not fit together, a file that cannot be read.
     pub fn config(&self, tokenizer: &Tokenizer) -> Result<T5Config> {
         if let Some(folder) = &self.from {
-            crate::files::recover(folder)?;
+            crate::run_folder::recover(folder)?;
             return T5Config::from_dir(folder);
         }
         let mut config = match (&self.preset, &self.config) {

@@ -18,6 +18,7 @@ mod json;
 mod sentencepiece;
 mod sentinels;
 mod stream;
+#[cfg(feature = "train")]
 mod train;
 mod trie;
 
@@ -36,6 +37,7 @@ use json::JsonTokenizer;
 use sentencepiece::SentencePiece;
 
 pub use stream::DecodeStream;
+#[cfg(feature = "train")]
 pub use train::{TrainOptions, TrainSummary, Trained, train};
 
 /// Sentinels that T5 appends to a SentencePiece model which has none (arXiv 1910.10683, section 3.1.4).
@@ -134,7 +136,7 @@ impl Tokenizer {
             Err(Error::file(
                 dir,
                 "the folder has no tokenizer: expected tokenizer.json, spiece.model, or a tokenizer_config.json with \
-                 tokenizer_class ByT5Tokenizer; copy one of them here, or name a tokenizer with --tokenizer",
+                 tokenizer_class ByT5Tokenizer; copy one of them here, or name a tokenizer that lies elsewhere",
             ))
         }
     }

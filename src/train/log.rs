@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::evaluate::Evaluation;
 use crate::error::{Error, Result};
-use crate::files::{self, LARGE_LIMIT, RunFolder};
+use crate::files::{self, LARGE_LIMIT};
+use crate::run_folder::RunFolder;
 use crate::tune::Decision;
 
 /// What happens in a run.

@@ -18,9 +18,9 @@ use crate::data::Split;
 use crate::data::prefetch::{Prefetch, Ready};
 use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
-use crate::files::{RunFolder, recover};
 use crate::gpu::Gpu;
 use crate::model::Model;
+use crate::run_folder::{RunFolder, recover};
 use crate::tokenizer::Tokenizer;
 use crate::tune::Tuner;
 

@@ -1,4 +1,4 @@
-//! The file of measurements: one for each adapter, in the user's cache folder.
+//! The file of measurements: one for each adapter.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -48,20 +48,6 @@ struct Contents {
     #[serde(flatten)]
     identity: Identity,
     classes: BTreeMap<String, CacheEntry>,
-}
-
-/// The user's folder for it: `T5_CACHE_DIR`, else `t5-wgpu` in `XDG_CACHE_HOME` or where the system keeps such files. `None`
-/// if there is no home.
-pub fn default_folder() -> Option<PathBuf> {
-    let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let base = || {
-        from("XDG_CACHE_HOME").or_else(|| match std::env::consts::OS {
-            "windows" => from("LOCALAPPDATA"),
-            "macos" => from("HOME").map(|home| home.join("Library/Caches")),
-            _ => from("HOME").map(|home| home.join(".cache")),
-        })
-    };
-    from("T5_CACHE_DIR").or_else(|| Some(base()?.join("t5-wgpu")))
 }
 
 impl Identity {

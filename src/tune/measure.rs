@@ -1,7 +1,9 @@
 //! Times the candidates of a question against each other.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use web_time::Instant;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu};

@@ -1,10 +1,14 @@
 //! What the tests of training share.
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+
+mod gpu;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub use gpu::{gpu, gpu_options};
 
 /// An empty folder of a test's own, removed at its end.
 pub struct Scratch(PathBuf);

@@ -14,10 +14,10 @@ use t5_wgpu::checkpoint::{Dtype, Weights};
 use t5_wgpu::data::lines::Lines;
 use t5_wgpu::data::task::{Files, Format, OnBadRow, TaskConfig, presets};
 use t5_wgpu::data::{Split, TaskSet};
-use t5_wgpu::files::RunFolder;
 use t5_wgpu::model::{GenerationConfig, T5Config};
 use t5_wgpu::recipe::Recipe;
 use t5_wgpu::report::{ReportOptions, report};
+use t5_wgpu::run_folder::RunFolder;
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::Settings;
 use t5_wgpu::train::examples::Sources;
@@ -503,7 +503,7 @@ fn write_report(folder: &Path) -> Result<()> {
 fn log() -> Target {
     target("log.jsonl", Shape::JsonLines, texts(&[LOG]), |folder| {
         // As if the marker were there.
-        fs::write(folder.join(t5_wgpu::files::MARKER), "").unwrap();
+        fs::write(folder.join(t5_wgpu::run_folder::MARKER), "").unwrap();
         let run = RunFolder::open(folder, &["log.jsonl"])?;
         Log::read(&run, 2)?;
         let text = fs::read(folder.join("log.jsonl")).unwrap();

@@ -1,13 +1,18 @@
 //! The folder of a run: the proof that a run made it, the lock of the process that works in it, and removal of its files.
 
+mod replace;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use super::atomic::{self, AtomicDir, LEFT_OVER, is_there};
+pub use replace::{AtomicDir, recover};
+
 use crate::error::{Error, Result};
+use crate::files::{LEFT_OVER, write_atomic};
+use replace::is_there;
 
 /// The file that proves that a run made the folder around it, and that is locked while a process works there.
 pub const MARKER: &str = ".t5-run";
@@ -56,7 +61,7 @@ pub struct RunFolder {
 /// Whether a file may have this name on every system, and a folder does not have it while it is replaced.
 pub fn is_plain_name(name: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let is_between = atomic::SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
+    let is_between = replace::SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
     !name.is_empty() && !name.starts_with('.') && name.chars().all(fits) && !is_between
 }
 
@@ -139,7 +144,7 @@ impl RunFolder {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         }
-        atomic::write_atomic(&path, bytes)
+        write_atomic(&path, bytes)
     }
 
     /// Opens a file that is written to its end.
@@ -162,7 +167,7 @@ impl RunFolder {
         for name in names {
             let path = self.place(name)?;
             // What a crash has left of it would bring it back.
-            atomic::recover(&path)?;
+            recover(&path)?;
             remove(&path)?;
         }
         Ok(())
