@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod error;
 pub mod files;
+pub mod forward;
 pub mod generate;
 pub mod gpu;
 pub mod graph;

@@ -240,14 +240,23 @@ fn an_application_draws_on_the_same_device() {
                 frames.fetch_add(1, Ordering::Relaxed);
             }
         });
+        // Also where an assertion fails: the frames must end for the test to end.
+        let _stop = StopOnDrop(&stop);
         for _ in 0..5 {
             assert_eq!(ask(&t5, "text", &sampled(30)), answer);
         }
         // Two gigabytes too many: the engine's error, and not the application's.
         let error = t5.gpu().buffer("huge", t5.gpu().caps().max_buffer + 1).map(drop).unwrap_err();
         assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
-        stop.store(true, Ordering::Relaxed);
     });
     assert!(frames.load(Ordering::Relaxed) > 5, "{frames:?} frames");
     assert!(!strayed.load(Ordering::Relaxed), "an error of the engine reached the application's handler");
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

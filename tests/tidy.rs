@@ -9,7 +9,7 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["verify", "bench", "recipe", "t5"],
-    &["train", "generate", "report"],
+    &["train", "generate", "forward", "report"],
     &["model", "data", "tokenizer", "checkpoint", "tune", "run_folder"],
     &["ops"],
     &["plan", "graph"],

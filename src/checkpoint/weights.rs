@@ -138,6 +138,12 @@ impl Weights {
         Err(self.wrong(None, what))
     }
 
+    /// Whether it is an encoder without a decoder.
+    pub fn is_encoder(&self) -> bool {
+        let has = |prefix| self.names().any(|name| name.starts_with(prefix));
+        has("encoder.") && !has("decoder.") && !has("transformer.")
+    }
+
     /// The name under which this checkpoint stores the embedding that encoder and decoder share.
     pub fn embedding_name(&self) -> Result<&'static str> {
         EMBEDDINGS.into_iter().find(|name| self.contains(name)).ok_or_else(|| {

@@ -30,6 +30,8 @@ pub struct Builder<'a> {
     variant: Option<Variant>,
     /// Whether the backward pass computes the blocks' values again.
     recompute: bool,
+    /// Whether a row must not depend on how many there are.
+    any_rows: bool,
 }
 
 /// What an attention may see: the kind of its mask, and the leaves that say more.
@@ -64,14 +66,20 @@ impl<'a> Builder<'a> {
         shape: BatchShape,
         dropout: f32,
     ) -> Builder<'a> {
-        let (graph, sites, variant, recompute) = (Graph::new(), 0, None, false);
-        Builder { graph, config, layout, output_scale, shape, dropout, sites, variant, recompute }
+        let (graph, sites, variant, recompute, any_rows) = (Graph::new(), 0, None, false, false);
+        Builder { graph, config, layout, output_scale, shape, dropout, sites, variant, recompute, any_rows }
     }
 
     /// Lets [`Builder::backward`] compute the values inside of each block again instead of keeping them from the forward
     /// pass on: of a block, only its input takes memory. To be said before the stacks are built.
     pub fn recompute_blocks(&mut self) {
         self.recompute = true;
+    }
+
+    /// Makes each row of the batch the same, bit for bit, in every batch of rows of the same length, as what is asked of a model
+    /// should be. To be said before the stacks are built. Lengths are multiples of 16.
+    pub fn rows_alike(&mut self) {
+        self.any_rows = true;
     }
 
     /// Encoder: reads the leaves `src_ids`, `src_index` (`[B S]`) and, of packed rows, `src_ranges` (`[B S, 2]`), else
@@ -170,6 +178,18 @@ impl<'a> Builder<'a> {
             CrossEntropy { z_loss, smoothing, ..CrossEntropy::new(self.layout.shards().to_vec(), self.output_scale) };
         let inputs: Vec<_> = [hidden, labels, dstats].into_iter().chain(self.head()).collect();
         self.graph.push1(op, &inputs)
+    }
+
+    /// The cross-entropy of each decoder state `[B T, D]` against the leaf `labels` (`[B T]`): `[B T, 4]`, see
+    /// [`CrossEntropy::by_row`].
+    pub fn losses(&mut self, hidden: ValueId) -> ValueId {
+        self.graph.scope("loss");
+        let rows = self.graph.shape(hidden)[0];
+        let labels = self.graph.leaf("labels", &[rows], Dtype::U32);
+        let dstats = self.graph.leaf("dstats", &[4], Dtype::F32);
+        let op = CrossEntropy::new(self.layout.shards().to_vec(), self.output_scale);
+        let inputs: Vec<_> = [hidden, labels, dstats].into_iter().chain(self.head()).collect();
+        self.graph.push1(CrossEntropy { by_row: true, ..op }, &inputs)
     }
 
     /// Appends the backward pass of `stats`' objective: every parameter's gradient is added to the leaf `grad/NAME`, and
@@ -302,7 +322,7 @@ impl<'a> Builder<'a> {
     }
 
     fn product(&self) -> Matmul {
-        Matmul { variant: self.variant, ..Matmul::new(MatmulLayout::Nt) }
+        Matmul { variant: self.variant, any_rows: self.any_rows, ..Matmul::new(MatmulLayout::Nt) }
     }
 
     /// residual + dropout(linear(x)).

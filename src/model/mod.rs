@@ -60,11 +60,24 @@ impl ModelParts {
     /// # Errors
     /// A file is missing or damaged, or this is no T5 that writes text.
     pub fn open(dir: &Path) -> Result<ModelParts> {
+        let parts = ModelParts::open_any(dir)?;
+        parts.weights.expect_decoder()?;
+        Ok(parts)
+    }
+
+    /// [`ModelParts::open`] that also takes an encoder alone (T5EncoderModel), which can encode and not generate.
+    pub fn open_any(dir: &Path) -> Result<ModelParts> {
         let config = T5Config::from_dir(dir)?;
         let generation = GenerationConfig::from_dir(dir, &config)?;
-        let weights = Weights::open(dir)?;
-        weights.expect_decoder()?;
-        Ok(ModelParts { config, generation, weights })
+        let parts = ModelParts { config, generation, weights: Weights::open(dir)? };
+        Ok(if parts.weights.is_encoder() { parts.encoder_only() } else { parts })
+    }
+
+    /// The encoder alone, for what needs no decoder: half of the memory or less.
+    pub fn encoder_only(mut self) -> ModelParts {
+        self.config.num_decoder_layers = 0;
+        self.config.tie_word_embeddings = true;
+        self
     }
 }
 
@@ -113,10 +126,14 @@ impl Model {
         on_progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<(Model, Vec<String>)> {
         let ModelParts { config, generation, weights } = parts;
-        let untied = weights.contains("lm_head.weight");
+        let has_decoder = config.num_decoder_layers > 0;
+        let untied = has_decoder && weights.contains("lm_head.weight");
         let (scale, rule) = config.output_scale(untied);
-        let mut remarks = vec![rule];
-        remarks.extend(generation.remark());
+        let mut remarks = Vec::new();
+        if has_decoder {
+            remarks.push(rule);
+            remarks.extend(generation.remark());
+        }
         let embedding = weights.embedding_name()?;
         let wanted = |name: &str| storage.wanted(weights, in_file(name, embedding));
         let mut model = Model::allocate(gpu, config.clone(), untied, scale, &wanted)?;
@@ -132,7 +149,7 @@ impl Model {
         }
         remarks.extend(storage::remark(&model.layout, |tensor| wanted(&tensor.name)));
         let unused = weights.unused(model.layout.tensors().iter().map(|t| t.name.as_str()));
-        if !unused.is_empty() {
+        if has_decoder && !unused.is_empty() {
             remarks.push(format!("ignored {} tensors of the file: {}", unused.len(), unused.join(", ")));
         }
         Ok((model, remarks))
@@ -216,6 +233,19 @@ impl Model {
             data.extend(dtype.decode(piece.rows, cols, &words));
         }
         Ok(data)
+    }
+
+    /// Refuses an encoder alone.
+    ///
+    /// # Errors
+    /// `Input`.
+    pub fn expect_decoder(&self) -> Result<()> {
+        if self.config.num_decoder_layers > 0 {
+            return Ok(());
+        }
+        Err(Error::Input(
+            "the model is an encoder without a decoder: it embeds texts, and neither writes nor scores any".into(),
+        ))
     }
 
     /// The ids that end an answer.

@@ -38,6 +38,10 @@ impl T5Config {
     pub fn tensor_shapes(&self, untied_head: bool) -> Vec<(String, Vec<usize>)> {
         let mut shapes = vec![("shared.weight".to_owned(), vec![self.vocab_size, self.d_model])];
         for (stack, layers) in [("encoder", self.num_layers), ("decoder", self.num_decoder_layers)] {
+            // An encoder alone: nothing has no layers else.
+            if layers == 0 {
+                continue;
+            }
             for block in 0..layers {
                 self.block_shapes(stack, block, &mut shapes);
             }

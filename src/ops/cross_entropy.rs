@@ -11,7 +11,7 @@ use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
 
 /// `h [rows, d]`, `labels [rows]` (u32), `dstats [4]` (only the gradient reads it), the head in shards of rows
 /// `[vocab, d]` -> `stats [4]`: sum of the cross-entropy, rows counted, rows whose most likely class is the label, sum of
-/// the objective.
+/// the objective. With [`by_row`](CrossEntropy::by_row), these four of each row: `[rows, 4]`.
 ///
 /// The objective is the cross-entropy with label smoothing (Mesh TensorFlow: the label gets `1 - s + s / vocab`, the
 /// others `s / vocab`) plus `z_loss log(Z)^2`.
@@ -25,6 +25,9 @@ pub struct CrossEntropy {
     pub smoothing: f32,
     /// Bytes of logits to hold at a time.
     pub chunk_bytes: usize,
+    /// Rows are not added up, and each is the same, bit for bit, whatever the others are (of batches of 16 rows or more). Has no
+    /// backward rule.
+    pub by_row: bool,
 }
 
 /// The inputs of [`CrossEntropy`], the third being the gradient of its output -> gradient of `h`, `stats` again, and the
@@ -45,18 +48,20 @@ static CROSS_ENTROPY: Shader = Shader {
 
 impl CrossEntropy {
     pub fn new(shards: Vec<usize>, scale: f32) -> CrossEntropy {
-        CrossEntropy { shards, scale, z_loss: 0.0, smoothing: 0.0, chunk_bytes: 64 << 20 }
+        CrossEntropy { shards, scale, z_loss: 0.0, smoothing: 0.0, chunk_bytes: 64 << 20, by_row: false }
     }
 
     fn vocab(&self) -> usize {
         self.shards.iter().sum()
     }
 
-    /// Equal chunks of rows, none with more logits than allowed.
+    /// Equal chunks of rows, none with more logits than allowed; all but the last a multiple of 16, so that no kernel for few rows
+    /// takes the last of a multiple of 16 rows.
     fn chunk_rows(&self, rows: usize, max_binding: u64) -> usize {
         let bytes = self.chunk_bytes.min(max_binding as usize);
         let most = (bytes / (4 * self.vocab())).clamp(1, rows);
-        rows.div_ceil(rows.div_ceil(most))
+        let even = rows.div_ceil(rows.div_ceil(most));
+        if most < 16 { even } else { even.next_multiple_of(16).min(most / 16 * 16).min(rows) }
     }
 
     /// Launches the loss, and the gradients where `into` says where they go: `dh`, and each shard's with whether to add.
@@ -66,7 +71,7 @@ impl CrossEntropy {
         let (h, labels, dstats) = (l.input(0), l.input(1), l.input(2));
         let chunk = self.chunk_rows(rows, l.caps.max_binding);
         let logits = l.scratch(chunk * vocab);
-        let row_stats = l.scratch(4 * rows);
+        let row_stats = if self.by_row { stats } else { l.scratch(4 * rows) };
         let lanes = lanes_per_row(l.caps, vocab);
         for first in (0..rows).step_by(chunk) {
             let m = chunk.min(rows - first);
@@ -86,6 +91,7 @@ impl CrossEntropy {
                 accumulate,
                 residual: None,
                 variant: None,
+                any_rows: self.by_row,
             };
             let h_rows = Matrix { operand: h, offset: first * d, ld: d };
             let part = |column| Matrix { operand: logits, offset: column, ld: vocab };
@@ -124,7 +130,9 @@ impl CrossEntropy {
                 column += n;
             }
         }
-        column_sum(l, row_stats, rows, stats, false);
+        if !self.by_row {
+            column_sum(l, row_stats, rows, stats, false);
+        }
     }
 
     /// Stats, and the gradient of the logits, for given logits.
@@ -133,9 +141,10 @@ impl CrossEntropy {
         let weights: Vec<&[f64]> = inputs[3..3 + self.shards.len()].iter().flat_map(Tensor64::rows).collect();
         let (vocab, scale) = (weights.len() as f64, f64::from(self.scale));
         let (z_loss, smoothing) = (f64::from(self.z_loss), f64::from(self.smoothing));
-        let mut stats = Tensor64::zeros(&[4]);
+        let mut stats = Tensor64::zeros(&[if self.by_row { h.shape[0] } else { 1 }, 4]);
         let mut dlogits = Vec::new();
-        for (row, &label) in h.rows().zip(&labels.data) {
+        for (r, (row, &label)) in h.rows().zip(&labels.data).enumerate() {
+            let to = if self.by_row { 4 * r } else { 0 };
             let dot = |w: &&[f64]| scale * w.iter().zip(row).map(|(a, b)| a * b).sum::<f64>();
             let logits: Vec<f64> = weights.iter().map(dot).collect();
             if label == f64::from(IGNORE) {
@@ -148,10 +157,10 @@ impl CrossEntropy {
             let target = |i: usize| smoothing / vocab + if i == label { 1.0 - smoothing } else { 0.0 };
             let smooth = lse - logits.iter().enumerate().map(|(i, z)| target(i) * z).sum::<f64>();
             let first_best = logits.iter().position(|&z| z == top);
-            stats.data[0] += lse - logits[label];
-            stats.data[1] += 1.0;
-            stats.data[2] += if first_best == Some(label) { 1.0 } else { 0.0 };
-            stats.data[3] += smooth + z_loss * lse * lse;
+            stats.data[to] += lse - logits[label];
+            stats.data[to + 1] += 1.0;
+            stats.data[to + 2] += if first_best == Some(label) { 1.0 } else { 0.0 };
+            stats.data[to + 3] += smooth + z_loss * lse * lse;
             let gradient = |(i, z): (usize, &f64)| {
                 let softmax = (z - lse).exp();
                 let of_ce = softmax - if i == label { 1.0 } else { 0.0 };
@@ -159,6 +168,9 @@ impl CrossEntropy {
                 dstats.data[0] * of_ce + dstats.data[3] * of_objective
             };
             dlogits.push(logits.iter().enumerate().map(gradient).collect());
+        }
+        if !self.by_row {
+            stats.shape = vec![4];
         }
         (stats, dlogits)
     }
@@ -174,7 +186,7 @@ impl Op for CrossEntropy {
         assert_eq!(inputs[2], [4], "cross_entropy dstats");
         let rows: Vec<usize> = inputs[3..].iter().map(|s| s[0]).collect();
         assert_eq!(rows, self.shards, "cross_entropy head");
-        vec![(vec![4], Dtype::F32)]
+        vec![(if self.by_row { vec![inputs[0][0], 4] } else { vec![4] }, Dtype::F32)]
     }
 
     fn launch(&self, l: &mut Launcher<'_>) {
@@ -184,6 +196,7 @@ impl Op for CrossEntropy {
 
     fn backward(&self, b: &mut Backward<'_>) {
         let Some(dstats) = b.grad(0) else { return };
+        assert!(!self.by_row, "the loss of single rows is not differentiated");
         let mut inputs: Vec<_> = (0..b.n_inputs()).map(|i| b.input(i)).collect();
         inputs[2] = dstats;
         let op = CrossEntropyBackward { forward: self.clone(), accumulate: vec![false; self.shards.len()] };

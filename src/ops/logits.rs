@@ -48,6 +48,7 @@ impl Op for Logits {
                 accumulate: false,
                 residual: None,
                 variant: self.variant,
+                any_rows: false,
             };
             gemm.launch(l);
             offset += n;

@@ -37,6 +37,9 @@ pub struct Matmul {
     pub accumulate: bool,
     /// A kernel to use instead of the preferred one; tests go through all.
     pub variant: Option<Variant>,
+    /// Whether a row of the result must be the same, bit for bit, however many rows there are, from 16 on. Sums along k are then
+    /// not split over workgroups where rows are few.
+    pub any_rows: bool,
 }
 
 impl Matmul {
@@ -50,6 +53,7 @@ impl Matmul {
             residual: false,
             accumulate: false,
             variant: None,
+            any_rows: false,
         }
     }
 
@@ -117,6 +121,7 @@ impl Op for Matmul {
             accumulate: self.accumulate,
             residual: self.residual.then(|| l.input(l.n_inputs() - 1)),
             variant: self.variant,
+            any_rows: self.any_rows,
         };
         gemm.launch(l);
     }

@@ -10,6 +10,7 @@ mod dropout;
 mod gather;
 mod logits;
 mod matmul;
+mod mean_pool;
 mod position_bias;
 mod rms_norm;
 mod rows;
@@ -25,6 +26,7 @@ pub use dropout::{Dropout, DropoutMask};
 pub use gather::{Gather, NO_ID, gather_index, gather_index_len};
 pub use logits::Logits;
 pub use matmul::{Matmul, MatmulLayout, Variant};
+pub use mean_pool::MeanPool;
 pub use position_bias::{PositionBias, distance_buckets, relative_bucket};
 pub use rms_norm::RmsNorm;
 pub use sample::{BAD_TOKEN, MAX_EOS, SETTINGS_LEN, Sample, SampleSettings};
@@ -46,6 +48,7 @@ pub const NAMES: &[&str] = &[
     "gather_backward",
     "logits",
     "matmul",
+    "mean_pool",
     "position_bias",
     "position_bias_backward",
     "rms_norm",

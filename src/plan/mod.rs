@@ -238,6 +238,14 @@ impl Plan {
         if self.gpu.checks_numbers() { self.run_checking() } else { self.program.run(1) }
     }
 
+    /// [`Plan::run`] that blocks no thread of the caller, and ends with `Cancelled` between two submits once `should_stop` says so.
+    pub async fn run_until(&self, should_stop: &(dyn Fn() -> bool + Sync)) -> Result<()> {
+        if self.gpu.checks_numbers() {
+            return self.run_checking();
+        }
+        Program::run_all(&self.gpu, &[&self.program], should_stop).await
+    }
+
     /// Replays the plan `times` over in one submit: for plans that advance by themselves, like a decoding step.
     pub fn run_times(&self, times: usize) -> Result<()> {
         self.program.run(times)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::worker::{self, Engine};
 use super::{Pending, T5};
 use crate::error::Result;
+use crate::forward::SentenceHead;
 use crate::gpu::{Gpu, GpuOptions};
 use crate::model::{ModelParts, Storage};
 use crate::tokenizer::Tokenizer;
@@ -34,9 +35,19 @@ impl From<PathBuf> for ModelSource {
 impl ModelSource {
     pub(super) fn open(&self) -> Result<(Arc<ModelParts>, Tokenizer)> {
         Ok(match self {
-            ModelSource::Folder(dir) => (Arc::new(ModelParts::open(dir)?), Tokenizer::from_dir(dir)?),
+            ModelSource::Folder(dir) => (Arc::new(ModelParts::open_any(dir)?), Tokenizer::from_dir(dir)?),
             ModelSource::Parts { parts, tokenizer } => (parts.clone(), tokenizer.clone()),
         })
+    }
+}
+
+impl ModelSource {
+    /// What sentence embeddings need behind the encoder, if the folder has it.
+    fn sentence_head(&self, gpu: &Gpu, parts: &ModelParts) -> Result<Option<SentenceHead>> {
+        match self {
+            ModelSource::Folder(dir) => SentenceHead::open(gpu, dir, parts.config.d_model),
+            ModelSource::Parts { .. } => Ok(None),
+        }
     }
 }
 
@@ -119,6 +130,7 @@ impl T5Builder {
 
     /// Loads the model onto a device.
     pub(super) fn engine(&mut self, gpu: &Gpu, parts: &ModelParts, wanted: &dyn Fn() -> bool) -> Result<Engine> {
-        Engine::load(gpu, parts, self.storage, &mut self.on_progress, wanted)
+        let head = self.source.sentence_head(gpu, parts)?;
+        Engine::load(gpu, parts, head, self.storage, &mut self.on_progress, wanted)
     }
 }

@@ -15,6 +15,7 @@ use futures_channel::mpsc;
 pub use load::{LoadProgress, ModelSource, T5Builder};
 pub use pending::{AnswerPiece, AnswerStream, Canceller, Pending};
 
+use crate::forward::{Embeddings, Pooling, TargetScore};
 use crate::generate::{GenerateOptions, Generation};
 use crate::gpu::Gpu;
 use crate::model::T5Config;
@@ -107,6 +108,29 @@ impl T5 {
         let (pieces, canceller, stream) = AnswerStream::new();
         self.send(Job::Stream { text: text.into(), options: options.clone(), pieces, canceller });
         stream
+    }
+
+    /// One vector for each text, in their order: of like texts, vectors with a large dot product, if the model was trained for
+    /// that. A text's vector does not depend on the others.
+    ///
+    /// # Errors
+    /// See [`T5::answer`]; `Input` if the model's folder does not say how [`Pooling::Sentence`] is made.
+    pub fn embed(&self, texts: &[impl AsRef<str>], pooling: Pooling) -> Pending<Embeddings> {
+        let (reply, canceller, pending) = Pending::new();
+        self.send(Job::Embed { texts: owned(texts), pooling, reply, canceller });
+        pending
+    }
+
+    /// How likely the model finds each target as the answer to its source: pairs of source and target, scores in their order.
+    ///
+    /// # Errors
+    /// See [`T5::answer`].
+    pub fn score(&self, pairs: &[(impl AsRef<str>, impl AsRef<str>)]) -> Pending<Vec<TargetScore>> {
+        let (reply, canceller, pending) = Pending::new();
+        let pairs =
+            pairs.iter().map(|(source, target)| (source.as_ref().to_owned(), target.as_ref().to_owned())).collect();
+        self.send(Job::Score { pairs, reply, canceller });
+        pending
     }
 
     /// Options that cannot make the model write what the tokenizer has no piece for, with the length that the model's

@@ -8,7 +8,9 @@ use futures_core::Stream as _;
 
 use super::load::OnProgress;
 use super::{Answer, AnswerPiece, Canceller, LoadProgress, MemoryUse, Shared, State, T5, T5Builder};
+use crate::batch::Example;
 use crate::error::{Error, Result};
+use crate::forward::{Embeddings, Encoder, Pooling, SentenceHead, TargetScore, TargetScorer};
 use crate::generate::{GenerateOptions, Generator};
 use crate::gpu::Gpu;
 use crate::model::{Model, ModelParts, Storage};
@@ -33,6 +35,17 @@ pub(super) enum Job {
         text: String,
         options: GenerateOptions,
         pieces: mpsc::UnboundedSender<Result<AnswerPiece>>,
+        canceller: Canceller,
+    },
+    Embed {
+        texts: Vec<String>,
+        pooling: Pooling,
+        reply: Reply<Embeddings>,
+        canceller: Canceller,
+    },
+    Score {
+        pairs: Vec<(String, String)>,
+        reply: Reply<Vec<TargetScore>>,
         canceller: Canceller,
     },
     Options {
@@ -82,12 +95,15 @@ async fn run(mut builder: T5Builder, reply: Reply<T5>, canceller: Canceller) {
 /// The model on the device.
 pub(super) struct Engine {
     generator: Generator,
+    encoder: Encoder,
+    scorer: TargetScorer,
 }
 
 impl Engine {
     pub fn load(
         gpu: &Gpu,
         parts: &ModelParts,
+        head: Option<SentenceHead>,
         storage: Storage,
         on_progress: &mut OnProgress,
         is_cancelled: &dyn Fn() -> bool,
@@ -97,7 +113,8 @@ impl Engine {
             if is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let (model, _) = Model::upload(gpu, parts, storage, &mut tell)?;
-        Ok(Engine { generator: Generator::new(model) })
+        let (encoder, scorer) = (Encoder::new(model.clone(), head)?, TargetScorer::new(model.clone()));
+        Ok(Engine { generator: Generator::new(model), encoder, scorer })
     }
 }
 
@@ -127,9 +144,9 @@ impl Worker {
     }
 
     fn publish(&self) {
-        let memory = self.engine.as_ref().map(|Engine { generator }| MemoryUse {
+        let memory = self.engine.as_ref().map(|Engine { generator, encoder, scorer }| MemoryUse {
             weights: generator.model.layout.bytes(),
-            working: generator.bytes(),
+            working: generator.bytes() + encoder.bytes() + scorer.bytes(),
         });
         self.shared.state().memory = memory.unwrap_or_default();
     }
@@ -162,6 +179,14 @@ impl Worker {
                     let _ = pieces.unbounded_send(last);
                 }
             }
+            Job::Embed { texts, pooling, reply, canceller } => {
+                let vectors = self.embed(&texts, pooling, &canceller).await;
+                self.finish(reply, vectors);
+            }
+            Job::Score { pairs, reply, canceller } => {
+                let scores = self.score(&pairs, &canceller).await;
+                self.finish(reply, scores);
+            }
             Job::Options { reply } => self.finish(reply, self.options()),
             Job::Unload { reply } => {
                 self.engine = None;
@@ -184,6 +209,24 @@ impl Worker {
         Ok(GenerateOptions { max_new_tokens, ..default })
     }
 
+    fn engine(&mut self) -> Result<&mut Engine> {
+        self.engine.as_mut().ok_or(Error::Unloaded)
+    }
+
+    async fn embed(&mut self, texts: &[String], pooling: Pooling, canceller: &Canceller) -> Result<Embeddings> {
+        let ids = encoded(&self.shared.tokenizer, texts)?;
+        self.engine()?.encoder.embed(&ids, pooling, &|| canceller.is_cancelled()).await
+    }
+
+    async fn score(&mut self, pairs: &[(String, String)], canceller: &Canceller) -> Result<Vec<TargetScore>> {
+        let tokenizer = &self.shared.tokenizer;
+        let example = |(source, target): &(String, String)| {
+            Ok(Example { source: tokenizer.encode_with_eos(source)?, target: tokenizer.encode_with_eos(target)? })
+        };
+        let examples: Vec<Example> = pairs.iter().map(example).collect::<Result<_>>()?;
+        self.engine()?.scorer.score(&examples, &|| canceller.is_cancelled()).await
+    }
+
     async fn answers(
         &mut self,
         texts: &[String],
@@ -193,7 +236,8 @@ impl Worker {
     ) -> Result<Vec<Answer>> {
         let generator = &mut self.engine.as_mut().ok_or(Error::Unloaded)?.generator;
         let tokenizer = &self.shared.tokenizer;
-        let ids: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode_with_eos(text)).collect::<Result<_>>()?;
+        let ids = encoded(tokenizer, texts)?;
+        generator.model.expect_decoder()?;
         let mut on_tokens = |_: usize, ids: &[u32]| {
             on_ids(ids);
             if canceller.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -220,4 +264,8 @@ impl Worker {
         self.shared.state().gpu = gpu;
         Ok(())
     }
+}
+
+fn encoded(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>> {
+    texts.iter().map(|text| tokenizer.encode_with_eos(text)).collect()
 }

@@ -7,7 +7,8 @@ use crate::gpu::Gpu;
 use crate::graph::{Add, AddInto, Dtype};
 use crate::ops::{
     Activation, Attention, AttentionDecode, CrossEntropy, Dropout, Function, Gather, Logits, MAX_EOS, Mask, Matmul,
-    MatmulLayout, PositionBias, RmsNorm, SETTINGS_LEN, Sample, SampleSettings, distance_buckets, gather_index,
+    MatmulLayout, MeanPool, PositionBias, RmsNorm, SETTINGS_LEN, Sample, SampleSettings, distance_buckets,
+    gather_index,
 };
 use crate::plan::Plan;
 
@@ -52,6 +53,11 @@ pub fn bench_cases() -> Vec<Case> {
             let (x, scale) = (b.input("x", &[TOKENS, D_MODEL], 1.0), b.parameter("scale", &[D_MODEL], 1.0));
             let y = b.graph.push1(RmsNorm { eps: 1e-6 }, &[x, scale]);
             b.output("y", y);
+        }),
+        Case::new("mean_pool 4x128x512", |b| {
+            let (x, lens) = (b.constant("x", &[TOKENS, D_MODEL], 1.0), b.ids("lens", &[LEN as u32; SEQUENCES]));
+            let y = b.graph.push1(MeanPool, &[x, lens]);
+            b.output_constant("y", y);
         }),
         Case::new("activation gated gelu 512x1024", |b| {
             let h = b.input("h", &[TOKENS, 2 * D_FF], 1.0);

@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use crate::batch::IGNORE;
 use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, interpret};
 use crate::ops::{
-    Activation, CrossEntropy, Dropout, Function, Gather, Logits, Matmul, MatmulLayout, PositionBias, RmsNorm, Variant,
-    distance_buckets, gather_index, gather_index_len,
+    Activation, CrossEntropy, Dropout, Function, Gather, Logits, Matmul, MatmulLayout, MeanPool, PositionBias, RmsNorm,
+    Variant, distance_buckets, gather_index, gather_index_len,
 };
 use crate::rng::{Purpose, Rng, fnv1a};
 
@@ -205,6 +205,7 @@ pub fn cases() -> Vec<Case> {
     position_bias(&mut cases);
     attention::push(&mut cases);
     cross_entropy(&mut cases);
+    mean_pool(&mut cases);
     decoding::push(&mut cases);
     logits(&mut cases);
     fused::push(&mut cases);
@@ -318,6 +319,31 @@ fn cross_entropy(cases: &mut Vec<Case>) {
             let op = CrossEntropy { z_loss, smoothing, chunk_bytes, ..CrossEntropy::new(shards.clone(), scale) };
             let stats = b.graph.push1(op, &inputs);
             b.output_seeded("stats", stats, seed);
+        }));
+    }
+    for (rows, shards, chunk_bytes) in [(5, vec![7], 1 << 20), (70, vec![21, 19], 4 * 40 * 33)] {
+        cases.push(Case::new(format!("cross_entropy by row {rows} {shards:?}"), move |b| {
+            let vocab: u32 = shards.iter().sum::<usize>() as u32;
+            let labels: Vec<u32> = (0..rows).map(|r| if r % 5 == 3 { IGNORE } else { (r * 7 + 1) % vocab }).collect();
+            let mut inputs = vec![b.constant("h", &[rows as usize, 12], 1.0), b.ids("labels", &labels)];
+            inputs.push(b.constant("dstats", &[4], 1.0));
+            for (i, &n) in shards.iter().enumerate() {
+                inputs.push(b.constant(&format!("head{i}"), &[n, 12], 1.0));
+            }
+            let op = CrossEntropy { chunk_bytes, by_row: true, ..CrossEntropy::new(shards.clone(), 0.5) };
+            let stats = b.graph.push1(op, &inputs);
+            b.output_constant("stats", stats);
+        }));
+    }
+}
+
+fn mean_pool(cases: &mut Vec<Case>) {
+    for (lens, len, cols) in [(vec![1], 1, 1), (vec![3, 0, 7, 9], 7, 33), (vec![100, 1], 130, 20)] {
+        cases.push(Case::new(format!("mean_pool {lens:?} of {len} x {cols}"), move |b| {
+            let x = b.constant("x", &[lens.len() * len, cols], 1.0);
+            let counts = b.ids("lens", &lens.iter().map(|&n: &u32| n.min(len as u32)).collect::<Vec<_>>());
+            let y = b.graph.push1(MeanPool, &[x, counts]);
+            b.output_constant("y", y);
         }));
     }
 }

@@ -42,6 +42,8 @@ pub struct Gemm {
     pub accumulate: bool,
     pub residual: Option<Operand>,
     pub variant: Option<Variant>,
+    /// See [`Matmul::any_rows`](super::Matmul::any_rows).
+    pub any_rows: bool,
 }
 
 /// A row-major matrix inside an operand: elements to its first, and from one row to the next. A packed operand is one

@@ -52,12 +52,14 @@ struct Cut {
 }
 
 impl Cut {
-    fn of(m: usize, n: usize, k: usize) -> Cut {
+    /// `any_rows`: the sums are cut as they would be for many rows.
+    fn of(m: usize, n: usize, k: usize, any_rows: bool) -> Cut {
         let tiles = |tile: usize| m.div_ceil(tile) * n.div_ceil(tile);
         let most = (k / LEAST_PART).max(1);
         let tile = if tiles(64) * most >= WANTED_WORKGROUPS { 64 } else { 32 };
         let tiles = tiles(tile);
-        let parts = (WANTED_WORKGROUPS / tiles).clamp(1, most).max(k.div_ceil(MOST_PART));
+        let wanted = if any_rows { 1 } else { (WANTED_WORKGROUPS / tiles).clamp(1, most) };
+        let parts = wanted.max(k.div_ceil(MOST_PART));
         // A multiple of the kernel's DEPTH for either tile.
         let part_k = k.div_ceil(parts).next_multiple_of(32);
         Cut { tile, tiles, parts: k.div_ceil(part_k), part_k }
@@ -70,7 +72,7 @@ impl Gemm {
             let b = k_major(l, self.b, true, self.k, self.n, 4);
             return Gemm { layout: MatmulLayout::Nn, b, ..*self }.launch_shared(l);
         }
-        let cut = Cut::of(self.m, self.n, self.k);
+        let cut = Cut::of(self.m, self.n, self.k, self.any_rows);
         if cut.parts == 1 {
             return self.launch_tiles(l, &cut);
         }
@@ -162,18 +164,20 @@ mod tests {
 
     #[test]
     fn few_tiles_share_out_a_long_k() {
-        let weights = Cut::of(512, 512, 4096);
+        let weights = Cut::of(512, 512, 4096, false);
         assert_eq!(weights, Cut { tile: 64, tiles: 64, parts: 4, part_k: 1024 });
-        let activations = Cut::of(4096, 512, 512);
+        let activations = Cut::of(4096, 512, 512, false);
         assert_eq!(activations, Cut { tile: 64, tiles: 512, parts: 1, part_k: 512 });
-        let small = Cut::of(512, 512, 512);
+        let rows_alike = [16, 4096].map(|m| Cut::of(m, 512, 4096, true));
+        assert!(rows_alike.iter().all(|cut| (cut.parts, cut.part_k) == (1, 4096)), "{rows_alike:?}");
+        let small = Cut::of(512, 512, 512, false);
         assert_eq!(small, Cut { tile: 32, tiles: 256, parts: 1, part_k: 512 });
     }
 
     #[test]
     fn parts_cover_every_step() {
         for k in [1, 31, 511, 1025, 70_003, 1 << 20] {
-            let cut = Cut::of(4, 12, k);
+            let cut = Cut::of(4, 12, k, false);
             assert!((cut.parts - 1) * cut.part_k < k && k <= cut.parts * cut.part_k, "{cut:?}");
             assert!(cut.part_k.is_multiple_of(32), "{cut:?}");
         }
