@@ -7,4 +7,4 @@ mod writer;
 pub use safetensors::Dtype;
 pub(crate) use safetensors_files::other_format;
 pub use weights::{TensorInfo, WeightSource, Weights};
-pub use writer::write_model;
+pub use writer::{tensor_file, write_model};

@@ -48,6 +48,23 @@ pub fn write_model(
     file.flush().and_then(|()| file.get_ref().sync_all()).map_err(Error::io("write", path))
 }
 
+/// A safetensors file of these tensors (name, shape, numbers), in memory.
+///
+/// # Panics
+/// If a name comes twice, or a tensor has another number of elements than its shape.
+pub fn tensor_file(tensors: &[(String, Vec<usize>, &[f32])]) -> Vec<u8> {
+    let mut sorted: Vec<_> = tensors.iter().collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    let header = header(&sorted.iter().map(|(name, shape, _)| (&**name, &**shape)).collect::<Vec<_>>());
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header);
+    for (name, shape, values) in sorted {
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "values of tensor {name} {shape:?}");
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    bytes
+}
+
 /// Elements converted to bytes at once.
 const CHUNK: usize = 1 << 16;
 

@@ -1,21 +1,21 @@
 //! `t5 generate`: text to text, from arguments, a file or standard input.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use t5_wgpu::Error;
-use t5_wgpu::data::lines::Lines;
 use t5_wgpu::generate::{GenerateOptions, Generation, Generator, Strategy};
-use t5_wgpu::model::{Model, Storage, T5Config};
+use t5_wgpu::model::{Model, T5Config};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::console::{Data, doing, note};
 use super::prefix::{Prefix, Wish};
-use super::{GpuArgs, TuneArgs, model_folder};
+use super::sources::{Source, Sources};
+use super::{GpuArgs, TuneArgs, WeightsArg, model_folder};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,8 +52,8 @@ pub struct Args {
     /// How weights are held in the adapter's memory; sums are f32 always. auto: f16 and bf16 as the file has them, else f32,
     /// so that nothing is rounded. int8 takes 28 % of f32's memory, and rounds each weight by up to 0.4 % of the largest
     /// beside it
-    #[arg(long, value_enum, value_name = "TYPE", default_value_t = Weights::Auto)]
-    weights: Weights,
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = WeightsArg::Auto)]
+    weights: WeightsArg,
     /// Put this before each source, e.g. "summarize: " [default: that of the model's task, if it knows exactly one, before
     /// sources that do not begin with it already]
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["no_prefix", "task"])]
@@ -102,30 +102,8 @@ pub struct Args {
 /// Where neither the command line nor the model says.
 const MAX_NEW_TOKENS: usize = 128;
 
-/// What `--weights` can ask for.
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum Weights {
-    Auto,
-    F32,
-    F16,
-    Bf16,
-    Int8,
-}
-
-impl From<Weights> for Storage {
-    fn from(weights: Weights) -> Storage {
-        match weights {
-            Weights::Auto => Storage::AsStored,
-            Weights::F32 => Storage::F32,
-            Weights::F16 => Storage::F16,
-            Weights::Bf16 => Storage::Bf16,
-            Weights::Int8 => Storage::Int8,
-        }
-    }
-}
-
 pub fn run(args: &Args) -> Result<()> {
-    let mut sources = open_sources(args)?;
+    let mut sources = Sources::open(&args.text, args.file.as_deref())?;
     if !args.model.is_dir() {
         return Err(anyhow!(
             "{} is not a folder; --model takes a folder with config.json, model.safetensors and a tokenizer",
@@ -301,65 +279,6 @@ impl Totals {
             let each = 1e3 * (seconds - at_first) / (tokens - known) as f64;
             note!("first after {:.0} ms (shaders compiled, source encoded), then {each:.1} ms/token", 1e3 * at_first);
         }
-    }
-}
-
-/// A source and where it came from, for messages.
-struct Source {
-    text: String,
-    place: String,
-}
-
-/// Sources from arguments or from lines.
-struct Sources<'a> {
-    arguments: std::slice::Iter<'a, String>,
-    lines: Option<Lines>,
-    /// Where they are from, for messages.
-    name: String,
-    taken: usize,
-    /// Someone types the lines.
-    interactive: bool,
-    is_single: bool,
-}
-
-fn open_sources(args: &Args) -> Result<Sources<'_>> {
-    let mut sources = Sources {
-        arguments: args.text.iter(),
-        lines: None,
-        name: "argument ".into(),
-        taken: 0,
-        interactive: false,
-        is_single: args.text.len() == 1,
-    };
-    match &args.file {
-        Some(path) if path.as_os_str() != "-" => {
-            sources.lines = Some(Lines::open(path)?);
-            sources.name = format!("{}:", path.display());
-        }
-        None if !args.text.is_empty() => {}
-        _ => {
-            sources.interactive = io::stdin().is_terminal();
-            sources.lines = Some(Lines::stdin());
-            sources.name = "stdin:".into();
-        }
-    }
-    Ok(sources)
-}
-
-impl Sources<'_> {
-    /// Up to `count` sources; none at the end.
-    fn take(&mut self, count: usize) -> Result<Vec<Source>> {
-        let mut taken = Vec::new();
-        while taken.len() < count {
-            let text = match &mut self.lines {
-                None => self.arguments.next().cloned(),
-                Some(lines) => lines.next_text()?.map(|(_, line)| line.to_owned()),
-            };
-            let Some(text) = text else { break };
-            self.taken += 1;
-            taken.push(Source { text, place: format!("{}{}", self.name, self.taken) });
-        }
-        Ok(taken)
     }
 }
 

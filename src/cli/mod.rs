@@ -5,6 +5,7 @@ mod console;
 mod data;
 mod devices;
 mod dry_run;
+mod embed;
 mod environment;
 mod eval;
 mod generate;
@@ -13,10 +14,12 @@ mod prefix;
 mod progress;
 mod report;
 mod run;
+mod score;
 mod screen;
 mod shell;
 mod show_objective;
 mod signals;
+mod sources;
 mod tokenize;
 mod tokenizer;
 mod train;
@@ -30,6 +33,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use console::note;
 use t5_wgpu::bench::Subject;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
+use t5_wgpu::model::Storage;
 use t5_wgpu::recipe::checkpoint::model_of_run;
 use t5_wgpu::tune::cache::{Cache, Identity};
 use t5_wgpu::tune::{Mode, TuneBudget, Tuner};
@@ -53,6 +57,8 @@ enum Command {
     Train(Box<train::Args>),
     Eval(eval::Args),
     Generate(generate::Args),
+    Score(score::Args),
+    Embed(embed::Args),
     Tune(tune::Args),
     Tokenize(tokenize::Args),
     Tokenizer(tokenizer::Args),
@@ -89,6 +95,28 @@ impl GpuArgs {
             }
         }
         Ok(gpu)
+    }
+}
+
+/// What `--weights` can ask for.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub enum WeightsArg {
+    Auto,
+    F32,
+    F16,
+    Bf16,
+    Int8,
+}
+
+impl From<WeightsArg> for Storage {
+    fn from(weights: WeightsArg) -> Storage {
+        match weights {
+            WeightsArg::Auto => Storage::AsStored,
+            WeightsArg::F32 => Storage::F32,
+            WeightsArg::F16 => Storage::F16,
+            WeightsArg::Bf16 => Storage::Bf16,
+            WeightsArg::Int8 => Storage::Int8,
+        }
     }
 }
 
@@ -150,6 +178,8 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(*args),
         Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Score(args) => score::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Embed(args) => embed::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tune(args) => tune::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),
         Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),

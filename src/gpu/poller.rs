@@ -5,12 +5,12 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 /// A buffer that is being mapped: `true` once it is, `false` if it cannot be. Clones share it.
 #[derive(Clone, Default)]
-pub(super) struct Mapping(Arc<Mutex<MappingState>>);
+pub(super) struct Mapping(Arc<(Mutex<MappingState>, Condvar)>);
 
 #[derive(Default)]
 struct MappingState {
@@ -20,16 +20,25 @@ struct MappingState {
 
 impl Mapping {
     fn state(&self) -> MutexGuard<'_, MappingState> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Says how it ended, if nobody has said so before.
     pub fn end(&self, mapped: bool) {
         let mut state = self.state();
         state.mapped.get_or_insert(mapped);
+        self.0.1.notify_all();
         if let Some(waker) = state.waker.take() {
             waker.wake();
         }
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Mapping {
+    /// Blocks until it has ended, at most so long.
+    fn wait(&self, patience: std::time::Duration) {
+        let _ = self.0.1.wait_timeout_while(self.state(), patience, |state| state.mapped.is_none());
     }
 }
 
@@ -56,8 +65,13 @@ mod native {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::mpsc::{Sender, channel};
     use std::sync::{Mutex, PoisonError};
+    use std::time::Duration;
 
     use super::Mapping;
+
+    /// How long a callback may take once its submission has ended. Where an application polls the same device, its thread may be
+    /// the one that calls back, and may be held up on the way. A callback that never comes means a lost device.
+    const PATIENCE: Duration = Duration::from_secs(2);
 
     /// A thread that polls a device up to the submissions that it is told of, in turn. It starts with the first, and ends
     /// when the `Poller` is dropped.
@@ -80,8 +94,10 @@ mod native {
                 for (submission, mapping) in receiver {
                     let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
                     // wgpu panics if the device is lost while it waits. It has told why before.
-                    let _ = catch_unwind(AssertUnwindSafe(|| device.poll(wait)));
-                    // wgpu has called back by now, unless the device is lost.
+                    let polled = catch_unwind(AssertUnwindSafe(|| device.poll(wait)));
+                    if matches!(polled, Ok(Ok(_))) {
+                        mapping.wait(PATIENCE);
+                    }
                     mapping.end(false);
                 }
             };

@@ -33,6 +33,7 @@ pub struct T5 {
 struct Shared {
     tokenizer: Tokenizer,
     config: T5Config,
+    options: GenerateOptions,
     state: Mutex<State>,
 }
 
@@ -133,12 +134,9 @@ impl T5 {
         pending
     }
 
-    /// Options that cannot make the model write what the tokenizer has no piece for, with the length that the model's
-    /// `generation_config.json` asks for.
-    pub fn default_options(&self) -> Pending<GenerateOptions> {
-        let (reply, _, pending) = Pending::new();
-        self.send(Job::Options { reply });
-        pending
+    /// The options of [`T5::generate`]: as the model's `generation_config.json` says.
+    pub fn default_options(&self) -> GenerateOptions {
+        self.shared.options.clone()
     }
 
     /// The model's tokenizer.

@@ -48,9 +48,6 @@ pub(super) enum Job {
         reply: Reply<Vec<TargetScore>>,
         canceller: Canceller,
     },
-    Options {
-        reply: Reply<GenerateOptions>,
-    },
     Unload {
         reply: Reply<()>,
     },
@@ -133,7 +130,10 @@ impl Worker {
         let gpu = builder.open_gpu().await?;
         let engine = builder.engine(&gpu, &parts, &|| canceller.is_cancelled())?;
         let state = Mutex::new(State { gpu, memory: MemoryUse::default() });
-        Ok((engine, Arc::new(Shared { tokenizer, config: parts.config.clone(), state })))
+        let default = GenerateOptions::default();
+        let max_new_tokens = parts.generation.max_new_tokens.unwrap_or(default.max_new_tokens);
+        let options = GenerateOptions { max_new_tokens, ..default };
+        Ok((engine, Arc::new(Shared { tokenizer, config: parts.config.clone(), options, state })))
     }
 
     /// Hands a result out, after the handles can see what the model now holds.
@@ -154,10 +154,8 @@ impl Worker {
     async fn answer(&mut self, job: Job) {
         match job {
             Job::Generate { text, reply, canceller } => {
-                let answers = match self.options() {
-                    Ok(options) => self.answers(&[text], &options, &canceller, &mut |_| ()).await,
-                    Err(error) => Err(error),
-                };
+                let options = self.shared.options.clone();
+                let answers = self.answers(&[text], &options, &canceller, &mut |_| ()).await;
                 let text = answers.map(|mut answers| answers.pop().map(|answer| answer.text).unwrap_or_default());
                 self.finish(reply, text);
             }
@@ -187,7 +185,6 @@ impl Worker {
                 let scores = self.score(&pairs, &canceller).await;
                 self.finish(reply, scores);
             }
-            Job::Options { reply } => self.finish(reply, self.options()),
             Job::Unload { reply } => {
                 self.engine = None;
                 // wgpu frees what was dropped when the device is next polled.
@@ -199,14 +196,6 @@ impl Worker {
                 self.finish(reply, opened);
             }
         }
-    }
-
-    fn options(&self) -> Result<GenerateOptions> {
-        let model = &self.engine.as_ref().ok_or(Error::Unloaded)?.generator.model;
-        let limit = Some(self.shared.tokenizer.vocab_size());
-        let default = GenerateOptions { limit, ..GenerateOptions::default() };
-        let max_new_tokens = model.generation.max_new_tokens.unwrap_or(default.max_new_tokens);
-        Ok(GenerateOptions { max_new_tokens, ..default })
     }
 
     fn engine(&mut self) -> Result<&mut Engine> {
@@ -242,7 +231,10 @@ impl Worker {
             on_ids(ids);
             if canceller.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let made = generator.generate(&ids, options, &mut on_tokens).await?;
+        // What the tokenizer has no piece for is never written.
+        let limit = options.limit.or(Some(tokenizer.vocab_size()));
+        let options = GenerateOptions { limit, ..options.clone() };
+        let made = generator.generate(&ids, &options, &mut on_tokens).await?;
         if canceller.is_cancelled() {
             return Err(Error::Cancelled);
         }
