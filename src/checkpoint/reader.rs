@@ -1,7 +1,7 @@
 //! Reads safetensors: one file, or a folder with `model.safetensors` or its shards.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
@@ -207,7 +207,7 @@ struct MappedFile {
 
 impl MappedFile {
     fn open(path: &Path) -> Result<MappedFile> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        let file = files::open(path)?;
         if file.metadata().map_err(Error::io("read", path))?.len() == 0 {
             return Err(Error::file(path, "the file is empty; download or copy it again"));
         }

@@ -139,7 +139,8 @@ impl RunFolder {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         }
-        atomic::write_atomic(&path, bytes)
+        // Whatever lies there, be it a pipe, is replaced.
+        atomic::write_all_atomic(&[(&path, bytes)])
     }
 
     /// Opens a file that is written to its end.

@@ -82,6 +82,7 @@ impl Model {
         let untied = weights.contains("lm_head.weight");
         let (scale, rule) = config.output_scale(untied);
         let mut remarks = vec![rule];
+        remarks.extend(config.remark());
         remarks.extend(generation.remark());
         let embedding = weights.embedding_name()?;
         let wanted = |name: &str| storage.wanted(&weights, in_file(name, embedding));
