@@ -192,6 +192,135 @@ fn a_closed_or_full_output_does_not_panic() {
 }
 
 #[test]
+fn lost_json_is_an_error() {
+    let scratch = Scratch::new("fault-json");
+    scratch.pairs(16);
+    let tiny = TINY.join(" ");
+    let train = format!("$T5 train --pairs pairs.tsv --steps 2 {tiny} --json --overwrite --out run");
+    for command in [&*train, "$T5 generate --model run --json w1", "$T5 eval --model run --pairs pairs.tsv --json"] {
+        let full = outcome(&shell(&scratch.path(""), &format!("{command} >/dev/full")));
+        assert_fails(full, &["cannot write to standard output: No space left"]);
+        // A reader that has had enough is no failure, and the work is done all the same.
+        let closed = shell(&scratch.path(""), &format!("{command} | true; exit ${{PIPESTATUS[0]}}"));
+        assert_eq!(closed.status.code(), Some(0), "{command} | true: {closed:?}");
+        assert!(scratch.path("run/last/model.safetensors").exists());
+    }
+}
+
+/// A recipe that learns a tokenizer, trains with it, and evaluates.
+fn learning() -> String {
+    let test = "[[stage]]\nname = \"test\"\nevaluate = [\"t\"]\n";
+    format!("{RECIPE}{test}[tokenizer]\nvocab_size = 60\nsentinels = 10\n")
+}
+
+#[test]
+fn damage_to_a_run_is_named_and_never_passes_for_done() {
+    let scratch = Scratch::new("fault-damage");
+    scratch.pairs(64);
+    let (code, text) = run_recipe(&scratch, &learning(), &[]);
+    assert_eq!(code, Some(0), "{text}");
+    let goes_on = || run_recipe(&scratch, &learning(), &[]);
+    let generate = || outcome(&shell(&scratch.path(""), "$T5 generate --model o w1"));
+    let resume = || outcome(&shell(&scratch.path(""), "$T5 train --resume --out o/a"));
+    // The tokenizer, of which every checkpoint has a copy.
+    let (learned, copy) = (scratch.path("o/tokenizer/tokenizer.json"), scratch.path("o/a/last/tokenizer.json"));
+    let whole = fs::read(&learned).unwrap();
+    fs::write(&learned, &whole[..whole.len() / 2]).unwrap();
+    let (code, text) = goes_on();
+    assert_fails(
+        (code, text.clone()),
+        &["o/tokenizer: stage a was trained with another tokenizer", "put back", "o/a/last\""],
+    );
+    assert!(!text.contains("remove"), "{text}");
+    fs::copy(copy, learned).unwrap();
+    assert_eq!(goes_on().0, Some(0));
+    // Weights.
+    for weights in ["o/a/last/model.safetensors", "o/a/best/model.safetensors"] {
+        let weights = scratch.path(weights);
+        let whole = fs::read(&weights).unwrap();
+        fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+        for outcome in [goes_on(), generate(), resume()] {
+            assert_fails(outcome, &[&weights.display().to_string()[scratch.path("").display().to_string().len()..]]);
+        }
+        fs::write(&weights, whole).unwrap();
+    }
+    fs::rename(scratch.path("o/a/best"), scratch.path("kept")).unwrap();
+    for outcome in [goes_on(), generate(), resume()] {
+        assert_fails(outcome, &["o/a/best: the run's best checkpoint (t/loss", "is missing", "a/last\""]);
+    }
+    fs::rename(scratch.path("kept"), scratch.path("o/a/best")).unwrap();
+    assert_eq!(goes_on().0, Some(0));
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_does_not_block() {
+    let scratch = Scratch::new("fault-pipe");
+    scratch.pairs(64);
+    assert_eq!(run_recipe(&scratch, &learning(), &[]).0, Some(0));
+    for file in [
+        "o/stages.json",
+        "o/recipe.toml",
+        "o/tokenizer/tokenizer.json",
+        "o/a/best/config.json",
+        "o/a/last/model.safetensors",
+        "o/a/last/training_state/state.json",
+    ] {
+        let path = scratch.path(file);
+        let whole = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        for command in ["run recipe.toml --out o", "generate --model o w1", "report o --out page.html"] {
+            let (code, text) = outcome(&shell(&scratch.path(""), &format!("timeout 60 $T5 {command}")));
+            assert_ne!(code, Some(124), "{file}: `{command}` waits for ever: {text}");
+            assert!(!text.contains("panicked"), "{text}");
+            if command.starts_with("run") {
+                assert_fails((code, text), &["a pipe or a device"]);
+            }
+        }
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, whole).unwrap();
+    }
+    assert_eq!(run_recipe(&scratch, &learning(), &[]).0, Some(0));
+}
+
+#[test]
+fn text_in_utf_16_is_named_as_such() {
+    let scratch = Scratch::new("fault-utf16");
+    let encoded = |text: &str, mark: [u8; 2], bytes: fn(u16) -> [u8; 2]| {
+        [mark.to_vec(), text.encode_utf16().flat_map(bytes).collect()].concat()
+    };
+    let remedy = ["UTF-16", "iconv -f utf-16 -t utf-8"];
+    for (mark, bytes) in [([0xff, 0xfe], u16::to_le_bytes as fn(u16) -> [u8; 2]), ([0xfe, 0xff], u16::to_be_bytes)] {
+        scratch.file("recipe.toml", encoded(RECIPE, mark, bytes));
+        assert_fails(outcome(&shell(&scratch.path(""), "$T5 run recipe.toml")), &remedy);
+        for name in ["pairs.tsv", "pairs.csv", "pairs.jsonl"] {
+            scratch.file(name, encoded("a\tb\nc\td\n", mark, bytes));
+            // Nor are its lines left out one by one.
+            let train = format!("$T5 train --pairs {name} --on-bad-row skip --out run");
+            assert_fails(outcome(&shell(&scratch.path(""), &train)), &[&[name][..], &remedy].concat());
+        }
+        assert_fails(outcome(&shell(&scratch.path(""), "$T5 tokenize -t bytes --file pairs.tsv")), &remedy);
+    }
+}
+
+#[test]
+fn nothing_moves_on_a_dumb_terminal() {
+    let scratch = Scratch::new("fault-dumb");
+    scratch.pairs(16);
+    let train = format!("$T5 train --pairs pairs.tsv --steps 2 {} --overwrite --out run", TINY.join(" "));
+    // `script` gives the program a terminal.
+    let on = |term: &str| {
+        let output = shell(&scratch.path(""), &format!("TERM={term} script -qec '{train}' /dev/null </dev/null"));
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    if shell(&scratch.path(""), "command -v script").status.success() {
+        assert!(on("xterm").contains('\u{1b}'), "the test sees no escapes where there are some");
+        assert!(!on("dumb").contains('\u{1b}'), "{}", on("dumb"));
+    }
+}
+
+#[test]
 fn what_files_say_does_not_reach_the_terminal_raw() {
     let scratch = Scratch::new("fault-escapes");
     scratch.pairs(16);
@@ -226,7 +355,7 @@ fn limits_are_named() {
     let csv = "train --pairs line.csv --out o";
     fs::rename(scratch.path("line.txt"), scratch.path("line.csv")).unwrap();
     assert_fails(outcome(&shell(&scratch.path(""), &format!("$T5 {csv}"))), &["line.csv", "more than 64 MiB"]);
-    assert_fails(outcome(&shell(&scratch.path(""), "$T5 run /dev/zero")), &["/dev/zero: more than 64 MiB"]);
+    assert_fails(outcome(&shell(&scratch.path(""), "$T5 run /dev/zero")), &["/dev/zero", "a pipe or a device"]);
     let prefetch = format!("$T5 train --pairs {} --prefetch 4294967296 --out o", scratch.pairs(16).display());
     assert_fails(outcome(&shell(&scratch.path(""), &prefetch)), &["--prefetch: at most 256 threads"]);
     for flag in ["--batch-size", "--eval-batch-size"] {

@@ -95,6 +95,21 @@ fn a_runs_folder_stands_for_its_best_checkpoint() {
     let (code, _, said) = t5(&["bench", "--predict", "--model", "o"], &here);
     assert!(code == Some(0) && said.contains("taking the best checkpoint"), "{said}");
 
+    // So it does where a tokenizer is named, or the model of a recipe.
+    let ids = |spec: &str| t5(&["tokenize", "--tokenizer", spec, "w12"], &here);
+    let (code, printed, said) = ids("o");
+    assert!(code == Some(0) && printed == ids("o/finetune/best").1, "{said}");
+    let from = "[model]\nfrom = \"o\"\n[tasks.t]\ntrain = \"pairs.tsv\"\ncolumns = [\"source\", \"target\"]\n\
+                [[stage]]\nname = \"s\"\ntrain = [\"t\"]\nsteps = 1\nbatch_size = 4\n";
+    scratch.file("from.toml", from);
+    says(&["run", "from.toml", "--out", "from"], &[]);
+    let kept = fs::read_to_string(scratch.path("from/recipe.toml")).unwrap();
+    assert!(kept.contains("o/finetune/best"), "{kept}");
+    scratch.file("learned.toml", format!("{RECIPE}[tokenizer]\nvocab_size = 60\nsentinels = 10\n"));
+    says(&["run", "learned.toml", "--out", "learned"], &[]);
+    assert_eq!(ids("learned").1, ids("learned/tokenizer").1);
+    assert_ne!(ids("learned").1, ids("o").1);
+
     // What is missing is explained.
     let fails = |args: &[&str], expected: &[&str]| {
         let (code, _, said) = t5(args, &here);
@@ -177,4 +192,15 @@ fn models_keep_the_prefixes_of_their_tasks() {
         "{said}"
     );
     assert_eq!(t5(&["generate", "--model", "run", "--task", "a", "--no-prefix", "w"], &here).0, Some(2));
+    // What cannot be read is said, and has no effect.
+    for (odd, expected) in [
+        (json!(["a"]), "not tasks with their settings"),
+        (json!({"a": {"prefix": 1}, "b": {}}), "no task with a prefix: a"),
+    ] {
+        let mut config = config(&folder);
+        config["task_specific_params"] = odd;
+        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        let (made, said) = generate(&["w12"]);
+        assert!(said.contains("task_specific_params") && said.contains(expected) && made == bare, "{said}");
+    }
 }

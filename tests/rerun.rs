@@ -5,10 +5,13 @@
 #[macro_use]
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use common::{Scratch, assert_says, logged_steps, run_recipe};
+use common::{Scratch, assert_says, logged_steps, outcome, run_recipe};
+use serde_json::{Value, json};
 
 const RECIPE: &str = tiny_recipe!(
     r#"
@@ -72,6 +75,20 @@ fn refuses(scratch: &Scratch, recipe: &str, expected: &[&str]) {
     assert_eq!(code, Some(1), "{text}");
     assert_says(&text, expected);
     assert!(contents(&scratch.path("o")) == before, "something was changed");
+}
+
+/// Exit code, standard error and standard output of `t5 run --dry-run`.
+fn dry_run(scratch: &Scratch, recipe: &str, more: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_t5"));
+    command
+        .env("T5_TUNE", "off")
+        .arg("run")
+        .arg(scratch.file("recipe.toml", recipe))
+        .arg("--out")
+        .arg(scratch.path("o"));
+    let output = command.arg("--dry-run").args(more).output().unwrap();
+    let (code, text) = outcome(&output);
+    (code, text, String::from_utf8(output.stdout).unwrap())
 }
 
 fn contents(out: &Path) -> Vec<Vec<u8>> {
@@ -209,4 +226,46 @@ fn runs_without_records_go_by_their_recipe() {
     fs::remove_file(scratch.path("o/stages.json")).unwrap();
     let (code, text) = run_recipe(&scratch, &RECIPE.replace("d_ff = 16", "d_ff = 32"), &[]);
     assert!(code == Some(1) && text.contains("model.d_ff was 16, and is 32 now"), "{text}");
+}
+
+#[test]
+fn a_dry_run_says_what_is_done_and_what_would_be_refused() {
+    let scratch = scratch("rerun-dry");
+    let out = scratch.path("o");
+    let standings = |recipe: &str| -> BTreeMap<String, Value> {
+        let (code, text, printed) = dry_run(&scratch, recipe, &["--json"]);
+        let report: Value = serde_json::from_str(&printed).unwrap_or_else(|e| panic!("{e}: {printed} {text}"));
+        let parts = report["parts"].as_array().unwrap().iter();
+        let all: BTreeMap<_, _> = parts.map(|part| (part["name"].as_str().unwrap().to_owned(), part.clone())).collect();
+        assert_eq!(code == Some(1), all.values().any(|part| part["standing"] == "refused"), "{text}");
+        all
+    };
+    let names = ["tokenizer", "pretrain", "finetune", "test"];
+    let as_words = |all: &BTreeMap<String, Value>| names.map(|name| all[name]["standing"].as_str().unwrap().to_owned());
+    assert_eq!(as_words(&standings(RECIPE)), ["new"; 4]);
+    assert!(!out.exists(), "a dry run has written something");
+    runs(&scratch, RECIPE, &[], &[]);
+    let before = contents(&out);
+    assert_eq!(as_words(&standings(RECIPE)), ["done"; 4]);
+    let tested = standings(&RECIPE.replace("evaluate = ", "eval_examples = 3\nevaluate = "));
+    assert_eq!(as_words(&tested), ["done", "done", "done", "again"]);
+    assert!(tested["test"]["why"].as_str().unwrap().contains("stage.test.eval_examples was none, and is 3 now"));
+    let longer = standings(&RECIPE.replace("steps = 40", "steps = 80"));
+    assert_eq!(as_words(&longer), ["done", "done", "goes_on", "again"]);
+    assert_eq!((&longer["finetune"]["step"], &longer["finetune"]["steps"]), (&json!(40), &json!(80)));
+    let wider = RECIPE.replace("d_ff = 16", "d_ff = 32");
+    let refused = standings(&wider);
+    assert_eq!(as_words(&refused)[..3], ["done", "refused", "refused"]);
+    assert!(refused["pretrain"]["why"].as_str().unwrap().contains("model.d_ff was 16, and is 32 now"));
+    // The refusal is the run's own.
+    let (_, text) = run_recipe(&scratch, &wider, &[]);
+    assert!(text.contains(refused["pretrain"]["why"].as_str().unwrap()), "{text}");
+    let (code, text, printed) = dry_run(&scratch, &wider, &[]);
+    assert!(
+        code == Some(1) && printed.contains("refused: ") && text.contains("because of pretrain"),
+        "{text}{printed}"
+    );
+    let replaced = dry_run(&scratch, &wider, &["--overwrite"]);
+    assert!(replaced.0 == Some(0) && replaced.2.contains("to be made"), "{replaced:?}");
+    assert!(contents(&out) == before, "a dry run has written something");
 }

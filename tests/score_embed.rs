@@ -133,7 +133,12 @@ fn answers_are_compared_and_sources_ranked() {
     // The end counts where one answer begins with another, or the shorter would always win.
     let json = |answers: &[&str]| {
         let (out, _) = prints(&[&["score", "--json", "a source"][..], answers].concat());
-        json_lines(&out)[0]["answers"].as_array().unwrap().iter().map(|a| a["log_prob"].as_f64().unwrap()).collect::<Vec<_>>()
+        json_lines(&out)[0]["answers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|a| a["log_prob"].as_f64().unwrap())
+            .collect::<Vec<_>>()
     };
     let (without, with) = (json(&["--answer", "ab", "--answer", "c"]), json(&["--answer", "ab", "--answer", "abc"]));
     assert!(with[0] < without[0], "{with:?} {without:?}");

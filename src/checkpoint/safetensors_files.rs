@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::ops::{Deref, Range};
 use std::path::{Component, Path, PathBuf};
 
@@ -131,7 +131,7 @@ impl Deref for Contents {
 
 impl MappedFile {
     fn open(path: &Path) -> Result<MappedFile> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        let file = files::open(path)?;
         if file.metadata().map_err(Error::io("read", path))?.len() == 0 {
             return Err(Error::file(path, "the file is empty; download or copy it again"));
         }

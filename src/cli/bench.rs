@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use t5_wgpu::bench::{self, BenchOptions, Saved, Section, chrome_trace, render, render_comparison, render_forecasts};
 use t5_wgpu::files;
+use t5_wgpu::recipe::checkpoint::tokenizer_of_run;
 
 use super::console::{duration, end_progress, note, print, print_note, say, show_progress};
 use super::{GpuArgs, subject};
@@ -68,7 +69,7 @@ pub struct Args {
     /// Text that the data's rate is measured on, its first MiB [default: words that are made up]
     #[arg(long, value_name = "FILE")]
     text: Vec<PathBuf>,
-    /// The tokenizer of that: a file, a folder, or "bytes" [default: the model folder's, or else bytes]
+    /// The tokenizer of that: a file, the folder of a model or a run, or "bytes" [default: the model folder's, or else bytes]
     #[arg(long, value_name = "FILE|DIR|bytes")]
     tokenizer: Option<String>,
     /// Measure nothing; say what named graphics cards should need for this model
@@ -104,7 +105,7 @@ impl Args {
             quick: self.quick,
             trace: self.trace.is_some(),
             text: self.text.clone(),
-            tokenizer: self.tokenizer.clone(),
+            tokenizer: self.tokenizer.as_deref().map(tokenizer_of_run).transpose()?,
             ..BenchOptions::new(subject)
         })
     }

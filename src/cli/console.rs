@@ -4,7 +4,8 @@
 //! values and texts in them come from files and models. [`Data`] is for data that other programs read, which are changed only
 //! where a terminal would act on them. [`doing`] and [`show_progress`] tell what long work is going on.
 //! Nothing here panics: a reader that has left ends the command, see [`reader_left`]; a message
-//! that nobody can read is dropped. Colours are left to clap and crossterm, which know NO_COLOR.
+//! that nobody can read is dropped. Colours are left to clap and crossterm, which know NO_COLOR; where TERM is "dumb", there
+//! are none, and nothing moves.
 
 use std::borrow::Cow;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, StdoutLock, Write};
@@ -117,11 +118,16 @@ pub fn doing(what: &str) {
     (now.what, now.detail, now.since) = (what.into(), None, Instant::now());
 }
 
-/// Shows on a terminal a bar and `what` in a line below all others, until [`end_progress`]; elsewhere as [`doing`]. Without a
-/// `total` there is no bar.
+/// Whether what is written there can move the cursor, and colour what it writes.
+pub fn can_draw(place: &impl IsTerminal) -> bool {
+    place.is_terminal() && std::env::var_os("TERM").is_none_or(|kind| kind != "dumb")
+}
+
+/// Shows a bar and `what` in a line below all others, until [`end_progress`]; as [`doing`] where nothing can be drawn. Without
+/// a `total` there is no bar.
 pub fn show_progress(done: u64, total: u64, what: &str) {
     let counted = if total > 0 { format!("{done}/{total} {what}") } else { what.to_owned() };
-    if !io::stderr().is_terminal() {
+    if !can_draw(&io::stderr()) {
         return doing(&counted);
     }
     let bar = if total > 0 { bar(done, total) + " " } else { String::new() };

@@ -16,7 +16,7 @@ use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::console::{Data, end_progress, note, show_progress};
 use super::sources::{Source, Sources};
-use super::{GpuArgs, TuneArgs, WeightsArg, model_folder};
+use super::{GpuArgs, TuneArgs, WeightsArg, model_folder, open_tokenizer};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -104,7 +104,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut sources = Sources::open(&args.text, args.file.as_deref())?;
     let folder = model_folder(&args.model, args.quiet)?;
     let tokenizer = match &args.tokenizer {
-        Some(spec) => Tokenizer::open(spec)?,
+        Some(spec) => open_tokenizer(spec)?,
         None => Tokenizer::from_dir(&folder)?,
     };
     let parts = ModelParts::open_any(&folder)?.encoder_only();
@@ -123,7 +123,9 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("--pad-to is for states: add --pooling none");
     }
     if output == Output::Npy && pooling.is_none() && args.pad_to.is_none() {
-        bail!("texts have different numbers of states, which one array cannot hold: add --pad-to TOKENS, or write .safetensors");
+        bail!(
+            "texts have different numbers of states, which one array cannot hold: add --pad-to TOKENS, or write .safetensors"
+        );
     }
     let (mut model, remarks) = Model::upload(&gpu, &parts, args.weights.into(), &mut |_, _| ControlFlow::Continue(()))?;
     model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
@@ -167,7 +169,11 @@ pub fn run(args: &Args) -> Result<()> {
     results.finish(args.out.as_deref())?;
     if !args.quiet {
         let seconds = began.elapsed().as_secs_f64();
-        note!("texts: {}, tokens: {tokens}, {seconds:.2} s, {:.0} tokens/s", results.n, tokens as f64 / seconds.max(1e-9));
+        note!(
+            "texts: {}, tokens: {tokens}, {seconds:.2} s, {:.0} tokens/s",
+            results.n,
+            tokens as f64 / seconds.max(1e-9)
+        );
         if let Some(path) = &args.out {
             note!("written: {}", path.display());
         }

@@ -17,7 +17,7 @@ use super::console::say;
 use super::pairs::{self, OnBadRowArg, PAIRS};
 use super::prefix::{Prefix, Wish};
 use super::progress::{LookArgs, Renderer};
-use super::{GpuArgs, TuneArgs, model_folder, signals};
+use super::{GpuArgs, TuneArgs, model_folder, open_tokenizer, signals};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -81,7 +81,7 @@ pub struct Args {
     /// Of the draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// "bytes", a tokenizer.json, a spiece.model, or a folder [default: that of --model]
+    /// "bytes", a tokenizer.json, a spiece.model, or the folder of a model or a run [default: that of --model]
     #[arg(long, value_name = "FILE|bytes|DIR")]
     tokenizer: Option<String>,
     /// Write predictions and metrics into this folder
@@ -121,7 +121,7 @@ pub fn run(args: &Args) -> Result<()> {
     let (mut model, remarks) = Model::load(&gpu, &folder)?;
     model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
     let tokenizer = match &args.tokenizer {
-        Some(spec) => Tokenizer::open(spec)?,
+        Some(spec) => open_tokenizer(spec)?,
         None => Tokenizer::from_dir(&folder)?,
     };
     let mut renderer = Renderer::new(LookArgs { quiet: args.json, ..LookArgs::default() });

@@ -15,7 +15,7 @@ use t5_wgpu::tune::{Mode, TuneBudget};
 use super::console::{Data, doing, note};
 use super::prefix::{Prefix, Wish};
 use super::sources::{Source, Sources};
-use super::{GpuArgs, TuneArgs, WeightsArg, model_folder};
+use super::{GpuArgs, TuneArgs, WeightsArg, model_folder, open_tokenizer};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,7 +43,7 @@ pub struct Args {
     /// best checkpoint
     #[arg(long, short, value_name = "DIR")]
     model: PathBuf,
-    /// Tokenizer to use instead of the model folder's
+    /// Tokenizer to use instead of the model folder's: "bytes", a file, or the folder of a model or a run
     #[arg(long, value_name = "FILE|bytes|DIR")]
     tokenizer: Option<String>,
     /// Read sources from this file, one a line; plain, .gz, .xz or .zst ("-": standard input)
@@ -112,7 +112,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let folder = model_folder(&args.model, args.quiet)?;
     let tokenizer = match &args.tokenizer {
-        Some(spec) => Tokenizer::open(spec)?,
+        Some(spec) => open_tokenizer(spec)?,
         None => Tokenizer::from_dir(&folder)?,
     };
     let wish =

@@ -34,7 +34,8 @@ use console::note;
 use t5_wgpu::bench::Subject;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::model::Storage;
-use t5_wgpu::recipe::checkpoint::model_of_run;
+use t5_wgpu::recipe::checkpoint::{model_of_run, tokenizer_of_run};
+use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::tune::cache::{Cache, Identity};
 use t5_wgpu::tune::{Mode, TuneBudget, Tuner};
 
@@ -127,6 +128,11 @@ pub fn model_folder(path: &Path, quiet: bool) -> t5_wgpu::Result<PathBuf> {
         note!("{} in {}", about.trim_end_matches(','), folder.display());
     }
     Ok(folder)
+}
+
+/// The tokenizer that `--tokenizer` means: a file, a folder, "bytes", or that of a run's folder.
+pub fn open_tokenizer(spec: &str) -> t5_wgpu::Result<Tokenizer> {
+    Tokenizer::open(&tokenizer_of_run(spec)?)
 }
 
 /// The model that is measured: a published size, a config.json, or the folder that `model_folder` finds.

@@ -1,6 +1,6 @@
 //! Shows training and evaluation: a bar on a terminal, plain lines elsewhere, JSON lines for programs.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use t5_wgpu::gpu::{Compiling, Gpu};
@@ -9,7 +9,7 @@ use t5_wgpu::train::tensorboard::{self, TensorBoard, scalars_of};
 use t5_wgpu::train::{Evaluation, Event, Outcome, StepLog, Trainer};
 use t5_wgpu::tune::{Decision, DecisionSource, Mode, TuneBudget, Tuner};
 
-use super::console::{doing, duration, end_progress, note, print, show_progress, waiting_for};
+use super::console::{can_draw, doing, duration, end_progress, note, print, show_progress, waiting_for};
 use super::screen::Screen;
 use super::{TuneArgs, signals};
 
@@ -70,6 +70,8 @@ pub struct Renderer {
     has_bar: bool,
     screen: Option<Screen>,
     board: Option<TensorBoard>,
+    /// Why events could not be printed.
+    unprinted: Option<io::Error>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,7 +88,7 @@ impl Renderer {
             (false, true) => Style::Json,
             (false, false) => Style::Human,
         };
-        Renderer { style, look, has_bar: false, screen: None, board: None }
+        Renderer { style, look, has_bar: false, screen: None, board: None, unprinted: None }
     }
 
     /// Takes the bar away.
@@ -97,6 +99,27 @@ impl Renderer {
             screen.end();
         }
         self.board = None;
+    }
+
+    /// The error if events could not be printed, now that the work is done. A reader that has had enough is none.
+    pub fn printed(self) -> anyhow::Result<()> {
+        match self.unprinted {
+            Some(e) if e.kind() != ErrorKind::BrokenPipe => {
+                Err(anyhow::Error::new(e).context("the work is done, but not all of its events were printed"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Prints a line of JSON. Training goes on where that fails, and the command fails when it has ended.
+    fn print_json(&mut self, event: &impl serde::Serialize) {
+        let line = serde_json::to_string(event).map_err(io::Error::from);
+        if let Err(e) = line.and_then(|line| print(&format!("{line}\n"))) {
+            if self.unprinted.is_none() && e.kind() != ErrorKind::BrokenPipe {
+                note!("warning: events are lost: {e}");
+            }
+            self.unprinted.get_or_insert(e);
+        }
     }
 
     /// Says so whenever nothing else has been said for long, unless a bar or screen moves.
@@ -130,15 +153,15 @@ impl Renderer {
             )),
             step => self.say(&format!("continuing after step {step} of {}", settings.steps)),
         }
-        self.has_bar = self.style == Style::Human && !self.look.screen && io::stderr().is_terminal();
+        self.has_bar = self.style == Style::Human && !self.look.screen && can_draw(&io::stderr());
         if self.has_bar {
             show_progress(trainer.step(), settings.steps, "");
         }
     }
 
-    fn show(&self, event: &Event) {
+    fn show(&mut self, event: &Event) {
         match (self.style, event) {
-            (Style::Json, _) => print_json(event),
+            (Style::Json, _) => self.print_json(event),
             (_, Event::Warning { step, what }) => note!("warning: step {step}: {what}"),
             (Style::Quiet, _) => {}
             (Style::Human, Event::Step(log)) => self.step(log),
@@ -240,7 +263,7 @@ impl Watch for Renderer {
 
     fn evaluated(&mut self, stage: &str, evaluation: &Evaluation) {
         if self.style == Style::Json {
-            print_json(&serde_json::json!({"event": "evaluated", "stage": stage, "tasks": evaluation.tasks}));
+            self.print_json(&serde_json::json!({"event": "evaluated", "stage": stage, "tasks": evaluation.tasks}));
         } else if self.style == Style::Human {
             self.results(evaluation);
         }
@@ -281,11 +304,4 @@ fn record(board: &mut TensorBoard, event: &Event) -> anyhow::Result<()> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
     let scalars: Vec<(&str, f64)> = scalars.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
     Ok(board.scalars(step, now, &scalars)?)
-}
-
-/// A reader that stopped listening does not stop the training.
-fn print_json(event: &impl serde::Serialize) {
-    if let Ok(line) = serde_json::to_string(event) {
-        let _gone = print(&format!("{line}\n"));
-    }
 }

@@ -8,6 +8,7 @@ use t5_wgpu::recipe::Recipe;
 use t5_wgpu::recipe::checkpoint::model_of_run;
 use t5_wgpu::recipe::conductor::Conductor;
 use t5_wgpu::recipe::run::{Run, RunOutcome};
+use t5_wgpu::recipe::standing::standings;
 use t5_wgpu::report::summary;
 
 use super::console::{note, say};
@@ -49,7 +50,8 @@ pub struct Args {
     /// made is never removed
     #[arg(long)]
     overwrite: bool,
-    /// Print parameters, memory, tokens, steps and an estimate of the time on this adapter, and do nothing
+    /// Print what is done, what is left and what would be refused, and for what is left parameters, memory, tokens, steps and
+    /// an estimate of the time on this adapter; do nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -65,7 +67,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let recipe = Recipe::read(&args.recipe, &args.overrides)?;
     let gpu = args.gpu.open(!args.look.is_human())?;
     if args.dry_run {
-        return dry_run::print(&recipe, &gpu, args.look.json).map(|()| ExitCode::SUCCESS);
+        let standings = standings(recipe.clone(), args.out.clone(), args.overwrite)?;
+        return dry_run::print(&recipe, &standings, &gpu, args.look.json).map(|()| ExitCode::SUCCESS);
     }
     if let (Some(about), false) = (&recipe.about, !args.look.is_human()) {
         note!("{}", about.trim());
@@ -86,6 +89,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         )
     })? {
         RunOutcome::Finished => {
+            renderer.printed()?;
             if args.look.is_human() {
                 say!("{}: done", run.out.display())?;
                 let results = summary(&run.out)?;

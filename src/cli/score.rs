@@ -16,7 +16,7 @@ use super::console::{Data, end_progress, note, show_progress};
 use super::pairs::set_file;
 use super::prefix::{Prefix, Wish};
 use super::sources::Sources;
-use super::{GpuArgs, TuneArgs, WeightsArg, model_folder};
+use super::{GpuArgs, TuneArgs, WeightsArg, model_folder, open_tokenizer};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,7 +93,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let folder = model_folder(&args.model, args.quiet)?;
     let tokenizer = match &args.tokenizer {
-        Some(spec) => Tokenizer::open(spec)?,
+        Some(spec) => open_tokenizer(spec)?,
         None => Tokenizer::from_dir(&folder)?,
     };
     let wish =
@@ -225,9 +225,7 @@ impl Program<'_> {
             let likeliest = (0..shares.len()).max_by(|&a, &b| log_probs[a].total_cmp(&log_probs[b])).unwrap_or(0);
             if self.args.json {
                 let answers = self.args.answer.iter().zip(log_probs).zip(shares);
-                let answer = |((text, log_prob), share)| {
-                    serde_json::json!({ "answer": text, "log_prob": log_prob, "share": share })
-                };
+                let answer = |((text, log_prob), share)| serde_json::json!({ "answer": text, "log_prob": log_prob, "share": share });
                 let answers: Vec<_> = answers.map(answer).collect();
                 let best = &self.args.answer[likeliest];
                 writeln!(out, "{}", serde_json::json!({ "source": source, "best": best, "answers": answers }))?;
@@ -242,7 +240,11 @@ impl Program<'_> {
     fn show_progress(&self, done: usize, total: usize, began: Instant) {
         if !self.args.quiet {
             let rate = done as f64 / began.elapsed().as_secs_f64().max(1e-9);
-            let what = if total > 0 { format!("pairs, {rate:.1} a second") } else { format!("{done} sources, {rate:.1} a second") };
+            let what = if total > 0 {
+                format!("pairs, {rate:.1} a second")
+            } else {
+                format!("{done} sources, {rate:.1} a second")
+            };
             show_progress(done as u64, total as u64, &what);
         }
     }

@@ -16,7 +16,7 @@ use ratatui::crossterm::execute;
 use t5_wgpu::train::Event;
 use view::View;
 
-use super::console::note;
+use super::console::{can_draw, note};
 
 /// How soon a key is seen.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -43,8 +43,7 @@ impl Screen {
     /// # Errors
     /// The terminal refuses.
     pub fn open(title: &str, stop: impl Fn() + Send + 'static) -> Result<Option<Screen>> {
-        let dumb = std::env::var_os("TERM").is_some_and(|kind| kind == "dumb");
-        if dumb || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        if !can_draw(&io::stdout()) || !io::stdin().is_terminal() {
             note!("no full-screen view: this is no terminal that can be drawn on; plain lines instead");
             return Ok(None);
         }

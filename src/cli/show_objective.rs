@@ -12,6 +12,7 @@ use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
 
 use super::console::Data;
+use super::open_tokenizer;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,7 +37,7 @@ pub struct Args {
     /// The objective: its name, or a table of settings in TOML or JSON
     #[arg(long, short, value_name = "NAME|TABLE", default_value = "span_corruption", value_parser = str::parse::<Objective>)]
     objective: Objective,
-    /// "bytes", a tokenizer.json, a spiece.model, or a model folder with one of them
+    /// "bytes", a tokenizer.json, a spiece.model, or the folder of a model or a run
     #[arg(long, short, value_name = "FILE|bytes|DIR", default_value = "bytes")]
     tokenizer: String,
     /// The most tokens of a source, its end counted
@@ -97,7 +98,7 @@ fn list(out: &mut impl Write) -> Result<()> {
 }
 
 fn show_all(args: &Args, out: &mut impl Write) -> Result<()> {
-    let tokenizer = Tokenizer::open(&args.tokenizer)?;
+    let tokenizer = open_tokenizer(&args.tokenizer)?;
     let markers = args.objective.markers(&tokenizer)?;
     let lengths = args.objective.lengths_by_draw(args.inputs_len, args.targets_len, &markers)?;
     let mut show = Show { args, tokenizer: &tokenizer, markers, lengths, out };

@@ -27,28 +27,28 @@ pub struct Sources<'a> {
 impl<'a> Sources<'a> {
     /// The texts, else the lines of the file ("-": standard input), else those of standard input.
     pub fn open(texts: &'a [String], file: Option<&Path>) -> Result<Sources<'a>> {
-    let mut sources = Sources {
-        arguments: texts.iter(),
-        lines: None,
-        name: "argument ".into(),
-        taken: 0,
-        interactive: false,
-        is_single: texts.len() == 1,
-    };
-    match file {
-        Some(path) if path.as_os_str() != "-" => {
-            sources.lines = Some(Lines::open(path)?);
-            sources.name = format!("{}:", path.display());
+        let mut sources = Sources {
+            arguments: texts.iter(),
+            lines: None,
+            name: "argument ".into(),
+            taken: 0,
+            interactive: false,
+            is_single: texts.len() == 1,
+        };
+        match file {
+            Some(path) if path.as_os_str() != "-" => {
+                sources.lines = Some(Lines::open(path)?);
+                sources.name = format!("{}:", path.display());
+            }
+            None if !texts.is_empty() => {}
+            _ => {
+                sources.interactive = io::stdin().is_terminal();
+                sources.lines = Some(Lines::stdin());
+                sources.name = "stdin:".into();
+            }
         }
-        None if !texts.is_empty() => {}
-        _ => {
-            sources.interactive = io::stdin().is_terminal();
-            sources.lines = Some(Lines::stdin());
-            sources.name = "stdin:".into();
-        }
+        Ok(sources)
     }
-    Ok(sources)
-}
 
     /// Up to `count` sources; none at the end.
     pub fn take(&mut self, count: usize) -> Result<Vec<Source>> {

@@ -8,6 +8,7 @@ use t5_wgpu::data::lines::Lines;
 use t5_wgpu::tokenizer::Tokenizer;
 
 use super::console::Data;
+use super::open_tokenizer;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,7 +30,7 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// "bytes", a tokenizer.json, a spiece.model, or a model folder with one of them
+    /// "bytes", a tokenizer.json, a spiece.model, or the folder of a model or a run
     #[arg(long, short, value_name = "FILE|bytes|DIR")]
     tokenizer: String,
     /// Read lines from this file, plain, .gz, .xz or .zst
@@ -48,7 +49,7 @@ pub struct Args {
 
 /// Runs the command on standard input and output.
 pub fn run(args: Args) -> Result<()> {
-    let tokenizer = Tokenizer::open(&args.tokenizer)?;
+    let tokenizer = open_tokenizer(&args.tokenizer)?;
     let mut out = Data::new();
     let (source, lines) = if !args.text.is_empty() {
         let lines = args.text.join("\n").into_bytes();

@@ -11,6 +11,7 @@ use lzma_rust2::XzReader;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
+use crate::files::{UTF_16, is_utf16};
 use crate::{Error, Result};
 
 /// Bytes, unpacked; can be handed to another thread.
@@ -48,7 +49,8 @@ pub(super) fn open_counted(path: &Path) -> Result<(Reader, Arc<AtomicU64>)> {
     Ok((unpacked(Box::new(reader)).map_err(Error::io("read", path))?, read))
 }
 
-/// The bytes that a packed stream holds; any other stream as it is.
+/// The bytes that a packed stream holds; any other stream as it is, unless it is UTF-16: read as anything else, that would
+/// be lines of nonsense.
 pub(super) fn unpacked(mut reader: Reader) -> io::Result<Reader> {
     let head = reader.fill_buf()?;
     let is_zstd = head.starts_with(ZSTD_MAGIC)
@@ -59,6 +61,8 @@ pub(super) fn unpacked(mut reader: Reader) -> io::Result<Reader> {
         Box::new(BufReader::with_capacity(BUFFER, xz_reader(reader)))
     } else if is_zstd {
         Box::new(BufReader::with_capacity(BUFFER, ZstdReader::new(reader)))
+    } else if is_utf16(head) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, UTF_16));
     } else {
         reader
     })

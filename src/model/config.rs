@@ -81,6 +81,22 @@ impl T5Config {
         tasks.into_iter().flatten().filter_map(prefix).collect()
     }
 
+    /// A sentence about tasks that cannot be read, if there are some.
+    pub fn remark(&self) -> Option<String> {
+        let odd = |settings: &Value| {
+            settings.as_object().is_none_or(|settings| settings.get("prefix").is_some_and(|prefix| !prefix.is_string()))
+        };
+        let what = match self.extra.get(TASKS)? {
+            Value::Null => return None,
+            Value::Object(tasks) => {
+                let odd: Vec<&str> = tasks.iter().filter(|(_, of)| odd(of)).map(|(task, _)| task.as_str()).collect();
+                (!odd.is_empty()).then(|| format!("no task with a prefix: {}", odd.join(", ")))?
+            }
+            other => format!("not tasks with their settings, but {other}"),
+        };
+        Some(format!("config.json: {TASKS}: not obeyed: {what}"))
+    }
+
     /// Makes these the tasks that the model knows, if there are some.
     pub fn set_prefixes(&mut self, prefixes: &BTreeMap<String, String>) {
         if prefixes.is_empty() {

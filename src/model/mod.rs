@@ -132,6 +132,7 @@ impl Model {
         let mut remarks = Vec::new();
         if has_decoder {
             remarks.push(rule);
+            remarks.extend(config.remark());
             remarks.extend(generation.remark());
         }
         let embedding = weights.embedding_name()?;

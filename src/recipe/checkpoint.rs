@@ -1,7 +1,8 @@
-//! The model of a run's folder: where one is named in place of a model's folder.
+//! The model and the tokenizer of a run's folder: where one is named in place of theirs.
 
 use std::path::{Path, PathBuf};
 
+use super::run::TOKENIZER;
 use super::{Recipe, Stage};
 use crate::error::{Error, Result};
 use crate::report::RECIPE;
@@ -57,6 +58,21 @@ pub fn model_of_run(folder: &Path) -> Result<Option<(PathBuf, String)>> {
     }
 }
 
+/// What is meant by `spec`, where a tokenizer is named: the tokenizer's folder if that is a run's, else `spec` itself.
+///
+/// # Errors
+/// The run has none yet, or several models.
+pub fn tokenizer_of_run(spec: &str) -> Result<String> {
+    let folder = Path::new(spec);
+    let learned = folder.join(TOKENIZER);
+    recover(&learned)?;
+    let found = match folder.join(RECIPE).exists() && learned.exists() {
+        true => Some(learned),
+        false => model_of_run(folder)?.map(|(model, _)| model),
+    };
+    Ok(found.map_or(spec.to_owned(), |found| found.to_string_lossy().into_owned()))
+}
+
 /// The checkpoint of a training, and what it is. `None` if the folder is none's.
 fn of_training(folder: &Path) -> Result<Option<(PathBuf, String)>> {
     for name in [BEST, LAST] {
@@ -73,7 +89,7 @@ fn of_training(folder: &Path) -> Result<Option<(PathBuf, String)>> {
         true => String::new(),
         false => format!(" (unfinished: {} of {} steps)", state.step, state.settings.steps),
     };
-    Ok(Some(match state.best.filter(|_| folder.join(BEST).exists()) {
+    Ok(Some(match state.best {
         Some(best) => {
             let about =
                 format!("the best checkpoint, {} {:.4} at step {}{unfinished},", best.metric, best.value, best.step);

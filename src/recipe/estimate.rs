@@ -42,20 +42,23 @@ pub struct Estimate {
 /// Time that is spent on measuring a stage's steps.
 const MEASURED: Duration = Duration::from_secs(3);
 
-/// Measures a few steps of every stage that trains, with fresh weights, and writes nothing. A tokenizer of the recipe's own is
-/// trained for it.
+/// Measures a few steps of every stage that trains and is `wanted`, with fresh weights, and writes nothing. A tokenizer of the
+/// recipe's own is trained for it.
 ///
 /// # Errors
 /// As training would give them: data that cannot be read, too little memory.
-pub fn estimate(recipe: &Recipe, gpu: &Gpu) -> Result<Vec<Estimate>> {
+pub fn estimate(recipe: &Recipe, gpu: &Gpu, wanted: impl Fn(&str) -> bool) -> Result<Vec<Estimate>> {
     let recipe = &recipe.spelled_out()?;
+    let stages: Vec<&Stage> = recipe.stages.iter().filter(|stage| stage.trains() && wanted(&stage.name)).collect();
+    if stages.is_empty() {
+        return Ok(Vec::new());
+    }
     let tokenizer = match recipe.named_tokenizer()? {
         Some(tokenizer) => tokenizer,
         None => recipe.train_tokenizer()?.tokenizer,
     };
     let config = recipe.model.config(&tokenizer)?;
-    let stages = recipe.stages.iter().filter(|stage| stage.trains());
-    stages.map(|stage| estimate_stage(recipe, stage, gpu, &tokenizer, &config)).collect()
+    stages.into_iter().map(|stage| estimate_stage(recipe, stage, gpu, &tokenizer, &config)).collect()
 }
 
 fn estimate_stage(

@@ -10,6 +10,7 @@ pub mod evaluation;
 pub mod model;
 pub mod run;
 pub mod stage;
+pub mod standing;
 pub mod tokenizer;
 
 mod record;
@@ -25,6 +26,7 @@ use crate::data::task::TaskConfig;
 use crate::error::{Error, Result};
 use crate::run_folder::is_plain_name;
 use crate::train::settings::{Settings, TextConfig};
+use checkpoint::{model_of_run, tokenizer_of_run};
 pub use model::ModelSpec;
 use run::TOKENIZER;
 use source::Source;
@@ -104,6 +106,7 @@ impl Recipe {
         let base = absolute.parent().unwrap_or(Path::new("/"));
         recipe.name.get_or_insert_with(|| path.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned()));
         recipe.start_paths_at(base);
+        recipe.resolve_runs().map_err(|wrong| source.error(&wrong))?;
         recipe.check().map_err(|wrong| source.error(&wrong))?;
         Ok(recipe)
     }
@@ -181,6 +184,19 @@ impl Recipe {
         self.tokenizer.files.iter_mut().for_each(|files| files.start_at(base));
         self.texts.values_mut().for_each(|text| *text = text.clone().absolute(base));
         self.tasks.values_mut().for_each(|task| *task = task.clone().absolute(base));
+    }
+
+    /// Puts the folders of a run's model and tokenizer in the place of the run's folder.
+    fn resolve_runs(&mut self) -> Result<(), Wrong> {
+        if let Some(from) = &mut self.model.from
+            && let Some((model, _)) = model_of_run(from).map_err(|e| Wrong::new("model.from", e.to_string()))?
+        {
+            *from = model;
+        }
+        if let Some(from) = self.tokenizer.from.as_mut().filter(|from| *from != "bytes") {
+            *from = tokenizer_of_run(from).map_err(|e| Wrong::new("tokenizer.from", e.to_string()))?;
+        }
+        Ok(())
     }
 
     /// Everything that shows without running: names, sizes, files.

@@ -112,6 +112,13 @@ impl Record {
         self.recipe.stages.iter().find(|stage| stage.name == name)
     }
 
+    /// Writes down that a training goes on for more minutes, and therefore to so many steps.
+    pub fn extend(&mut self, now: &Stage, steps: u64) {
+        self.steps = Some(steps);
+        let stages = self.recipe.stages.iter_mut();
+        stages.filter(|stage| stage.name == now.name).for_each(|stage| stage.minutes = now.minutes);
+    }
+
     /// What has changed since the part was made.
     pub fn differences(&self, now: &Record, part: &str) -> Result<Vec<Difference>> {
         // An older program may have left a newer setting open.
@@ -144,7 +151,7 @@ impl Record {
 }
 
 /// What the learned tokenizer is called among a stage's files, and the weights of the stage that it begins with.
-const LEARNED: &str = "the tokenizer";
+pub(super) const LEARNED: &str = "the tokenizer";
 const WEIGHTS: &str = "the weights to begin with";
 
 /// The recipe's keys and values, of which paths count only `with_paths`.
@@ -268,6 +275,12 @@ impl Records {
             Some(name) => Err(Error::file(&path, format!("{name:?}: {NOT_A_NAME}"))),
             None => Ok(records),
         }
+    }
+
+    /// The first thing that a part would be made from now and was not made from.
+    pub fn difference(&self, now: &Record, part: &str) -> Result<Option<Difference>> {
+        let differences = self.0.get(part).map_or(Ok(Vec::new()), |record| record.differences(now, part))?;
+        Ok(differences.into_iter().next())
     }
 
     pub fn write(&self, folder: &RunFolder) -> Result<()> {

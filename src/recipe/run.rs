@@ -16,7 +16,7 @@ use serde::de::IgnoredAny;
 
 use super::conductor::{Conductor, Watch, drive};
 use super::evaluation::{self, evaluate, write_evaluation};
-use super::record::{Difference, RECORDS, Record, Records, start_of};
+use super::record::{Difference, LEARNED, RECORDS, Record, Records, start_of};
 use super::{Recipe, Stage};
 use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
@@ -65,86 +65,23 @@ impl Run {
     /// # Errors
     /// What has been trained there would now be another; something is there that is no run; the folder cannot be written.
     pub fn open(mut recipe: Recipe, out: Option<PathBuf>, overwrite: bool) -> Result<Run> {
-        let name = recipe.name.clone().unwrap_or_else(|| "run".into());
-        let out = out.or_else(|| recipe.out.take()).unwrap_or_else(|| Path::new("runs").join(name));
-        let out = std::path::absolute(&out).map_err(Error::io("find", &out))?;
-        recipe.out = None;
-        let stages = recipe.stages.iter().map(|stage| stage.name.as_str());
-        let names: Vec<&str> = stages.chain([TOKENIZER, RECIPE, RECORDS]).collect();
-        let folder = RunFolder::open(&out, &names)?;
-        let records = recorded(&out).map_err(|e| {
-            let what = "it is not known what the run here has written: choose another folder (--out), or remove this one yourself";
-            Error::file(&out, format!("{what} ({e})"))
-        })?;
-        // Through a link, files elsewhere would be replaced and removed.
-        if let Some(part) =
-            parts(&recipe).chain(records.0.keys().map(String::as_str)).find(|part| out.join(part).is_symlink())
-        {
-            let what =
-                "this is a link, where a run has a folder of its own: put the folder itself here, or remove the link";
-            return Err(Error::file(out.join(part), what));
-        }
-        let is_new = |stage: &&Stage| !records.0.contains_key(&stage.name) && out.join(&stage.name).exists();
-        if let Some(stage) = recipe.stages.iter().find(is_new) {
-            let what = "this is no stage of the run here: rename the stage, or choose another folder (--out)";
-            return Err(Error::file(out.join(&stage.name), what));
-        }
+        let out = folder_of(&mut recipe, out)?;
+        let folder = RunFolder::open(&out, &names(&recipe))?;
+        let records = recorded(&recipe, &out, overwrite)?;
         if overwrite {
-            for part in records.0.keys() {
-                RunFolder::refuse_strangers(&out.join(part), &stage_files())?;
-            }
-            RunFolder::refuse_strangers(&out, &[TOKENIZER])?;
             let replaced = Some(records.0.into_keys().filter(|part| part != TOKENIZER).collect());
             let recipe = recipe.spelled_out()?;
             return Ok(Run { recipe, out, folder, records: Records::default(), replaced });
         }
-        let begun: Vec<&String> = records.0.keys().filter(|part| has_begun(&out, part)).collect();
-        let steps_of =
-            |stage: &str| begun.iter().find(|part| **part == stage).and(records.0.get(stage)?.stage(stage)?.steps);
-        let recipe = recipe.spelled_out_since(&steps_of)?;
+        let recipe = spelled_out(&recipe, &records, &out)?;
         let run = Run { recipe, out, folder, records, replaced: None };
         for part in parts(&run.recipe).filter(|part| has_begun(&run.out, part)) {
-            run.check_part(part)?;
+            check_part(&run.recipe, &run.records, &run.out, part)?;
         }
         // Before the recipe, by which an older run's parts were made.
         run.records.write(&run.folder)?;
         run.write_recipe()?;
         Ok(run)
-    }
-
-    /// Whether the recipe lets a training go on that has begun. What an evaluation comes to is found out again instead.
-    fn check_part(&self, part: &str) -> Result<()> {
-        let Some(record) = self.records.0.get(part) else { return Ok(()) };
-        if record.stage(part).is_some_and(|stage| !stage.trains()) {
-            return Ok(());
-        }
-        let (folder, place) = (self.out.join(part), format!("stage.{part}"));
-        let mut differences = record.differences(&Record::of(&self.recipe, part, &self.out)?, part)?;
-        let is_length = |key: &str| key == format!("{place}.steps") || key == format!("{place}.minutes");
-        differences.retain(|difference| !(is_length(&difference.key) && difference.is_another_value()));
-        let minutes = |stage: Option<&Stage>| stage.and_then(|stage| stage.minutes).unwrap_or(0.0);
-        let now = self.recipe.stages.iter().find(|stage| stage.name == part);
-        let done = Trainer::load_state(&folder)?.map_or(0, |state| state.step);
-        let what = match differences.first() {
-            Some(_) => {
-                let all: Vec<String> = differences.iter().take(MOST_NAMED).map(Difference::to_string).collect();
-                let made = if part == TOKENIZER { "the tokenizer was learned" } else { "this stage was trained" };
-                format!(
-                    "{made} by another recipe: {}. Put that back to go on, or choose another folder (--out), or train all anew \
-                     (--overwrite), or remove this folder to make this part anew",
-                    all.join("; ")
-                )
-            }
-            None if now.and_then(|stage| stage.steps).is_some_and(|steps| steps < done) => {
-                format!("this stage has done {done} steps already: {place}.steps can only be raised")
-            }
-            None if minutes(now) < minutes(record.stage(part)) => {
-                let before = minutes(record.stage(part));
-                format!("this stage has been trained for {before} minutes: {place}.minutes can only be raised")
-            }
-            None => return Ok(()),
-        };
-        Err(Error::file(folder, what))
     }
 
     /// Carries out what is not done yet. A run that is to be replaced goes first, but not before tokenizer, data and model
@@ -255,7 +192,11 @@ impl Run {
         let folder = self.out.join(TOKENIZER);
         recover(&folder)?;
         if folder.join("tokenizer.json").exists() {
-            return Tokenizer::from_dir(&folder);
+            // Where a stage has been trained with it, that was checked already.
+            return Tokenizer::from_dir(&folder).map_err(|e| {
+                let what = "put the tokenizer back, or remove this folder: it is learned again then";
+                Error::file(&folder, format!("{e}; {what}"))
+            });
         }
         let trained = self.train_tokenizer(conductor)?;
         self.keep_tokenizer(&trained)
@@ -292,13 +233,18 @@ impl Run {
         let folder = self.folder(stage);
         let limit = stage.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
         if let Some(mut state) = Trainer::load_state(&folder)? {
-            self.check_part(&stage.name)?;
-            let (before, steps) = (state.settings.steps, self.steps(stage, &state)?);
+            check_part(&self.recipe, &self.records, &self.out, &stage.name)?;
+            let before = state.settings.steps;
+            let record = self.records.0.get_mut(&stage.name);
+            state = gone_on(stage, state, record.as_deref());
+            let steps = state.settings.steps;
             if steps > before {
                 conductor.watch.remark(&format!("{}: {steps} steps instead of {before}", stage.name));
-                state.ended_early = false;
             }
-            state.settings.steps = steps;
+            if let Some(record) = record.filter(|record| more_minutes(stage, record).is_some()) {
+                record.extend(stage, steps);
+                self.records.write(&self.folder)?;
+            }
             if state.is_finished() {
                 conductor.watch.remark(&format!("{} is done: {} steps", stage.name, state.step));
                 return Ok(Outcome::Finished);
@@ -361,26 +307,6 @@ impl Run {
         }
     }
 
-    /// The number of steps that a training which has begun goes to. Of one limited by minutes it was measured; more minutes
-    /// make it more in proportion.
-    fn steps(&mut self, stage: &Stage, state: &State) -> Result<u64> {
-        let (Some(minutes), Some(record)) = (stage.minutes, self.records.0.get_mut(&stage.name)) else {
-            return Ok(stage.steps.unwrap_or(state.settings.steps));
-        };
-        let steps = record.steps.unwrap_or(state.settings.steps);
-        let recorded = record.recipe.stages.iter_mut().find(|other| other.name == stage.name);
-        match recorded.and_then(|stage| stage.minutes.as_mut()).filter(|before| **before < minutes) {
-            None => Ok(steps),
-            Some(before) => {
-                let more = (steps as f64 * minutes / *before).round() as u64;
-                *before = minutes;
-                record.steps = Some(more);
-                self.records.write(&self.folder)?;
-                Ok(more)
-            }
-        }
-    }
-
     /// Whether the evaluation is done.
     fn evaluate(
         &mut self,
@@ -393,8 +319,7 @@ impl Run {
         let folder = self.folder(stage);
         let now = self.record(&stage.name)?;
         if is_written(&folder.join(METRICS)) {
-            let before = self.records.0.get(&stage.name);
-            match before.map_or(Ok(Vec::new()), |record| record.differences(&now, &stage.name))?.first() {
+            match self.records.difference(&now, &stage.name)? {
                 Some(difference) => conductor.watch.remark(&format!("evaluating again, since {difference}")),
                 None => {
                     conductor.watch.remark(&format!("{} is done: {}", stage.name, folder.join(METRICS).display()));
@@ -420,13 +345,13 @@ impl Run {
 }
 
 /// The tokenizer, if it is learned, and the stages: folders of a run.
-fn parts(recipe: &Recipe) -> impl Iterator<Item = &str> {
+pub(super) fn parts(recipe: &Recipe) -> impl Iterator<Item = &str> {
     let learned = recipe.tokenizer.vocab_size.map(|_| TOKENIZER);
     learned.into_iter().chain(recipe.stages.iter().map(|stage| stage.name.as_str()))
 }
 
 /// Whether there is a result of a part, or a checkpoint.
-fn has_begun(out: &Path, part: &str) -> bool {
+pub(super) fn has_begun(out: &Path, part: &str) -> bool {
     let folder = out.join(part);
     // What cannot be recovered now is an error as soon as it is read.
     let _later = recover(&folder).and_then(|()| recover(folder.join(LAST)));
@@ -434,7 +359,7 @@ fn has_begun(out: &Path, part: &str) -> bool {
 }
 
 /// Whether an evaluation has been written to its end.
-fn is_written(metrics: &Path) -> bool {
+pub(super) fn is_written(metrics: &Path) -> bool {
     files::read(metrics, SETTINGS_LIMIT).is_ok_and(|text| serde_json::from_slice::<IgnoredAny>(&text).is_ok())
 }
 
@@ -443,8 +368,123 @@ fn stage_files() -> Vec<&'static str> {
     [&trainer::FILES[..], &evaluation::FILES[..]].concat()
 }
 
-/// What the parts of the run in a folder were made from; of a run by an older program that is as its recipe says.
-fn recorded(out: &Path) -> Result<Records> {
+/// The folder of a recipe's run, which the recipe no longer names then.
+pub(super) fn folder_of(recipe: &mut Recipe, out: Option<PathBuf>) -> Result<PathBuf> {
+    let name = recipe.name.clone().unwrap_or_else(|| "run".into());
+    let named = recipe.out.take();
+    let out = out.or(named).unwrap_or_else(|| Path::new("runs").join(name));
+    std::path::absolute(&out).map_err(Error::io("find", &out))
+}
+
+/// What a recipe's run writes into its folder.
+pub(super) fn names(recipe: &Recipe) -> Vec<&str> {
+    recipe.stages.iter().map(|stage| stage.name.as_str()).chain([TOKENIZER, RECIPE, RECORDS]).collect()
+}
+
+/// What the parts of the run in a folder were made from.
+///
+/// # Errors
+/// That is not known; what lies there is in the way of this recipe, or, with `overwrite`, is not the run's to remove.
+pub(super) fn recorded(recipe: &Recipe, out: &Path, overwrite: bool) -> Result<Records> {
+    let records = read_records(out).map_err(|e| {
+        let what =
+            "it is not known what the run here has written: choose another folder (--out), or remove this one yourself";
+        Error::file(out, format!("{what} ({e})"))
+    })?;
+    // Through a link, files elsewhere would be replaced and removed.
+    if let Some(part) =
+        parts(recipe).chain(records.0.keys().map(String::as_str)).find(|part| out.join(part).is_symlink())
+    {
+        let what =
+            "this is a link, where a run has a folder of its own: put the folder itself here, or remove the link";
+        return Err(Error::file(out.join(part), what));
+    }
+    let is_new = |stage: &&Stage| !records.0.contains_key(&stage.name) && out.join(&stage.name).exists();
+    if let Some(stage) = recipe.stages.iter().find(is_new) {
+        let what = "this is no stage of the run here: rename the stage, or choose another folder (--out)";
+        return Err(Error::file(out.join(&stage.name), what));
+    }
+    if overwrite {
+        for part in records.0.keys() {
+            RunFolder::refuse_strangers(&out.join(part), &stage_files())?;
+        }
+        RunFolder::refuse_strangers(out, &[TOKENIZER])?;
+    }
+    Ok(records)
+}
+
+/// The recipe with what it leaves open spelled out, as the stages that have begun did.
+pub(super) fn spelled_out(recipe: &Recipe, records: &Records, out: &Path) -> Result<Recipe> {
+    let begun: Vec<&String> = records.0.keys().filter(|part| has_begun(out, part)).collect();
+    let steps_of =
+        |stage: &str| begun.iter().find(|part| **part == stage).and(records.0.get(stage)?.stage(stage)?.steps);
+    recipe.spelled_out_since(&steps_of)
+}
+
+/// Whether the recipe lets a training go on that has begun. What an evaluation comes to is found out again instead.
+pub(super) fn check_part(recipe: &Recipe, records: &Records, out: &Path, part: &str) -> Result<()> {
+    let Some(record) = records.0.get(part) else { return Ok(()) };
+    if record.stage(part).is_some_and(|stage| !stage.trains()) {
+        return Ok(());
+    }
+    let (folder, place) = (out.join(part), format!("stage.{part}"));
+    let mut differences = record.differences(&Record::of(recipe, part, out)?, part)?;
+    let is_length = |key: &str| key == format!("{place}.steps") || key == format!("{place}.minutes");
+    differences.retain(|difference| !(is_length(&difference.key) && difference.is_another_value()));
+    let minutes = |stage: Option<&Stage>| stage.and_then(|stage| stage.minutes).unwrap_or(0.0);
+    let now = recipe.stages.iter().find(|stage| stage.name == part);
+    let done = Trainer::load_state(&folder)?.map_or(0, |state| state.step);
+    if differences.iter().any(|difference| difference.key == LEARNED) {
+        let what = format!(
+            "stage {part} was trained with another tokenizer than this, which was changed or damaged: put back what was here; \
+             \"{}\" holds a copy",
+            folder.join(LAST).display()
+        );
+        return Err(Error::file(out.join(TOKENIZER), what));
+    }
+    let what = match differences.first() {
+        Some(_) => {
+            let all: Vec<String> = differences.iter().take(MOST_NAMED).map(Difference::to_string).collect();
+            let made = if part == TOKENIZER { "the tokenizer was learned" } else { "this stage was trained" };
+            format!(
+                "{made} by another recipe: {}. Put that back to go on, or choose another folder (--out), or train all anew \
+                     (--overwrite), or remove this folder to make this part anew",
+                all.join("; ")
+            )
+        }
+        None if now.and_then(|stage| stage.steps).is_some_and(|steps| steps < done) => {
+            format!("this stage has done {done} steps already: {place}.steps can only be raised")
+        }
+        None if minutes(now) < minutes(record.stage(part)) => {
+            let before = minutes(record.stage(part));
+            format!("this stage has been trained for {before} minutes: {place}.minutes can only be raised")
+        }
+        None => return Ok(()),
+    };
+    Err(Error::file(folder, what))
+}
+
+/// The state of a training with the number of steps that it goes to now. Of one limited by minutes that was measured; more
+/// minutes make it more in proportion.
+pub(super) fn gone_on(stage: &Stage, state: State, record: Option<&Record>) -> State {
+    let before = state.settings.steps;
+    let measured = record.and_then(|record| record.steps).unwrap_or(before);
+    let steps = match (stage.minutes, record.and_then(|record| more_minutes(stage, record))) {
+        (None, _) => stage.steps.unwrap_or(before),
+        (Some(_), None) => measured,
+        (Some(_), Some(factor)) => (measured as f64 * factor).round() as u64,
+    };
+    State { ended_early: state.ended_early && steps <= before, settings: Settings { steps, ..state.settings }, ..state }
+}
+
+/// How many times as long a training may take now, if that is more than before.
+fn more_minutes(stage: &Stage, record: &Record) -> Option<f64> {
+    let factor = stage.minutes? / record.stage(&stage.name)?.minutes?;
+    (factor > 1.0).then_some(factor)
+}
+
+/// Those in a run's folder; of a run by an older program that is as its recipe says.
+fn read_records(out: &Path) -> Result<Records> {
     let mut records = Records::read(out)?;
     let file = out.join(RECIPE);
     if file.exists() {

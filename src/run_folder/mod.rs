@@ -11,7 +11,7 @@ use std::time::Duration;
 pub use replace::{AtomicDir, recover};
 
 use crate::error::{Error, Result};
-use crate::files::{LEFT_OVER, write_atomic};
+use crate::files::LEFT_OVER;
 use replace::is_there;
 
 /// The file that proves that a run made the folder around it, and that is locked while a process works there.
@@ -144,7 +144,8 @@ impl RunFolder {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         }
-        write_atomic(&path, bytes)
+        // Whatever lies there, be it a pipe, is replaced.
+        crate::files::write_all_atomic(&[(&path, bytes)])
     }
 
     /// Opens a file that is written to its end.

@@ -1,7 +1,6 @@
 //! The data of a run: the stream of batches that it trains on, and the examples that it is evaluated on.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use crate::data::stream::{BatchPosition, Batches, StreamOptions};
 use crate::data::text::{TextOptions, TextPosition, TextStream};
 use crate::data::{Split, TaskConfig, TaskExample, TaskSet};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::model::T5Config;
 use crate::rng::fnv1a;
 use crate::tokenizer::Tokenizer;
@@ -224,7 +224,7 @@ pub fn fingerprint(files: &[PathBuf]) -> Result<String> {
 
 /// Of a file's length and its ends.
 fn print_of(path: &Path) -> Result<u64> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut file = files::open(path)?;
     let len = file.metadata().map_err(Error::io("read", path))?.len();
     let mut bytes = len.to_le_bytes().to_vec();
     (&mut file).take(ENDS).read_to_end(&mut bytes).map_err(Error::io("read", path))?;

@@ -15,6 +15,7 @@ use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 use crate::gpu::Gpu;
+use crate::run_folder::recover;
 
 /// The folder within a checkpoint.
 pub const FOLDER: &str = "training_state";
@@ -85,6 +86,22 @@ impl State {
         has_ended && self.evaluated.is_none_or(|evaluated| evaluated >= self.step)
     }
 
+    /// The state of the run with these checkpoints; `None` if there is no last one.
+    ///
+    /// # Errors
+    /// The state cannot be read; weights that the run has saved are missing or cut short, so that it is neither done nor can
+    /// go on.
+    pub fn of_run(last: &Path, best: &Path) -> Result<Option<State>> {
+        recover(best)?;
+        recover(last)?;
+        if !last.exists() {
+            return Ok(None);
+        }
+        let state = State::load(last)?;
+        state.check_weights(last, best)?;
+        Ok(Some(state))
+    }
+
     /// Reads the state in a checkpoint.
     ///
     /// # Errors
@@ -120,6 +137,24 @@ impl State {
     pub fn check(&self, checkpoint: &Path) -> Result<()> {
         let path = checkpoint.join(FOLDER).join(STATE_FILE);
         self.settings.check().map_err(|e| Error::file(path, e.to_string()))
+    }
+
+    /// Whether the weights that the run has saved are there, as far as their headers tell.
+    ///
+    /// # Errors
+    /// A file is missing or cut short.
+    fn check_weights(&self, last: &Path, best: &Path) -> Result<()> {
+        Weights::open(last)?;
+        let Some(Best { metric, value, step, .. }) = &self.best else { return Ok(()) };
+        if best.exists() {
+            return Weights::open(best).map(drop);
+        }
+        let what = format!(
+            "the run's best checkpoint ({metric} {value:.4} at step {step}) is missing: put it back, or begin another run with \
+             the last one (--model \"{}\")",
+            last.display()
+        );
+        Err(Error::file(best, what))
     }
 
     /// Writes state and moments into a checkpoint that is being filled.

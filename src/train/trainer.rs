@@ -166,10 +166,9 @@ impl Trainer {
     }
 
     /// The state of the run in `out`; `None` if it has not reached its first checkpoint or there is no run.
+    /// The error if what it saved is missing or damaged.
     pub fn load_state(out: &Path) -> Result<Option<State>> {
-        recover(out.join(BEST))?;
-        recover(out.join(LAST))?;
-        if out.join(LAST).exists() { State::load(&out.join(LAST)).map(Some) } else { Ok(None) }
+        State::of_run(&out.join(LAST), &out.join(BEST))
     }
 
     fn assemble(

@@ -89,7 +89,7 @@ pub struct Args {
     /// Start from scratch as this config.json says
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub config: Option<PathBuf>,
-    /// "bytes", a tokenizer.json, a spiece.model, or a folder [default: that of --model, else bytes]
+    /// "bytes", a tokenizer.json, a spiece.model, or the folder of a model or a run [default: that of --model, else bytes]
     #[arg(long, value_name = "FILE|bytes|DIR", help_heading = "Model")]
     pub tokenizer: Option<String>,
     /// The model's sizes and the hyper-parameters of training.

@@ -37,10 +37,13 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     renderer.end();
     let resume = format!("t5 train --resume --out {}", args.out.display());
     match outcome {
-        Ok(Outcome::Finished | Outcome::EndedEarly { .. }) => Ok(ExitCode::SUCCESS),
+        Ok(Outcome::Finished | Outcome::EndedEarly { .. }) => renderer.printed().map(|()| ExitCode::SUCCESS),
         Ok(Outcome::Stopped { .. }) => {
             note!("continue with: {resume}");
-            Ok(if signals::interrupted() { signals::exit_code() } else { ExitCode::SUCCESS })
+            if signals::interrupted() {
+                return Ok(signals::exit_code());
+            }
+            renderer.printed().map(|()| ExitCode::SUCCESS)
         }
         Err(error) if Trainer::load_state(&args.out).is_ok_and(|state| state.is_some()) => {
             Err(error).with_context(|| format!("training stopped; its last checkpoint continues with `{resume}`"))

@@ -11,6 +11,7 @@ use t5_wgpu::train::{Settings, Trainer};
 use super::Args;
 use super::args::named_by_flag;
 use crate::cli::console::note;
+use crate::cli::open_tokenizer;
 use crate::cli::progress::tuner;
 
 /// Opens what the flags name. Errors about settings name the flags.
@@ -91,7 +92,7 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
 
 fn tokenizer(args: &Args) -> Result<Tokenizer> {
     Ok(match (&args.tokenizer, &args.model) {
-        (Some(spec), _) => Tokenizer::open(spec)?,
+        (Some(spec), _) => open_tokenizer(spec)?,
         (None, Some(dir)) => Tokenizer::from_dir(dir)?,
         (None, None) => Tokenizer::bytes(),
     })
