@@ -1,7 +1,48 @@
-//! Trains and runs T5 on any GPU through wgpu. ARCHITECTURE.md is the map.
+//! T5 on any GPU through wgpu: a model that an application can ask, and everything to train one.
 //!
-//! Without features the crate holds a model and asks it. `train` adds data, training, recipes, reports, benchmarks and proofs;
-//! `cli`, the default, the program `t5`.
+//! Text goes in, text comes out: translation, summaries, classification, pronunciation, whatever a T5 was trained for.
+//! Everything numeric is computed by WGSL shaders through Vulkan, Metal or DirectX 12; no CUDA, no Python.
+//!
+//! ```
+//! use t5_wgpu::forward::Pooling;
+//! use t5_wgpu::{Result, T5};
+//!
+//! async fn ask(folder: &str) -> Result<()> {
+//!     let t5 = T5::load(folder).await?;
+//!     let answer = t5.generate("translate English to German: Hello").await?;
+//!
+//!     // Piece by piece, as it is made. Dropping the stream stops the work.
+//!     let mut stream = t5.stream("summarize: a long text", &t5.default_options());
+//!     while let Some(piece) = stream.next().await {
+//!         print!("{}", piece?.text);
+//!     }
+//!
+//!     let vectors = t5.embed(&["one", "two"], Pooling::Mean).await?; // [2, d_model]
+//!     let scores = t5.score(&[("a source", "its target")]).await?; // a log-probability for each token
+//!     println!("{answer} {} {}", vectors.width, scores[0].sum());
+//!     Ok(())
+//! }
+//!
+//! // Every call can also be waited for, without an executor.
+//! # // The folder is a tiny model with random weights. A real one is 77 million parameters or more.
+//! let t5 = T5::load("tests/data/tiny-model").wait()?;
+//! let answer = t5.generate("translate English to German: Hello").wait()?;
+//! # let _ = (answer, pollster::block_on(ask("tests/data/tiny-model"))?);
+//! # Ok::<(), t5_wgpu::Error>(())
+//! ```
+//!
+//! A [`T5`] is a handle: clone it, send it to other threads, ask it from all of them. It works on the device of its own or on that
+//! of an application ([`gpu::Gpu::from_wgpu`]), says what memory it holds, and answers again after a lost device
+//! ([`T5::reopen`]). The crate prints nothing and reads no environment variable.
+//!
+//! # Rings
+//!
+//! - **The core**, without features: [`T5`]; below it [`generate`] (decoding), [`forward`] (embeddings and scores), [`model`],
+//!   [`tokenizer`], [`checkpoint`]; and the engine: [`ops`], [`graph`], [`plan`], [`gpu`].
+//! - **`train`**: `train`, `data`, `recipe` (whole experiments as files), `report`, `bench`, `verify` (the proofs).
+//! - **`cli`**, the default: the program `t5`. Applications say `default-features = false`.
+//!
+//! `ARCHITECTURE.md` beside the sources is the map of the engine; `examples/` has programs that ask, stream, search and serve.
 
 pub mod batch;
 #[cfg(feature = "train")]
