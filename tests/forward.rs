@@ -3,6 +3,8 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use common::{Scratch, gpu};
 use t5_wgpu::batch::Example;
@@ -281,12 +283,27 @@ fn sentence_embeddings_go_through_the_modules_of_the_folder() {
     assert!(refused("modules.json", "[]").contains("no Pooling"));
 }
 
+/// Long work goes out in several submits, which changes no bit; between two of them it can be stopped.
 #[test]
 fn who_no_longer_wants_a_result_stops_it() {
     let gpu = gpu();
     let mut encoder = Encoder::new(model(&gpu, "flan"), None).unwrap();
-    let stopped: Result<_> = pollster::block_on(encoder.embed(&unequal(3, 100), Pooling::Mean, &|| true));
-    assert!(matches!(stopped, Err(Error::Cancelled)));
+    let sources: Vec<Vec<u32>> = (0..16).map(|i| vec![3 + i; 200]).collect();
+    let asked = AtomicUsize::new(0);
+    let run = |encoder: &mut Encoder, budget: Duration, stop_at: usize| -> Result<_> {
+        gpu.set_submit_budget(budget);
+        asked.store(0, Ordering::Relaxed);
+        let should_stop = || asked.fetch_add(1, Ordering::Relaxed) + 1 == stop_at;
+        pollster::block_on(encoder.embed(&sources, Pooling::Mean, &should_stop))
+    };
+    let whole = run(&mut encoder, Duration::from_secs(100), 0).unwrap();
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    let cut = run(&mut encoder, Duration::from_millis(1), 0).unwrap();
+    let pieces = asked.load(Ordering::Relaxed);
+    assert!(cut == whole && pieces > 4, "{pieces} pieces");
+    assert!(matches!(run(&mut encoder, Duration::from_millis(1), 3), Err(Error::Cancelled)));
+    assert_eq!(asked.load(Ordering::Relaxed), 3);
+    assert_eq!(run(&mut encoder, Duration::from_millis(1), 0).unwrap(), whole);
 }
 
 /// The handle gives what the parts give.
