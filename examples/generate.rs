@@ -6,7 +6,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use t5_wgpu::generate::{GenerateOptions, Generator};
+use t5_wgpu::generate::{Decoding, Generator};
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::model::Model;
 use t5_wgpu::tokenizer::Tokenizer;
@@ -21,7 +21,7 @@ fn main() -> t5_wgpu::Result<()> {
     let tokenizer = Tokenizer::from_dir(Path::new(folder))?;
 
     let source = tokenizer.encode_with_eos(text)?;
-    let options = GenerateOptions { limit: Some(tokenizer.vocab_size()), ..GenerateOptions::default() };
+    let decoding = Decoding { limit: Some(tokenizer.vocab_size()), ..Decoding::greedy() };
     let mut stream = tokenizer.stream();
     let mut generator = Generator::new(model);
     let show = &mut |_, ids: &[u32]| {
@@ -29,7 +29,7 @@ fn main() -> t5_wgpu::Result<()> {
         let _ = std::io::stdout().flush();
         ControlFlow::Continue(())
     };
-    pollster::block_on(generator.generate(&[source], &options, show))?;
+    pollster::block_on(generator.generate(&[source], &decoding, show, &|| false))?;
     println!("{}", stream.finish());
     Ok(())
 }

@@ -7,7 +7,7 @@
 //! that nobody can read is dropped. Colours are left to clap and crossterm, which know NO_COLOR.
 
 use std::borrow::Cow;
-use std::io::{self, BufWriter, ErrorKind, IsTerminal, StdoutLock, Write};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Stdout, Write};
 use std::sync::{LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -170,13 +170,13 @@ pub fn reader_left(error: &anyhow::Error) -> bool {
 
 /// Standard output for data, buffered.
 pub struct Data {
-    out: BufWriter<StdoutLock<'static>>,
+    out: BufWriter<Stdout>,
     is_terminal: bool,
 }
 
 impl Data {
     pub fn new() -> Data {
-        Data { out: BufWriter::new(io::stdout().lock()), is_terminal: io::stdout().is_terminal() }
+        Data { out: BufWriter::new(io::stdout()), is_terminal: io::stdout().is_terminal() }
     }
 }
 

@@ -238,9 +238,14 @@ impl Plan {
         if std::env::var_os("T5_DEBUG").is_some_and(|v| v == "1") { self.run_debug() } else { self.program.run(1) }
     }
 
-    /// Replays the plan `times` over in one submit: for plans that advance by themselves, like a decoding step.
-    pub fn run_times(&self, times: usize) -> Result<()> {
-        self.program.run(times)
+    /// Replays several plans one after the other, the whole `times` over, in one submit: for plans that advance by
+    /// themselves, like a decoding step and the choice of a token.
+    ///
+    /// # Panics
+    /// If there is no plan.
+    pub fn run_in_turn(plans: &[&Plan], times: usize) -> Result<()> {
+        let programs: Vec<&Program> = plans.iter().map(|plan| &plan.program).collect();
+        Program::run_all(&plans[0].gpu, &programs.repeat(times))
     }
 
     fn run_debug(&self) -> Result<()> {
