@@ -53,7 +53,7 @@ fn answer_batches(t5: &T5, queue: &Receiver<Request>) {
         let mut batch = vec![first];
         batch.extend(queue.try_iter().take(MOST_TEXTS - 1));
         let texts: Vec<&str> = batch.iter().map(|request| request.text.as_str()).collect();
-        let answers = match t5.answer(&texts, &t5.default_options()).wait() {
+        let answers = match t5.answer(&texts, &t5.decoding()).wait() {
             Ok(answers) => answers.into_iter().map(|answer| answer.text.replace(['\n', '\r'], " ")).collect(),
             Err(error) => vec![format!("error: {error}"); batch.len()],
         };

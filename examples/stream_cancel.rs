@@ -4,7 +4,6 @@
 use std::io::Write;
 use std::time::Duration;
 
-use t5_wgpu::generate::GenerateOptions;
 use t5_wgpu::{Error, Result, T5};
 
 fn main() -> Result<()> {
@@ -20,8 +19,8 @@ fn main() -> Result<()> {
     let t5 = T5::builder(folder).progress(on_progress).load().wait()?;
     eprintln!("\nmemory: {:?}", t5.memory());
 
-    let options = GenerateOptions { max_new_tokens: 2000, ..t5.default_options() };
-    let stream = t5.stream(text, &options);
+    let decoding = t5.decoding().max_new_tokens(2000);
+    let stream = t5.stream(text, &decoding);
     let canceller = stream.canceller();
     std::thread::spawn(move || {
         std::thread::sleep(Duration::from_secs_f64(seconds.clamp(0.0, 1e6)));

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use t5_wgpu::generate::{GenerateOptions, Generator};
+use t5_wgpu::generate::{Decoding, Generator};
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::model::{Model, Storage, T5Config};
 
@@ -81,9 +81,9 @@ impl Cost {
     fn measure(generator: &mut Generator, tokens: usize) -> Result<Cost, Box<dyn std::error::Error>> {
         let source: Vec<u32> = (0..127).map(|i| 5 + i * 37 % 200).chain([1]).collect();
         let mut run = |max_new_tokens| -> Result<(f64, f64), Box<dyn std::error::Error>> {
-            let options = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
+            let decoding = Decoding::greedy().max_new_tokens(max_new_tokens);
             let (clock, processor) = (Instant::now(), processor_ms());
-            let made = pollster::block_on(generator.generate_all(std::slice::from_ref(&source), &options))?;
+            let made = pollster::block_on(generator.generate_best(std::slice::from_ref(&source), &decoding))?;
             let cost = (1e3 * clock.elapsed().as_secs_f64(), processor_ms() - processor);
             let made = made[0].ids.len() + usize::from(made[0].stopped_at_eos());
             if made == max_new_tokens { Ok(cost) } else { Err(format!("the text ends after {made} tokens").into()) }

@@ -1,15 +1,18 @@
-// out = softmax(q k^T + bias) v for one query a sequence: a step of decoding, over a cache or over the encoder's keys.
-// CAUSAL: the cache first gets the key and value that belong to the query; a position past its end gets none.
+// out = softmax(q k^T + bias) v for one query a row: a step of decoding, over a cache or over the encoder's keys.
+// A table says where a row's keys lie. CAUSAL: for each position, in which row of the cache, so that beams that change
+// their parent rewrite the table and leave the keys in place. The row's own place in the cache first gets the key and value
+// that belong to the query; a position past its end gets none. Otherwise: which source the row reads.
 //
-// One workgroup per (sequence, head), and per part of PART keys where there can be more than that, walks over the keys 64 at
+// One workgroup per (row, head), and per part of PART keys where there can be more than that, walks over the keys 64 at
 // a time with an online softmax. Each invocation scores one
 // key; then `groups` teams of d4 invocations, one for each vec4 of d_kv, add up every `groups`-th value, and meet in
 // workgroup memory at the end. A head wider than 64 vec4s takes DV passes of its sums in registers.
-// The order of every sum depends on the sequence's own length alone: padding and batch do not change a result.
+// The order of every sum depends on the row's own length alone: padding and batch do not change a result.
 // SPLIT: stores its part of the sums with their maximum and denominator, for attention_decode_join to put together.
 
 struct Params {
-    batch: u32,
+    rows: u32,
+    homes: u32, // rows of the cache, or sources
     heads: u32,
     d_kv: u32,
     d4: u32, // vec4s in a head's row, the last one perhaps in part
@@ -21,20 +24,22 @@ struct Params {
     v_offset: u32, // from keys to values
     lanes: u32, // 64; a run-time bound, since some compilers unroll every constant one
     reach: u32, // largest distance that the bias tells apart
-    parts: u32, // workgroups to a (sequence, head)
+    parts: u32, // workgroups to a (row, head)
     grid_x: u32,
 }
 
 const MASKED = -1e30;
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(5) var<storage, read> lens: array<u32>; // [batch]: the last key's position, or the number of keys
+@group(0) @binding(5) var<storage, read> lens: array<u32>; // [rows] the last key's position; or [homes] the number of keys
+@group(0) @binding(6) var<storage, read> table: array<u32>; // [rows, kv_len] rows of the cache; or [rows] sources
 
-@group(0) @binding(9) var<storage, read_write> stats: array<vec2<f32>>; // [batch, heads, parts] of (maximum, denominator)
+@group(0) @binding(9) var<storage, read_write> stats: array<vec2<f32>>; // [rows, heads, parts] of (maximum, denominator)
 
 const PART = 512u;
 
 var<workgroup> scores: array<f32, 64>;
+var<workgroup> values: array<u32, 64>; // where each key's value begins
 var<workgroup> tops: array<f32, 8>;
 var<workgroup> sums: array<vec4<f32>, 64>;
 
@@ -42,18 +47,20 @@ var<workgroup> sums: array<vec4<f32>, 64>;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let part = (group.y * p.grid_x + group.x) % p.parts;
     let index = (group.y * p.grid_x + group.x) / p.parts;
-    if index >= p.batch * p.heads { return; }
-    let sequence = index / p.heads;
+    if index >= p.rows * p.heads { return; }
+    let row = index / p.heads;
     let head = index % p.heads;
-    let q_at = sequence * p.q_ld + head * p.d_kv;
-    let kv_at = sequence * p.kv_len * p.kv_ld + p.k_offset + head * p.d_kv;
-    let keys = min(lens[sequence] + select(0u, 1u, CAUSAL), p.kv_len);
+    let q_at = row * p.q_ld + head * p.d_kv;
+    var home = row;
+    if !CAUSAL { home = min(table[row], p.homes - 1u); }
+    let head_at = p.k_offset + head * p.d_kv;
+    let keys = min(lens[home] + select(0u, 1u, CAUSAL), p.kv_len);
     let start = part * PART;
     let end = min(keys, start + PART);
     if CAUSAL {
         // The part that has the newest key stores it.
-        if lens[sequence] < p.kv_len && end == keys && start < keys {
-            let at = kv_at + (keys - 1u) * p.kv_ld;
+        if lens[row] < p.kv_len && end == keys && start < keys {
+            let at = head_at + (row * p.kv_len + keys - 1u) * p.kv_ld;
             var d = lane;
             loop {
                 if d >= p.d4 { break; }
@@ -77,7 +84,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var s = MASKED;
         if lane < here {
             s = 0.0;
-            let k_at = kv_at + j * p.kv_ld;
+            if CAUSAL { home = min(table[row * p.kv_len + j], p.homes - 1u); }
+            let k_at = head_at + (home * p.kv_len + j) * p.kv_ld;
+            values[lane] = k_at + p.v_offset;
             var d = 0u;
             loop {
                 if d >= p.d4 { break; }
@@ -107,9 +116,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var i = team;
         loop {
             if i >= here || team >= p.groups { break; }
-            let v_at = kv_at + p.v_offset + (first + i) * p.kv_ld;
             for (var x = 0u; x < DV; x++) {
-                o[x] += scores[i] * load_kv(v_at, min(column + 64u * x, p.d4 - 1u));
+                o[x] += scores[i] * load_kv(values[i], min(column + 64u * x, p.d4 - 1u));
             }
             i += p.groups;
         }
@@ -125,7 +133,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         total += scores[i];
         i += 1u;
     }
-    // A sequence of no keys attends to nothing.
+    // A row of no keys attends to nothing.
     let scale = select(select(0.0, 1.0 / total, total > 0.0), 1.0, SPLIT);
     let o_at = (index * p.parts + part) * select(p.d_kv, 4u * p.d4, SPLIT);
     for (var x = 0u; x < DV; x++) {

@@ -13,19 +13,7 @@ struct Params {
     grid_x: u32,
 }
 
-struct Settings {
-    temperature: f32, // 0: take the likeliest
-    top_k: u32, // 0: all
-    top_p: f32, // 1: all
-    limit: u32, // classes from here on are never chosen
-    seed: vec2<u32>,
-    pad: u32, // what a finished sequence emits
-    n_eos: u32,
-    eos: array<vec4<u32>, 4>, // tokens that finish a sequence
-}
-
 const LEAST_WEIGHT = 1e-30; // top-p of 0 leaves the likeliest
-const BAD = 0xffffffffu; // emitted where no logit is a number
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<uniform> settings: Settings;
@@ -36,76 +24,17 @@ const BAD = 0xffffffffu; // emitted where no logit is a number
 @group(0) @binding(6) var<storage, read_write> finished: array<u32>; // [batch]
 @group(0) @binding(7) var<storage, read_write> pos: array<u32>; // [batch]: where the newest token stands
 
-var<workgroup> part_key: array<u32, LANES>;
-var<workgroup> part_id: array<u32, LANES>;
-var<workgroup> part_sum: array<vec4<f32>, LANES>;
-var<workgroup> side_sum: array<vec4<f32>, SIDE>;
-
-const SIDE = 16u; // the root of LANES
-
-// Order of the floats as integers; 0 for NaN, which is never chosen.
-fn key(x: f32) -> u32 {
-    let b = bitcast<u32>(x);
-    let ordered = select(b | 0x80000000u, ~b, b >= 0x80000000u);
-    return select(ordered, 0u, (b & 0x7fffffffu) > 0x7f800000u);
-}
-
-fn is_better(key_a: u32, id_a: u32, key_b: u32, id_b: u32) -> bool {
-    return key_a > key_b || (key_a == key_b && id_a < id_b);
-}
-
-// The sum of v over the workgroup: first of every SIDE-th lane's, then of the SIDE sums. That takes three barriers, where
-// halving the lanes takes nine: each costs a software adapter's compiler a tenth of a second.
-fn sum_up(v: vec4<f32>, lane: u32) -> vec4<f32> {
-    workgroupBarrier();
-    part_sum[lane] = v;
-    workgroupBarrier();
-    if lane < SIDE {
-        var part = vec4<f32>();
-        for (var i = lane; i < LANES; i += SIDE) { part += part_sum[i]; }
-        side_sum[lane] = part;
-    }
-    workgroupBarrier();
-    var sum = vec4<f32>();
-    for (var i = 0u; i < SIDE; i++) { sum += side_sum[i]; }
-    return sum;
-}
-
 // The likeliest class below `limit`, the first of equals.
 fn likeliest(start: u32, limit: u32, lane: u32) -> u32 {
-    var best_key = 0u;
-    var best = BAD;
+    var best = Best(0u, BAD);
     var i = lane;
     loop {
         if i >= limit { break; }
         let k = key(logits[start + i]);
-        if k > best_key {
-            best_key = k;
-            best = i;
-        }
+        if k > best.key { best = Best(k, i); }
         i += LANES;
     }
-    part_key[lane] = best_key;
-    part_id[lane] = best;
-    workgroupBarrier();
-    if lane < SIDE {
-        for (var i = lane; i < LANES; i += SIDE) {
-            if is_better(part_key[i], part_id[i], best_key, best) {
-                best_key = part_key[i];
-                best = part_id[i];
-            }
-        }
-        part_key[lane] = best_key;
-        part_id[lane] = best;
-    }
-    workgroupBarrier();
-    for (var i = 0u; i < SIDE; i++) {
-        if is_better(part_key[i], part_id[i], best_key, best) {
-            best_key = part_key[i];
-            best = part_id[i];
-        }
-    }
-    return best;
+    return best_of(best, lane).id;
 }
 
 // Probability of a logit, up to a factor.

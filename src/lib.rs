@@ -12,7 +12,7 @@
 //!     let answer = t5.generate("translate English to German: Hello").await?;
 //!
 //!     // Piece by piece, as it is made. Dropping the stream stops the work.
-//!     let mut stream = t5.stream("summarize: a long text", &t5.default_options());
+//!     let mut stream = t5.stream("summarize: a long text", &t5.decoding());
 //!     while let Some(piece) = stream.next().await {
 //!         print!("{}", piece?.text);
 //!     }

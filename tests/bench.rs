@@ -12,7 +12,7 @@ use serde_json::Value;
 use t5_wgpu::batch::BatchShape;
 use t5_wgpu::gpu::{Caps, StepWork};
 use t5_wgpu::graph::{Dtype, Graph};
-use t5_wgpu::model::{Builder, DecodeShape, Model, T5Config};
+use t5_wgpu::model::{Builder, Model, T5Config};
 use t5_wgpu::ops::{Attention, Mask, Matmul, MatmulLayout};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool, outline};
 use t5_wgpu::verify::{Timed, bench_cases};
@@ -111,9 +111,8 @@ fn a_training_step_is_counted() {
 fn an_outline_is_what_the_plan_records() {
     let gpu = gpu();
     let model = Model::init(&gpu, T5Config::preset("tiny").unwrap(), 0).unwrap();
-    let DecodeShape { batch, src_len, max_len } = DecodeShape { batch: 2, src_len: 16, max_len: 32 };
-    let mut b = Builder::new(&model, BatchShape { batch, src_len, tgt_len: max_len, packed: false }, 0.0);
-    b.decode_step();
+    let mut b = Builder::new(&model, BatchShape { batch: 2, src_len: 16, tgt_len: 32, packed: false }, 0.0);
+    b.decode_step(2);
     let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };
     let plan = Plan::compile(&gpu, &b.graph, &[], &options).unwrap();
     let counted = outline(gpu.caps(), &b.graph, &[]).unwrap();

@@ -3,11 +3,12 @@
 #[path = "common/gpu.rs"]
 mod common;
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use t5_wgpu::generate::{GenerateOptions, Strategy};
+use t5_wgpu::generate::{Decoding, Generator};
 use t5_wgpu::gpu::{Gpu, Readback, wgpu};
 use t5_wgpu::model::ModelParts;
 use t5_wgpu::t5::{AnswerStream, LoadProgress, ModelSource, Pending};
@@ -21,9 +22,8 @@ fn load() -> T5 {
     T5::builder(MODEL).gpu(&gpu).load().wait().unwrap()
 }
 
-fn sampled(max_new_tokens: usize) -> GenerateOptions {
-    let strategy = Strategy::Sample { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 7 };
-    GenerateOptions { max_new_tokens, strategy, ..GenerateOptions::default() }
+fn sampled(max_new_tokens: usize) -> Decoding {
+    Decoding::sample(1.0, 7).max_new_tokens(max_new_tokens)
 }
 
 /// Compiles only if executors that move work between threads can run what the library gives.
@@ -36,7 +36,10 @@ fn handles_and_futures_may_go_to_other_threads() {
     is_send(&Gpu::open(&common::gpu_options()));
     let readback = |readback: Readback<f32>| is_send(&readback.finish());
     let pending = |pending: Pending<T5>, stream: AnswerStream| (is_send(&pending), is_send(&stream));
-    let _ = (readback, pending);
+    let generating = |generator: &mut Generator| {
+        is_send(&generator.generate(&[], &Decoding::greedy(), &mut |_, _| ControlFlow::Continue(()), &|| false));
+    };
+    let _ = (readback, pending, generating);
 }
 
 #[test]
@@ -53,7 +56,7 @@ fn eight_threads_ask_one_handle() {
     assert_eq!(answers, alone);
 }
 
-fn ask(t5: &T5, text: &str, options: &GenerateOptions) -> String {
+fn ask(t5: &T5, text: &str, options: &Decoding) -> String {
     t5.answer(&[text], options).wait().unwrap().remove(0).text
 }
 

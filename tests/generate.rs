@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::gpu;
 use t5_wgpu::checkpoint::{Dtype, Weights};
-use t5_wgpu::generate::{GenerateOptions, Generation, Generator, Strategy, greedy_ids};
+use t5_wgpu::generate::{Decoding, EarlyStopping, Generation, Generator, LengthPenalty, greedy_ids};
 use t5_wgpu::model::{DecodeShape, Model, T5Config};
 
 fn folder(name: &str) -> PathBuf {
@@ -35,16 +35,21 @@ fn generator(name: &str) -> Generator {
     Generator::new(Model::load(&gpu(), &folder(name)).expect("the model loads").0)
 }
 
-fn run(generator: &mut Generator, sources: &[Vec<u32>], options: &GenerateOptions) -> Vec<Generation> {
-    pollster::block_on(generator.generate_all(sources, options)).expect("generation runs")
+fn run(generator: &mut Generator, sources: &[Vec<u32>], options: &Decoding) -> Vec<Generation> {
+    pollster::block_on(generator.generate_best(sources, options)).expect("generation runs")
 }
 
-fn greedy(max_new_tokens: usize) -> GenerateOptions {
-    GenerateOptions { max_new_tokens, ..GenerateOptions::default() }
+fn all(generator: &mut Generator, sources: &[Vec<u32>], decoding: &Decoding) -> Vec<Vec<Generation>> {
+    let go_on = &mut |_: usize, _: &[u32]| ControlFlow::Continue(());
+    pollster::block_on(generator.generate(sources, decoding, go_on, &|| false)).expect("generation runs")
 }
 
-fn sampled(temperature: f32, top_k: usize, top_p: f32, seed: u64) -> GenerateOptions {
-    GenerateOptions { strategy: Strategy::Sample { temperature, top_k, top_p, seed }, ..greedy(12) }
+fn greedy(max_new_tokens: usize) -> Decoding {
+    Decoding::greedy().max_new_tokens(max_new_tokens)
+}
+
+fn sampled(temperature: f32, top_k: usize, top_p: f32, seed: u64) -> Decoding {
+    Decoding { top_k, top_p, ..Decoding::sample(temperature, seed).max_new_tokens(12) }
 }
 
 #[test]
@@ -65,13 +70,63 @@ fn neighbours_and_padding_change_nothing() {
     many.push(vec![1]);
     // Longer than what one workgroup attends to: beside it, the others' attention is put together from parts.
     many.push([7, 9, 11].repeat(200));
-    for options in [greedy(20), sampled(1.5, 0, 0.95, 7)] {
-        let together = run(&mut generator, &many, &options);
+    let beams = Decoding { n_best: 4, ..Decoding::beam(4).max_new_tokens(20) };
+    for options in [greedy(20), sampled(1.5, 0, 0.95, 7), beams] {
+        let together = all(&mut generator, &many, &options);
         for max_batch in [1, 5] {
-            let options = GenerateOptions { max_batch, ..options.clone() };
-            assert_eq!(run(&mut generator, &many, &options), together, "{options:?}");
+            let options = Decoding { max_batch, ..options.clone() };
+            assert_eq!(all(&mut generator, &many, &options), together, "{options:?}");
         }
     }
+}
+
+/// The score is the sum of log-probabilities over the length penalty, whichever that is.
+#[test]
+fn length_penalties_divide_the_same_sums() {
+    let (sources, _) = golden("flan");
+    let mut generator = generator("flan");
+    let mut search = |length_penalty| {
+        let early_stopping = EarlyStopping::Never;
+        let beams = Decoding { n_best: 8, length_penalty, early_stopping, ..Decoding::beam(8).max_new_tokens(20) };
+        all(&mut generator, &sources, &beams)
+    };
+    let sums = search(LengthPenalty::Power(0.0));
+    let mut compared = 0;
+    for (penalty, by_hand) in [
+        (LengthPenalty::Gnmt(0.6), (|n| ((5.0 + n) / 6.0).powf(0.6)) as fn(f64) -> f64),
+        (LengthPenalty::Power(1.5), |n| n.powf(1.5)),
+    ] {
+        for (sums, scores) in sums.iter().zip(search(penalty)) {
+            assert!(scores.is_sorted_by(|a, b| a.score >= b.score));
+            for scored in scores {
+                let Some(summed) = sums.iter().find(|summed| summed.ids == scored.ids) else { continue };
+                let length = scored.ids.len() + usize::from(scored.stopped_at_eos());
+                let expected = f64::from(summed.score.unwrap()) / by_hand(length as f64);
+                assert!((f64::from(scored.score.unwrap()) / expected - 1.0).abs() < 1e-5, "{scored:?} {expected}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > sources.len(), "{compared}");
+}
+
+/// A search with as many beams as there can be, over and over in the same memory.
+#[test]
+fn many_beams_find_no_worse_than_few() {
+    let (sources, _) = golden("t5v10");
+    let mut generator = generator("t5v10");
+    let mut best = |beams| {
+        let decoding = Decoding {
+            length_penalty: LengthPenalty::Power(0.0),
+            early_stopping: EarlyStopping::Never,
+            ..Decoding::beam(beams).max_new_tokens(12)
+        };
+        let found = run(&mut generator, &sources, &decoding);
+        assert_eq!(run(&mut generator, &sources, &decoding), found);
+        found.iter().map(|g| g.score.unwrap()).sum::<f32>()
+    };
+    // Not a law of beam search, but true of these sources; a table of caches that mixes beams up would break it.
+    assert!(best(32) >= best(16) - 1e-4 && best(16) >= best(2) - 1e-4);
 }
 
 #[test]
@@ -99,7 +154,7 @@ fn draws_follow_the_softmax() {
     let top = logits.iter().copied().fold(f64::MIN, f64::max);
     let weights: Vec<f64> = logits.iter().map(|l| ((l - top) / temperature).exp()).collect();
     let total: f64 = weights.iter().sum();
-    let options = GenerateOptions { max_new_tokens: 1, max_batch: 512, ..sampled(temperature as f32, 0, 1.0, 11) };
+    let options = Decoding { max_batch: 512, ..sampled(temperature as f32, 0, 1.0, 11).max_new_tokens(1) };
     let made = run(&mut generator, &vec![sources[0].clone(); draws], &options);
     let mut counts = vec![0.0; vocab];
     for generation in &made {
@@ -177,8 +232,9 @@ fn tokens_arrive_in_pieces_and_can_be_cut_short() {
         seen[row].extend_from_slice(ids);
         ControlFlow::Continue(())
     };
-    let again = pollster::block_on(generator.generate(&sources, &greedy(20), &mut collect)).expect("it runs");
-    assert_eq!(again, all);
+    let again =
+        pollster::block_on(generator.generate(&sources, &greedy(20), &mut collect, &|| false)).expect("it runs");
+    assert_eq!(again.concat(), all);
     assert_eq!(seen, all.iter().map(|g| g.ids.clone()).collect::<Vec<_>>());
 
     let mut calls = 0;
@@ -186,15 +242,64 @@ fn tokens_arrive_in_pieces_and_can_be_cut_short() {
         calls += 1;
         ControlFlow::Break(())
     };
-    let cut = pollster::block_on(generator.generate(&sources, &greedy(20), &mut stop)).expect("it runs");
+    let cut = pollster::block_on(generator.generate(&sources, &greedy(20), &mut stop, &|| false)).expect("it runs");
     assert_eq!((calls, cut.len()), (1, sources.len()));
+
+    // The whole generation can also be ended from outside, between two submits.
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let should_stop = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1;
+    let go_on = &mut |_: usize, _: &[u32]| ControlFlow::Continue(());
+    let cut = pollster::block_on(generator.generate(&sources, &greedy(20), go_on, &should_stop)).expect("it runs");
+    for (cut, all) in cut.concat().iter().zip(&all) {
+        assert!(!cut.ids.is_empty() && cut.ids.len() < all.ids.len() && all.ids.starts_with(&cut.ids), "{cut:?}");
+    }
+}
+
+/// An application may generate on an executor of several threads.
+#[test]
+fn a_generation_may_move_between_threads() {
+    fn is_send<T: Send>(value: T) -> T {
+        value
+    }
+    let (sources, expected) = golden("t5v10");
+    let mut generator = generator("t5v10");
+    let made = std::thread::spawn(move || {
+        let decoding = greedy(20);
+        let mut go_on = |_: usize, _: &[u32]| ControlFlow::Continue(());
+        pollster::block_on(is_send(generator.generate(&sources, &decoding, &mut go_on, &|| false)))
+    });
+    let made = made.join().expect("the thread ends").expect("it runs").concat();
+    assert!(made.iter().zip(&expected).all(|(made, row)| row[1..].starts_with(&made.ids)));
+}
+
+/// What is given to the decoder is not among what it makes, and what follows is what it would have made itself.
+#[test]
+fn a_prompt_of_the_decoder_is_gone_on_with() {
+    let (sources, _) = golden("flan");
+    let mut generator = generator("flan");
+    for decoding in [greedy(8), Decoding { n_best: 3, ..Decoding::beam(3).max_new_tokens(8) }] {
+        for source in &sources {
+            let source = std::slice::from_ref(source);
+            let whole = run(&mut generator, source, &decoding).remove(0);
+            let forced = Decoding { forced_first: Some(whole.ids[0]), ..decoding.clone() };
+            assert_eq!(run(&mut generator, source, &forced)[0].ids, whole.ids);
+            if decoding.num_beams == 1 {
+                let (prompt, rest) = whole.ids.split_at(2);
+                let prompted = Decoding { decoder_prefix: prompt.to_vec(), ..decoding.clone().max_new_tokens(6) };
+                assert_eq!(run(&mut generator, source, &prompted)[0].ids, rest);
+            }
+            let elsewhere = Decoding { decoder_prefix: vec![5, 6], forced_first: Some(7), ..decoding.clone() };
+            let found = all(&mut generator, source, &elsewhere).remove(0);
+            assert!(found.len() == decoding.n_best && found.iter().all(|g| g.ids[0] == 7), "{found:?}");
+        }
+    }
 }
 
 #[test]
 fn limits_are_kept() {
     let (sources, _) = golden("t5v10");
     let mut generator = generator("t5v10");
-    let options = GenerateOptions { limit: Some(5), ..greedy(3) };
+    let options = Decoding { limit: Some(5), ..greedy(3) };
     let made = run(&mut generator, &sources, &options);
     assert!(made.iter().all(|g| g.ids.len() <= 3 && g.ids.iter().all(|&id| id < 5)));
 }
@@ -212,14 +317,19 @@ fn long_sources_and_targets_work() {
 #[test]
 fn what_cannot_be_generated_is_refused() {
     let mut generator = generator("t5v10");
-    let mut refusal = |sources: &[Vec<u32>], options: &GenerateOptions| {
-        pollster::block_on(generator.generate_all(sources, options)).expect_err("refused").to_string()
+    let mut refusal = |sources: &[Vec<u32>], options: &Decoding| {
+        pollster::block_on(generator.generate_best(sources, options)).expect_err("refused").to_string()
     };
     assert!(refusal(&[vec![5, 1], vec![]], &greedy(4)).contains("source 1 has no token"));
     assert!(refusal(&[vec![5, 128, 1]], &greedy(4)).contains("token id 128 is outside"));
     assert!(refusal(&[vec![1]], &greedy(0)).contains("max_new_tokens"));
     assert!(refusal(&[vec![1]], &sampled(f32::NAN, 0, 1.0, 0)).contains("temperature"));
     assert!(refusal(&[vec![1]], &sampled(1.0, 0, 1.5, 0)).contains("top_p"));
+    assert!(refusal(&[vec![1]], &Decoding::beam(0)).contains("num_beams 0"));
+    assert!(refusal(&[vec![1]], &Decoding::beam(33)).contains("between 1 and 32"));
+    assert!(refusal(&[vec![1]], &Decoding { n_best: 5, ..Decoding::beam(4) }).contains("n_best 5"));
+    assert!(refusal(&[vec![1]], &Decoding { temperature: 1.0, ..Decoding::beam(4) }).contains("not drawn"));
+    assert!(refusal(&[vec![1]], &Decoding { decoder_prefix: vec![128], ..greedy(4) }).contains("token 128 is outside"));
     assert!(refusal(&[vec![1]], &greedy(usize::MAX)).contains("at most a million tokens"));
 }
 
@@ -231,8 +341,11 @@ fn nan_is_an_error() {
     for buffer in &model.params {
         gpu.write(buffer, 0, &vec![f32::NAN; buffer.bytes() as usize / 4]);
     }
-    let refused = pollster::block_on(Generator::new(model).generate_all(&[vec![4, 1]], &greedy(4)));
-    assert!(refused.expect_err("NaN").to_string().contains("logits are NaN"));
+    let mut generator = Generator::new(model);
+    for decoding in [greedy(4), Decoding::beam(3)] {
+        let refused = pollster::block_on(generator.generate_best(&[vec![4, 1]], &decoding));
+        assert!(refused.expect_err("NaN").to_string().contains("logits are NaN"));
+    }
 }
 
 /// A step of T5-small, whatever its vocabulary: every dispatch costs, and on a GPU they are most of a small model's step.
@@ -244,8 +357,8 @@ fn a_step_has_few_dispatches() {
         let model = Model::init(&gpu(), config, 1).unwrap();
         let mut generator = Generator::new(model);
         for batch in [1, 16] {
-            let shape = DecodeShape { batch, src_len: 64, max_len: 64 };
-            let dispatches = generator.step_plan(shape).unwrap().dispatches();
+            let shape = DecodeShape { batch, beams: 1, src_len: 64, max_len: 64 };
+            let dispatches: usize = generator.step_plans(shape).unwrap().iter().map(|plan| plan.dispatches()).sum();
             assert!(dispatches <= most, "{preset}, batch {batch}: {dispatches} dispatches");
         }
     }

@@ -7,7 +7,7 @@ use half::f16;
 use safetensors::tensor::TensorView;
 use t5_wgpu::batch::BatchShape;
 use t5_wgpu::checkpoint::{Dtype as FileDtype, Weights};
-use t5_wgpu::generate::{GenerateOptions, Generator};
+use t5_wgpu::generate::{Decoding, Generator};
 use t5_wgpu::gpu::{Gpu, GpuOptions};
 use t5_wgpu::graph::Dtype;
 use t5_wgpu::model::{Builder, Model, Storage};
@@ -127,8 +127,8 @@ fn f16_decodes_what_pytorch_decodes() {
         let rows = ids.chunks(shape[1]).zip(mask.chunks(shape[1]));
         let sources: Vec<Vec<u32>> = rows.map(|(row, mask)| row[..len(mask)].to_vec()).collect();
         let mut generator = Generator::new(load(&gpu, name, Storage::F16));
-        let options = GenerateOptions { max_new_tokens: expected_shape[1] - 1, ..GenerateOptions::default() };
-        let made = pollster::block_on(generator.generate_all(&sources, &options)).expect("generation runs");
+        let options = Decoding::greedy().max_new_tokens(expected_shape[1] - 1);
+        let made = pollster::block_on(generator.generate_best(&sources, &options)).expect("generation runs");
         for (made, expected) in made.iter().zip(expected.chunks(expected_shape[1])) {
             let ids: Vec<u32> = made.ids.iter().copied().chain(made.stopped_at).collect();
             assert_eq!(ids, expected[1..=ids.len()], "{name}");

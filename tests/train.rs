@@ -5,6 +5,7 @@ mod common;
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Scratch, gpu, logged_steps, weights_and_moments};
 use serde_json::Value;
@@ -358,15 +359,12 @@ fn a_stop_within_an_evaluation_loses_nothing() {
     };
     // How often it is asked: after steps, between batches, while answers are made.
     let stopped_at = |out: &Path, nth: usize| {
-        let asked = Cell::new(0);
-        let should_stop = || {
-            asked.set(asked.get() + 1);
-            asked.get() == nth
-        };
+        let asked = AtomicUsize::new(0);
+        let should_stop = || asked.fetch_add(1, Ordering::Relaxed) + 1 == nth;
         let mut trainer = trainer(&gpu, settings.clone(), true, out).unwrap();
         let outcome =
             trainer.run(Hooks { observe: &mut |_| {}, should_stop: &should_stop, is_late: &|| false }).unwrap();
-        (outcome, asked.get())
+        (outcome, asked.into_inner())
     };
     let whole = scratch.path("whole");
     let (outcome, all) = stopped_at(&whole, 0);

@@ -6,8 +6,8 @@ use super::subject::Needed;
 use super::trace::Trace;
 use super::{Bench, Section};
 use crate::error::Result;
-use crate::generate::{GenerateOptions, Generator};
-use crate::gpu::Work;
+use crate::generate::{Decoding, Generator};
+use crate::gpu::{StepTime, Work};
 use crate::model::{GenerationConfig, Model};
 
 impl Bench<'_, '_> {
@@ -35,11 +35,10 @@ impl Bench<'_, '_> {
         let mut arms = Vec::new();
         for (batch, sources, generator) in &generators {
             for tokens in [1, new_tokens] {
-                let options =
-                    GenerateOptions { max_new_tokens: tokens, max_batch: *batch, ..GenerateOptions::default() };
+                let decoding = Decoding { max_batch: *batch, ..Decoding::greedy().max_new_tokens(tokens) };
                 arms.push(Arm::new(format!("decode batch {batch}, {tokens} of {new_tokens} tokens"), move || {
                     let mut generator = generator.borrow_mut();
-                    seconds(|| pollster::block_on(generator.generate_all(sources, &options)).map(drop))
+                    seconds(|| pollster::block_on(generator.generate_best(sources, &decoding)).map(drop))
                 }));
             }
         }
@@ -48,11 +47,17 @@ impl Bench<'_, '_> {
         drop(arms);
         for ((batch, sources, generator), spreads) in generators.into_iter().zip(spreads.chunks(2)) {
             let mut generator = generator.into_inner();
-            let shape = Generator::shape(&sources, new_tokens);
-            let step = generator.step_plan(shape)?;
-            self.decoded(batch, source_len, new_tokens, [spreads[0], spreads[1]], &step.work());
+            let shape = Generator::shape(&sources, &Decoding::greedy().max_new_tokens(new_tokens));
+            let plans = generator.step_plans(shape)?;
+            let work: Vec<_> = plans.iter().flat_map(|plan| plan.work()).collect();
+            self.decoded(batch, source_len, new_tokens, [spreads[0], spreads[1]], &work);
             if self.gpu.caps().timestamps {
-                let times = pollster::block_on(step.profile())?;
+                let mut times: Vec<StepTime> = Vec::new();
+                for plan in plans {
+                    let begin = times.last().map_or(0.0, |last| last.start + last.seconds);
+                    let profile = pollster::block_on(plan.profile())?;
+                    times.extend(profile.into_iter().map(|time| StepTime { start: begin + time.start, ..time }));
+                }
                 self.profile(Section::Decode, &format!("a step at batch {batch}"), &times);
                 if self.options.trace {
                     self.traces.push(Trace { name: format!("decoding step, batch {batch}"), steps: times });

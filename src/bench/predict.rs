@@ -83,8 +83,8 @@ fn workloads(options: &BenchOptions) -> Result<Vec<Workload>> {
 
     for batch in options.batch.map_or(vec![1, 16], |batch| vec![batch]) {
         let src_len = options.source_len.unwrap_or(64);
-        let DecodeShape { batch, src_len, max_len } =
-            DecodeShape { batch, src_len, max_len: options.target_len.unwrap_or(64) + 32 };
+        let max_len = options.target_len.unwrap_or(64) + 32;
+        let shape = DecodeShape { batch, beams: 1, src_len, max_len };
         let mut b = Builder::on_layout(
             &config,
             &layout,
@@ -92,8 +92,10 @@ fn workloads(options: &BenchOptions) -> Result<Vec<Workload>> {
             BatchShape { batch, src_len, tgt_len: max_len, packed: false },
             0.0,
         );
-        b.decode_step();
-        workloads.push(Workload::new(format!("decode batch {batch}"), batch, outline(&caps, &b.graph, &[])?));
+        b.decode_step(shape.beams);
+        let mut steps = outline(&caps, &b.graph, &[])?;
+        steps.extend(outline(&caps, &shape.chooser(config.vocab_size, 1), &[])?);
+        workloads.push(Workload::new(format!("decode batch {batch}"), batch, steps));
     }
 
     let shape = BatchShape { tgt_len: options.target_len.unwrap_or(114), ..shape };

@@ -8,7 +8,7 @@
 //! are none, and nothing moves.
 
 use std::borrow::Cow;
-use std::io::{self, BufWriter, ErrorKind, IsTerminal, StdoutLock, Write};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Stdout, Write};
 use std::sync::{LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -176,13 +176,13 @@ pub fn reader_left(error: &anyhow::Error) -> bool {
 
 /// Standard output for data, buffered.
 pub struct Data {
-    out: BufWriter<StdoutLock<'static>>,
+    out: BufWriter<Stdout>,
     is_terminal: bool,
 }
 
 impl Data {
     pub fn new() -> Data {
-        Data { out: BufWriter::new(io::stdout().lock()), is_terminal: io::stdout().is_terminal() }
+        Data { out: BufWriter::new(io::stdout()), is_terminal: io::stdout().is_terminal() }
     }
 }
 

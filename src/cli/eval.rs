@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use t5_wgpu::data::{Metric, Split, TaskConfig};
 use t5_wgpu::model::{Model, T5Config};
+use t5_wgpu::recipe::Recipe;
 use t5_wgpu::recipe::conductor::Watch;
 use t5_wgpu::recipe::evaluation::{evaluate, write_evaluation};
-use t5_wgpu::recipe::{Recipe, Stage};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::Settings;
 use t5_wgpu::train::evaluate::Evaluation;
 use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::console::say;
+use super::decoding::DecodingArgs;
 use super::pairs::{self, OnBadRowArg, PAIRS};
 use super::prefix::{Prefix, Wish};
 use super::progress::{LookArgs, Renderer};
@@ -66,21 +67,8 @@ pub struct Args {
     /// Examples side by side
     #[arg(long, value_name = "N", default_value_t = 64)]
     batch: usize,
-    /// Most tokens of an answer [default: 16 more than the longest target]
-    #[arg(long, value_name = "N")]
-    max_new_tokens: Option<usize>,
-    /// Draw answers at this temperature; 0 takes the likeliest token
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f32,
-    /// Draw among the K likeliest; needs --temperature
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Draw among the fewest tokens that reach this probability; needs --temperature
-    #[arg(long, value_name = "P")]
-    top_p: Option<f32>,
-    /// Of the draws
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    decoding: DecodingArgs,
     /// "bytes", a tokenizer.json, a spiece.model, or the folder of a model or a run [default: that of --model]
     #[arg(long, value_name = "FILE|bytes|DIR")]
     tokenizer: Option<String>,
@@ -101,22 +89,13 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("--batch must be at least 1");
     }
     let mut settings = settings(args)?;
-    let stage = Stage {
-        max_new_tokens: args.max_new_tokens,
-        temperature: Some(args.temperature),
-        top_k: args.top_k,
-        top_p: args.top_p,
-        eval_examples: args.examples,
-        ..Stage::default()
-    };
-    if let Err((key, what)) = stage.check_decoding() {
-        bail!("{key}: {what}");
-    }
     let gpu = args.gpu.open(args.json)?;
     let folder = model_folder(&args.model, args.json)?;
+    let mut model_task = None;
     if let Some(task) = settings.tasks.get_mut(PAIRS).filter(|_| args.pairs.is_some()) {
         let wish = Wish { prefix: args.prefix.as_deref(), none: args.no_prefix, task: None, chosen_by: "--prefix" };
-        task.prefix = Some(Prefix::choose(wish, &T5Config::from_dir(&folder)?, args.json)?.text);
+        let prefix = Prefix::choose(wish, &T5Config::from_dir(&folder)?, args.json)?;
+        (task.prefix, model_task) = (Some(prefix.text), prefix.task);
     }
     let (mut model, remarks) = Model::load(&gpu, &folder)?;
     model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
@@ -127,7 +106,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut renderer = Renderer::new(LookArgs { quiet: args.json, ..LookArgs::default() });
     remarks.iter().for_each(|remark| renderer.remark(remark));
     let most = args.examples.unwrap_or(usize::MAX);
-    let decoding = stage.decoding(args.seed);
+    let decoding = args.decoding.choose(&model, model_task.as_deref(), args.json)?;
     let stop = &signals::interrupted;
     let evaluation = evaluate(model, &tokenizer, &settings, (args.split, most), decoding, &mut renderer, stop)?;
     let Some(evaluation) = evaluation else { return Ok(()) };
@@ -160,7 +139,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn settings(args: &Args) -> Result<Settings> {
-    let mut settings = Settings { eval_batch_size: args.batch, seed: args.seed, ..Settings::new() };
+    let mut settings = Settings { eval_batch_size: args.batch, seed: args.decoding.seed, ..Settings::new() };
     if let Some(file) = &args.recipe {
         let recipe = Recipe::read(file, &[])?;
         let has = |name: &String| {

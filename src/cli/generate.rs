@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use t5_wgpu::Error;
-use t5_wgpu::generate::{GenerateOptions, Generation, Generator, Strategy};
+use t5_wgpu::generate::{Decoding, Generation, Generator};
 use t5_wgpu::model::{Model, T5Config};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::console::{Data, doing, note};
+use super::decoding::{DecodingArgs, positive};
 use super::prefix::{Prefix, Wish};
 use super::sources::{Source, Sources};
 use super::{GpuArgs, TuneArgs, WeightsArg, model_folder, open_tokenizer};
@@ -29,13 +30,16 @@ Examples:
     cat questions.txt | t5 generate --model models/flan-t5-small --json --batch 32
   A large model in little memory:
     t5 generate --model models/flan-t5-large --weights int8 \"Who wrote Faust?\"
+  The three best of four beams, with their scores:
+    t5 generate --model models/t5-small --beams 4 --n-best 3 --json --task summarization < articles.txt
   Drawn instead of the likeliest; another seed gives another text:
     t5 generate --model models/my-model --temperature 0.8 --top-p 0.95 --seed 1 \"Once upon a time\"";
 
 /// Generate text with a model
 ///
 /// Each TEXT is a source; without TEXT, sources are the lines of a file or of standard input. Every source gives one line
-/// of output, in order. The likeliest token is taken at each step, unless --temperature, --top-k or --top-p ask for draws.
+/// of output, in order. The likeliest token is taken at each step, unless --beams asks for a search, --temperature, --top-k or
+/// --top-p for draws, or the model's files (generation_config.json, task_specific_params of config.json) for one of them.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -64,27 +68,16 @@ pub struct Args {
     /// Put the prefix of this task of the model before each source
     #[arg(long, value_name = "NAME")]
     task: Option<String>,
-    /// End a text after this many tokens, if it does not end by itself [default: as the model's generation_config.json says,
-    /// else 128]
-    #[arg(long, value_name = "N", value_parser = positive)]
-    max_new_tokens: Option<usize>,
-    /// Draw tokens, with their scores divided by this: below 1 is closer to the likeliest [default with other drawing
-    /// options: 1]
-    #[arg(long, value_name = "T")]
-    temperature: Option<f32>,
-    /// Draw among the K likeliest tokens only
-    #[arg(long, value_name = "K", value_parser = positive)]
-    top_k: Option<usize>,
-    /// Draw among the fewest tokens whose probabilities add up to P
-    #[arg(long, value_name = "P")]
-    top_p: Option<f32>,
-    /// Equal seeds give equal draws
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    /// Give the K best texts of beam search, each on its line
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = positive)]
+    n_best: usize,
+    #[command(flatten)]
+    decoding: DecodingArgs,
     /// Sources that are worked on side by side
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
     batch: usize,
-    /// Print one JSON object a line: source, text, ids, finished, tokens_per_second
+    /// Print one JSON object a line: source, text, ids, finished, tokens_per_second; of beam search also score, and n_best with
+    /// all of --n-best
     #[arg(long)]
     json: bool,
     /// Say nothing on standard error
@@ -98,9 +91,6 @@ pub struct Args {
     #[arg(value_name = "TEXT")]
     text: Vec<String>,
 }
-
-/// Where neither the command line nor the model says.
-const MAX_NEW_TOKENS: usize = 128;
 
 pub fn run(args: &Args) -> Result<()> {
     let mut sources = Sources::open(&args.text, args.file.as_deref())?;
@@ -125,15 +115,14 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.quiet {
         remarks.iter().for_each(|remark| note!("{remark}"));
     }
-    let options = GenerateOptions {
-        max_new_tokens: args.max_new_tokens.or(model.generation.max_new_tokens).unwrap_or(MAX_NEW_TOKENS),
-        strategy: args.strategy(),
+    let decoding = Decoding {
         max_batch: args.batch,
         limit: Some(tokenizer.vocab_size()),
-        first_source: 0,
+        n_best: args.n_best,
+        ..args.decoding.choose(&model, prefix.task.as_deref(), args.quiet)?
     };
     let (generator, totals) = (Generator::new(model), Totals::default());
-    let mut program = Program { args, prefix, tokenizer, generator, options, totals };
+    let mut program = Program { args, prefix, tokenizer, generator, decoding, totals };
     // At a terminal each line is answered at once; otherwise enough are taken to sort them by length.
     let window = if sources.interactive { 1 } else { 16 * args.batch };
     loop {
@@ -144,27 +133,13 @@ pub fn run(args: &Args) -> Result<()> {
         }
         doing(&format!("generating from text {}", program.totals.sources + 1));
         let alone = texts.len() == 1 && (sources.interactive || sources.is_single);
-        program.answer(&texts, alone && !args.json)?;
+        program.answer(&texts, alone && !args.json && args.n_best == 1)?;
     }
     if !args.quiet {
-        program.totals.print(program.options.max_new_tokens);
+        program.totals.print(program.decoding.max_new_tokens.unwrap_or(Decoding::MAX_NEW_TOKENS));
         program.print_memory();
     }
     Ok(())
-}
-
-impl Args {
-    fn strategy(&self) -> Strategy {
-        if self.temperature.is_none() && self.top_k.is_none() && self.top_p.is_none() {
-            return Strategy::Greedy;
-        }
-        Strategy::Sample {
-            temperature: self.temperature.unwrap_or(1.0),
-            top_k: self.top_k.unwrap_or(0),
-            top_p: self.top_p.unwrap_or(1.0),
-            seed: self.seed,
-        }
-    }
 }
 
 /// Everything that answering sources needs.
@@ -173,7 +148,7 @@ struct Program<'a> {
     prefix: Prefix,
     tokenizer: Tokenizer,
     generator: Generator,
-    options: GenerateOptions,
+    decoding: Decoding,
     totals: Totals,
 }
 
@@ -186,7 +161,7 @@ impl Program<'_> {
         };
         let ids: Vec<Vec<u32>> = texts.iter().map(encode).collect::<Result<_>>()?;
         let mut out = Data::new();
-        self.options.first_source = self.totals.sources;
+        self.decoding.first_source = self.totals.sources;
         let mut shown = self.tokenizer.stream();
         let mut written = Ok(());
         let (began, mut first) = (Instant::now(), None);
@@ -199,8 +174,8 @@ impl Program<'_> {
             }
             if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        let made = pollster::block_on(self.generator.generate(&ids, &self.options, &mut on_tokens));
-        let made = made.map_err(|error| match error {
+        let generating = self.generator.generate(&ids, &self.decoding, &mut on_tokens, &|| false);
+        let made = pollster::block_on(generating).map_err(|error| match error {
             Error::Numeric(what) => anyhow!("{what} (T5_DEBUG=1 names the first step that makes such a number)"),
             error => error.into(),
         })?;
@@ -210,9 +185,9 @@ impl Program<'_> {
         if stream {
             writeln!(out, "{}", one_line(&shown.finish()))?;
         } else {
-            let tokens: usize = made.iter().map(|g| g.ids.len()).sum();
-            for (source, generation) in texts.iter().zip(&made) {
-                self.print(&mut out, source, generation, tokens as f64 / seconds)?;
+            let tokens: usize = made.iter().flat_map(|found| found.first()).map(|g| g.ids.len()).sum();
+            for (source, found) in texts.iter().zip(&made) {
+                self.print(&mut out, source, found, tokens as f64 / seconds)?;
             }
         }
         out.flush()?;
@@ -225,20 +200,32 @@ impl Program<'_> {
         note!("memory: weights {:.1} MiB, activations and caches {:.1} MiB", mib(weights), mib(rest));
     }
 
-    fn print(&self, out: &mut impl Write, source: &Source, generation: &Generation, rate: f64) -> Result<()> {
-        let text = self.tokenizer.decode(&generation.ids);
-        if self.args.json {
-            let object = serde_json::json!({
-                "source": source.text,
-                "text": text,
+    /// The best texts of a source, each on its line; as JSON, one object.
+    fn print(&self, out: &mut impl Write, source: &Source, found: &[Generation], rate: f64) -> Result<()> {
+        if !self.args.json {
+            for generation in found {
+                writeln!(out, "{}", one_line(&self.tokenizer.decode(&generation.ids)))?;
+            }
+            return Ok(());
+        }
+        let describe = |generation: &Generation| {
+            let mut object = serde_json::json!({
+                "text": self.tokenizer.decode(&generation.ids),
                 "ids": generation.ids,
                 "finished": generation.stopped_at_eos(),
-                "tokens_per_second": rate,
             });
-            writeln!(out, "{object}")?;
-        } else {
-            writeln!(out, "{}", one_line(&text))?;
+            if let Some(score) = generation.score {
+                object["score"] = score.into();
+            }
+            object
+        };
+        let mut object = found.first().map(describe).unwrap_or_default();
+        object["source"] = source.text.as_str().into();
+        object["tokens_per_second"] = rate.into();
+        if self.args.n_best > 1 {
+            object["n_best"] = found.iter().map(describe).collect();
         }
+        writeln!(out, "{object}")?;
         Ok(())
     }
 }
@@ -256,10 +243,11 @@ struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, made: &[Generation], seconds: f64, first: Option<(f64, usize)>) {
+    fn add(&mut self, made: &[Vec<Generation>], seconds: f64, first: Option<(f64, usize)>) {
         self.sources += made.len();
-        self.cut += made.iter().filter(|g| !g.stopped_at_eos()).count();
-        self.tokens += made.iter().map(|g| g.ids.len()).sum::<usize>();
+        let best = || made.iter().filter_map(|found| found.first());
+        self.cut += best().filter(|g| !g.stopped_at_eos()).count();
+        self.tokens += best().map(|g| g.ids.len()).sum::<usize>();
         self.seconds += seconds;
         self.first = self.first.or(first);
     }
@@ -285,12 +273,4 @@ impl Totals {
 /// A source has one line of output, whatever the model writes.
 fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
-}
-
-fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be 1 or more".into()),
-        Ok(n) => Ok(n),
-        Err(_) => Err("not a whole number".into()),
-    }
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod console;
 mod data;
+mod decoding;
 mod devices;
 mod dry_run;
 mod embed;

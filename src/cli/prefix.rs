@@ -8,6 +8,8 @@ use super::console::note;
 /// What is put before each source.
 pub struct Prefix {
     pub text: String,
+    /// The model's task that it belongs to.
+    pub task: Option<String>,
     /// Nobody asked for it: sources that begin with it stay as they are.
     by_itself: bool,
 }
@@ -26,17 +28,21 @@ impl Prefix {
     pub fn choose(wish: Wish<'_>, config: &T5Config, quiet: bool) -> Result<Prefix> {
         let known = config.prefixes();
         let list = || known.iter().map(|(task, prefix)| format!("{task} ({prefix:?})")).collect::<Vec<_>>().join(", ");
-        let asked = |text: &str| Prefix { text: text.to_owned(), by_itself: false };
+        let asked = |text: &str, task: Option<&str>| {
+            let task = task.map(str::to_owned);
+            Prefix { text: text.to_owned(), task, by_itself: false }
+        };
         if let Some(task) = wish.task {
             return match known.get(task) {
-                Some(prefix) => Ok(asked(prefix)),
+                Some(prefix) => Ok(asked(prefix, Some(task))),
                 None if known.is_empty() => Err(anyhow!("--task {task}: the model's config.json names no tasks")),
                 None => Err(anyhow!("--task {task}: the model knows no such task; there are {}", list())),
             };
         }
         if wish.none || wish.prefix.is_some() {
-            return Ok(asked(wish.prefix.unwrap_or_default()));
+            return Ok(asked(wish.prefix.unwrap_or_default(), None));
         }
+        let only = known.keys().next().filter(|_| known.len() == 1).cloned();
         let text = match known.iter().next() {
             Some((task, prefix)) if known.len() == 1 && !prefix.is_empty() => {
                 if !quiet {
@@ -52,7 +58,7 @@ impl Prefix {
             }
             _ => String::new(),
         };
-        Ok(Prefix { text, by_itself: true })
+        Ok(Prefix { text, task: only, by_itself: true })
     }
 
     pub fn before(&self, source: &str) -> String {

@@ -3,31 +3,20 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use super::GenerateOptions;
-use super::session::Session;
+use super::beams::Beams;
+use super::decoding::{Decoding, Generation};
+use super::session::{Session, Start};
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
 use crate::model::{DecodeShape, Model};
-use crate::ops::{BAD_TOKEN, SampleSettings};
+use crate::ops::BAD_TOKEN;
 use crate::plan::{Plan, SlotPool};
 
-/// A generated target.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Generation {
-    /// Without start and end token.
-    pub ids: Vec<u32>,
-    /// The end token that stopped it; `None` if it ran into `max_new_tokens` or was interrupted.
-    pub stopped_at: Option<u32>,
-}
-
-impl Generation {
-    pub fn stopped_at_eos(&self) -> bool {
-        self.stopped_at.is_some()
-    }
-}
-
 /// Receives a source's index and its new tokens (never an end token); [`ControlFlow::Break`] ends the whole generation.
-pub type OnTokens<'a> = dyn FnMut(usize, &[u32]) -> ControlFlow<()> + 'a;
+pub type OnTokens<'a> = dyn FnMut(usize, &[u32]) -> ControlFlow<()> + Send + 'a;
+
+/// Says, between two submits, that the whole generation shall end.
+pub type ShouldStop<'a> = dyn Fn() -> bool + Sync + 'a;
 
 /// Decodes with a model. Plans and state are kept by shape, for the next call.
 pub struct Generator {
@@ -40,18 +29,31 @@ pub struct Generator {
 /// Shapes whose memory is kept.
 const MAX_SESSIONS: usize = 8;
 
-/// Steps a submit. A GPU wants to be kept busy while the host looks at tokens; a software adapter gains nothing from
-/// steps after the end.
-const STEPS: usize = 8;
-const STEPS_ON_CPU: usize = 2;
+/// How far the device runs ahead of what the host has seen.
+#[derive(Clone, Copy)]
+pub(super) struct Pace {
+    /// Steps a submit.
+    pub steps: usize,
+    /// Submits under way.
+    pub ahead: usize,
+}
+
+impl Pace {
+    /// A GPU wants to be kept busy while the host looks at tokens; a software adapter gains nothing from steps after the
+    /// end.
+    fn of(model: &Model) -> Pace {
+        if model.gpu.caps().is_cpu() { Pace { steps: 2, ahead: 1 } } else { Pace { steps: 8, ahead: 2 } }
+    }
+}
 
 impl Generator {
     pub fn new(model: Model) -> Generator {
         Generator { model, pool: SlotPool::new(), sessions: Vec::new() }
     }
 
-    /// Generates a target for every source (token ids that end with the end token, as the tokenizer gives them), in
-    /// their order. The result of a source does not depend on the others.
+    /// Generates targets for every source (token ids that end with the end token, as the tokenizer gives them): for each
+    /// source, in their order, the best first. The result of a source does not depend on the others. Where `on_tokens` or
+    /// `should_stop` end it, gives what there is.
     ///
     /// # Errors
     /// `Input`: an empty source, an id outside of the vocabulary, an impossible setting. `OutOfMemory`: the batch does
@@ -59,33 +61,89 @@ impl Generator {
     pub async fn generate(
         &mut self,
         sources: &[Vec<u32>],
-        options: &GenerateOptions,
+        decoding: &Decoding,
         on_tokens: &mut OnTokens<'_>,
-    ) -> Result<Vec<Generation>> {
-        let settings = options.settings(&self.model)?;
+        should_stop: &ShouldStop<'_>,
+    ) -> Result<Vec<Vec<Generation>>> {
+        let settings = decoding.settings(&self.model)?;
         self.check_sources(sources)?;
+        decoding.check_ids(&self.model)?;
         let end_tokens = self.model.end_tokens().to_vec();
-        let mut generations = vec![Generation::default(); sources.len()];
+        let mut generations = vec![Vec::new(); sources.len()];
         // The longest first: memory taken for them serves the shorter ones.
         let mut order: Vec<usize> = (0..sources.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(sources[i].len()));
-        for rows in order.chunks(options.max_batch) {
-            let mut batch = Rows {
-                rows,
-                eos: &end_tokens,
-                left: vec![options.max_new_tokens; rows.len()],
-                generations: &mut generations,
+        for rows in order.chunks(decoding.max_batch) {
+            let shape = bucket(rows, sources, decoding);
+            let texts: Vec<&[u32]> = rows.iter().map(|&row| sources[row].as_slice()).collect();
+            let number = |&row: &usize| (decoding.first_source + row) as u32;
+            let numbers: Vec<u32> = rows.iter().map(number).collect();
+            let generation = &self.model.generation;
+            let start_token = generation.decoder_start_token_id.unwrap_or(self.model.config.decoder_start_token_id);
+            let pace = Pace::of(&self.model);
+            let session = self.session(shape)?;
+            let start = Start {
+                sources: &texts,
+                sequences: &numbers,
+                settings: &settings,
+                start_token,
+                penalty: &|tokens| decoding.length_penalty.of(tokens),
             };
-            if self.run_batch(sources, &settings, &mut batch, options, on_tokens).await?.is_break() {
+            match session.start(&start, should_stop).await {
+                Err(Error::Cancelled) => break,
+                started => started?,
+            }
+            // The prompt and the forced token are given; what is made begins behind them.
+            let prompt = 1 + decoding.decoder_prefix.len();
+            for (at, &token) in decoding.decoder_prefix.iter().chain(&decoding.forced_first).enumerate() {
+                session.feed(at, token).await?;
+            }
+            let max_new = decoding.length();
+            let end = if shape.beams > 1 {
+                let beams = Beams {
+                    session,
+                    sources: rows,
+                    eos: &end_tokens,
+                    max_new,
+                    forced: usize::from(decoding.forced_first.is_some()),
+                    prompt,
+                    n_best: decoding.n_best,
+                    pace,
+                    should_stop,
+                };
+                let (found, mut end) = beams.search().await?;
+                for (&row, found) in rows.iter().zip(found) {
+                    if let Some(best) = found.first()
+                        && on_tokens(row, &best.ids).is_break()
+                    {
+                        end = ControlFlow::Break(());
+                    }
+                    generations[row] = found;
+                }
+                end
+            } else {
+                rows.iter().for_each(|&row| generations[row] = vec![Generation::default()]);
+                let mut batch = Rows {
+                    rows,
+                    eos: &end_tokens,
+                    left: vec![max_new; rows.len()],
+                    generations: &mut generations,
+                    on_tokens,
+                    should_stop,
+                };
+                batch.run(session, prompt, decoding, pace).await?
+            };
+            if end.is_break() {
                 break;
             }
         }
         Ok(generations)
     }
 
-    /// [`Generator::generate`] without looking on.
-    pub async fn generate_all(&mut self, sources: &[Vec<u32>], options: &GenerateOptions) -> Result<Vec<Generation>> {
-        self.generate(sources, options, &mut |_, _| ControlFlow::Continue(())).await
+    /// The best target of every source, by [`Generator::generate`].
+    pub async fn generate_best(&mut self, sources: &[Vec<u32>], decoding: &Decoding) -> Result<Vec<Generation>> {
+        let made = self.generate(sources, decoding, &mut |_, _| ControlFlow::Continue(()), &|| false).await?;
+        Ok(made.into_iter().map(|targets| targets.into_iter().next().unwrap_or_default()).collect())
     }
 
     /// Bytes held beside the weights: activations, caches and state of the shapes kept.
@@ -94,14 +152,14 @@ impl Generator {
     }
 
     /// The shape that serves these sources in one batch.
-    pub fn shape(sources: &[Vec<u32>], max_new_tokens: usize) -> DecodeShape {
+    pub fn shape(sources: &[Vec<u32>], decoding: &Decoding) -> DecodeShape {
         let rows: Vec<usize> = (0..sources.len()).collect();
-        bucket(&rows, sources, max_new_tokens)
+        bucket(&rows, sources, decoding)
     }
 
-    /// The plan of a decoding step, for profiles and printing.
-    pub fn step_plan(&mut self, shape: DecodeShape) -> Result<&Plan> {
-        Ok(&self.session(shape)?.step)
+    /// The plans of a decoding step and of the choice of a token, for profiles and printing.
+    pub fn step_plans(&mut self, shape: DecodeShape) -> Result<[&Plan; 2]> {
+        Ok(self.session(shape)?.plans())
     }
 
     fn check_sources(&self, sources: &[Vec<u32>]) -> Result<()> {
@@ -121,7 +179,7 @@ impl Generator {
     }
 
     fn session(&mut self, shape: DecodeShape) -> Result<&Session> {
-        let session = match self.sessions.iter().position(|(s, _)| *s == shape) {
+        let mut session = match self.sessions.iter().position(|(s, _)| *s == shape) {
             Some(at) => self.sessions.remove(at).1,
             None => {
                 if self.sessions.len() == MAX_SESSIONS {
@@ -136,53 +194,10 @@ impl Generator {
                 }
             }
         };
+        session.update(&self.model, &self.pool)?;
         self.sessions.push((shape, session));
         let last = self.sessions.len() - 1;
         Ok(&self.sessions[last].1)
-    }
-
-    async fn run_batch(
-        &mut self,
-        sources: &[Vec<u32>],
-        settings: &SampleSettings,
-        batch: &mut Rows<'_>,
-        options: &GenerateOptions,
-        on_tokens: &mut OnTokens<'_>,
-    ) -> Result<ControlFlow<()>> {
-        let on_cpu = self.model.gpu.caps().is_cpu();
-        let (steps, ahead) = if on_cpu { (STEPS_ON_CPU, 1) } else { (STEPS, 2) };
-        let generation = &self.model.generation;
-        let start_token = generation.decoder_start_token_id.unwrap_or(self.model.config.decoder_start_token_id);
-        let forced = generation.forced_bos_token_id;
-        let shape = bucket(batch.rows, sources, options.max_new_tokens);
-        let session = self.session(shape)?;
-        let texts: Vec<&[u32]> = batch.rows.iter().map(|&row| sources[row].as_slice()).collect();
-        let number = |&row: &usize| (options.first_source + row) as u32;
-        let numbers: Vec<u32> = batch.rows.iter().map(number).collect();
-        session.start(&texts, &numbers, settings, start_token)?;
-
-        let mut made = 0;
-        if let Some(token) = forced {
-            session.force_first(texts.len(), token)?;
-            made = 1;
-            if batch.take(&vec![token; shape.batch], shape.batch, on_tokens)?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        let mut underway: VecDeque<Readback<u32>> = VecDeque::new();
-        while batch.any_left() {
-            while made < options.max_new_tokens && underway.len() < ahead {
-                let count = steps.min(options.max_new_tokens - made);
-                underway.push_back(session.advance(made, count)?);
-                made += count;
-            }
-            let Some(readback) = underway.pop_front() else { break };
-            let tokens = readback.finish().await?;
-            if batch.take(&tokens, shape.batch, on_tokens)?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
     }
 }
 
@@ -193,18 +208,56 @@ struct Rows<'a> {
     eos: &'a [u32],
     /// Tokens that each may still get; 0 once it is done.
     left: Vec<usize>,
-    generations: &'a mut [Generation],
+    generations: &'a mut [Vec<Generation>],
+    on_tokens: &'a mut OnTokens<'a>,
+    should_stop: &'a ShouldStop<'a>,
 }
 
 impl Rows<'_> {
+    /// Makes tokens, the first of them at position `prompt`, until no source has any left.
+    async fn run(
+        &mut self,
+        session: &Session,
+        prompt: usize,
+        decoding: &Decoding,
+        pace: Pace,
+    ) -> Result<ControlFlow<()>> {
+        let (width, max_new) = (session.shape().batch, decoding.length());
+        let mut made = 0;
+        if let Some(token) = decoding.forced_first {
+            made = 1;
+            if self.take(&vec![token; width], width)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        let mut underway: VecDeque<Readback<u32>> = VecDeque::new();
+        while self.any_left() {
+            if (self.should_stop)() {
+                return Ok(ControlFlow::Break(()));
+            }
+            while made < max_new && underway.len() < pace.ahead {
+                let count = pace.steps.min(max_new - made);
+                session.advance(count).await?;
+                underway.push_back(session.start_history("tokens", prompt + made, count)?);
+                made += count;
+            }
+            let Some(readback) = underway.pop_front() else { break };
+            let tokens = readback.finish().await?;
+            if self.take(&tokens, width)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
     fn any_left(&self) -> bool {
         self.left.iter().any(|&n| n > 0)
     }
 
     /// Takes tokens [steps, width] as they came from the device.
-    fn take(&mut self, tokens: &[u32], width: usize, on_tokens: &mut OnTokens<'_>) -> Result<ControlFlow<()>> {
+    fn take(&mut self, tokens: &[u32], width: usize) -> Result<ControlFlow<()>> {
         for (b, &row) in self.rows.iter().enumerate() {
-            let generation = &mut self.generations[row];
+            let generation = &mut self.generations[row][0];
             let known = generation.ids.len();
             for step in tokens.chunks(width) {
                 let token = step[b];
@@ -212,9 +265,7 @@ impl Rows<'_> {
                     break;
                 }
                 if token == BAD_TOKEN {
-                    return Err(Error::Numeric(format!(
-                        "source {row}: the model's logits are NaN: its weights are damaged, or its training diverged"
-                    )));
+                    return Err(not_a_number(row));
                 }
                 self.left[b] -= 1;
                 if self.eos.contains(&token) {
@@ -225,7 +276,7 @@ impl Rows<'_> {
                 }
             }
             let new = &generation.ids[known..];
-            if !new.is_empty() && on_tokens(row, new).is_break() {
+            if !new.is_empty() && (self.on_tokens)(row, new).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -233,15 +284,22 @@ impl Rows<'_> {
     }
 }
 
+pub(super) fn not_a_number(source: usize) -> Error {
+    Error::Numeric(format!(
+        "source {source}: the model's logits are NaN: its weights are damaged, or its training diverged"
+    ))
+}
+
 /// The shape that serves these sources: few distinct ones, so that plans are used again, at little padding.
-fn bucket(rows: &[usize], sources: &[Vec<u32>], max_new_tokens: usize) -> DecodeShape {
+fn bucket(rows: &[usize], sources: &[Vec<u32>], decoding: &Decoding) -> DecodeShape {
     let longest = rows.iter().map(|&row| sources[row].len()).max().unwrap_or(1);
     // Eighths of powers of two waste an eighth at most. With 16 positions the encoder's products are never of the kind
     // that suits few rows, whose rounding differs: a source gives the same result in every shape.
     let step = (longest.next_power_of_two() / 8).max(16);
     DecodeShape {
         batch: rows.len().next_power_of_two(),
+        beams: decoding.num_beams,
         src_len: longest.next_multiple_of(step),
-        max_len: (max_new_tokens + 1).next_multiple_of(32),
+        max_len: (1 + decoding.decoder_prefix.len() + decoding.length()).next_multiple_of(32),
     }
 }

@@ -1,103 +1,171 @@
-//! Decoding on the device for one shape: the state, the plan that prepares it, and the plan of a step.
+//! Decoding on the device for one shape: the state, the plan that prepares it, the plan of a step, and that of the choice.
 
 use std::collections::HashMap;
 
+use super::generator::ShouldStop;
 use crate::batch::BatchShape;
 use crate::error::Result;
-use crate::gpu::{Buffer, Gpu, Readback};
-use crate::model::{Builder, DecodeShape, Model};
-use crate::ops::SampleSettings;
+use crate::gpu::{Gpu, Readback, Slice};
+use crate::graph::Graph;
+use crate::model::{Builder, DecodeShape, Model, StateLeaf};
+use crate::ops::{BeamSearch, ChoiceSettings};
 use crate::plan::{Plan, PlanOptions, SlotPool};
 
 pub(super) struct Session {
     gpu: Gpu,
     shape: DecodeShape,
-    state: HashMap<String, (Buffer, usize)>,
+    state: HashMap<String, Slice>,
     prepare: Plan,
     pub(super) step: Plan,
+    /// How many end tokens it is made for, and the plan.
+    chooser: (usize, Plan),
+}
+
+/// What a session begins with.
+pub(super) struct Start<'a> {
+    pub sources: &'a [&'a [u32]],
+    /// Each source's number, for its random draws.
+    pub sequences: &'a [u32],
+    pub settings: &'a ChoiceSettings,
+    pub start_token: u32,
+    /// What the score of a hypothesis of so many tokens is divided by.
+    pub penalty: &'a (dyn Fn(usize) -> f32 + Sync),
 }
 
 impl Session {
     pub fn compile(model: &Model, shape: DecodeShape, pool: &SlotPool) -> Result<Session> {
         let gpu = &model.gpu;
         let mut state = HashMap::new();
-        for (name, len) in shape.state(&model.config, &model.layout) {
-            let buffer = gpu.buffer(&name, 4 * len as u64)?;
-            state.insert(name, (buffer, len));
+        for StateLeaf { name, shape, dtype } in shape.state(&model.config, &model.layout) {
+            let bytes = dtype.bytes(&shape);
+            state.insert(name.clone(), gpu.buffer(&name, bytes)?.slice(0, bytes));
         }
-        let bind = |name: &str| match state.get(name) {
-            Some((buffer, len)) => Some(buffer.slice(0, 4 * *len as u64)),
-            None => model.bind(name),
-        };
-        let options = PlanOptions { bind: &bind, pool };
         let sizes = BatchShape { batch: shape.batch, src_len: shape.src_len, tgt_len: shape.max_len, packed: false };
         let mut b = Builder::new(model, sizes, 0.0);
+        b.rows_alike();
         b.prepare_decoding();
-        let tuner = model.tuner.any_batch();
-        let choices = tuner.choices(gpu, &b.graph, &[])?;
-        let prepare = Plan::compile_with(gpu, &b.graph, &[], &options, &choices)?;
+        let prepare = compile(model, &state, &b.graph, pool)?;
         let mut b = Builder::new(model, sizes, 0.0);
-        b.decode_step();
-        let choices = tuner.choices(gpu, &b.graph, &[])?;
-        let step = Plan::compile_with(gpu, &b.graph, &[], &options, &choices)?;
-        Ok(Session { gpu: gpu.clone(), shape, state, prepare, step })
+        b.decode_step(shape.beams);
+        let step = compile(model, &state, &b.graph, pool)?;
+        let n_eos = model.end_tokens().len();
+        let chooser = compile(model, &state, &shape.chooser(model.config.vocab_size, n_eos), pool)?;
+        Ok(Session { gpu: gpu.clone(), shape, state, prepare, step, chooser: (n_eos, chooser) })
+    }
+
+    /// Sees to it that the chooser fits the model's end tokens as they are now.
+    pub fn update(&mut self, model: &Model, pool: &SlotPool) -> Result<()> {
+        let n_eos = model.end_tokens().len();
+        if self.chooser.0 != n_eos {
+            let graph = self.shape.chooser(model.config.vocab_size, n_eos);
+            self.chooser = (n_eos, compile(model, &self.state, &graph, pool)?);
+        }
+        Ok(())
+    }
+
+    /// The plans of a step and of the choice.
+    pub fn plans(&self) -> [&Plan; 2] {
+        [&self.step, &self.chooser.1]
+    }
+
+    pub fn shape(&self) -> DecodeShape {
+        self.shape
     }
 
     /// Bytes of caches and state.
     pub fn bytes(&self) -> u64 {
-        self.state.values().map(|(buffer, _)| buffer.bytes()).sum()
+        self.state.values().map(|slice| slice.buffer.bytes()).sum()
     }
 
     fn write<T: bytemuck::NoUninit>(&self, name: &str, data: &[T]) {
-        self.gpu.write(&self.state[name].0, 0, data);
+        self.gpu.write(&self.state[name].buffer, 0, data);
     }
 
-    /// Encodes the sources and puts every sequence at its start. `sequences`: each source's number, for its random draws.
-    /// Places of the batch that have no source are finished from the start.
-    pub fn start(
-        &self,
-        sources: &[&[u32]],
-        sequences: &[u32],
-        settings: &SampleSettings,
-        start_token: u32,
-    ) -> Result<()> {
-        let DecodeShape { batch, src_len, .. } = self.shape;
-        let mut ids = vec![settings.pad; batch * src_len];
+    /// Encodes the sources and puts every row at its start. Places of the batch that have no source are finished from the
+    /// start.
+    pub async fn start(&self, start: &Start<'_>, should_stop: &ShouldStop<'_>) -> Result<()> {
+        let DecodeShape { batch, beams, src_len, max_len } = self.shape;
+        let (rows, sources) = (self.shape.rows(), start.sources);
+        let mut ids = vec![start.settings.pad; batch * src_len];
         let mut lens = vec![0u32; batch];
         for (b, source) in sources.iter().enumerate() {
             ids[b * src_len..][..source.len()].copy_from_slice(source);
             lens[b] = source.len() as u32;
         }
-        let mut numbers = sequences.to_vec();
-        numbers.resize(batch, 0);
+        let source_of: Vec<u32> = (0..rows).map(|row| (row / beams) as u32).collect();
+        let cache_row: Vec<u32> = (0..rows * max_len).map(|i| (i / max_len) as u32).collect();
         self.prepare.write("src_ids", &ids);
         self.write("src_lens", &lens);
-        self.write("sequences", &numbers);
-        self.write("finished", &self.unused(sources.len()));
-        self.write("pos", &vec![0u32; batch]);
-        self.write("tgt_ids", &vec![start_token; batch]);
-        self.write("settings", std::slice::from_ref(settings));
-        self.prepare.run()
+        self.write("source_of", &source_of);
+        self.write("cache_row", &cache_row);
+        self.write("pos", &vec![0u32; rows]);
+        self.write("tgt_ids", &vec![start.start_token; rows]);
+        self.write("settings", std::slice::from_ref(start.settings));
+        if beams == 1 {
+            let mut numbers = start.sequences.to_vec();
+            numbers.resize(rows, 0);
+            self.write("sequences", &numbers);
+            self.write("finished", &self.unused(sources.len()));
+        } else {
+            let penalties: Vec<f32> = (0..max_len).map(|tokens| (start.penalty)(tokens.max(1))).collect();
+            self.write("penalties", &penalties);
+            self.write("beams", &self.first_beams(sources.len()));
+        }
+        self.prepare.run_until(should_stop).await
     }
 
-    /// 1 for each place of the batch beyond the sources.
+    /// The state of beam search before its first step: one beam counts, and there is no hypothesis.
+    fn first_beams(&self, n_sources: usize) -> Vec<f32> {
+        let DecodeShape { batch, beams, .. } = self.shape;
+        let mut state = Vec::with_capacity(batch * (1 + 5 * beams));
+        for source in 0..batch {
+            state.push(if source < n_sources { 0.0 } else { BeamSearch::DONE });
+            state.extend((0..beams).map(|beam| if beam == 0 { 0.0 } else { BeamSearch::OUT }));
+            state.extend((0..beams).flat_map(|_| [BeamSearch::OUT, 0.0, 0.0, 0.0]));
+        }
+        state
+    }
+
+    /// 1 for each row of a place of the batch beyond the sources.
     fn unused(&self, n_sources: usize) -> Vec<u32> {
-        (0..self.shape.batch).map(|b| u32::from(b >= n_sources)).collect()
+        (0..self.shape.rows()).map(|row| u32::from(row / self.shape.beams >= n_sources)).collect()
     }
 
-    /// Makes the first token of each of the sources, whichever it is, and puts this one in its place.
-    pub fn force_first(&self, n_sources: usize, token: u32) -> Result<()> {
-        self.step.run_times(1)?;
-        self.write("finished", &self.unused(n_sources));
-        self.write("tgt_ids", &vec![token; self.shape.batch]);
+    /// Lets every row go on with this token behind position `at`, whatever it would choose itself.
+    pub async fn feed(&self, at: usize, token: u32) -> Result<()> {
+        let rows = self.shape.rows();
+        Plan::run_in_turn(&[&self.step], 1).await?;
+        let row = 4 * rows as u64 * (at + 1) as u64;
+        self.write("tgt_ids", &vec![token; rows]);
+        self.write("pos", &vec![at as u32 + 1; rows]);
+        self.gpu.write(&self.state["tokens"].buffer, row, &vec![token; rows]);
+        if self.shape.beams > 1 {
+            self.gpu.write(&self.state["parents"].buffer, row, &(0..rows as u32).collect::<Vec<_>>());
+        }
         Ok(())
     }
 
-    /// Makes the next `count` tokens, of which `made` exist, and starts their way back: [count, batch].
-    pub fn advance(&self, made: usize, count: usize) -> Result<Readback<u32>> {
-        self.step.run_times(count)?;
-        let row = 4 * self.shape.batch as u64;
-        let first = row * (1 + made as u64);
-        self.gpu.start_read(&self.state["tokens"].0, first..first + row * count as u64)
+    /// Makes the next `count` tokens of every row, in one submit.
+    pub async fn advance(&self, count: usize) -> Result<()> {
+        Plan::run_in_turn(&self.plans(), count).await
     }
+
+    /// Starts the way back of `count` rows of `tokens` or `parents`, from position `first` on: `[count, rows]`.
+    pub fn start_history(&self, name: &str, first: usize, count: usize) -> Result<Readback<u32>> {
+        let row = 4 * self.shape.rows() as u64;
+        let begin = row * first as u64;
+        self.gpu.start_read(&self.state[name].buffer, begin..begin + row * count as u64)
+    }
+
+    /// Starts the way back of the state of beam search.
+    pub fn start_beams(&self) -> Result<Readback<f32>> {
+        let Slice { buffer, bytes, .. } = &self.state["beams"];
+        self.gpu.start_read(buffer, 0..*bytes)
+    }
+}
+
+fn compile(model: &Model, state: &HashMap<String, Slice>, graph: &Graph, pool: &SlotPool) -> Result<Plan> {
+    let bind = |name: &str| state.get(name).cloned().or_else(|| model.bind(name));
+    let choices = model.tuner.any_batch().choices(&model.gpu, graph, &[])?;
+    Plan::compile_with(&model.gpu, graph, &[], &PlanOptions { bind: &bind, pool }, &choices)
 }

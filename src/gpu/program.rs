@@ -195,32 +195,38 @@ impl Program {
     /// `Cancelled` if `should_stop` says so between two pieces.
     pub async fn run_all(gpu: &Gpu, programs: &[&Program], should_stop: &(dyn Fn() -> bool + Sync)) -> Result<()> {
         let pace = &gpu.inner.pace;
-        let mut steps = programs.iter().flat_map(|p| &p.steps).peekable();
+        let steps: Vec<&Step> = programs.iter().flat_map(|p| &p.steps).collect();
+        let mut rest = steps.as_slice();
         let mut before: Option<Piece> = None;
         // When the piece that is underway began, as far as that is known.
         let mut began = None;
-        while steps.peek().is_some() {
+        while !rest.is_empty() {
             if should_stop() {
                 return Err(Error::Cancelled);
             }
             let (budget, mut seconds) = (pace.budget(), 0.0);
+            let fits = |step: &&&Step| {
+                let is_first = seconds == 0.0;
+                seconds += pace.seconds(&step.work);
+                is_first || seconds <= budget
+            };
+            let (now, after) = rest.split_at(rest.iter().take_while(fits).count());
+            rest = after;
+            let seconds = now.iter().map(|step| pace.seconds(&step.work)).sum();
             let submission = gpu.inner.submit(|encoder| {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                while let Some(step) = steps.next_if(|s| seconds == 0.0 || seconds + pace.seconds(&s.work) <= budget) {
-                    seconds += pace.seconds(&step.work);
-                    step.encode(&mut pass);
-                }
+                now.iter().for_each(|step| step.encode(&mut pass));
             });
             gpu.check()?;
             // The device works at this piece while the one before it is waited for.
-            let now = Instant::now();
+            let submitted = Instant::now();
             if let Some(piece) = before.take() {
                 gpu.submission_ended(piece.submission).await?;
                 if let Some(began) = began.replace(Instant::now()) {
                     pace.learn(piece.seconds, began.elapsed().as_secs_f64());
                 }
-            } else if steps.peek().is_some() {
-                began = Some(now);
+            } else if !rest.is_empty() {
+                began = Some(submitted);
             }
             before = Some(Piece { submission, seconds });
         }

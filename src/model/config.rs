@@ -97,6 +97,10 @@ impl T5Config {
         Some(format!("config.json: {TASKS}: not obeyed: {what}"))
     }
 
+    pub(super) fn task(&self, name: &str) -> Option<&Value> {
+        self.extra.get(TASKS)?.get(name)
+    }
+
     /// Makes these the tasks that the model knows, if there are some.
     pub fn set_prefixes(&mut self, prefixes: &BTreeMap<String, String>) {
         if prefixes.is_empty() {

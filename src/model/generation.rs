@@ -1,4 +1,5 @@
-//! `generation_config.json`: the settings with which transformers generates by default.
+//! The settings with which a model wants to be decoded: `generation_config.json`, and `task_specific_params` of
+//! `config.json`.
 
 use std::fs;
 use std::path::Path;
@@ -13,17 +14,83 @@ use crate::files::{self, SETTINGS_LIMIT};
 /// The file's name in a model folder.
 pub const GENERATION_FILE: &str = "generation_config.json";
 
+/// When beam search of a source ends, once there is a hypothesis for each beam.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Value")]
+pub enum EarlyStopping {
+    /// As soon as the best running beam, if it ended at its present length, would be no better than the worst hypothesis.
+    #[default]
+    No,
+    /// At once.
+    Yes,
+    /// When no running beam can become better, even if it grew to the most tokens.
+    Never,
+}
+
+impl TryFrom<Value> for EarlyStopping {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<EarlyStopping, Self::Error> {
+        match value {
+            Value::Bool(false) => Ok(EarlyStopping::No),
+            Value::Bool(true) => Ok(EarlyStopping::Yes),
+            Value::String(text) if text == "never" => Ok(EarlyStopping::Never),
+            _ => Err("early_stopping is true, false or \"never\""),
+        }
+    }
+}
+
+/// What a model's files say about decoding, by transformers' names; `None` where they say nothing.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct DecodingSettings {
+    pub max_new_tokens: Option<usize>,
+    /// Counts the start token. `max_new_tokens` goes before it.
+    pub max_length: Option<usize>,
+    pub num_beams: Option<usize>,
+    pub length_penalty: Option<f32>,
+    pub early_stopping: Option<EarlyStopping>,
+    /// Whether tokens are drawn; if not, temperature, top_k and top_p mean nothing.
+    pub do_sample: Option<bool>,
+    pub temperature: Option<f32>,
+    pub top_k: Option<usize>,
+    pub top_p: Option<f32>,
+    /// The first token of every answer: a language's in multilingual models.
+    pub forced_bos_token_id: Option<u32>,
+}
+
+impl DecodingSettings {
+    /// Tokens after which an answer ends, if these settings say so.
+    pub fn most_new_tokens(&self) -> Option<usize> {
+        self.max_new_tokens.or(self.max_length.map(|n| n.saturating_sub(1))).filter(|&n| n > 0)
+    }
+
+    /// These settings, and where they say nothing those.
+    pub fn or(self, other: DecodingSettings) -> DecodingSettings {
+        let length = if self.most_new_tokens().is_some() { &self } else { &other };
+        DecodingSettings {
+            max_new_tokens: length.max_new_tokens,
+            max_length: length.max_length,
+            num_beams: self.num_beams.or(other.num_beams),
+            length_penalty: self.length_penalty.or(other.length_penalty),
+            early_stopping: self.early_stopping.or(other.early_stopping),
+            do_sample: self.do_sample.or(other.do_sample),
+            temperature: self.temperature.or(other.temperature),
+            top_k: self.top_k.or(other.top_k),
+            top_p: self.top_p.or(other.top_p),
+            forced_bos_token_id: self.forced_bos_token_id.or(other.forced_bos_token_id),
+        }
+    }
+}
+
 /// What is read of the file, and the file itself, which is saved again with the model.
 #[derive(Clone, Debug, Default)]
 pub struct GenerationConfig {
     /// End tokens instead of those of `config.json`.
     pub eos_token_id: Option<Vec<u32>>,
     pub decoder_start_token_id: Option<u32>,
-    /// The first token of every answer: a language's in multilingual models.
-    pub forced_bos_token_id: Option<u32>,
-    /// Tokens after which an answer ends; from `max_new_tokens`, or `max_length`, which counts the start token.
-    pub max_new_tokens: Option<usize>,
-    /// Settings that have no effect here, as "num_beams = 4".
+    pub decoding: DecodingSettings,
+    /// Settings that have no effect here, as "num_beam_groups = 4".
     pub disregarded: Vec<String>,
     text: Option<String>,
 }
@@ -33,9 +100,6 @@ pub struct GenerationConfig {
 struct Keys {
     eos_token_id: Option<OneOrMore>,
     decoder_start_token_id: Option<u32>,
-    forced_bos_token_id: Option<u32>,
-    max_new_tokens: Option<usize>,
-    max_length: Option<usize>,
     #[serde(flatten)]
     others: Map<String, Value>,
 }
@@ -46,6 +110,20 @@ enum OneOrMore {
     One(u32),
     More(Vec<u32>),
 }
+
+/// Keys of [`DecodingSettings`].
+const OBEYED: [&str; 10] = [
+    "max_new_tokens",
+    "max_length",
+    "num_beams",
+    "length_penalty",
+    "early_stopping",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "forced_bos_token_id",
+];
 
 /// Keys that change no answer.
 const HARMLESS: [&str; 8] = [
@@ -76,23 +154,17 @@ impl GenerationConfig {
             OneOrMore::One(id) => vec![id],
             OneOrMore::More(ids) => ids,
         });
-        let ids = eos.iter().flatten().chain(&keys.decoder_start_token_id).chain(&keys.forced_bos_token_id);
+        let (decoding, disregarded) = settings(keys.others)
+            .map_err(|what| Error::file(&path, format!("not the settings of a generation: {what}")))?;
+        let ids = eos.iter().flatten().chain(&keys.decoder_start_token_id).chain(&decoding.forced_bos_token_id);
         if let Some(id) = ids.into_iter().find(|&&id| id as usize >= config.vocab_size) {
             let what = format!("the id {id} is outside of the model's vocabulary of {}", config.vocab_size);
             return Err(Error::file(&path, what));
         }
-        let has_effect = |(key, value): &(&String, &Value)| {
-            let is_off = value.is_null() || **value == Value::Bool(false) || value.as_f64() == Some(0.0);
-            // One beam, a factor of 1 and a group of 1 are none.
-            !HARMLESS.contains(&key.as_str()) && !is_off && value.as_f64() != Some(1.0)
-        };
-        let disregarded =
-            keys.others.iter().filter(has_effect).map(|(key, value)| format!("{key} = {value}")).collect();
         Ok(GenerationConfig {
             eos_token_id: eos.filter(|ids| !ids.is_empty()),
             decoder_start_token_id: keys.decoder_start_token_id,
-            forced_bos_token_id: keys.forced_bos_token_id,
-            max_new_tokens: keys.max_new_tokens.or(keys.max_length.map(|n| n.saturating_sub(1))).filter(|&n| n > 0),
+            decoding,
             disregarded,
             text: Some(text),
         })
@@ -108,5 +180,35 @@ impl GenerationConfig {
     pub fn save(&self, dir: &Path) -> Result<()> {
         let path = dir.join(GENERATION_FILE);
         self.text.as_ref().map_or(Ok(()), |text| fs::write(&path, text).map_err(Error::io("write", &path)))
+    }
+}
+
+/// What these keys say about decoding, and those that have no effect.
+fn settings(keys: Map<String, Value>) -> Result<(DecodingSettings, Vec<String>), String> {
+    let has_effect = |(key, value): &(&String, &Value)| {
+        let is_off = value.is_null() || **value == Value::Bool(false) || value.as_f64() == Some(0.0);
+        // One beam, a factor of 1 and a group of 1 are none.
+        !HARMLESS.contains(&key.as_str()) && !OBEYED.contains(&key.as_str()) && !is_off && value.as_f64() != Some(1.0)
+    };
+    let mut disregarded: Vec<String> =
+        keys.iter().filter(has_effect).map(|(key, value)| format!("{key} = {value}")).collect();
+    let settings: DecodingSettings = serde_json::from_value(Value::Object(keys)).map_err(|e| e.to_string())?;
+    if settings.do_sample == Some(true) && settings.num_beams.is_some_and(|beams| beams > 1) {
+        disregarded.push("do_sample = true (beams are not drawn)".into());
+    }
+    Ok((settings, disregarded))
+}
+
+impl T5Config {
+    /// How a task of `task_specific_params` wants to be decoded, and what of it has no effect; `None` if there is no such task.
+    ///
+    /// # Errors
+    /// `Input`: a setting of it has the wrong type.
+    pub fn task_decoding(&self, task: &str) -> Result<Option<(DecodingSettings, Vec<String>)>> {
+        let Some(Value::Object(keys)) = self.task(task) else { return Ok(None) };
+        let mut keys = keys.clone();
+        keys.remove("prefix");
+        let wrong = |what| Error::Input(format!("config.json: task_specific_params of {task}: {what}"));
+        settings(keys).map(Some).map_err(wrong)
     }
 }

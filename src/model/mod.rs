@@ -16,9 +16,9 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-pub use builder::{Builder, DecodeShape};
+pub use builder::{Builder, DecodeShape, StateLeaf};
 pub use config::T5Config;
-pub use generation::GenerationConfig;
+pub use generation::{DecodingSettings, EarlyStopping, GenerationConfig};
 pub use layout::{Layout, Piece, TensorSpan};
 pub use storage::Storage;
 

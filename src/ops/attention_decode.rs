@@ -1,21 +1,25 @@
-//! Attention of one query per sequence, for a step of decoding: over a cache, or over the encoder's output.
+//! Attention of one query per row, for a step of decoding: over a cache, or over the encoder's output.
 
 use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
 
-/// `softmax(q k^T + bias) v` with one query per sequence and head.
+/// `softmax(q k^T + bias) v` with one query per row and head. A row is a sequence, or one of the beams of a sequence.
 ///
 /// Inputs, in order:
-/// - over the encoder's output: `q [batch, heads d_kv]`, `kv [batch kv_len, windows 2 heads d_kv]`, each window `[k | v]`, and
-///   the number of keys, `[batch]` (u32)
-/// - causal, over a cache: `qkv [batch, 3 heads d_kv]`, its position, `[batch]` (u32), up to which keys are visible, and
-///   the bias `[heads, 2 reach + 1]`, by clamped distance
+/// - over the encoder's output: `q [rows, heads d_kv]`; `kv [homes kv_len, windows 2 heads d_kv]`, each window `[k | v]`, where a
+///   home is a source; the number of each source's keys, `[homes]` (u32); and the source that each row reads, `[rows]` (u32)
+/// - causal, over a cache: `qkv [rows, 3 heads d_kv]`; the position of each, `[rows]` (u32), up to which keys are visible; the bias
+///   `[heads, 2 reach + 1]`, by clamped distance; and the table `[rows, kv_len]` (u32): in which row of the cache the key and value
+///   of each position lie. At its own position a row must name itself, and elsewhere no row that stands at that position
 ///
-/// Outputs: `[batch, heads d_kv]`, zeros where there are no keys; causal: the cache, laid out like `kv`, whose row at the
-/// position becomes the new `[k | v]`. It is to be stored in a leaf; a position past its end writes nothing.
+/// Outputs: `[rows, heads d_kv]`, zeros where there are no keys; causal: the cache, laid out like `kv` with a home for each row,
+/// in which the row's own place at its position becomes the new `[k | v]`. It is to be stored in a leaf; a position past its end
+/// writes nothing.
 #[derive(Clone, Debug)]
 pub struct AttentionDecode {
-    pub batch: usize,
+    pub rows: usize,
+    /// Rows of the cache, which are `rows`; or sources.
+    pub homes: usize,
     pub heads: usize,
     pub d_kv: usize,
     pub kv_len: usize,
@@ -79,18 +83,20 @@ impl Op for AttentionDecode {
 
     fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
         assert!(self.window < self.windows, "{self:?}");
-        let kv = vec![self.batch * self.kv_len, self.kv_ld()];
-        let mut outputs = vec![(vec![self.batch, self.inner()], Dtype::F32)];
-        let (lens, third) = if self.causal {
+        let kv = vec![self.homes * self.kv_len, self.kv_ld()];
+        let mut outputs = vec![(vec![self.rows, self.inner()], Dtype::F32)];
+        let (lens, table) = if self.causal {
+            assert_eq!(self.homes, self.rows, "{self:?}");
             outputs.push((kv, Dtype::F32));
-            (inputs[1], vec![self.heads, 2 * self.reach + 1])
+            assert_eq!(inputs[2], [self.heads, 2 * self.reach + 1], "bias of {self:?}");
+            (inputs[1], vec![self.rows, self.kv_len])
         } else {
             assert_eq!(inputs[1], kv, "kv of {self:?}");
-            (inputs[2], vec![self.batch])
+            (inputs[2], vec![self.rows])
         };
-        assert_eq!(inputs[0], [self.batch, self.q_ld()], "q of {self:?}");
-        assert_eq!(lens, [self.batch], "lens of {self:?}");
-        assert_eq!(inputs[2], third, "{self:?}");
+        assert_eq!(inputs[0], [self.rows, self.q_ld()], "q of {self:?}");
+        assert_eq!(lens, [self.homes], "lens of {self:?}");
+        assert_eq!(inputs[3], table, "table of {self:?}");
         outputs
     }
 
@@ -110,7 +116,7 @@ impl Op for AttentionDecode {
             header.part(part!("attention_row_f32")).part(part!("attention_decode_f32"))
         };
         let header = header.part(if self.causal { part!("attention_bias") } else { part!("attention_no_bias") });
-        let rows = self.batch * self.heads;
+        let rows = self.rows * self.heads;
         let stats = l.scratch(2 * rows * parts);
         let sums = if parts > 1 { l.scratch(rows * parts * 4 * d4) } else { l.output(0) };
         let mut bindings = if self.causal {
@@ -118,13 +124,14 @@ impl Op for AttentionDecode {
         } else {
             vec![("q", l.input(0)), ("kv", l.input(1)), ("lens", l.input(2))]
         };
-        bindings.extend([("stats", stats), ("out", sums)]);
+        bindings.extend([("table", l.input(3)), ("stats", stats), ("out", sums)]);
         l.launch(Launch {
             shader: &ATTENTION_DECODE,
             header,
             bindings,
             params: vec![
-                ("batch", self.batch.into()),
+                ("rows", self.rows.into()),
+                ("homes", self.homes.into()),
                 ("heads", self.heads.into()),
                 ("d_kv", self.d_kv.into()),
                 ("d4", d4.into()),
@@ -141,10 +148,10 @@ impl Op for AttentionDecode {
             workgroups: (rows * parts) as u64,
         });
         l.flops(self.flops());
-        l.moves("q", self.batch * self.q_ld());
-        // The cache once, and the new row of each sequence.
-        let written = if self.causal { 2 * self.batch * self.inner() } else { 0 };
-        l.moves("kv", 2 * self.batch * self.kv_len * self.inner() + written);
+        l.moves("q", self.rows * self.q_ld());
+        // The cache or the sources once, and what each row adds.
+        let written = if self.causal { 2 * self.rows * self.inner() } else { 0 };
+        l.moves("kv", 2 * self.homes * self.kv_len * self.inner() + written);
         if parts > 1 {
             l.launch(Launch {
                 shader: &ATTENTION_DECODE_JOIN,
@@ -163,26 +170,25 @@ impl Op for AttentionDecode {
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
         let (inner, d_kv) = (self.inner(), self.d_kv);
-        let q = &inputs[0];
+        let (q, table) = (&inputs[0], &inputs[3]);
         let (mut kv, lens, bias) = if self.causal {
-            (inputs[3].clone(), &inputs[1], Some(&inputs[2]))
+            (inputs[4].clone(), &inputs[1], Some(&inputs[2]))
         } else {
             (inputs[1].clone(), &inputs[2], None)
         };
-        for (b, &at) in lens.data.iter().enumerate().filter(|(_, at)| self.causal && **at < self.kv_len as f64) {
-            let row = &q.data[b * self.q_ld()..][inner..3 * inner];
-            kv.data[(b * self.kv_len + at as usize) * self.kv_ld() + self.k_offset()..][..2 * inner]
-                .copy_from_slice(row);
+        let place = |home: usize, j: usize| (home * self.kv_len + j) * self.kv_ld() + self.k_offset();
+        for (r, &at) in lens.data.iter().enumerate().filter(|(_, at)| self.causal && **at < self.kv_len as f64) {
+            let row = &q.data[r * self.q_ld()..][inner..3 * inner];
+            kv.data[place(r, at as usize)..][..2 * inner].copy_from_slice(row);
         }
-        let mut out = Tensor64::zeros(&[self.batch, inner]);
-        for b in 0..self.batch {
-            let keys = (lens.data[b] as usize + usize::from(self.causal)).min(self.kv_len);
+        let mut out = Tensor64::zeros(&[self.rows, inner]);
+        for r in 0..self.rows {
+            let home = |j: usize| table.data[if self.causal { r * self.kv_len + j } else { r }] as usize;
+            let len = lens.data[if self.causal { r } else { home(0) }] as usize;
+            let keys = (len + usize::from(self.causal)).min(self.kv_len);
             for h in 0..self.heads {
-                let q = &q.data[b * self.q_ld() + h * d_kv..][..d_kv];
-                let row = |j: usize, offset: usize| {
-                    let at = (b * self.kv_len + j) * self.kv_ld() + self.k_offset();
-                    &kv.data[at + offset + h * d_kv..][..d_kv]
-                };
+                let q = &q.data[r * self.q_ld() + h * d_kv..][..d_kv];
+                let row = |j: usize, offset: usize| &kv.data[place(home(j), j) + offset + h * d_kv..][..d_kv];
                 let score = |j: usize| -> f64 {
                     let distance = (keys - 1 - j).min(self.reach);
                     let bias_of = |t: &Tensor64| t.data[h * (2 * self.reach + 1) + self.reach - distance];
@@ -194,7 +200,7 @@ impl Op for AttentionDecode {
                 let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
                 for (j, s) in scores.iter().enumerate() {
                     let weight = (s - top).exp() / total;
-                    let out = &mut out.data[b * inner + h * d_kv..][..d_kv];
+                    let out = &mut out.data[r * inner + h * d_kv..][..d_kv];
                     out.iter_mut().zip(row(j, inner)).for_each(|(o, v)| *o += weight * v);
                 }
             }
@@ -203,6 +209,6 @@ impl Op for AttentionDecode {
     }
 
     fn flops(&self) -> f64 {
-        4.0 * (self.batch * self.heads * self.kv_len * self.d_kv) as f64
+        4.0 * (self.rows * self.heads * self.kv_len * self.d_kv) as f64
     }
 }

@@ -4,6 +4,7 @@ mod activation;
 mod attention;
 mod attention_decode;
 mod attention_oracle;
+mod beam_search;
 mod choices;
 mod cross_entropy;
 mod dropout;
@@ -16,11 +17,14 @@ mod rms_norm;
 mod rows;
 mod sample;
 mod segments;
+mod token_choice;
+mod top_tokens;
 mod weights;
 
 pub use activation::{Activation, Function};
 pub use attention::{Attention, Mask, Tiling};
 pub use attention_decode::AttentionDecode;
+pub use beam_search::BeamSearch;
 pub use cross_entropy::CrossEntropy;
 pub use dropout::{Dropout, DropoutMask};
 pub use gather::{Gather, NO_ID, gather_index, gather_index_len};
@@ -29,8 +33,10 @@ pub use matmul::{Matmul, MatmulLayout, Variant};
 pub use mean_pool::MeanPool;
 pub use position_bias::{PositionBias, distance_buckets, relative_bucket};
 pub use rms_norm::RmsNorm;
-pub use sample::{BAD_TOKEN, MAX_EOS, SETTINGS_LEN, Sample, SampleSettings};
+pub use sample::Sample;
 pub use segments::{Sight, segment_ranges};
+pub use token_choice::{BAD_TOKEN, ChoiceSettings, MAX_EOS, SETTINGS_LEN};
+pub use top_tokens::TopTokens;
 
 /// Every op by name. A test fails if one of them has no case in `verify`.
 pub const NAMES: &[&str] = &[
@@ -41,6 +47,7 @@ pub const NAMES: &[&str] = &[
     "attention",
     "attention_backward",
     "attention_decode",
+    "beam_search",
     "cross_entropy",
     "cross_entropy_backward",
     "dropout",
@@ -54,4 +61,5 @@ pub const NAMES: &[&str] = &[
     "rms_norm",
     "rms_norm_backward",
     "sample",
+    "top_tokens",
 ];

@@ -1,10 +1,11 @@
 //! The choice of the next token on the device: greedy, or drawn at a temperature with top-k and top-p cut-offs.
 
 use super::dropout::{RANDOM, pcg4d};
+use super::token_choice::{BAD_TOKEN, LANES, REDUCE, SETTINGS, SETTINGS_LEN};
 use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
 
-/// `logits [batch, vocab]`, `settings` (see [`SampleSettings`]), `sequences [batch]` (u32, which random draws a row gets)
+/// `logits [batch, vocab]`, `settings` (see [`super::ChoiceSettings`]), `sequences [batch]` (u32, which random draws a row gets)
 /// -> four values to be stored in leaves, all u32: `ids [batch]`, the newest tokens; `tokens [len, batch]`;
 /// `finished [batch]`, not 0 once an end token was emitted; `pos [batch]`, where the newest token stands.
 ///
@@ -15,42 +16,13 @@ pub struct Sample {
     pub len: usize,
 }
 
-/// The settings as they lie on the device: one plan serves all of them.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct SampleSettings {
-    /// 0 takes the likeliest token, the first of equals.
-    pub temperature: f32,
-    /// Draw among the k likeliest; 0: among all. Ties with the last are kept.
-    pub top_k: u32,
-    /// Draw among the fewest tokens whose probabilities reach this sum; 1: among all.
-    pub top_p: f32,
-    /// Ids from here on are never chosen: rows that only fill up the table.
-    pub limit: u32,
-    pub seed: [u32; 2],
-    pub pad: u32,
-    pub n_eos: u32,
-    pub eos: [u32; MAX_EOS],
-}
-
-/// What a row emits whose logits are all NaN.
-pub const BAD_TOKEN: u32 = u32::MAX;
-
-/// Number of end tokens that [`SampleSettings`] holds.
-pub const MAX_EOS: usize = 16;
-
-/// Number of u32s in [`SampleSettings`].
-pub const SETTINGS_LEN: usize = size_of::<SampleSettings>() / 4;
-
-const LANES: usize = 256;
-
 /// Rounds of a bisection over the keys of all floats: each leaves at most a quarter of 2^32, and one and a quarter.
 const CUT_ROUNDS: u32 = 18;
 
 static SAMPLE: Shader = Shader {
     name: "sample",
     source: include_str!("../../shaders/sample.wgsl"),
-    shared: &[RANDOM],
+    shared: &[SETTINGS, REDUCE, RANDOM],
     defaults: &[("LANES", Constant::U32(LANES as u32))],
 };
 

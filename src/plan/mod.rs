@@ -246,9 +246,14 @@ impl Plan {
         Program::run_all(&self.gpu, &[&self.program], should_stop).await
     }
 
-    /// Replays the plan `times` over in one submit: for plans that advance by themselves, like a decoding step.
-    pub fn run_times(&self, times: usize) -> Result<()> {
-        self.program.run(times)
+    /// Replays several plans one after the other, the whole `times` over, in one submit: for plans that advance by
+    /// themselves, like a decoding step and the choice of a token.
+    ///
+    /// # Panics
+    /// If there is no plan.
+    pub async fn run_in_turn(plans: &[&Plan], times: usize) -> Result<()> {
+        let programs: Vec<&Program> = plans.iter().map(|plan| &plan.program).collect();
+        Program::run_all(&plans[0].gpu, &programs.repeat(times), &|| false).await
     }
 
     fn run_checking(&self) -> Result<()> {

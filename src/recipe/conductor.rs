@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::generate::ShouldStop;
 use crate::gpu::{Gpu, Stopwatch};
 use crate::train::evaluate::Evaluation;
 use crate::train::{Event, Hooks, Outcome, Trainer};
@@ -14,7 +15,7 @@ const PATIENCE: f64 = 1.15;
 /// Who watches, who may stop, and who chooses kernels.
 pub struct Conductor<'a> {
     pub watch: &'a mut dyn Watch,
-    pub should_stop: &'a dyn Fn() -> bool,
+    pub should_stop: &'a ShouldStop<'a>,
     /// The tuner of a stage of so many passes over the device, which may take so long if that is limited.
     pub tuner: &'a dyn Fn(&Gpu, u64, Option<Duration>) -> Tuner,
 }

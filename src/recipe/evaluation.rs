@@ -9,12 +9,13 @@ use serde::Serialize;
 use super::conductor::Watch;
 use crate::data::Split;
 use crate::error::{Error, Result};
+use crate::generate::{Decoding, ShouldStop};
 use crate::model::Model;
 use crate::report::{METRICS, PREDICTIONS};
 use crate::run_folder::RunFolder;
 use crate::tokenizer::Tokenizer;
 use crate::train::engine::Scorer;
-use crate::train::evaluate::{Cut, Decoding, Evaluation, Evaluator, TaskEvaluation};
+use crate::train::evaluate::{Cut, Evaluation, Evaluator, TaskEvaluation};
 use crate::train::examples::Sources;
 use crate::train::settings::Settings;
 
@@ -32,7 +33,7 @@ pub fn evaluate(
     (split, most): (Split, usize),
     decoding: Decoding,
     watch: &mut dyn Watch,
-    should_stop: &dyn Fn() -> bool,
+    should_stop: &ShouldStop<'_>,
 ) -> Result<Option<Evaluation>> {
     let mut remarks = Vec::new();
     let shared = Arc::new(tokenizer.clone());

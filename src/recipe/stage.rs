@@ -9,9 +9,7 @@ use super::{NOT_A_NAME, Recipe, Wrong, is_name};
 use crate::data::Split;
 use crate::data::task::TaskConfig;
 use crate::error::{Error, Result};
-use crate::generate::MOST_NEW_TOKENS;
-use crate::generate::{GenerateOptions, Strategy};
-use crate::train::evaluate::Decoding;
+use crate::generate::Decoding;
 use crate::train::parameters::hyper_parameters;
 use crate::train::settings::{Settings, TextConfig, with_weight_decay};
 
@@ -137,7 +135,7 @@ impl Stage {
             ("eval_batch_size", self.eval_batch_size == Some(0), "an evaluation needs rows for at least 1 example"),
             (
                 "max_new_tokens",
-                self.max_new_tokens.is_some_and(|most| !(1..=MOST_NEW_TOKENS).contains(&most)),
+                self.max_new_tokens.is_some_and(|most| !(1..=Decoding::MOST_NEW_TOKENS).contains(&most)),
                 "answers have at least 1 token and at most a million",
             ),
             (
@@ -156,20 +154,15 @@ impl Stage {
         wrong.into_iter().find(|(_, wrong, _)| *wrong).map_or(Ok(()), |(key, _, what)| Err((key, what)))
     }
 
-    /// How the answers of an evaluation are decoded.
+    /// How the answers of an evaluation are decoded; without a most number of tokens, as [`crate::train::evaluate`] says.
     pub fn decoding(&self, seed: u64) -> Decoding {
-        let strategy = match self.temperature {
-            Some(temperature) if temperature > 0.0 => Strategy::Sample {
-                temperature,
-                top_k: self.top_k.unwrap_or(0),
-                top_p: self.top_p.unwrap_or(1.0),
-                seed: self.seed.unwrap_or(seed),
-            },
-            _ => Strategy::Greedy,
-        };
         Decoding {
-            options: GenerateOptions { strategy, ..GenerateOptions::default() },
             max_new_tokens: self.max_new_tokens,
+            temperature: self.temperature.unwrap_or(0.0),
+            top_k: self.top_k.unwrap_or(0),
+            top_p: self.top_p.unwrap_or(1.0),
+            seed: self.seed.unwrap_or(seed),
+            ..Decoding::greedy()
         }
     }
 

@@ -16,7 +16,7 @@ pub use load::{LoadProgress, ModelSource, T5Builder};
 pub use pending::{AnswerPiece, AnswerStream, Canceller, Pending};
 
 use crate::forward::{Embeddings, Pooling, TargetScore};
-use crate::generate::{GenerateOptions, Generation};
+use crate::generate::{Decoding, Generation};
 use crate::gpu::Gpu;
 use crate::model::T5Config;
 use crate::tokenizer::Tokenizer;
@@ -33,7 +33,7 @@ pub struct T5 {
 struct Shared {
     tokenizer: Tokenizer,
     config: T5Config,
-    options: GenerateOptions,
+    decoding: Decoding,
     state: Mutex<State>,
 }
 
@@ -93,21 +93,31 @@ impl T5 {
     /// by side.
     ///
     /// # Errors
-    /// `Input`: an impossible option; `OutOfMemory`; `Numeric`: the model gives NaN; `DeviceLost`: see [`T5::reopen`];
+    /// `Input`: an impossible setting; `OutOfMemory`; `Numeric`: the model gives NaN; `DeviceLost`: see [`T5::reopen`];
     /// `Unloaded`; `Cancelled`.
-    pub fn answer(&self, texts: &[impl AsRef<str>], options: &GenerateOptions) -> Pending<Vec<Answer>> {
+    pub fn answer(&self, texts: &[impl AsRef<str>], decoding: &Decoding) -> Pending<Vec<Answer>> {
         let (reply, canceller, pending) = Pending::new();
-        self.send(Job::Answer { texts: owned(texts), options: options.clone(), reply, canceller });
+        self.send(Job::Answer { texts: owned(texts), decoding: decoding.clone(), reply, canceller });
         pending
     }
 
-    /// The answer to a text piece by piece, as it is made.
+    /// [`T5::answer`] with [`Decoding::n_best`] answers for each text, the best first.
+    ///
+    /// # Errors
+    /// See [`T5::answer`].
+    pub fn n_best(&self, texts: &[impl AsRef<str>], decoding: &Decoding) -> Pending<Vec<Vec<Answer>>> {
+        let (reply, canceller, pending) = Pending::new();
+        self.send(Job::NBest { texts: owned(texts), decoding: decoding.clone(), reply, canceller });
+        pending
+    }
+
+    /// The answer to a text piece by piece, as it is made; that of beam search comes as one piece at the end.
     ///
     /// # Errors
     /// Those of [`T5::answer`], as the last item.
-    pub fn stream(&self, text: impl Into<String>, options: &GenerateOptions) -> AnswerStream {
+    pub fn stream(&self, text: impl Into<String>, decoding: &Decoding) -> AnswerStream {
         let (pieces, canceller, stream) = AnswerStream::new();
-        self.send(Job::Stream { text: text.into(), options: options.clone(), pieces, canceller });
+        self.send(Job::Stream { text: text.into(), decoding: decoding.clone(), pieces, canceller });
         stream
     }
 
@@ -134,9 +144,9 @@ impl T5 {
         pending
     }
 
-    /// The options of [`T5::generate`]: as the model's `generation_config.json` says.
-    pub fn default_options(&self) -> GenerateOptions {
-        self.shared.options.clone()
+    /// How [`T5::generate`] decodes: as the model's `generation_config.json` says, else greedily.
+    pub fn decoding(&self) -> Decoding {
+        self.shared.decoding.clone()
     }
 
     /// The model's tokenizer.

@@ -11,7 +11,7 @@ use super::{Answer, AnswerPiece, Canceller, LoadProgress, MemoryUse, Shared, Sta
 use crate::batch::Example;
 use crate::error::{Error, Result};
 use crate::forward::{Embeddings, Encoder, Pooling, SentenceHead, TargetScore, TargetScorer};
-use crate::generate::{GenerateOptions, Generator};
+use crate::generate::{Decoding, Generation, Generator};
 use crate::gpu::Gpu;
 use crate::model::{Model, ModelParts, Storage};
 use crate::tokenizer::Tokenizer;
@@ -27,13 +27,19 @@ pub(super) enum Job {
     },
     Answer {
         texts: Vec<String>,
-        options: GenerateOptions,
+        decoding: Decoding,
         reply: Reply<Vec<Answer>>,
+        canceller: Canceller,
+    },
+    NBest {
+        texts: Vec<String>,
+        decoding: Decoding,
+        reply: Reply<Vec<Vec<Answer>>>,
         canceller: Canceller,
     },
     Stream {
         text: String,
-        options: GenerateOptions,
+        decoding: Decoding,
         pieces: mpsc::UnboundedSender<Result<AnswerPiece>>,
         canceller: Canceller,
     },
@@ -130,10 +136,8 @@ impl Worker {
         let gpu = builder.open_gpu().await?;
         let engine = builder.engine(&gpu, &parts, &|| canceller.is_cancelled())?;
         let state = Mutex::new(State { gpu, memory: MemoryUse::default() });
-        let default = GenerateOptions::default();
-        let max_new_tokens = parts.generation.max_new_tokens.unwrap_or(default.max_new_tokens);
-        let options = GenerateOptions { max_new_tokens, ..default };
-        Ok((engine, Arc::new(Shared { tokenizer, config: parts.config.clone(), options, state })))
+        let decoding = Decoding::of_model(&engine.generator.model, None)?;
+        Ok((engine, Arc::new(Shared { tokenizer, config: parts.config.clone(), decoding, state })))
     }
 
     /// Hands a result out, after the handles can see what the model now holds.
@@ -154,22 +158,26 @@ impl Worker {
     async fn answer(&mut self, job: Job) {
         match job {
             Job::Generate { text, reply, canceller } => {
-                let options = self.shared.options.clone();
-                let answers = self.answers(&[text], &options, &canceller, &mut |_| ()).await;
+                let decoding = self.shared.decoding.clone();
+                let answers = self.best(&[text], &decoding, &canceller, &mut |_| ()).await;
                 let text = answers.map(|mut answers| answers.pop().map(|answer| answer.text).unwrap_or_default());
                 self.finish(reply, text);
             }
-            Job::Answer { texts, options, reply, canceller } => {
-                let answers = self.answers(&texts, &options, &canceller, &mut |_| ()).await;
+            Job::Answer { texts, decoding, reply, canceller } => {
+                let answers = self.best(&texts, &decoding, &canceller, &mut |_| ()).await;
                 self.finish(reply, answers);
             }
-            Job::Stream { text, options, pieces, canceller } => {
+            Job::NBest { texts, decoding, reply, canceller } => {
+                let answers = self.answers(&texts, &decoding, &canceller, &mut |_| ()).await;
+                self.finish(reply, answers);
+            }
+            Job::Stream { text, decoding, pieces, canceller } => {
                 let mut shown = self.shared.tokenizer.stream();
                 let mut on_ids = |ids: &[u32]| {
                     let text = ids.iter().map(|&id| shown.push(id)).collect();
                     let _ = pieces.unbounded_send(Ok(AnswerPiece { text, ids: ids.to_vec() }));
                 };
-                let made = self.answers(&[text], &options, &canceller, &mut on_ids).await;
+                let made = self.best(&[text], &decoding, &canceller, &mut on_ids).await;
                 self.publish();
                 let text = shown.finish();
                 let last = (!text.is_empty()).then(|| Ok(AnswerPiece { text, ids: Vec::new() }));
@@ -216,29 +224,42 @@ impl Worker {
         self.engine()?.scorer.score(&examples, &|| canceller.is_cancelled()).await
     }
 
+    /// The best answer to each text.
+    async fn best(
+        &mut self,
+        texts: &[String],
+        decoding: &Decoding,
+        canceller: &Canceller,
+        on_ids: &mut (dyn FnMut(&[u32]) + Send),
+    ) -> Result<Vec<Answer>> {
+        let answers = self.answers(texts, decoding, canceller, on_ids).await?;
+        Ok(answers.into_iter().filter_map(|answers| answers.into_iter().next()).collect())
+    }
+
     async fn answers(
         &mut self,
         texts: &[String],
-        options: &GenerateOptions,
+        decoding: &Decoding,
         canceller: &Canceller,
-        on_ids: &mut dyn FnMut(&[u32]),
-    ) -> Result<Vec<Answer>> {
-        let generator = &mut self.engine.as_mut().ok_or(Error::Unloaded)?.generator;
+        on_ids: &mut (dyn FnMut(&[u32]) + Send),
+    ) -> Result<Vec<Vec<Answer>>> {
         let tokenizer = &self.shared.tokenizer;
         let ids = encoded(tokenizer, texts)?;
+        let generator = &mut self.engine.as_mut().ok_or(Error::Unloaded)?.generator;
         generator.model.expect_decoder()?;
         let mut on_tokens = |_: usize, ids: &[u32]| {
             on_ids(ids);
-            if canceller.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            ControlFlow::Continue(())
         };
         // What the tokenizer has no piece for is never written.
-        let limit = options.limit.or(Some(tokenizer.vocab_size()));
-        let options = GenerateOptions { limit, ..options.clone() };
-        let made = generator.generate(&ids, &options, &mut on_tokens).await?;
+        let limit = decoding.limit.or(Some(tokenizer.vocab_size()));
+        let decoding = Decoding { limit, ..decoding.clone() };
+        let made = generator.generate(&ids, &decoding, &mut on_tokens, &|| canceller.is_cancelled()).await?;
         if canceller.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        Ok(made.into_iter().map(|generation| Answer { text: tokenizer.decode(&generation.ids), generation }).collect())
+        let answer = |generation: Generation| Answer { text: tokenizer.decode(&generation.ids), generation };
+        Ok(made.into_iter().map(|found| found.into_iter().map(answer).collect()).collect())
     }
 
     async fn reopen(&mut self, gpu: Option<Gpu>, canceller: &Canceller) -> Result<()> {

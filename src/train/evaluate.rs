@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use crate::data::metrics::{Direction, Metric, Score};
 use crate::data::stream::by_length;
 use crate::data::{TaskConfig, TaskExample};
 use crate::error::{Error, Result};
-use crate::generate::{GenerateOptions, Generator};
+use crate::generate::{Decoding, Generation, Generator, ShouldStop};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 
@@ -140,14 +141,6 @@ impl Evaluation {
     }
 }
 
-/// How answers are decoded.
-#[derive(Clone, Debug, Default)]
-pub struct Decoding {
-    pub options: GenerateOptions,
-    /// Tokens after which an answer ends; `None`: somewhat more than the longest target has.
-    pub max_new_tokens: Option<usize>,
-}
-
 /// The examples to evaluate on, ready for a model.
 pub struct Evaluator {
     tasks: Vec<Prepared>,
@@ -177,7 +170,8 @@ struct Answers {
 const SLACK: usize = 16;
 
 impl Evaluator {
-    /// `rows` examples are evaluated side by side; the model's parameters are read as they are at each evaluation.
+    /// `rows` examples are evaluated side by side; the model's parameters are read as they are at each evaluation. Where
+    /// `decoding` does not say how long an answer may get, it may be somewhat longer than the longest target.
     pub fn new(
         evaluated: Vec<Evaluated>,
         rows: usize,
@@ -202,11 +196,10 @@ impl Evaluator {
             Prepared { name, batches, examples: examples.len(), answers, bytes }
         };
         let limit = Some(tokenizer.vocab_size().min(config.vocab_size));
-        let options = GenerateOptions { max_batch: rows, limit, ..decoding.options };
         Evaluator {
             tasks: evaluated.into_iter().map(prepare).collect(),
             generator: Generator::new(model.clone()),
-            decoding: Decoding { options, ..decoding },
+            decoding: Decoding { max_batch: rows, limit, ..decoding },
         }
     }
 
@@ -223,7 +216,7 @@ impl Evaluator {
         &mut self,
         loss_of: &mut dyn FnMut(&Batch) -> Result<LossStats>,
         tokenizer: &Tokenizer,
-        should_stop: &dyn Fn() -> bool,
+        should_stop: &ShouldStop<'_>,
     ) -> Result<Option<Evaluation>> {
         let start = Instant::now();
         let mut tasks = BTreeMap::new();
@@ -269,19 +262,21 @@ impl Answers {
         generator: &mut Generator,
         decoding: &Decoding,
         tokenizer: &Tokenizer,
-        should_stop: &dyn Fn() -> bool,
+        should_stop: &ShouldStop<'_>,
     ) -> Result<Option<(Vec<Prediction>, Option<Cut>)>> {
         let max_new_tokens = decoding.max_new_tokens.unwrap_or(self.longest + SLACK);
-        let options = GenerateOptions { max_new_tokens, ..decoding.options.clone() };
-        let mut stopped = false;
-        let mut ask = |_: usize, _: &[u32]| {
-            stopped |= should_stop();
-            if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let decoding = decoding.clone().max_new_tokens(max_new_tokens);
+        let mut go_on = |_: usize, _: &[u32]| ControlFlow::Continue(());
+        let stopped = AtomicBool::new(false);
+        let stop = || {
+            stopped.fetch_or(should_stop(), Ordering::Relaxed);
+            stopped.load(Ordering::Relaxed)
         };
-        let generated = pollster::block_on(generator.generate(&self.sources, &options, &mut ask))?;
-        if stopped {
+        let generated = pollster::block_on(generator.generate(&self.sources, &decoding, &mut go_on, &stop))?;
+        if stopped.into_inner() {
             return Ok(None);
         }
+        let generated: Vec<Generation> = generated.into_iter().map(|mut targets| targets.swap_remove(0)).collect();
         let answers = generated.iter().filter(|generation| !generation.stopped_at_eos()).count();
         let cut = (answers > 0).then_some(Cut { answers, tokens: max_new_tokens });
         let predictions = generated.iter().zip(&self.texts).map(|(generation, text)| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, PendingReport};
-use super::evaluate::{Best, Decoding, Evaluator};
+use super::evaluate::{Best, Evaluator};
 use super::examples::Sources;
 pub use super::log::LOG;
 use super::log::{Event, Log, StepLog};
@@ -18,6 +18,7 @@ use crate::data::Split;
 use crate::data::prefetch::{Prefetch, Ready};
 use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
+use crate::generate::{Decoding, ShouldStop};
 use crate::gpu::Gpu;
 use crate::model::Model;
 use crate::run_folder::{RunFolder, recover};
@@ -59,7 +60,7 @@ pub struct Trainer {
 pub struct Hooks<'a> {
     pub observe: &'a mut dyn FnMut(&Event),
     /// Asked after each step, and within evaluations.
-    pub should_stop: &'a dyn Fn() -> bool,
+    pub should_stop: &'a ShouldStop<'a>,
     /// Whether the time is up: asked after each step. An evaluation is finished all the same.
     pub is_late: &'a dyn Fn() -> bool,
 }

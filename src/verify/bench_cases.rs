@@ -6,9 +6,9 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Add, AddInto, Dtype};
 use crate::ops::{
-    Activation, Attention, AttentionDecode, CrossEntropy, Dropout, Function, Gather, Logits, MAX_EOS, Mask, Matmul,
-    MatmulLayout, MeanPool, PositionBias, RmsNorm, SETTINGS_LEN, Sample, SampleSettings, distance_buckets,
-    gather_index,
+    Activation, Attention, AttentionDecode, BeamSearch, ChoiceSettings, CrossEntropy, Dropout, Function, Gather,
+    Logits, Mask, Matmul, MatmulLayout, MeanPool, PositionBias, RmsNorm, SETTINGS_LEN, Sample, TopTokens,
+    distance_buckets, gather_index,
 };
 use crate::plan::Plan;
 
@@ -83,6 +83,8 @@ pub fn bench_cases() -> Vec<Case> {
         Case::new("attention_decode 4 over 128", attention_decode),
         Case::new("sample greedy 4 of 32128", |b| sample(b, 0.0)),
         Case::new("sample top_k top_p 4 of 32128", |b| sample(b, 1.0)),
+        Case::new("top_tokens 8 of 32128, 4 rows", top_tokens),
+        Case::new("beam_search 4 sources of 4 beams", beam_search),
         Case::new("logits 4 of 32128x512", |b| {
             let h = b.constant("h", &[SEQUENCES, D_MODEL], 1.0);
             let head = b.constant("head", &[VOCAB, D_MODEL], 0.05);
@@ -168,7 +170,8 @@ fn attention(b: &mut CaseBuilder, encoder: bool) {
 /// A step of self-attention over a full cache.
 fn attention_decode(b: &mut CaseBuilder) {
     let op = AttentionDecode {
-        batch: SEQUENCES,
+        rows: SEQUENCES,
+        homes: SEQUENCES,
         heads: HEADS,
         d_kv: D_KV,
         kv_len: LEN,
@@ -177,10 +180,12 @@ fn attention_decode(b: &mut CaseBuilder) {
         causal: true,
         reach: REACH,
     };
+    let table = (0..SEQUENCES * LEN).map(|i| (i / LEN) as f64).collect();
     let inputs = [
         b.constant("qkv", &[SEQUENCES, 3 * INNER], 0.5),
         b.ids("pos", &[LEN as u32 - 1; SEQUENCES]),
         b.constant("bias", &[HEADS, 2 * REACH + 1], 1.0),
+        b.leaf("table", &[SEQUENCES, LEN], Dtype::U32, table),
     ];
     let memory = b.constant("cache", &[TOKENS, 2 * INNER], 0.5);
     let made = b.graph.push(op, &inputs);
@@ -191,16 +196,7 @@ fn attention_decode(b: &mut CaseBuilder) {
 /// Each replay advances a position: the sequences are longer than a benchmark has replays.
 fn sample(b: &mut CaseBuilder, temperature: f32) {
     const MAX_LEN: usize = 1024;
-    let settings = SampleSettings {
-        temperature,
-        top_k: 40,
-        top_p: 0.9,
-        limit: VOCAB as u32,
-        seed: [0, 0],
-        pad: 0,
-        n_eos: 0,
-        eos: [0; MAX_EOS],
-    };
+    let settings = ChoiceSettings { temperature, top_k: 40, top_p: 0.9, ..ChoiceSettings::default() };
     let words: [u32; SETTINGS_LEN] = bytemuck::cast(settings);
     let inputs =
         [b.constant("logits", &[SEQUENCES, VOCAB], 8.0), b.ids("settings", &words), b.ids("sequences", &[0, 1, 2, 3])];
@@ -211,6 +207,41 @@ fn sample(b: &mut CaseBuilder, temperature: f32) {
         b.ids("pos", &[0; SEQUENCES]),
     ];
     let made = b.graph.push(Sample { len: MAX_LEN }, &inputs);
+    for (value, leaf) in made.into_iter().zip(state) {
+        b.graph.store_in(value, leaf);
+        let name = b.graph.value(leaf).label.clone();
+        b.output_constant(&name, leaf);
+    }
+}
+
+fn top_tokens(b: &mut CaseBuilder) {
+    let words: [u32; SETTINGS_LEN] = bytemuck::cast(ChoiceSettings::default());
+    let inputs = [b.constant("logits", &[SEQUENCES, VOCAB], 8.0), b.ids("settings", &words)];
+    let top = b.graph.push1(TopTokens { keep: 8, normalized: false }, &inputs);
+    b.output_constant("top", top);
+}
+
+/// Each replay advances a position, as for [`sample`].
+fn beam_search(b: &mut CaseBuilder) {
+    const BEAMS: usize = 4;
+    let (rows, len, keep) = (BEAMS * SEQUENCES, 1024, 2 * BEAMS);
+    let words: [u32; SETTINGS_LEN] = bytemuck::cast(ChoiceSettings::default());
+    let list = |i: usize| if i % 2 == 0 { -0.5 * (1 + i % (2 * keep)) as f64 } else { (i % VOCAB) as f64 };
+    let inputs = [
+        b.leaf("top", &[rows, 2 * keep], Dtype::F32, (0..rows * 2 * keep).map(list).collect()),
+        b.ids("settings", &words),
+        b.leaf("penalties", &[len], Dtype::F32, vec![1.0; len]),
+    ];
+    let table = (0..rows * len).map(|i| (i / len) as f64).collect();
+    let state = [
+        b.ids("ids", &vec![0; rows]),
+        b.leaf("tokens", &[len, rows], Dtype::U32, vec![0.0; len * rows]),
+        b.leaf("parents", &[len, rows], Dtype::U32, vec![0.0; len * rows]),
+        b.ids("pos", &vec![0; rows]),
+        b.leaf("cache_row", &[rows, len], Dtype::U32, table),
+        b.leaf("beams", &[SEQUENCES, 1 + 5 * BEAMS], Dtype::F32, vec![0.0; SEQUENCES * (1 + 5 * BEAMS)]),
+    ];
+    let made = b.graph.push(BeamSearch { beams: BEAMS, len }, &inputs);
     for (value, leaf) in made.into_iter().zip(state) {
         b.graph.store_in(value, leaf);
         let name = b.graph.value(leaf).label.clone();

@@ -1,7 +1,9 @@
-//! A model folder against reference results made by PyTorch: hidden states, logits, loss, every gradient, optimiser runs.
+//! A model folder against reference results made by PyTorch: hidden states, logits, loss, every gradient, optimiser runs,
+//! greedy decoding and beam search.
 //!
 //! The folder is laid out as `tests/golden/README.md` says.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde_json::Value;
@@ -11,7 +13,7 @@ use crate::batch::{Batch, BatchShape, IGNORE};
 use crate::checkpoint::{Dtype, Weights};
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
-use crate::generate::greedy_ids;
+use crate::generate::{Decoding, EarlyStopping, Generation, Generator, LengthPenalty, greedy_ids, padded};
 use crate::gpu::Gpu;
 use crate::model::{Builder, Model, read_span};
 use crate::plan::{Plan, PlanOptions, SlotPool};
@@ -30,6 +32,7 @@ pub async fn check_golden(gpu: &Gpu, dir: &Path) -> Result<Vec<Row>> {
     golden.check_gradients(gpu, &mut rows).await?;
     golden.check_optimizers(gpu, &mut rows).await?;
     golden.check_greedy(gpu, &mut rows).await?;
+    golden.check_beams(gpu, &mut rows).await?;
     Ok(rows)
 }
 
@@ -220,22 +223,73 @@ impl<'a> Golden<'a> {
         Ok(())
     }
 
-    /// Greedy decoding: every id must be the same.
-    async fn check_greedy(&self, gpu: &Gpu, rows: &mut Vec<Row>) -> Result<()> {
+    /// The sources of the generation results, without padding.
+    fn generation_sources(&self) -> Result<Vec<Vec<u32>>> {
         let (ids, shape) = self.integers("generate.input_ids")?;
         let (mask, _) = self.integers("generate.attention_mask")?;
-        let (expected, expected_shape) = self.integers("generate.greedy")?;
-        let max_new_tokens = self.scalar(&["greedy", "max_new_tokens"])?;
         let lens = mask.chunks(shape[1]).map(|row| row.iter().sum::<i64>() as usize);
-        let sources: Vec<Vec<u32>> =
-            ids.chunks(shape[1]).zip(lens).map(|(row, len)| row[..len].iter().map(|&id| id as u32).collect()).collect();
-        let found = greedy_ids(gpu, self.dir, &sources, max_new_tokens as usize).await?;
-        let rows_of_ids = found.iter().zip(expected.chunks(expected_shape[1]));
+        Ok(ids.chunks(shape[1]).zip(lens).map(|(row, len)| row[..len].iter().map(|&id| id as u32).collect()).collect())
+    }
+
+    /// Greedy decoding: every id must be the same.
+    async fn check_greedy(&self, gpu: &Gpu, rows: &mut Vec<Row>) -> Result<()> {
+        let max_new_tokens = self.scalar(&["greedy", "max_new_tokens"])?;
+        let found = greedy_ids(gpu, self.dir, &self.generation_sources()?, max_new_tokens as usize).await?;
+        let wrong = self.wrong_rows("generate.greedy", &found)?;
+        rows.push(Row { what: "greedy: sources with a wrong id".into(), error: wrong as f64, tolerance: 0.0 });
+        Ok(())
+    }
+
+    /// Rows that differ from a tensor of ids, or are too many or too few.
+    fn wrong_rows(&self, name: &str, found: &[Vec<u32>]) -> Result<usize> {
+        let (expected, shape) = self.integers(name)?;
         let differs = |(found, expected): &(&Vec<u32>, &[i64])| {
             found.len() != expected.len() || found.iter().zip(*expected).any(|(f, e)| i64::from(*f) != *e)
         };
-        let wrong = rows_of_ids.filter(differs).count().max(found.len().abs_diff(expected_shape[0]));
-        rows.push(Row { what: "greedy: sources with a wrong id".into(), error: wrong as f64, tolerance: 0.0 });
+        let wrong = found.iter().zip(expected.chunks(shape[1])).filter(differs).count();
+        Ok(wrong.max(found.len().abs_diff(shape[0])))
+    }
+
+    /// Beam search with every length penalty and every rule of stopping that the folder has: all hypotheses, and their
+    /// scores.
+    async fn check_beams(&self, gpu: &Gpu, rows: &mut Vec<Row>) -> Result<()> {
+        let Some(searches) = self.scalars.get("beam").and_then(Value::as_object) else { return Ok(()) };
+        let sources = self.generation_sources()?;
+        let mut generator = Generator::new(self.model(gpu)?);
+        let config = generator.model.config.clone();
+        for (name, search) in searches {
+            let number = |key: &str| self.scalar(&["beam", name, key]);
+            let num_beams = number("num_beams")? as usize;
+            let early_stopping = match &search["early_stopping"] {
+                Value::Bool(true) => EarlyStopping::Yes,
+                Value::String(text) if text == "never" => EarlyStopping::Never,
+                _ => EarlyStopping::No,
+            };
+            let decoding = Decoding {
+                n_best: num_beams,
+                length_penalty: LengthPenalty::Power(number("length_penalty")? as f32),
+                early_stopping,
+                ..Decoding::beam(num_beams).max_new_tokens(number("max_new_tokens")? as usize)
+            };
+            let found =
+                generator.generate(&sources, &decoding, &mut |_, _| ControlFlow::Continue(()), &|| false).await?;
+            let found: Vec<Generation> = found.into_iter().flatten().collect();
+            // transformers takes a padding id of 0 for none here, and fills up with the end token.
+            let fill = if config.pad_token_id == 0 {
+                config.eos_token_id.first().copied().unwrap_or(0)
+            } else {
+                config.pad_token_id
+            };
+            let ids = padded(&found, config.decoder_start_token_id, fill);
+            let wrong = self.wrong_rows(&format!("generate.{name}.sequences"), &ids)?;
+            rows.push(Row { what: format!("{name}: hypotheses with a wrong id"), error: wrong as f64, tolerance: 0.0 });
+            let expected = self.floats(&format!("generate.{name}.scores"))?;
+            let error = |(found, expected): (&Generation, &f64)| {
+                found.score.map_or(f64::INFINITY, |score| ((f64::from(score) - expected) / expected).abs())
+            };
+            let worst = found.iter().zip(&expected).map(error).fold(0.0, f64::max);
+            rows.push(Row { what: format!("{name}: scores"), error: worst, tolerance: 1e-4 });
+        }
         Ok(())
     }
 

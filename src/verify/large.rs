@@ -5,8 +5,8 @@ use super::cases::{Case, CaseBuilder};
 use crate::batch::IGNORE;
 use crate::graph::Dtype;
 use crate::ops::{
-    Attention, AttentionDecode, CrossEntropy, Gather, MAX_EOS, Mask, Matmul, MatmulLayout, RmsNorm, SETTINGS_LEN,
-    Sample, SampleSettings, Variant, gather_index,
+    Attention, AttentionDecode, ChoiceSettings, CrossEntropy, Gather, Mask, Matmul, MatmulLayout, RmsNorm,
+    SETTINGS_LEN, Sample, TopTokens, Variant, gather_index,
 };
 
 /// Sums of f32 over k random terms err by about sqrt(k) units in the last place, here with k from 65,536 to 300,000.
@@ -22,6 +22,7 @@ pub fn large_cases() -> Vec<Case> {
         cross_entropy(3, 250_112),
         cross_entropy(100_000, 8),
         sample(3, 250_112),
+        top_tokens(3, 250_112),
         attention_decode(60_000),
         attention(16, 9552),
         attention(9552, 16),
@@ -98,16 +99,8 @@ fn cross_entropy(rows: usize, vocab: usize) -> Case {
 fn sample(batch: usize, vocab: usize) -> Case {
     Case::new(format!("sample [{batch} {vocab}]"), move |b| {
         let logits = b.constant("logits", &[batch, vocab], 8.0);
-        let settings = SampleSettings {
-            temperature: 0.7,
-            top_k: 50_000,
-            top_p: 0.9,
-            limit: u32::MAX,
-            seed: [3, 5],
-            pad: 0,
-            n_eos: 0,
-            eos: [0; MAX_EOS],
-        };
+        let settings =
+            ChoiceSettings { temperature: 0.7, top_k: 50_000, top_p: 0.9, seed: [3, 5], ..ChoiceSettings::default() };
         let words: [u32; SETTINGS_LEN] = bytemuck::cast(settings);
         let settings = b.ids("settings", &words);
         let sequences = b.ids("sequences", &(0..batch as u32).collect::<Vec<_>>());
@@ -123,16 +116,30 @@ fn sample(batch: usize, vocab: usize) -> Case {
     })
 }
 
+fn top_tokens(rows: usize, vocab: usize) -> Case {
+    let case = Case::new(format!("top_tokens [{rows} {vocab}]"), move |b| {
+        let words: [u32; SETTINGS_LEN] = bytemuck::cast(ChoiceSettings::default());
+        let inputs = [b.constant("logits", &[rows, vocab], 8.0), b.ids("settings", &words)];
+        let top = b.graph.push1(TopTokens { keep: 8, normalized: false }, &inputs);
+        b.output_constant("top", top);
+    });
+    case.slack(LONG_SUM)
+}
+
 fn attention_decode(kv_len: usize) -> Case {
     let case = Case::new(format!("attention_decode of {kv_len} keys"), move |b| {
-        let [batch, heads, d_kv, reach] = [2, 1, 64, 128];
-        let op = AttentionDecode { batch, heads, d_kv, kv_len, windows: 1, window: 0, causal: true, reach };
+        let [rows, heads, d_kv, reach] = [2, 1, 64, 128];
+        let op = AttentionDecode { rows, homes: rows, heads, d_kv, kv_len, windows: 1, window: 0, causal: true, reach };
+        // Every third key of the first row is the second's.
+        let home = |i: usize| if i < kv_len / 2 && i % 3 == 0 { 1.0 } else { (i / kv_len) as f64 };
+        let table = (0..rows * kv_len).map(home).collect();
         let inputs = [
-            b.constant("qkv", &[batch, 3 * d_kv], 0.5),
+            b.constant("qkv", &[rows, 3 * d_kv], 0.5),
             b.ids("pos", &[kv_len as u32 - 1, kv_len as u32 / 2]),
             b.constant("bias", &[heads, 2 * reach + 1], 1.0),
+            b.leaf("table", &[rows, kv_len], Dtype::U32, table),
         ];
-        let memory = b.constant("cache", &[batch * kv_len, 2 * d_kv], 1.0);
+        let memory = b.constant("cache", &[rows * kv_len, 2 * d_kv], 1.0);
         let made = b.graph.push(op, &inputs);
         b.graph.store_in(made[1], memory);
         b.output_constant("out", made[0]);

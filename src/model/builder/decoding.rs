@@ -1,48 +1,122 @@
-//! The two graphs of cached decoding: one that prepares a source, and the step that makes one token per sequence.
+//! The graphs of cached decoding: one that prepares a source, the step that makes the logits of the next tokens, and the
+//! choosers that make tokens of logits.
 //!
-//! They meet in leaves, whose memory the caller provides (see [`DecodeShape::state`]).
+//! They meet in leaves, whose memory the caller provides (see [`DecodeShape::state`]). A *row* is what a step works on: a
+//! source, or one of the beams of a source, which lie side by side.
 
 use super::{Builder, Stack};
-use crate::graph::{Dtype, ValueId};
+use crate::graph::{Dtype, Graph, ValueId};
 use crate::model::config::T5Config;
 use crate::model::layout::{Layout, cross_leaf};
-use crate::ops::{Activation, AttentionDecode, Matmul, SETTINGS_LEN, Sample, Variant};
+use crate::ops::{Activation, AttentionDecode, BeamSearch, Matmul, SETTINGS_LEN, Sample, TopTokens, Variant};
 
 /// Sizes of a decoding session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DecodeShape {
+    /// Sources.
     pub batch: usize,
+    /// Rows to a source: 1, or the number of its beams.
+    pub beams: usize,
     pub src_len: usize,
     /// Positions of the target, the start token included.
     pub max_len: usize,
 }
 
+/// A leaf of the graphs that outlives a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateLeaf {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub dtype: Dtype,
+}
+
 impl DecodeShape {
-    /// The leaves that outlive a run, with their elements: per run of decoder blocks that begins with block N the keys and
-    /// values of the source (`cross.N`), per block those of the target so far (`cache.N`) and the position biases
-    /// (`bias.N`), and per sequence the newest token (`tgt_ids`), all tokens (`tokens`, `[max_len, batch]`), `finished`,
-    /// `pos`, `src_lens` and `sequences`; the `settings` of [`Sample`].
-    pub fn state(&self, config: &T5Config, layout: &Layout) -> Vec<(String, usize)> {
-        let row = 2 * config.inner_dim();
+    pub fn rows(&self) -> usize {
+        self.batch * self.beams
+    }
+
+    /// The leaves that outlive a run:
+    /// - `cross.N`: keys and values of the source, for the run of decoder blocks that begins with block N
+    /// - `cache.N`, `bias.N`: keys and values of the target so far and position biases, of block N
+    /// - `cache_row [rows, max_len]`: in which row of the caches the key of each position lies. A row itself from its newest
+    ///   position on; a beam's earlier keys are where its ancestors left them
+    /// - `source_of [rows]`, `src_lens [batch]`: the source of each row, the tokens of each source
+    /// - `tgt_ids [rows]`, `pos [rows]`: the newest token and its position
+    /// - `tokens [max_len, rows]`: all tokens. A row's own at position p is `tokens[p, cache_row[row, p]]`
+    /// - `logits [rows, vocab]`: what a step makes and a chooser reads
+    /// - `settings`: [`crate::ops::ChoiceSettings`]
+    /// - `finished [rows]`, `sequences [rows]`: of [`Sample`], where a source has one row
+    /// - `parents [max_len, rows]`, `beams`, `penalties [max_len]`: of [`BeamSearch`], where it has several
+    pub fn state(&self, config: &T5Config, layout: &Layout) -> Vec<StateLeaf> {
+        let (rows, row) = (self.rows(), 2 * config.inner_dim());
         let distances = 2 * config.relative_attention_max_distance + 1;
         let mut leaves = Vec::new();
+        let mut add = |name: String, shape: &[usize], dtype| {
+            leaves.push(StateLeaf { name, shape: shape.to_vec(), dtype });
+        };
         let positions = self.batch * self.src_len;
         for run in layout.cross_runs(positions) {
-            leaves.push((format!("cross.{}", run.start), positions * run.len() * row));
+            add(format!("cross.{}", run.start), &[positions, run.len() * row], Dtype::F32);
         }
         for block in 0..config.num_decoder_layers {
-            leaves.push((format!("cache.{block}"), self.batch * self.max_len * row));
+            add(format!("cache.{block}"), &[rows * self.max_len, row], Dtype::F32);
             if config.has_relative_bias(block) {
-                leaves.push((format!("bias.{block}"), config.num_heads * distances));
+                add(format!("bias.{block}"), &[config.num_heads, distances], Dtype::F32);
             }
         }
-        for name in ["tgt_ids", "finished", "pos", "src_lens", "sequences"] {
-            leaves.push((name.to_owned(), self.batch));
+        for name in ["tgt_ids", "pos", "source_of"] {
+            add(name.into(), &[rows], Dtype::U32);
         }
-        leaves.push(("tokens".to_owned(), self.max_len * self.batch));
-        leaves.push(("settings".to_owned(), SETTINGS_LEN));
+        if self.beams == 1 {
+            add("finished".into(), &[rows], Dtype::U32);
+            add("sequences".into(), &[rows], Dtype::U32);
+        } else {
+            add("parents".into(), &[self.max_len, rows], Dtype::U32);
+            add("beams".into(), &[self.batch, 1 + 5 * self.beams], Dtype::F32);
+            add("penalties".into(), &[self.max_len], Dtype::F32);
+        }
+        add("src_lens".into(), &[self.batch], Dtype::U32);
+        add("cache_row".into(), &[rows, self.max_len], Dtype::U32);
+        add("tokens".into(), &[self.max_len, rows], Dtype::U32);
+        add("logits".into(), &[rows, config.vocab_size], Dtype::F32);
+        add("settings".into(), &[SETTINGS_LEN], Dtype::U32);
         leaves
     }
+
+    /// The graph that makes tokens of logits and advances the state. Where a source has one row: each row's next token, greedy or
+    /// drawn. Where it has several: a step of beam search, for which a model with so many end tokens is told `n_eos`.
+    pub fn chooser(&self, vocab: usize, n_eos: usize) -> Graph {
+        let rows = self.rows();
+        let mut graph = Graph::new();
+        graph.scope("decoder");
+        let logits = graph.leaf("logits", &[rows, vocab], Dtype::F32);
+        let settings = graph.leaf("settings", &[SETTINGS_LEN], Dtype::U32);
+        if self.beams == 1 {
+            let sequences = graph.leaf("sequences", &[rows], Dtype::U32);
+            let chosen = graph.push(Sample { len: self.max_len }, &[logits, settings, sequences]);
+            store_all(&mut graph, &chosen, &["tgt_ids", "tokens", "finished", "pos"]);
+        } else {
+            let keep = BeamSearch::keep(self.beams, n_eos);
+            let top = graph.push1(TopTokens { keep, normalized: false }, &[logits, settings]);
+            let penalties = graph.leaf("penalties", &[self.max_len], Dtype::F32);
+            let op = BeamSearch { beams: self.beams, len: self.max_len };
+            let made = graph.push(op, &[top, settings, penalties]);
+            store_all(&mut graph, &made, &["tgt_ids", "tokens", "parents", "pos", "cache_row", "beams"]);
+        }
+        graph
+    }
+}
+
+fn store_all(graph: &mut Graph, values: &[ValueId], names: &[&str]) {
+    values.iter().zip(names).for_each(|(&value, name)| store(graph, value, name));
+}
+
+/// Lets a value live in the leaf of this name.
+fn store(graph: &mut Graph, value: ValueId, name: &str) {
+    let info = graph.value(value);
+    let (shape, dtype) = (info.shape.clone(), info.dtype);
+    let leaf = graph.leaf(name, &shape, dtype);
+    graph.store_in(value, leaf);
 }
 
 impl Builder<'_> {
@@ -54,32 +128,32 @@ impl Builder<'_> {
             if self.config.has_relative_bias(block)
                 && let Some(bias) = self.bias(Stack::Decoder, block, None)
             {
-                let shape = self.graph.shape(bias).to_vec();
-                let leaf = self.graph.leaf(format!("bias.{block}"), &shape, Dtype::F32);
-                self.graph.store_in(bias, leaf);
+                store(&mut self.graph, bias, &format!("bias.{block}"));
             }
         }
         for run in self.layout.cross_runs(self.shape.batch * self.shape.src_len) {
             self.graph.scope(format!("decoder.block.{}.layer.1", run.start));
             let kv = self.linear(&cross_leaf(&run), encoded);
-            let shape = self.graph.shape(kv).to_vec();
-            let leaf = self.graph.leaf(format!("cross.{}", run.start), &shape, Dtype::F32);
-            self.graph.store_in(kv, leaf);
+            store(&mut self.graph, kv, &format!("cross.{}", run.start));
         }
     }
 
-    /// One step of decoding for every sequence: embeds `tgt_ids` at `pos`, extends the caches, chooses the next tokens
-    /// and advances the state. Matrix products are of the kind that treats rows alike in any batch, so that a
-    /// sequence's tokens do not depend on its neighbours.
-    pub fn decode_step(&mut self) {
+    /// One step of decoding for every row, of which each source has `beams`: embeds `tgt_ids` at `pos`, extends the caches,
+    /// and stores `logits`. Matrix products are of the kind that treats rows alike in any batch, so that a row's logits
+    /// do not depend on its neighbours.
+    pub fn decode_step(&mut self, beams: usize) {
         self.variant = Some(Variant::Rows);
         let (batch, src_len, max_len) = (self.shape.batch, self.shape.src_len, self.shape.tgt_len);
+        let rows = batch * beams;
         let inner = self.config.inner_dim();
         let distances = 2 * self.config.relative_attention_max_distance + 1;
         let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
-        let pos = self.graph.leaf("pos", &[batch], Dtype::U32);
+        let pos = self.graph.leaf("pos", &[rows], Dtype::U32);
+        let cache_row = self.graph.leaf("cache_row", &[rows, max_len], Dtype::U32);
+        let source_of = self.graph.leaf("source_of", &[rows], Dtype::U32);
         let attention = AttentionDecode {
-            batch,
+            rows,
+            homes: rows,
             heads: self.config.num_heads,
             d_kv: self.config.d_kv,
             kv_len: max_len,
@@ -88,7 +162,7 @@ impl Builder<'_> {
             causal: true,
             reach: self.config.relative_attention_max_distance,
         };
-        let mut x = self.embed("tgt", batch);
+        let mut x = self.embed("tgt", rows);
         let mut bias_block = 0;
         let runs = self.layout.cross_runs(batch * src_len);
         for (run, block) in runs.iter().flat_map(|run| run.clone().map(move |block| (run, block))) {
@@ -101,8 +175,9 @@ impl Builder<'_> {
             self.graph.scope(format!("{layer}.0"));
             let names = [format!("{layer}.0.layer_norm.weight"), format!("{layer}.0.SelfAttention.qkv.weight")];
             let qkv = self.linear_of_norm(names, x, None);
-            let memory = self.graph.leaf(format!("cache.{block}"), &[batch * max_len, 2 * inner], Dtype::F32);
-            let [attended, cache] = self.graph.push(attention.clone(), &[qkv, pos, bias])[..] else { unreachable!() };
+            let memory = self.graph.leaf(format!("cache.{block}"), &[rows * max_len, 2 * inner], Dtype::F32);
+            let inputs = [qkv, pos, bias, cache_row];
+            let [attended, cache] = self.graph.push(attention.clone(), &inputs)[..] else { unreachable!() };
             self.graph.store_in(cache, memory);
             x = self.project_back(&format!("{layer}.0.SelfAttention.o.weight"), attended, x);
 
@@ -112,8 +187,9 @@ impl Builder<'_> {
             let cross_shape = [batch * src_len, run.len() * 2 * inner];
             let cross = self.graph.leaf(format!("cross.{}", run.start), &cross_shape, Dtype::F32);
             let (windows, window) = (run.len(), block - run.start);
-            let op = AttentionDecode { kv_len: src_len, windows, window, causal: false, ..attention.clone() };
-            let attended = self.graph.push1(op, &[q, cross, lens]);
+            let op =
+                AttentionDecode { homes: batch, kv_len: src_len, windows, window, causal: false, ..attention.clone() };
+            let attended = self.graph.push1(op, &[q, cross, lens, source_of]);
             x = self.project_back(&format!("{layer}.1.EncDecAttention.o.weight"), attended, x);
 
             self.graph.scope(format!("{layer}.2"));
@@ -123,7 +199,7 @@ impl Builder<'_> {
         }
         self.graph.scope("decoder");
         let logits = self.logits(x, Some("decoder.final_layer_norm.weight"));
-        self.choose(logits);
+        store(&mut self.graph, logits, "logits");
     }
 
     /// activation(weight norm(x)) in one kernel.
@@ -131,19 +207,5 @@ impl Builder<'_> {
         let inputs = [x, self.param(&weight), self.param(&norm)];
         let op = Matmul { norm: Some(self.eps()), activation, ..self.product() };
         self.graph.push1(op, &inputs)
-    }
-
-    /// Chooses the next tokens from logits [B, vocab].
-    fn choose(&mut self, logits: ValueId) {
-        let (batch, len) = (self.shape.batch, self.shape.tgt_len);
-        let settings = self.graph.leaf("settings", &[SETTINGS_LEN], Dtype::U32);
-        let sequences = self.graph.leaf("sequences", &[batch], Dtype::U32);
-        let chosen = self.graph.push(Sample { len }, &[logits, settings, sequences]);
-        let names = ["tgt_ids", "tokens", "finished", "pos"];
-        for (value, name) in chosen.into_iter().zip(names) {
-            let shape = self.graph.shape(value).to_vec();
-            let leaf = self.graph.leaf(name, &shape, Dtype::U32);
-            self.graph.store_in(value, leaf);
-        }
     }
 }

@@ -2,11 +2,13 @@
 
 use super::{Case, CaseBuilder};
 use crate::graph::{Dtype, ValueId};
-use crate::ops::{AttentionDecode, SETTINGS_LEN, Sample, SampleSettings};
+use crate::ops::{AttentionDecode, BeamSearch, ChoiceSettings, SETTINGS_LEN, Sample, TopTokens};
 
 pub(super) fn push(cases: &mut Vec<Case>) {
     attention_decode(cases);
     sample(cases);
+    top_tokens(cases);
+    beam_search(cases);
 }
 
 fn attention_decode(cases: &mut Vec<Case>) {
@@ -21,31 +23,42 @@ fn attention_decode(cases: &mut Vec<Case>) {
         [4, 2, 6, 1100],
         [3, 1, 64, 513],
     ];
-    for [batch, heads, d_kv, kv_len] in sizes {
+    for [rows, heads, d_kv, kv_len] in sizes {
         for causal in [false, true] {
             for scale in [1.0, 6.0] {
-                let name = format!("attention_decode [{batch} {heads} {d_kv} {kv_len}] causal={causal} x{scale}");
+                let name = format!("attention_decode [{rows} {heads} {d_kv} {kv_len}] causal={causal} x{scale}");
                 let case = Case::new(name, move |b| {
                     let (inner, reach) = (heads * d_kv, 6);
                     // Causal attention writes: the cache's other windows must stay as they were.
                     let (windows, window) = if kv_len % 2 == 1 { (3, 1) } else { (1, 0) };
-                    let op = AttentionDecode { batch, heads, d_kv, kv_len, windows, window, causal, reach };
+                    // Sources that several rows read, and one that none does.
+                    let homes = if causal { rows } else { rows / 2 + 1 };
+                    let op = AttentionDecode { rows, homes, heads, d_kv, kv_len, windows, window, causal, reach };
                     let row = windows * 2 * inner;
                     // Full, half, and only the first key, or none; the fourth of four is past the end of its cache.
                     let lens = [kv_len - usize::from(causal), kv_len / 2, 0, kv_len];
-                    let lens = b.ids("lens", &(0..batch).map(|i| lens[i % 4] as u32).collect::<Vec<_>>());
+                    let len = |i: usize| lens[i % 4];
+                    let lens = b.ids("lens", &(0..homes).map(|i| len(i) as u32).collect::<Vec<_>>());
                     if causal {
-                        let qkv = b.constant("qkv", &[batch, 3 * inner], scale);
+                        let qkv = b.constant("qkv", &[rows, 3 * inner], scale);
                         let bias = b.constant("bias", &[heads, 2 * reach + 1], 1.0);
-                        let memory = b.constant("cache", &[batch * kv_len, row], scale);
-                        let made = b.graph.push(op, &[qkv, lens, bias]);
+                        let memory = b.constant("cache", &[rows * kv_len, row], scale);
+                        // Keys in the rows of others, also shared, but never where this step writes.
+                        let home = |r: usize, j: usize| {
+                            let other = (r + j * j / 3) % rows;
+                            if j >= len(r) || len(other) == j { r } else { other }
+                        };
+                        let table = (0..rows * kv_len).map(|i| home(i / kv_len, i % kv_len) as f64).collect();
+                        let table = b.leaf("table", &[rows, kv_len], Dtype::U32, table);
+                        let made = b.graph.push(op, &[qkv, lens, bias, table]);
                         b.graph.store_in(made[1], memory);
                         b.output_constant("out", made[0]);
                         b.output_constant("cache", memory);
                     } else {
-                        let q = b.constant("q", &[batch, inner], scale);
-                        let kv = b.constant("kv", &[batch * kv_len, row], scale);
-                        let out = b.graph.push1(op, &[q, kv, lens]);
+                        let q = b.constant("q", &[rows, inner], scale);
+                        let kv = b.constant("kv", &[homes * kv_len, row], scale);
+                        let table = b.ids("table", &(0..rows).map(|r| (r * 5 % homes) as u32).collect::<Vec<_>>());
+                        let out = b.graph.push1(op, &[q, kv, lens, table]);
                         b.output_constant("out", out);
                     }
                 });
@@ -57,27 +70,19 @@ fn attention_decode(cases: &mut Vec<Case>) {
 }
 
 fn sample(cases: &mut Vec<Case>) {
-    let greedy = SampleSettings {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        limit: u32::MAX,
-        seed: [3, 5],
-        pad: 0,
-        n_eos: 2,
-        eos: std::array::from_fn(|i| 1 + i as u32),
-    };
-    let warm = SampleSettings { temperature: 0.8, ..greedy };
+    let eos = std::array::from_fn(|i| 1 + i as u32);
+    let greedy = ChoiceSettings { seed: [3, 5], n_eos: 2, eos, ..ChoiceSettings::default() };
+    let warm = ChoiceSettings { temperature: 0.8, ..greedy };
     let settings = [
         ("greedy", greedy),
-        ("limited", SampleSettings { limit: 3, ..greedy }),
+        ("limited", ChoiceSettings { limit: 3, ..greedy }),
         ("drawn", warm),
-        ("top_k", SampleSettings { top_k: 4, ..warm }),
-        ("top_k 1", SampleSettings { top_k: 1, ..warm }),
-        ("top_k of more than there are", SampleSettings { top_k: 1 << 20, ..warm }),
-        ("top_p", SampleSettings { top_p: 0.6, ..warm }),
-        ("top_p 0", SampleSettings { top_p: 0.0, ..warm }),
-        ("both", SampleSettings { top_k: 9, top_p: 0.9, temperature: 2.5, ..greedy }),
+        ("top_k", ChoiceSettings { top_k: 4, ..warm }),
+        ("top_k 1", ChoiceSettings { top_k: 1, ..warm }),
+        ("top_k of more than there are", ChoiceSettings { top_k: 1 << 20, ..warm }),
+        ("top_p", ChoiceSettings { top_p: 0.6, ..warm }),
+        ("top_p 0", ChoiceSettings { top_p: 0.0, ..warm }),
+        ("both", ChoiceSettings { top_k: 9, top_p: 0.9, temperature: 2.5, ..greedy }),
     ];
     for (what, settings) in settings {
         for (batch, vocab) in [(1, 1), (5, 7), (9, 300), (6, 5003)] {
@@ -103,7 +108,7 @@ fn special_rows(logits: &mut [f64], vocab: usize) {
     }
 }
 
-fn push_sample(b: &mut CaseBuilder, logits: ValueId, settings: &SampleSettings) {
+fn push_sample(b: &mut CaseBuilder, logits: ValueId, settings: &ChoiceSettings) {
     const LEN: usize = 6;
     let batch = b.graph.shape(logits)[0];
     let words: [u32; SETTINGS_LEN] = bytemuck::cast(*settings);
@@ -118,6 +123,112 @@ fn push_sample(b: &mut CaseBuilder, logits: ValueId, settings: &SampleSettings) 
         b.ids("pos", &rows(|i| if i == 5 { 5 } else { i % 5 })),
     ];
     let made = b.graph.push(Sample { len: LEN }, &[logits, settings, sequences]);
+    for (value, leaf) in made.into_iter().zip(state) {
+        b.graph.store_in(value, leaf);
+        let name = b.graph.value(leaf).label.clone();
+        b.output_constant(&name, leaf);
+    }
+}
+
+fn top_tokens(cases: &mut Vec<Case>) {
+    // More than there are, more than a lane has, and as many as the most beams take.
+    for (rows, vocab, keep) in [(1, 1, 2), (5, 7, 8), (5, 300, 8), (4, 5003, 40), (5, 40_000, 272)] {
+        for (limit, normalized) in [(u32::MAX, false), (u32::MAX, true), (6, false)] {
+            let name = format!("top_tokens {keep} of [{rows} {vocab}] limit={limit} normalized={normalized}");
+            cases.push(Case::new(name, move |b| {
+                let mut logits = b.noise(rows * vocab, 8.0);
+                special_rows(&mut logits, vocab);
+                if rows > 4 {
+                    // All of the best in one lane.
+                    logits[4 * vocab..].iter_mut().step_by(256).for_each(|x| *x = x.abs() + 9.0);
+                }
+                let logits = b.leaf("logits", &[rows, vocab], Dtype::F32, logits);
+                let words: [u32; SETTINGS_LEN] = bytemuck::cast(ChoiceSettings { limit, ..Default::default() });
+                let settings = b.ids("settings", &words);
+                let top = b.graph.push1(TopTokens { keep, normalized }, &[logits, settings]);
+                b.output_constant("top", top);
+            }));
+        }
+    }
+}
+
+fn beam_search(cases: &mut Vec<Case>) {
+    for (batch, beams, keep) in [(1, 1, 2), (6, 2, 4), (7, 4, 8), (3, 16, 48), (2, 32, 544)] {
+        for early_stopping in [0, BeamSearch::EARLY, BeamSearch::NEVER] {
+            for power in [0.0, 1.0, -1.0] {
+                for real in [true, false] {
+                    let name = format!(
+                        "beam_search [{batch} {beams} {keep}] early={early_stopping} length^{power} all real={real}"
+                    );
+                    let make = move |b: &mut CaseBuilder| {
+                        push_beam_search(b, [batch, beams, keep], early_stopping, power, real);
+                    };
+                    cases.push(Case::new(name, make));
+                }
+            }
+        }
+    }
+}
+
+/// Sources at several positions; one is done, one has a beam without numbers, one is at its last position. `real`: no score
+/// is as large as those of what is out of the race, beside which the others could not be compared. Else some sources have
+/// places for hypotheses left, beams that are not real, or their last token to choose.
+fn push_beam_search(
+    b: &mut CaseBuilder,
+    [batch, beams, keep]: [usize; 3],
+    early_stopping: u32,
+    power: f64,
+    real: bool,
+) {
+    const LEN: usize = 70;
+    const MAX_NEW: u32 = 67;
+    let rows = batch * beams;
+    let eos = std::array::from_fn(|i| 1 + i as u32);
+    let settings =
+        ChoiceSettings { n_eos: 2, eos, prompt: 1, max_new: MAX_NEW, early_stopping, ..ChoiceSettings::default() };
+    let mut top = Vec::new();
+    for row in 0..rows {
+        let mut score = -0.1;
+        for k in 0..keep {
+            // Few ids, so that many of them end; equal neighbours.
+            score -= if k % 5 == 2 { 0.0 } else { b.uniform() };
+            let fails = row / beams == 2 && row % beams == 0;
+            let nothing = fails || (row % 3 == 2 && k + 1 == keep);
+            let id = (b.uniform() * 9.0).floor();
+            top.extend(if nothing { [-1e30, -1.0] } else { [f64::from(score as f32), id] });
+        }
+    }
+    let at = |source: usize| [2, 65, 3, if real { 50 } else { 67 }, 40, LEN as u32 - 1, 1][source % 7];
+    let mut state = Vec::new();
+    for source in 0..batch {
+        state.push(if source == 1 { f64::from(BeamSearch::DONE) } else { 0.0 });
+        let first = source % 7 == 6 && !real;
+        let score = |k: usize| if first && k > 0 { -1e9 } else { -f64::from(at(source)) - 0.75 * k as f64 };
+        state.extend((0..beams).map(score));
+        let ended = if source % 2 == 0 || real { beams } else { beams / 2 };
+        for k in 0..beams {
+            let hypothesis = [-1.25 - 0.5 * k as f64, f64::from(1 + k as u32), (source * beams) as f64, 1.0];
+            state.extend(if k < ended { hypothesis } else { [-1e9, 0.0, 0.0, 0.0] });
+        }
+    }
+    let words: [u32; SETTINGS_LEN] = bytemuck::cast(settings);
+    let penalties = (0..LEN).map(|n| f64::from((n as f64).powf(power) as f32)).collect();
+    let inputs = [
+        b.leaf("top", &[rows, 2 * keep], Dtype::F32, top),
+        b.ids("settings", &words),
+        b.leaf("penalties", &[LEN], Dtype::F32, penalties),
+    ];
+    // Each position by itself in some row of the same source.
+    let home = |i: usize| (i / LEN / beams * beams + (i / LEN + i * i) % beams) as f64;
+    let state = [
+        b.ids("ids", &vec![7; rows]),
+        b.leaf("tokens", &[LEN, rows], Dtype::U32, vec![0.0; LEN * rows]),
+        b.leaf("parents", &[LEN, rows], Dtype::U32, vec![0.0; LEN * rows]),
+        b.ids("pos", &(0..rows).map(|row| at(row / beams)).collect::<Vec<_>>()),
+        b.leaf("cache_row", &[rows, LEN], Dtype::U32, (0..rows * LEN).map(home).collect()),
+        b.leaf("beams", &[batch, 1 + 5 * beams], Dtype::F32, state),
+    ];
+    let made = b.graph.push(BeamSearch { beams, len: LEN }, &inputs);
     for (value, leaf) in made.into_iter().zip(state) {
         b.graph.store_in(value, leaf);
         let name = b.graph.value(leaf).label.clone();

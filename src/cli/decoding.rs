@@ -1,0 +1,102 @@
+//! The flags that say how text is generated, over what the model's files say.
+
+use anyhow::Result;
+use t5_wgpu::generate::{Decoding, EarlyStopping, LengthPenalty};
+use t5_wgpu::model::Model;
+
+use super::console::note;
+
+#[derive(clap::Args, Debug)]
+pub struct DecodingArgs {
+    /// End a text after this many tokens, if it does not end by itself [default: as the model's files say, else 128; in an
+    /// evaluation 16 more than the longest target]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    max_new_tokens: Option<usize>,
+    /// Search with so many beams for the likeliest text, instead of the likeliest token at each step [default: as the model's
+    /// files say, else 1]
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["temperature", "top_k", "top_p"])]
+    beams: Option<usize>,
+    /// Divide a beam's score by its length to this power: above 0 favours longer texts. gnmt:X divides by ((5 + length) / 6)^X, as
+    /// T5's paper does with 0.6 [default: as the model's files say, else 1]
+    #[arg(long, value_name = "X|gnmt:X", value_parser = length_penalty, allow_hyphen_values = true)]
+    length_penalty: Option<LengthPenalty>,
+    /// When beam search stops: true, as soon as there are as many texts as beams; false, when the best running beam is worse than
+    /// they are; never, when none can become better [default: as the model's files say, else false]
+    #[arg(long, value_name = "true|false|never", value_parser = early_stopping)]
+    early_stopping: Option<EarlyStopping>,
+    /// Draw tokens, with their scores divided by this: below 1 is closer to the likeliest; 0 takes the likeliest [default with
+    /// other drawing options: 1]
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// Draw among the K likeliest tokens only
+    #[arg(long, value_name = "K", value_parser = positive)]
+    top_k: Option<usize>,
+    /// Draw among the fewest tokens whose probabilities add up to P
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Equal seeds give equal draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+impl DecodingArgs {
+    /// What the flags say over what the model's files do, also about this task. Says which of the latter have no effect, unless
+    /// `quiet`.
+    pub fn choose(&self, model: &Model, task: Option<&str>, quiet: bool) -> Result<Decoding> {
+        if let Some(task) = task
+            && let Some((_, disregarded)) = model.config.task_decoding(task)?
+            && !disregarded.is_empty()
+            && !quiet
+        {
+            note!("task_specific_params of {task}: not obeyed: {}", disregarded.join(", "));
+        }
+        let of_model = Decoding::of_model(model, task)?;
+        let mut decoding = Decoding {
+            max_new_tokens: self.max_new_tokens.or(of_model.max_new_tokens),
+            num_beams: self.beams.unwrap_or(of_model.num_beams),
+            length_penalty: self.length_penalty.unwrap_or(of_model.length_penalty),
+            early_stopping: self.early_stopping.unwrap_or(of_model.early_stopping),
+            seed: self.seed,
+            ..of_model
+        };
+        if self.temperature.is_some() || self.top_k.is_some() || self.top_p.is_some() {
+            decoding.num_beams = 1;
+            decoding.temperature = self.temperature.unwrap_or(1.0);
+            (decoding.top_k, decoding.top_p) = (self.top_k.unwrap_or(0), self.top_p.unwrap_or(1.0));
+        } else if self.beams.is_some() {
+            decoding.temperature = 0.0;
+        }
+        Ok(decoding)
+    }
+}
+
+fn length_penalty(text: &str) -> Result<LengthPenalty, String> {
+    let (number, make): (_, fn(f32) -> LengthPenalty) = match text.strip_prefix("gnmt:") {
+        Some(alpha) => (alpha, LengthPenalty::Gnmt),
+        None => (text, LengthPenalty::Power),
+    };
+    number
+        .parse()
+        .ok()
+        .filter(|x: &f32| x.is_finite())
+        .map(make)
+        .ok_or_else(|| "not a number, nor gnmt: and one".into())
+}
+
+fn early_stopping(text: &str) -> Result<EarlyStopping, String> {
+    match text {
+        "true" => Ok(EarlyStopping::Yes),
+        "false" => Ok(EarlyStopping::No),
+        "never" => Ok(EarlyStopping::Never),
+        _ => Err("use true, false or never".into()),
+    }
+}
+
+/// A whole number from 1 on.
+pub fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be 1 or more".into()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("not a whole number".into()),
+    }
+}

@@ -1,0 +1,119 @@
+//! The loop of beam search on the host: it lets the device search, and reads the hypotheses when all sources are done.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+
+use super::decoding::Generation;
+use super::generator::{Pace, ShouldStop, not_a_number};
+use super::session::Session;
+use crate::error::Result;
+use crate::gpu::Readback;
+use crate::ops::BeamSearch;
+
+/// The sources of a batch under beam search.
+pub(super) struct Beams<'a> {
+    pub session: &'a Session,
+    /// Indices of the sources.
+    pub sources: &'a [usize],
+    pub eos: &'a [u32],
+    pub max_new: usize,
+    /// Tokens of those that are there from the start.
+    pub forced: usize,
+    /// Positions of the target before the first new token.
+    pub prompt: usize,
+    pub n_best: usize,
+    pub pace: Pace,
+    pub should_stop: &'a ShouldStop<'a>,
+}
+
+impl Beams<'_> {
+    /// Searches to the end, or until `should_stop` says so, and gives the best hypotheses of each source, and whether that was
+    /// the end.
+    pub async fn search(&self) -> Result<(Vec<Vec<Generation>>, ControlFlow<()>)> {
+        let mut underway: VecDeque<Readback<f32>> = VecDeque::new();
+        let (mut made, mut state, mut end) = (self.forced, Vec::new(), ControlFlow::Continue(()));
+        loop {
+            if (self.should_stop)() {
+                end = ControlFlow::Break(());
+                break;
+            }
+            while made < self.max_new && underway.len() < self.pace.ahead {
+                let count = self.pace.steps.min(self.max_new - made);
+                self.session.advance(count).await?;
+                underway.push_back(self.session.start_beams()?);
+                made += count;
+            }
+            let Some(readback) = underway.pop_front() else { break };
+            state = readback.finish().await?;
+            if self.all_done(&state)? {
+                break;
+            }
+        }
+        let positions = self.prompt + made;
+        let tokens = self.session.start_history("tokens", 0, positions)?.finish().await?;
+        let parents = self.session.start_history("parents", 0, positions)?.finish().await?;
+        let history = History { rows: self.session.shape().rows(), prompt: self.prompt, tokens, parents };
+        let stride = self.stride();
+        let of_source = |state: &[f32]| self.hypotheses(state, &history);
+        let mut found: Vec<_> = state.chunks(stride).take(self.sources.len()).map(of_source).collect();
+        found.resize_with(self.sources.len(), Vec::new);
+        Ok((found, end))
+    }
+
+    /// Numbers to a source in the state.
+    fn stride(&self) -> usize {
+        1 + 5 * self.session.shape().beams
+    }
+
+    fn all_done(&self, state: &[f32]) -> Result<bool> {
+        let mut done = true;
+        for (source, state) in self.sources.iter().zip(state.chunks(self.stride())) {
+            if state[0] == BeamSearch::FAILED {
+                return Err(not_a_number(*source));
+            }
+            done &= state[0] == BeamSearch::DONE;
+        }
+        Ok(done)
+    }
+
+    /// The hypotheses of a source that have ended, the best first.
+    fn hypotheses(&self, state: &[f32], history: &History) -> Vec<Generation> {
+        let ended = state[1 + self.session.shape().beams..].chunks(4);
+        let real = ended.filter(|hypothesis| hypothesis[1] > 0.0 && hypothesis[0] > BeamSearch::HOPELESS);
+        let generation = |hypothesis: &[f32]| {
+            let [score, at, row, token] = [0, 1, 2, 3].map(|i| hypothesis[i]);
+            let mut ids = history.before(at as usize, row as usize);
+            let token = token as u32;
+            let stopped_at = self.eos.contains(&token).then_some(token);
+            if stopped_at.is_none() {
+                ids.push(token);
+            }
+            Generation { ids, stopped_at, score: Some(score) }
+        };
+        real.take(self.n_best).map(generation).collect()
+    }
+}
+
+/// The tokens of all beams, and from which row each of them went on.
+struct History {
+    rows: usize,
+    prompt: usize,
+    tokens: Vec<u32>,
+    parents: Vec<u32>,
+}
+
+impl History {
+    /// The new tokens in front of position `at`, of which the last one belongs to `row`.
+    fn before(&self, at: usize, mut row: usize) -> Vec<u32> {
+        let mut ids: Vec<u32> = (self.prompt..at)
+            .rev()
+            .map(|position| {
+                let place = position * self.rows + row;
+                row = self.parents[place] as usize;
+                self.tokens[place]
+            })
+            .collect();
+        ids.reverse();
+        ids
+    }
+}

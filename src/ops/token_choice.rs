@@ -1,0 +1,50 @@
+//! What the ops that choose tokens share: their settings, and parts of their kernels.
+
+/// How tokens are chosen, as it lies on the device: one plan serves all settings.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ChoiceSettings {
+    /// Divides the logits of draws; 0 takes the likeliest token, the first of equals.
+    pub temperature: f32,
+    /// Draw among the k likeliest; 0: among all. Ties with the last are kept.
+    pub top_k: u32,
+    /// Draw among the fewest tokens whose probabilities reach this sum; 1: among all.
+    pub top_p: f32,
+    /// Ids from here on are never chosen: rows that only fill up the table.
+    pub limit: u32,
+    pub seed: [u32; 2],
+    /// What a finished sequence emits.
+    pub pad: u32,
+    pub n_eos: u32,
+    /// Tokens that finish a sequence.
+    pub eos: [u32; MAX_EOS],
+    /// Tokens that a target may get after its prompt. Beams end there.
+    pub max_new: u32,
+    /// Tokens that a target has from the start, beyond the start token.
+    pub prompt: u32,
+    /// When beam search stops: see [`super::BeamSearch`].
+    pub early_stopping: u32,
+    pub reserved: u32,
+}
+
+impl Default for ChoiceSettings {
+    /// Greedy, without end tokens.
+    fn default() -> ChoiceSettings {
+        ChoiceSettings { top_p: 1.0, limit: u32::MAX, max_new: u32::MAX, ..bytemuck::Zeroable::zeroed() }
+    }
+}
+
+/// What a row emits whose logits are all NaN.
+pub const BAD_TOKEN: u32 = u32::MAX;
+
+/// Number of end tokens that [`ChoiceSettings`] holds.
+pub const MAX_EOS: usize = 16;
+
+/// Number of u32s in [`ChoiceSettings`].
+pub const SETTINGS_LEN: usize = size_of::<ChoiceSettings>() / 4;
+
+/// Invocations that go over a row of logits together.
+pub(super) const LANES: usize = 256;
+
+pub(super) const SETTINGS: &str = include_str!("../../shaders/token_settings.wgsl");
+pub(super) const REDUCE: &str = include_str!("../../shaders/token_reduce.wgsl");
