@@ -283,6 +283,28 @@ fn sentence_embeddings_go_through_the_modules_of_the_folder() {
     assert!(refused("modules.json", "[]").contains("no Pooling"));
 }
 
+/// A device that is lost in the middle of encoding or scoring is said to be.
+#[test]
+fn a_lost_device_ends_encoding_and_scoring() {
+    for scoring in [false, true] {
+        let gpu = gpu();
+        let model = model(&gpu, "flan");
+        gpu.set_submit_budget(Duration::from_millis(1));
+        let lose = || {
+            gpu.destroy();
+            false
+        };
+        let error = if scoring {
+            let example = Example { source: vec![3; 200], target: vec![4; 100] };
+            pollster::block_on(TargetScorer::new(model).score(&[example], &lose)).unwrap_err()
+        } else {
+            let mut encoder = Encoder::new(model, None).unwrap();
+            pollster::block_on(encoder.embed(&vec![vec![3; 200]; 16], Pooling::Mean, &lose)).unwrap_err()
+        };
+        assert!(matches!(error, Error::DeviceLost(_)), "{error:?}");
+    }
+}
+
 /// Long work goes out in several submits, which changes no bit; between two of them it can be stopped.
 #[test]
 fn who_no_longer_wants_a_result_stops_it() {

@@ -290,6 +290,37 @@ fn numbers_that_are_none_end_the_run() {
     assert!(!out.join("last").exists());
 }
 
+/// The device is lost in the middle of a run. Opened anew, the run goes on from its last checkpoint, and ends as if nothing had
+/// been.
+#[test]
+fn a_lost_device_costs_the_steps_since_the_last_checkpoint() {
+    let scratch = Scratch::new("train-lost");
+    let task = TaskConfig { held_out: Some(0.2), ..task(&scratch.pairs(50)) };
+    let settings = Settings { steps: 12, batch_size: 4, eval_every: Some(3), save_every: Some(2), ..on(task) };
+    let (whole, parts) = (scratch.path("whole"), scratch.path("parts"));
+    run(&mut trainer(&gpu(), settings.clone(), true, &whole).unwrap(), 100).unwrap();
+
+    let lost = gpu();
+    let steps = Cell::new(0);
+    let error = trainer(&lost, settings, true, &parts).unwrap().run(Hooks {
+        observe: &mut |_| {},
+        should_stop: &|| false,
+        is_late: &|| {
+            steps.set(steps.get() + 1);
+            if steps.get() == 7 {
+                lost.destroy();
+            }
+            false
+        },
+    });
+    assert!(matches!(error, Err(t5_wgpu::Error::DeviceLost(_))), "{error:?}");
+    let state = Trainer::load_state(&parts).unwrap().unwrap();
+    assert!((1..=7).contains(&state.step), "{}", state.step);
+    let mut resumed = Trainer::resume(&gpu(), &Tuner::off(), state, &parts).unwrap();
+    assert_eq!(run(&mut resumed, 100).unwrap().0, Outcome::Finished);
+    assert!(weights_and_moments(&whole) == weights_and_moments(&parts), "not bit for bit");
+}
+
 #[test]
 fn held_out_sources_are_not_trained_on() {
     let scratch = Scratch::new("train-split");
