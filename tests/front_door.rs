@@ -92,6 +92,48 @@ fn work_stops_when_nobody_wants_it() {
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }
 
+/// What a dropped stream held serves the next one, and nothing is left over.
+#[test]
+fn dropped_streams_leave_no_memory_behind() {
+    let t5 = load();
+    let held = || {
+        // Answers that are asked for later come later: by now the worker has left the stream behind.
+        ask(&t5, "short", &sampled(2));
+        t5.memory()
+    };
+    let mut last = None;
+    for _ in 0..10 {
+        let mut stream = t5.stream("a text", &sampled(3000));
+        pollster::block_on(stream.next()).unwrap().unwrap();
+        drop(stream);
+        let now = held();
+        assert!(last.is_none_or(|last| now == last), "{last:?} {now:?}");
+        last = Some(now);
+    }
+}
+
+/// All handles gone, all memory is: a second model takes no more than the first did.
+#[test]
+fn a_dropped_model_is_freed() {
+    let gpu = common::gpu();
+    let Some(before) = gpu.allocated() else { return };
+    let mut most = Vec::new();
+    for _ in 0..3 {
+        let t5 = T5::builder(MODEL).gpu(&gpu).load().wait().unwrap();
+        ask(&t5, "text", &sampled(10));
+        most.push(gpu.allocated().unwrap());
+        drop(t5);
+        let begun = Instant::now();
+        // The worker sees a little later that its last handle is gone.
+        while gpu.allocated().unwrap() > before {
+            gpu.flush().unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?} bytes are still held", gpu.allocated());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    assert!(most[0] > before && most.iter().all(|&bytes| bytes == most[0]), "{before} {most:?}");
+}
+
 #[test]
 fn loading_tells_how_far_it_is_and_can_be_stopped() {
     let gpu = common::gpu();

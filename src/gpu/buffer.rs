@@ -139,7 +139,7 @@ pub struct Readback<T> {
 impl<T: bytemuck::Pod> Readback<T> {
     /// The data, once it has arrived. Waiting for it blocks no thread.
     pub async fn finish(self) -> Result<Vec<T>> {
-        self.gpu.ended(self.submission, self.mapping.clone()).await?;
+        self.gpu.ended(self.submission, self.mapping.clone(), true).await?;
         let view = self.staging.slice(..).get_mapped_range().map_err(|e| Error::Driver(e.to_string()))?;
         Ok(bytemuck::pod_collect_to_vec::<u8, T>(&view))
     }

@@ -173,6 +173,11 @@ impl Gpu {
         self.inner.device.destroy();
     }
 
+    /// Bytes in use on the device, those of an application that shares it included; `None` where the backend does not say.
+    pub fn allocated(&self) -> Option<u64> {
+        self.inner.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
+    }
+
     /// Waits until everything submitted so far has run. Blocks the calling thread.
     pub fn wait(&self) -> Result<()> {
         self.wait_for(None)
@@ -191,12 +196,13 @@ impl Gpu {
         }
     }
 
-    /// Waits for a buffer to be mapped that was asked for with `submission`. Blocks no thread of the caller.
-    async fn ended(&self, submission: wgpu::SubmissionIndex, mapping: Mapping) -> Result<()> {
+    /// Waits for what was asked for with `submission`: with `has_callback`, for `mapping` to be called back. Blocks no thread of
+    /// the caller.
+    async fn ended(&self, submission: wgpu::SubmissionIndex, mapping: Mapping, has_callback: bool) -> Result<()> {
         #[cfg(not(target_arch = "wasm32"))]
-        self.inner.poller.watch(&self.inner.device, submission, mapping.clone());
+        self.inner.poller.watch(&self.inner.device, submission, mapping.clone(), has_callback);
         #[cfg(target_arch = "wasm32")]
-        let _ = submission;
+        let _ = (submission, has_callback);
         let mapped = mapping.await;
         self.check()?;
         if mapped { Ok(()) } else { Err(self.no_answer()) }
@@ -208,10 +214,7 @@ impl Gpu {
         if cfg!(target_arch = "wasm32") {
             return self.check();
         }
-        let ended = Mapping::default();
-        let to = ended.clone();
-        self.inner.queue.on_submitted_work_done(move || to.end(true));
-        self.ended(submission, ended).await
+        self.ended(submission, Mapping::default(), false).await
     }
 
     /// A device that does not answer is lost, even where nobody has said so: an application has the callback of its own.

@@ -76,29 +76,43 @@ mod native {
     /// A thread that polls a device up to the submissions that it is told of, in turn. It starts with the first, and ends
     /// when the `Poller` is dropped.
     #[derive(Default)]
-    pub struct Poller(Mutex<Option<Sender<(wgpu::SubmissionIndex, Mapping)>>>);
+    pub struct Poller(Mutex<Option<Sender<Watched>>>);
+
+    struct Watched {
+        submission: wgpu::SubmissionIndex,
+        mapping: Mapping,
+        /// Whether wgpu calls `mapping` back by itself.
+        has_callback: bool,
+    }
 
     impl Poller {
-        /// Has `mapping` end once the device has done everything up to `submission`.
-        pub fn watch(&self, device: &wgpu::Device, submission: wgpu::SubmissionIndex, mapping: Mapping) {
+        /// Has `mapping` end once the device has done everything up to `submission`; with `has_callback`, by wgpu itself.
+        pub fn watch(
+            &self,
+            device: &wgpu::Device,
+            submission: wgpu::SubmissionIndex,
+            mapping: Mapping,
+            has_callback: bool,
+        ) {
             let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let sender = sender.get_or_insert_with(|| Poller::start(device.clone()));
-            if let Err(unsent) = sender.send((submission, mapping)) {
-                unsent.0.1.end(false);
+            if let Err(unsent) = sender.send(Watched { submission, mapping, has_callback }) {
+                unsent.0.mapping.end(false);
             }
         }
 
-        fn start(device: wgpu::Device) -> Sender<(wgpu::SubmissionIndex, Mapping)> {
-            let (sender, receiver) = channel::<(wgpu::SubmissionIndex, Mapping)>();
+        fn start(device: wgpu::Device) -> Sender<Watched> {
+            let (sender, receiver) = channel::<Watched>();
             let poll = move || {
-                for (submission, mapping) in receiver {
+                for Watched { submission, mapping, has_callback } in receiver {
                     let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
                     // wgpu panics if the device is lost while it waits. It has told why before.
                     let polled = catch_unwind(AssertUnwindSafe(|| device.poll(wait)));
-                    if matches!(polled, Ok(Ok(_))) {
+                    let ended = matches!(polled, Ok(Ok(_)));
+                    if ended && has_callback {
                         mapping.wait(PATIENCE);
                     }
-                    mapping.end(false);
+                    mapping.end(ended && !has_callback);
                 }
             };
             // Where no thread can be started, the receiver is dropped with the closure, and `watch` says that nothing came.
