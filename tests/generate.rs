@@ -245,9 +245,9 @@ fn tokens_arrive_in_pieces_and_can_be_cut_short() {
     let cut = pollster::block_on(generator.generate(&sources, &greedy(20), &mut stop, &|| false)).expect("it runs");
     assert_eq!((calls, cut.len()), (1, sources.len()));
 
-    // The whole generation can also be ended from outside, between two submits.
+    // The whole generation can also be ended from outside, between two submits: the encoder's is the first.
     let asked = std::sync::atomic::AtomicUsize::new(0);
-    let should_stop = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1;
+    let should_stop = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 2;
     let go_on = &mut |_: usize, _: &[u32]| ControlFlow::Continue(());
     let cut = pollster::block_on(generator.generate(&sources, &greedy(20), go_on, &should_stop)).expect("it runs");
     for (cut, all) in cut.concat().iter().zip(&all) {
