@@ -37,7 +37,7 @@ pub enum Standing {
 /// How the parts of a recipe's run stand, by their names in order. Nothing is started or written.
 ///
 /// # Errors
-/// As [`Run::open`], but for what only one part is the reason of.
+/// As `Run::open`, but for what only one part is the reason of.
 pub fn standings(mut recipe: Recipe, out: Option<PathBuf>, overwrite: bool) -> Result<Vec<(String, Standing)>> {
     let out = folder_of(&mut recipe, out)?;
     let mut records = Records::default();
