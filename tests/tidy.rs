@@ -36,8 +36,8 @@ const TRAIN_RING: &[&str] = &["bench", "data", "recipe", "report", "run_folder",
 /// Files of the feature `train` in a module of the core.
 const TRAIN_FILES: &str = "src/tokenizer/train";
 
-/// The graphics layer must be liftable into another project, so it takes nothing along but the error type.
-const GPU_MAY_USE: &[&str] = &["error", "Error", "Result"];
+/// The graphics layer must be liftable into another project, so it takes nothing along but the error type and the care for files.
+const GPU_MAY_USE: &[&str] = &["error", "files", "Error", "Result"];
 
 const CLI_CRATES: &[&str] =
     &["clap", "clap_complete", "clap_mangen", "anyhow", "ctrlc", "signal_hook", "libc", "ratatui"];
@@ -320,7 +320,7 @@ fn may_use(user: &str, used: &str) -> Result<(), String> {
         return Ok(());
     }
     if user == "gpu" {
-        return Err("the gpu layer stands alone, on `error` only".to_owned());
+        return Err("the gpu layer stands alone, on `error` and `files` only".to_owned());
     }
     if BASE.contains(&used) {
         return Ok(());

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 
 use t5_wgpu::gpu::GpuOptions;
 
-/// `T5_CHECKED`, `T5_DEBUG` and `WGPU_DX12_COMPILER`.
+/// `T5_CHECKED`, `T5_DEBUG`, `WGPU_DX12_COMPILER`, and the folder for compiled kernels.
 pub fn gpu_options() -> GpuOptions {
     GpuOptions {
         checked: var("T5_CHECKED").is_ok_and(|v| !v.is_empty() && v != "0"),
         check_numbers: var("T5_DEBUG").is_ok_and(|v| v == "1"),
         dx12_compiler: var("WGPU_DX12_COMPILER").ok().filter(|v| !v.is_empty()),
+        cache_folder: cache_folder(),
         ..GpuOptions::default()
     }
 }

@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
@@ -16,6 +18,7 @@ use super::console::{Data, doing, note};
 use super::decoding::{DecodingArgs, positive};
 use super::prefix::{Prefix, Wish};
 use super::sources::{Source, Sources};
+use super::timings::{FirstToken, START, Timings, timed};
 use super::{GpuArgs, TuneArgs, WeightsArg, model_folder, open_tokenizer};
 
 const EXAMPLES: &str = "\
@@ -80,6 +83,10 @@ pub struct Args {
     /// all of --n-best
     #[arg(long)]
     json: bool,
+    /// Say how long it took from the start of the program to the first token, by part; with --json a last object: timings, in
+    /// seconds
+    #[arg(long)]
+    timings: bool,
     /// Say nothing on standard error
     #[arg(long, short)]
     quiet: bool,
@@ -101,15 +108,26 @@ pub fn run(args: &Args) -> Result<()> {
         ));
     }
     let folder = model_folder(&args.model, args.quiet)?;
-    let tokenizer = match &args.tokenizer {
-        Some(spec) => open_tokenizer(spec)?,
-        None => Tokenizer::from_dir(&folder)?,
+    let open_tokenizer = || match &args.tokenizer {
+        Some(spec) => open_tokenizer(spec),
+        None => Tokenizer::from_dir(&folder),
     };
     let wish =
         Wish { prefix: args.prefix.as_deref(), none: args.no_prefix, task: args.task.as_deref(), chosen_by: "--task" };
     let prefix = Prefix::choose(wish, &T5Config::from_dir(&folder)?, args.quiet)?;
-    let gpu = args.gpu.open(args.quiet)?;
-    let (mut model, mut remarks) = Model::load_as(&gpu, &folder, args.weights.into())?;
+    let mut timings = Timings::default();
+    // A large vocabulary takes a processor as long as a small model.
+    let (tokenizer, gpu, (mut model, mut remarks)) = thread::scope(|scope| -> Result<_> {
+        let tokenizer = scope.spawn(|| timed(open_tokenizer));
+        let (gpu, seconds) = timed(|| args.gpu.open(args.quiet));
+        timings.device = seconds;
+        let gpu = gpu?;
+        let model = Model::load_as(&gpu, &folder, args.weights.into())?;
+        let (tokenizer, seconds) = tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic));
+        timings.tokenizer = seconds;
+        Ok((tokenizer?, gpu, model))
+    })?;
+    timings.load = model.load_times;
     model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
     remarks.extend(model.tuner.warnings().iter().map(|what| format!("warning: {what}")));
     if !args.quiet {
@@ -122,7 +140,7 @@ pub fn run(args: &Args) -> Result<()> {
         ..args.decoding.choose(&model, prefix.task.as_deref(), args.quiet)?
     };
     let (generator, totals) = (Generator::new(model), Totals::default());
-    let mut program = Program { args, prefix, tokenizer, generator, decoding, totals };
+    let mut program = Program { args, prefix, tokenizer, generator, decoding, totals, timings };
     // At a terminal each line is answered at once; otherwise enough are taken to sort them by length.
     let window = if sources.interactive { 1 } else { 16 * args.batch };
     loop {
@@ -136,10 +154,11 @@ pub fn run(args: &Args) -> Result<()> {
         program.answer(&texts, alone && !args.json && args.n_best == 1)?;
     }
     if !args.quiet {
-        program.totals.print(program.decoding.max_new_tokens.unwrap_or(Decoding::MAX_NEW_TOKENS));
+        let max_new_tokens = program.decoding.max_new_tokens.unwrap_or(Decoding::MAX_NEW_TOKENS);
+        program.totals.print(max_new_tokens, program.timings.first.as_ref());
         program.print_memory();
     }
-    Ok(())
+    program.print_timings()
 }
 
 /// Everything that answering sources needs.
@@ -150,6 +169,7 @@ struct Program<'a> {
     generator: Generator,
     decoding: Decoding,
     totals: Totals,
+    timings: Timings,
 }
 
 impl Program<'_> {
@@ -164,9 +184,14 @@ impl Program<'_> {
         self.decoding.first_source = self.totals.sources;
         let mut shown = self.tokenizer.stream();
         let mut written = Ok(());
-        let (began, mut first) = (Instant::now(), None);
+        // Its clock stands still while kernels are compiled.
+        let (began, running, mut first) = (Instant::now(), self.generator.model.gpu.stopwatch(), None);
+        let begun = |tokens| {
+            let (seconds, running) = (began.elapsed().as_secs_f64(), running.elapsed().as_secs_f64());
+            FirstToken { after_start: START.elapsed(), seconds, compiling: (seconds - running).max(0.0), tokens }
+        };
         let mut on_tokens = |_: usize, new: &[u32]| {
-            first.get_or_insert_with(|| (began.elapsed().as_secs_f64(), new.len()));
+            first.get_or_insert_with(|| begun(new.len()));
             if stream {
                 doing("");
                 let piece: String = new.iter().map(|&id| shown.push(id)).collect();
@@ -181,7 +206,9 @@ impl Program<'_> {
         })?;
         written?;
         let seconds = began.elapsed().as_secs_f64();
-        self.totals.add(&made, seconds, first);
+        self.totals.add(&made, seconds);
+        // An answer may be empty.
+        self.timings.first.get_or_insert_with(|| first.unwrap_or_else(|| begun(0)));
         if stream {
             writeln!(out, "{}", one_line(&shown.finish()))?;
         } else {
@@ -192,6 +219,20 @@ impl Program<'_> {
         }
         out.flush()?;
         Ok(())
+    }
+
+    fn print_timings(&self) -> Result<()> {
+        let each = self.timings.first.as_ref().and_then(|first| self.totals.each_token(first));
+        if !self.args.timings {
+            return Ok(());
+        }
+        if !self.args.json {
+            note!("{}", self.timings.text(each));
+            return Ok(());
+        }
+        let mut out = Data::new();
+        writeln!(out, "{}", self.timings.json(each))?;
+        Ok(out.flush()?)
     }
 
     fn print_memory(&self) {
@@ -238,21 +279,24 @@ struct Totals {
     cut: usize,
     tokens: usize,
     seconds: f64,
-    /// Seconds to the first tokens, and how many they were.
-    first: Option<(f64, usize)>,
 }
 
 impl Totals {
-    fn add(&mut self, made: &[Vec<Generation>], seconds: f64, first: Option<(f64, usize)>) {
+    fn add(&mut self, made: &[Vec<Generation>], seconds: f64) {
         self.sources += made.len();
         let best = || made.iter().filter_map(|found| found.first());
         self.cut += best().filter(|g| !g.stopped_at_eos()).count();
         self.tokens += best().map(|g| g.ids.len()).sum::<usize>();
         self.seconds += seconds;
-        self.first = self.first.or(first);
     }
 
-    fn print(&self, max_new_tokens: usize) {
+    /// Seconds of a token after the first ones, where there was a single source.
+    fn each_token(&self, first: &FirstToken) -> Option<f64> {
+        let after = self.tokens.saturating_sub(first.tokens);
+        (self.sources == 1 && after > 0).then(|| (self.seconds - first.seconds) / after as f64)
+    }
+
+    fn print(&self, max_new_tokens: usize, first: Option<&FirstToken>) {
         if self.cut > 0 {
             let (cut, n) = (self.cut, self.sources);
             note!("{cut} of {n} answers did not end by themselves and were cut at --max-new-tokens {max_new_tokens}");
@@ -260,12 +304,11 @@ impl Totals {
         let (n, tokens, seconds) = (self.sources, self.tokens, self.seconds);
         let rate = tokens as f64 / seconds.max(1e-9);
         note!("sources: {n}, tokens: {tokens}, {seconds:.2} s, {rate:.1} tokens/s");
-        if let Some((at_first, known)) = self.first
-            && n == 1
-            && tokens > known
+        if let Some(first) = first
+            && let Some(each) = self.each_token(first)
         {
-            let each = 1e3 * (seconds - at_first) / (tokens - known) as f64;
-            note!("first after {:.0} ms (shaders compiled, source encoded), then {each:.1} ms/token", 1e3 * at_first);
+            let (at_first, each) = (1e3 * first.seconds, 1e3 * each);
+            note!("first after {at_first:.0} ms (shaders compiled, source encoded), then {each:.1} ms/token");
         }
     }
 }

@@ -21,6 +21,7 @@ mod shell;
 mod show_objective;
 mod signals;
 mod sources;
+mod timings;
 mod tokenize;
 mod tokenizer;
 mod train;
@@ -29,6 +30,7 @@ mod verify;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use console::note;
@@ -176,6 +178,7 @@ fn command() -> clap::Command {
 
 /// Parses the arguments, runs the command, prints its error, and chooses the exit code.
 pub fn main() -> ExitCode {
+    LazyLock::force(&timings::START);
     let arguments = command().get_matches();
     let cli = Cli::from_arg_matches(&arguments).unwrap_or_else(|e| e.exit());
     let result = match cli.command {

@@ -278,7 +278,7 @@ pub(super) async fn choose(options: &GpuOptions) -> Result<(wgpu::Adapter, Caps)
 }
 
 pub(super) async fn request_device(adapter: &wgpu::Adapter) -> Result<(wgpu::Device, wgpu::Queue)> {
-    let wanted = wgpu::Features::SUBGROUP | TIMESTAMPS;
+    let wanted = wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE | TIMESTAMPS;
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("t5"),
         required_features: adapter.features() & wanted,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use web_time::Instant;
 
+use super::pipelines::PipelineCache;
 use super::shader::{Header, Kernel, Shader};
 use super::{Caps, Gpu, fault};
 use crate::error::{Error, Result};
@@ -72,6 +73,7 @@ impl Gpu {
             let start = Instant::now();
             let made = self.compile_all(&jobs)?;
             kernels.extend(jobs.into_iter().map(|job| job.source).zip(made));
+            self.inner.pipelines.iter().for_each(PipelineCache::save);
             self.inner.compiling.fetch_add(start.elapsed().as_micros() as u64, Ordering::Relaxed);
         }
         Ok(sources.iter().map(|source| kernels[source].clone()).collect())
@@ -173,7 +175,9 @@ impl Gpu {
         self.check()?;
         let Job { shader, header, source } = job;
         let device = &self.inner.device;
-        let (compiled, error) = fault::caught(device, || Kernel::compile(device, shader.name, source, self.checked()));
+        let cache = self.inner.pipelines.as_ref().map(|cache| &cache.raw);
+        let compile = || Kernel::compile(device, shader.name, source, self.checked(), cache);
+        let (compiled, error) = fault::caught(device, compile);
         let checked = self.check();
         let Caps { compiler, .. } = self.caps();
         let what = || {

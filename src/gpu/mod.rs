@@ -8,6 +8,7 @@ mod buffer;
 mod compile;
 mod fault;
 mod pace;
+mod pipelines;
 mod poller;
 mod program;
 mod shader;
@@ -15,6 +16,7 @@ mod work;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -32,6 +34,7 @@ use crate::error::{Error, Result};
 use compile::Observer;
 use fault::Faults;
 use pace::Pace;
+use pipelines::PipelineCache;
 use poller::Mapping;
 use shader::Kernel;
 
@@ -51,6 +54,9 @@ pub struct GpuOptions {
     pub dx12_compiler: Option<String>,
     /// Split embedding and head into shards of at most this many bytes, even if the adapter could bind more: for tests.
     pub table_bytes: Option<u64>,
+    /// The folder that keeps compiled kernels for the next process, where the driver hands them out (Vulkan). `None`: nothing
+    /// is read or written.
+    pub cache_folder: Option<PathBuf>,
 }
 
 /// One opened device. Cheap to clone; all clones share the device, its queue and its compiled kernels.
@@ -65,6 +71,7 @@ struct Inner {
     caps: Caps,
     options: GpuOptions,
     kernels: Mutex<HashMap<String, Arc<Kernel>>>,
+    pipelines: Option<PipelineCache>,
     faults: Arc<Faults>,
     /// Whether an application uses the device for other things, too.
     shared: bool,
@@ -111,6 +118,7 @@ impl Gpu {
         faults: Arc<Faults>,
         shared: bool,
     ) -> Gpu {
+        let pipelines = options.cache_folder.as_deref().and_then(|dir| PipelineCache::open(&device, &caps, dir));
         let pace = Pace::new(if shared { SHARED_BUDGET } else { OWN_BUDGET }, caps.is_cpu());
         Gpu {
             inner: Arc::new(Inner {
@@ -119,6 +127,7 @@ impl Gpu {
                 caps,
                 options,
                 kernels: Mutex::default(),
+                pipelines,
                 faults,
                 shared,
                 pace,
@@ -223,9 +232,15 @@ impl Gpu {
         self.check().err().unwrap_or_else(|| Error::Driver("no answer".into()))
     }
 
+    /// Has the device begin to copy what was written so far, without waiting for it.
+    pub fn send(&self) -> Result<()> {
+        self.inner.call(|_, queue| queue.submit([]));
+        self.check()
+    }
+
     /// Waits until everything written so far has arrived, and gives the memory on its way there back. Blocks the calling thread.
     pub fn flush(&self) -> Result<()> {
-        self.inner.queue.submit([]);
+        self.send()?;
         self.wait()?;
         if self.inner.shared {
             // Writes to a lost device are silent. A readback is not.

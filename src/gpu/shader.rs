@@ -133,7 +133,13 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub fn compile(device: &wgpu::Device, name: &'static str, source: &str, checked: bool) -> Result<Kernel> {
+    pub fn compile(
+        device: &wgpu::Device,
+        name: &'static str,
+        source: &str,
+        checked: bool,
+        cache: Option<&wgpu::PipelineCache>,
+    ) -> Result<Kernel> {
         let module = naga::front::wgsl::parse_str(source)
             .map_err(|e| Error::Shader(format!("{name}.wgsl does not parse:\n{}", e.emit_to_string(source))))?;
         let (bindings, params, params_bytes) = reflect(&module)
@@ -154,7 +160,7 @@ impl Kernel {
                 zero_initialize_workgroup_memory: checked,
                 ..Default::default()
             },
-            cache: None,
+            cache,
         });
         let layout = pipeline.get_bind_group_layout(0);
         Ok(Kernel { pipeline, layout, name, bindings, params, params_bytes })

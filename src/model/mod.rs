@@ -13,8 +13,10 @@ mod storage;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 use rayon::prelude::*;
+use web_time::Instant;
 
 pub use builder::{Builder, DecodeShape, StateLeaf};
 pub use config::T5Config;
@@ -43,8 +45,22 @@ pub struct Model {
     pub generation: GenerationConfig,
     /// Chooses the kernels of this model's plans.
     pub tuner: Tuner,
+    /// How long loading took; nothing for a model that was not loaded.
+    pub load_times: LoadTimes,
     constants: HashMap<&'static str, Buffer>,
 }
+
+/// Where the time of loading went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadTimes {
+    /// Reading weights, converting and checking them.
+    pub reading: Duration,
+    /// Packing them and waiting for the device, whose copies run on while the next tensors are read.
+    pub uploading: Duration,
+}
+
+/// Bytes of weights that may be on their way to the device: they lie in the host's memory once more until they have arrived.
+const UNDERWAY: u64 = 64 << 20;
 
 /// What a model is made of before it is on a device.
 #[derive(Debug)]
@@ -114,7 +130,7 @@ impl Model {
     }
 
     /// Puts a model on a device, with weights held as `storage` says. Tensors are read one at a time: the host needs memory for
-    /// the largest. `on_progress` hears after each how many numbers are there, of how many; its `Break` stops.
+    /// the largest. `on_progress` hears after each how many numbers are on their way, of how many; its `Break` stops.
     ///
     /// # Errors
     /// `File` for a tensor that is missing, of another shape than the configuration asks for, or not finite; `Numeric` for a
@@ -140,14 +156,26 @@ impl Model {
         let mut model = Model::allocate(gpu, config.clone(), untied, scale, &wanted)?;
         model.generation = generation.clone();
         let (mut done, total) = (0, model.layout.n_params() as u64);
+        let (start, mut reading, mut underway) = (Instant::now(), Duration::ZERO, 0);
         for tensor in model.layout.tensors() {
-            model.write_tensor(tensor, &weights.read_f32(in_file(&tensor.name, embedding), &tensor.shape)?)?;
-            gpu.flush()?;
+            let began = Instant::now();
+            let data = weights.read_f32(in_file(&tensor.name, embedding), &tensor.shape)?;
+            reading += began.elapsed();
+            model.write_tensor(tensor, &data)?;
             done += tensor.len() as u64;
+            underway += 4 * tensor.len() as u64;
+            if underway < UNDERWAY {
+                gpu.send()?;
+            } else {
+                gpu.flush()?;
+                underway = 0;
+            }
             if on_progress(done, total).is_break() {
                 return Err(Error::Cancelled);
             }
         }
+        gpu.flush()?;
+        model.load_times = LoadTimes { reading, uploading: start.elapsed().saturating_sub(reading) };
         remarks.extend(storage::remark(&model.layout, |tensor| wanted(&tensor.name)));
         let unused = weights.unused(model.layout.tensors().iter().map(|t| t.name.as_str()));
         if has_decoder && !unused.is_empty() {
@@ -178,6 +206,7 @@ impl Model {
             output_scale,
             generation: GenerationConfig::default(),
             tuner: Tuner::off(),
+            load_times: LoadTimes::default(),
             constants,
         })
     }

@@ -54,7 +54,7 @@ impl ModelSource {
 /// How far loading has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadProgress {
-    /// Numbers of the model that are on the device.
+    /// Numbers of the model that are on the device or on their way to it.
     pub done: u64,
     pub total: u64,
 }
