@@ -131,7 +131,9 @@ fn a_dropped_model_is_freed() {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-    assert!(most[0] > before && most.iter().all(|&bytes| bytes == most[0]), "{before} {most:?}");
+    // The same but for what the allocator adds to align them.
+    let model = most[0] - before;
+    assert!(model > 0 && most.iter().all(|&bytes| bytes <= most[0] + model / 100), "{before} {most:?}");
 }
 
 #[test]
