@@ -15,7 +15,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-pub use builder::{Builder, DecodeShape, StateLeaf};
+pub use builder::{Builder, Chooser, DecodeShape, StateLeaf};
 pub use config::T5Config;
 pub use generation::{DecodingSettings, EarlyStopping, GenerationConfig};
 pub use layout::{Layout, Piece, TensorSpan};
