@@ -108,7 +108,7 @@ fn draw(start: u32, limit: u32, top: f32, cut: u32, uniform_below_1: f32, likeli
         if i >= limit || l >= LANES { break; }
         let x = logits[start + i];
         if key(x) >= cut {
-            let w = weight(x, top);
+            let w = select(0.0, weight(x, top), weight(x, top) >= settings.min_p);
             if w > 0.0 { chosen = i; }
             if left < w { break; }
             left -= w;
@@ -135,7 +135,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         loop {
             if i >= limit { break; }
             let x = logits[start + i];
-            if key(x) >= cut { sum += weight(x, top); }
+            let w = weight(x, top);
+            if key(x) >= cut && w >= settings.min_p { sum += w; }
             i += LANES;
         }
         workgroupBarrier();

@@ -1,5 +1,7 @@
 // The settings that the kernels which choose tokens share.
 
+const NO_TOKEN = 0xffffffffu;
+
 struct Settings {
     temperature: f32, // 0: take the likeliest
     top_k: u32, // 0: all
@@ -12,5 +14,17 @@ struct Settings {
     max_new: u32, // tokens that a target may get after its prompt
     prompt: u32, // tokens that it has from the start, beyond the start token
     early_stopping: u32, // of beams: EARLY or NEVER, or neither
-    reserved: u32,
+    min_p: f32, // share of the likeliest's probability that a token must have to be drawn; 0: none
+    repetition_penalty: f32, // divides the positive scores of tokens that are there already, and multiplies the negative
+    no_repeat_ngram: u32, // 0: any may be repeated
+    min_new: u32, // tokens before which there is no end token
+    forced_last: u32, // the token at the most length; NO_TOKEN: any
+    n_suppress: u32, // tokens that are never chosen
+    n_begin: u32, // tokens that are not chosen behind `begin` new ones
+    begin: u32,
+    n_words: u32, // sequences that are not completed
+    trie: u32, // where the root of the answers' trie lies; 0: any answer
+    reserved_0: u32,
+    reserved_1: u32,
+    reserved_2: u32,
 }

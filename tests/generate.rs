@@ -186,10 +186,16 @@ fn draws_follow_the_softmax() {
 
 /// Logits after the start token, by the uncached graph.
 fn first_logits(model: &Model, source: &[u32]) -> Vec<f64> {
+    full_logits(model, source, &[])
+}
+
+/// Logits after the start token and after each of these tokens, by the uncached graph: `[1 + tokens, vocab]`.
+fn full_logits(model: &Model, source: &[u32], tokens: &[u32]) -> Vec<f64> {
     use t5_wgpu::batch::BatchShape;
     use t5_wgpu::model::Builder;
     use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
-    let shape = BatchShape { batch: 1, src_len: source.len(), tgt_len: 1, packed: false };
+    let target = [&[model.config.decoder_start_token_id], tokens].concat();
+    let shape = BatchShape { batch: 1, src_len: source.len(), tgt_len: target.len(), packed: false };
     let mut b = Builder::new(model, shape, 0.0);
     let encoded = b.encoder();
     let hidden = b.decoder(encoded);
@@ -198,10 +204,91 @@ fn first_logits(model: &Model, source: &[u32]) -> Vec<f64> {
     let plan = Plan::compile(&model.gpu, &b.graph, &[("logits", logits)], &options).expect("the plan compiles");
     plan.write("src_ids", source);
     plan.write("src_lens", &[source.len() as u32]);
-    plan.write("tgt_ids", &[model.config.decoder_start_token_id]);
+    plan.write("tgt_ids", &target);
     plan.run().expect("the plan runs");
     let logits = pollster::block_on(plan.read::<f32>("logits")).expect("it is read");
     logits.into_iter().map(f64::from).collect()
+}
+
+/// Sum of the log-probabilities of a target's tokens, by the uncached graph.
+fn full_score(model: &Model, source: &[u32], target: &Generation) -> f64 {
+    let tokens: Vec<u32> = target.ids.iter().copied().chain(target.stopped_at).collect();
+    let logits = full_logits(model, source, &tokens[..tokens.len() - 1]);
+    let of_token = |(logits, &token): (&[f64], &u32)| {
+        let top = logits.iter().copied().fold(f64::MIN, f64::max);
+        logits[token as usize] - top - logits.iter().map(|x| (x - top).exp()).sum::<f64>().ln()
+    };
+    logits.chunks(model.config.vocab_size).zip(&tokens).map(of_token).sum()
+}
+
+/// 600 tokens, and with a wide bias of positions: each is the likeliest by the uncached graph, too, up to rounding.
+#[test]
+fn cached_logits_are_those_of_the_whole_target() {
+    for name in ["t5v10", "flan"] {
+        let mut generator = generator(name);
+        generator.model.config.eos_token_id.clear();
+        let (sources, _) = golden(name);
+        let ids = run(&mut generator, &sources[..1], &greedy(600)).remove(0).ids;
+        assert_eq!(ids.len(), 600);
+        let logits = full_logits(&generator.model, &sources[0], &ids[..599]);
+        for (position, (logits, &id)) in logits.chunks(generator.model.config.vocab_size).zip(&ids).enumerate() {
+            let top = logits.iter().copied().fold(f64::MIN, f64::max);
+            let below = top - logits[id as usize];
+            assert!(below < 1e-4, "{name}, position {position}: {id} is {below} below the likeliest");
+        }
+    }
+}
+
+/// The score of a hypothesis is a sum over cached logits: every token of every beam's ancestors, wherever the table says that
+/// their keys lie.
+#[test]
+fn scores_of_beams_are_those_of_the_whole_target() {
+    for (name, tokens) in [("t5v10", 24), ("flan", 24), ("flan", 300)] {
+        let mut generator = generator(name);
+        if tokens > 100 {
+            generator.model.config.eos_token_id.clear();
+        }
+        let (sources, _) = golden(name);
+        let sources = &sources[..if tokens > 100 { 1 } else { 3 }];
+        let length_penalty = LengthPenalty::Power(0.0);
+        let beams = Decoding { n_best: 6, length_penalty, ..Decoding::beam(6).max_new_tokens(tokens) };
+        for (source, found) in sources.iter().zip(all(&mut generator, sources, &beams)) {
+            assert_eq!(found.len(), 6);
+            for target in found {
+                let expected = full_score(&generator.model, source, &target);
+                let score = f64::from(target.score.unwrap());
+                assert!((score - expected).abs() < 1e-5 * expected.abs().max(1.0), "{score} {expected} {target:?}");
+            }
+        }
+    }
+}
+
+/// Sixteen sources of different lengths, side by side and alone, in every way of choosing.
+#[test]
+fn a_batch_is_its_sources_alone() {
+    let (sources, _) = golden("t5v10");
+    let mut generator = generator("t5v10");
+    let many: Vec<Vec<u32>> =
+        (0..16).map(|i| sources[i % sources.len()][..].repeat(1 + i % 3)[i / 6..].to_vec()).collect();
+    let answers = vec![vec![7, 8, 9], vec![7, 8], vec![20, 21], vec![30], vec![31, 5, 6, 7]];
+    let rules = Decoding { repetition_penalty: 1.4, no_repeat_ngram: 2, min_new_tokens: 5, ..greedy(20) };
+    for decoding in [
+        greedy(20),
+        sampled(1.5, 20, 0.95, 3),
+        Decoding { min_p: 0.02, ..sampled(2.0, 0, 1.0, 3) },
+        Decoding { n_best: 4, ..Decoding::beam(4).max_new_tokens(20) },
+        Decoding { answers: answers.clone(), ..greedy(20) },
+        Decoding { num_beams: 4, n_best: 2, answers, ..greedy(20) },
+        rules.clone(),
+        Decoding { num_beams: 4, n_best: 4, ..rules },
+    ] {
+        let together = all(&mut generator, &many, &decoding);
+        for (first, source) in many.iter().enumerate() {
+            let alone = Decoding { first_source: first, ..decoding.clone() };
+            let found = all(&mut generator, std::slice::from_ref(source), &alone).remove(0);
+            assert_eq!(found, together[first], "source {first}, {decoding:?}");
+        }
+    }
 }
 
 #[test]

@@ -122,13 +122,16 @@ fn generation_settings_of_the_folder_are_obeyed_and_kept() {
     let scratch = Scratch::new("tiny-generation");
     let folder = copy(&scratch, "model");
     let (plain, _) = generate(&folder, &["--max-new-tokens", "6", "hello"]);
+    let (answered, _) = generate(&folder, &["--answer", "yes", "--answer", "no", "hello", "T5"]);
+    assert!(answered.iter().all(|answer| ["yes", "no"].contains(&answer["text"].as_str().unwrap())), "{answered:?}");
     let settings = r#"{
         "_from_model_config": false, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": [1, 193],
-        "forced_bos_token_id": 72, "max_length": 32, "num_beams": 4, "no_repeat_ngram_size": 2, "length_penalty": 1.0
+        "forced_bos_token_id": 72, "max_length": 32, "num_beams": 4, "no_repeat_ngram_size": 2, "num_beam_groups": 2,
+        "length_penalty": 1.0
     }"#;
     fs::write(folder.join("generation_config.json"), settings).unwrap();
     let (answers, said) = generate(&folder, &["hello", "T5", "a longer text than the others"]);
-    assert!(said.contains("generation_config.json: not obeyed: no_repeat_ngram_size = 2\n"), "{said}");
+    assert!(said.contains("generation_config.json: not obeyed: num_beam_groups = 2\n"), "{said}");
     for answer in &answers {
         let ids: Vec<u64> = answer["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
         assert_eq!(ids[0], 72);
@@ -136,6 +139,24 @@ fn generation_settings_of_the_folder_are_obeyed_and_kept() {
         // 32 with the start token.
         assert!(answer["finished"] == true || ids.len() == 31, "{ids:?}");
     }
+    for answer in &answers {
+        let ids: Vec<u64> = answer["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+        let pairs: Vec<&[u64]> = ids.windows(2).collect();
+        assert!((0..pairs.len()).all(|i| !pairs[..i].contains(&pairs[i])), "{ids:?}");
+        assert!(answer["score"].as_f64().unwrap() < 0.0);
+    }
+    // Flags go before the file.
+    let (greedy, _) = generate(&folder, &["--beams", "1", "hello"]);
+    assert!(greedy[0].get("score").is_none());
+    // A task's settings go before the file's, and its prefix comes with them.
+    let config = fs::read_to_string(folder.join("config.json")).unwrap();
+    let task = r#"{"task_specific_params": {"say": {"prefix": "say: ", "num_beams": 2, "max_length": 5, "top_a": 3}},"#;
+    fs::write(folder.join("config.json"), config.replacen('{', task, 1)).unwrap();
+    let (of_task, said) = generate(&folder, &["--task", "say", "--n-best", "2", "hello"]);
+    assert!(said.contains("task_specific_params of say: not obeyed: top_a = 3\n"), "{said}");
+    assert_eq!(of_task[0]["n_best"].as_array().unwrap().len(), 2);
+    assert!(of_task[0]["ids"].as_array().unwrap().len() <= 4);
+    fs::write(folder.join("config.json"), config).unwrap();
     // What follows the forced token is what the model says after it, alone as in a batch.
     let (alone, _) = generate(&folder, &["hello"]);
     assert_eq!(alone[0]["ids"], answers[0]["ids"]);

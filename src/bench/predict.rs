@@ -7,7 +7,7 @@ use crate::batch::BatchShape;
 use crate::error::Result;
 use crate::gpu::{Caps, StepWork, Work};
 use crate::graph::Dtype;
-use crate::model::{Builder, DecodeShape, Layout, T5Config};
+use crate::model::{Builder, Chooser, DecodeShape, Layout, T5Config};
 use crate::plan::outline;
 
 /// The share of the peak that our plain f32 products are taken to reach, and with fewer than 64 rows.
@@ -94,7 +94,7 @@ fn workloads(options: &BenchOptions) -> Result<Vec<Workload>> {
         );
         b.decode_step(shape.beams);
         let mut steps = outline(&caps, &b.graph, &[])?;
-        steps.extend(outline(&caps, &shape.chooser(config.vocab_size, 1), &[])?);
+        steps.extend(outline(&caps, &shape.chooser(config.vocab_size, Chooser { n_eos: 1, rules: 0 }), &[])?);
         workloads.push(Workload::new(format!("decode batch {batch}"), batch, steps));
     }
 

@@ -1,8 +1,9 @@
 //! The flags that say how text is generated, over what the model's files say.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use t5_wgpu::generate::{Decoding, EarlyStopping, LengthPenalty};
 use t5_wgpu::model::Model;
+use t5_wgpu::tokenizer::Tokenizer;
 
 use super::console::note;
 
@@ -14,7 +15,7 @@ pub struct DecodingArgs {
     max_new_tokens: Option<usize>,
     /// Search with so many beams for the likeliest text, instead of the likeliest token at each step [default: as the model's
     /// files say, else 1]
-    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["temperature", "top_k", "top_p"])]
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
     beams: Option<usize>,
     /// Divide a beam's score by its length to this power: above 0 favours longer texts. gnmt:X divides by ((5 + length) / 6)^X, as
     /// T5's paper does with 0.6 [default: as the model's files say, else 1]
@@ -34,6 +35,24 @@ pub struct DecodingArgs {
     /// Draw among the fewest tokens whose probabilities add up to P
     #[arg(long, value_name = "P")]
     top_p: Option<f32>,
+    /// Draw among the tokens with at least this share of the likeliest's probability
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Let no text end before it has so many tokens
+    #[arg(long, value_name = "N")]
+    min_new_tokens: Option<usize>,
+    /// Divide the scores of tokens that a text has already: above 1 it repeats itself less
+    #[arg(long, value_name = "X")]
+    repetition_penalty: Option<f32>,
+    /// Let no sequence of N tokens come twice in a text; 0: any may
+    #[arg(long, value_name = "N")]
+    no_repeat_ngram: Option<usize>,
+    /// Never complete this text, as the tokenizer cuts it by itself; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    bad_word: Vec<String>,
+    /// Answer with one of these texts and nothing else; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    answer: Vec<String>,
     /// Equal seeds give equal draws
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -42,7 +61,7 @@ pub struct DecodingArgs {
 impl DecodingArgs {
     /// What the flags say over what the model's files do, also about this task. Says which of the latter have no effect, unless
     /// `quiet`.
-    pub fn choose(&self, model: &Model, task: Option<&str>, quiet: bool) -> Result<Decoding> {
+    pub fn choose(&self, model: &Model, tokenizer: &Tokenizer, task: Option<&str>, quiet: bool) -> Result<Decoding> {
         if let Some(task) = task
             && let Some((_, disregarded)) = model.config.task_decoding(task)?
             && !disregarded.is_empty()
@@ -56,18 +75,33 @@ impl DecodingArgs {
             num_beams: self.beams.unwrap_or(of_model.num_beams),
             length_penalty: self.length_penalty.unwrap_or(of_model.length_penalty),
             early_stopping: self.early_stopping.unwrap_or(of_model.early_stopping),
+            min_new_tokens: self.min_new_tokens.unwrap_or(of_model.min_new_tokens),
+            repetition_penalty: self.repetition_penalty.unwrap_or(of_model.repetition_penalty),
+            no_repeat_ngram: self.no_repeat_ngram.unwrap_or(of_model.no_repeat_ngram),
+            bad_words: if self.bad_word.is_empty() { of_model.bad_words } else { encode(tokenizer, &self.bad_word)? },
+            answers: encode(tokenizer, &self.answer)?,
             seed: self.seed,
             ..of_model
         };
-        if self.temperature.is_some() || self.top_k.is_some() || self.top_p.is_some() {
+        if self.temperature.is_some() || self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some() {
             decoding.num_beams = 1;
             decoding.temperature = self.temperature.unwrap_or(1.0);
             (decoding.top_k, decoding.top_p) = (self.top_k.unwrap_or(0), self.top_p.unwrap_or(1.0));
+            decoding.min_p = self.min_p.unwrap_or(0.0);
         } else if self.beams.is_some() {
             decoding.temperature = 0.0;
         }
         Ok(decoding)
     }
+}
+
+/// Texts as token ids, without end token.
+fn encode(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>> {
+    let ids = |text: &String| {
+        let ids = tokenizer.encode(text)?;
+        if ids.is_empty() { bail!("the text {text:?} has no tokens") } else { Ok(ids) }
+    };
+    texts.iter().map(ids).collect()
 }
 
 fn length_penalty(text: &str) -> Result<LengthPenalty, String> {

@@ -106,7 +106,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut renderer = Renderer::new(LookArgs { quiet: args.json, ..LookArgs::default() });
     remarks.iter().for_each(|remark| renderer.remark(remark));
     let most = args.examples.unwrap_or(usize::MAX);
-    let decoding = args.decoding.choose(&model, model_task.as_deref(), args.json)?;
+    let decoding = args.decoding.choose(&model, &tokenizer, model_task.as_deref(), args.json)?;
     let stop = &signals::interrupted;
     let evaluation = evaluate(model, &tokenizer, &settings, (args.split, most), decoding, &mut renderer, stop)?;
     let Some(evaluation) = evaluation else { return Ok(()) };

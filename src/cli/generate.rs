@@ -35,6 +35,8 @@ Examples:
     t5 generate --model models/flan-t5-large --weights int8 \"Who wrote Faust?\"
   The three best of four beams, with their scores:
     t5 generate --model models/t5-small --beams 4 --n-best 3 --json --task summarization < articles.txt
+  One of two answers, and nothing else:
+    t5 generate --model models/flan-t5-small --answer positive --answer negative \"Is this review positive or negative? Great!\"
   Drawn instead of the likeliest; another seed gives another text:
     t5 generate --model models/my-model --temperature 0.8 --top-p 0.95 --seed 1 \"Once upon a time\"";
 
@@ -137,7 +139,7 @@ pub fn run(args: &Args) -> Result<()> {
         max_batch: args.batch,
         limit: Some(tokenizer.vocab_size()),
         n_best: args.n_best,
-        ..args.decoding.choose(&model, prefix.task.as_deref(), args.quiet)?
+        ..args.decoding.choose(&model, &tokenizer, prefix.task.as_deref(), args.quiet)?
     };
     let (generator, totals) = (Generator::new(model), Totals::default());
     let mut program = Program { args, prefix, tokenizer, generator, decoding, totals, timings };

@@ -1,8 +1,9 @@
 //! How targets are generated, and what comes out.
 
+use super::rules::Rules;
 use crate::error::{Error, Result};
 use crate::model::{DecodingSettings, EarlyStopping, Model};
-use crate::ops::{BeamSearch, ChoiceSettings, MAX_EOS};
+use crate::ops::{BeamSearch, ChoiceSettings, MAX_EOS, NO_TOKEN};
 
 /// How targets are generated: greedy unless a field says otherwise.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +17,23 @@ pub struct Decoding {
     pub early_stopping: EarlyStopping,
     /// Hypotheses of beam search that are handed out, the best first.
     pub n_best: usize,
+    /// New tokens before which no end token is chosen.
+    pub min_new_tokens: usize,
+    /// Divides the positive scores of tokens that are there already, and multiplies the negative ones: above 1 it keeps repetitions
+    /// down ([Keskar et al. 2019](https://arxiv.org/abs/1909.05858)); 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// No sequence of so many tokens comes twice; 0: any may.
+    pub no_repeat_ngram: usize,
+    /// Sequences of tokens that are not completed.
+    pub bad_words: Vec<Vec<u32>>,
+    /// Tokens that are never chosen.
+    pub suppress: Vec<u32>,
+    /// Tokens that are not chosen as the first, or behind a forced first one.
+    pub begin_suppress: Vec<u32>,
+    /// The target is one of these (without end token), whatever else the model would say; none: anything.
+    pub answers: Vec<Vec<u32>>,
+    /// The token that comes last where a target reaches the most tokens.
+    pub forced_last: Option<u32>,
     /// The first token of every target: a language's in multilingual models.
     pub forced_first: Option<u32>,
     /// The decoder's prompt: with these tokens, behind the start token, every target begins. They are not among what is made.
@@ -26,6 +44,8 @@ pub struct Decoding {
     pub top_k: usize,
     /// Draw among the fewest tokens whose probabilities reach this sum, in (0, 1].
     pub top_p: f32,
+    /// Draw among the tokens that have at least this share of the likeliest's probability, in 0..=1.
+    pub min_p: f32,
     /// The draws of a source depend on the seed, the source's number and the position alone.
     pub seed: u64,
     /// Number of the first source among all that share a seed.
@@ -58,11 +78,20 @@ impl Decoding {
             length_penalty: LengthPenalty::default(),
             early_stopping: EarlyStopping::No,
             n_best: 1,
+            min_new_tokens: 0,
+            repetition_penalty: 1.0,
+            no_repeat_ngram: 0,
+            bad_words: Vec::new(),
+            suppress: Vec::new(),
+            begin_suppress: Vec::new(),
+            answers: Vec::new(),
+            forced_last: None,
             forced_first: None,
             decoder_prefix: Vec::new(),
             temperature: 0.0,
             top_k: 0,
             top_p: 1.0,
+            min_p: 0.0,
             seed: 0,
             first_source: 0,
             max_batch: 16,
@@ -107,6 +136,14 @@ impl Decoding {
             temperature,
             top_k,
             top_p: if temperature > 0.0 { settings.top_p.unwrap_or(self.top_p) } else { self.top_p },
+            min_p: if temperature > 0.0 { settings.min_p.unwrap_or(self.min_p) } else { self.min_p },
+            min_new_tokens: settings.least_new_tokens().unwrap_or(self.min_new_tokens),
+            repetition_penalty: settings.repetition_penalty.unwrap_or(self.repetition_penalty),
+            no_repeat_ngram: settings.no_repeat_ngram_size.unwrap_or(self.no_repeat_ngram),
+            bad_words: settings.bad_words_ids.clone().unwrap_or(self.bad_words),
+            suppress: settings.suppress_tokens.clone().unwrap_or(self.suppress),
+            begin_suppress: settings.begin_suppress_tokens.clone().unwrap_or(self.begin_suppress),
+            forced_last: settings.forced_eos_token_id.or(self.forced_last),
             forced_first: settings.forced_bos_token_id.or(self.forced_first),
             ..self
         }
@@ -121,11 +158,29 @@ impl Decoding {
         self.max_new_tokens.unwrap_or(Decoding::MAX_NEW_TOKENS)
     }
 
+    /// The lists by which scores are changed, if there is anything to change.
+    pub(super) fn rules(&self, model: &Model) -> Option<Rules> {
+        let changes = self.min_new_tokens > 0
+            || self.repetition_penalty != 1.0
+            || self.no_repeat_ngram > 0
+            || self.forced_last.is_some()
+            || [&self.suppress, &self.begin_suppress].iter().any(|list| !list.is_empty())
+            || [&self.bad_words, &self.answers].iter().any(|list| !list.is_empty());
+        let ends = model.end_tokens();
+        // As transformers has it, the end token alone is no bad word.
+        let is_word = |word: &&Vec<u32>| word.len() != 1 || !ends.contains(&word[0]);
+        let bad_words: Vec<Vec<u32>> = self.bad_words.iter().filter(is_word).cloned().collect();
+        let end = ends.first().copied().unwrap_or_default();
+        changes.then(|| Rules::new(&self.suppress, &self.begin_suppress, &bad_words, &self.answers, end))
+    }
+
     /// # Errors
     /// `Input`: a token that the model does not have.
     pub(super) fn check_ids(&self, model: &Model) -> Result<()> {
         let vocab = model.config.vocab_size;
-        let mut ids = self.decoder_prefix.iter().chain(&self.forced_first);
+        let lists = [&self.decoder_prefix, &self.suppress, &self.begin_suppress].into_iter();
+        let lists = lists.chain(&self.bad_words).chain(&self.answers);
+        let mut ids = lists.flatten().chain(&self.forced_first).chain(&self.forced_last);
         match ids.find(|&&id| id as usize >= vocab) {
             Some(id) => Err(Error::Input(format!("the token {id} is outside of the model's vocabulary of {vocab}"))),
             None => Ok(()),
@@ -171,6 +226,18 @@ impl Decoding {
         if !(top_p > 0.0 && top_p <= 1.0) {
             return Err(Error::Input(format!("top_p {top_p} does not lie above 0 and up to 1")));
         }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return Err(Error::Input(format!("min_p {} does not lie between 0 and 1", self.min_p)));
+        }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
+            return Err(Error::Input("repetition_penalty must be a number above 0".into()));
+        }
+        if self.bad_words.iter().any(Vec::is_empty) {
+            return Err(Error::Input("a bad word has no tokens".into()));
+        }
+        if n_eos == 0 && !self.answers.is_empty() {
+            return Err(Error::Input("answers need an end token, and the model has none".into()));
+        }
         let limit = self.limit.unwrap_or(config.vocab_size).min(config.vocab_size);
         if limit == 0 {
             return Err(Error::Input("the limit of token ids leaves none to choose from".into()));
@@ -193,7 +260,13 @@ impl Decoding {
                 EarlyStopping::Yes => BeamSearch::EARLY,
                 EarlyStopping::Never => BeamSearch::NEVER,
             },
-            reserved: 0,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            no_repeat_ngram: u32::try_from(self.no_repeat_ngram).unwrap_or(u32::MAX),
+            min_new: self.min_new_tokens.min(self.length()) as u32,
+            forced_last: self.forced_last.unwrap_or(NO_TOKEN),
+            begin: u32::from(self.forced_first.is_some()),
+            ..ChoiceSettings::default()
         })
     }
 }

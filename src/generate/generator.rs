@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use super::beams::Beams;
 use super::decoding::{Decoding, Generation};
+use super::rules::Rules;
 use super::session::{Session, Start};
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
@@ -65,9 +66,13 @@ impl Generator {
         on_tokens: &mut OnTokens<'_>,
         should_stop: &ShouldStop<'_>,
     ) -> Result<Vec<Vec<Generation>>> {
-        let settings = decoding.settings(&self.model)?;
+        let mut settings = decoding.settings(&self.model)?;
         self.check_sources(sources)?;
         decoding.check_ids(&self.model)?;
+        let rules = decoding.rules(&self.model);
+        if let Some(rules) = &rules {
+            rules.describe(&mut settings);
+        }
         let end_tokens = self.model.end_tokens().to_vec();
         let mut generations = vec![Vec::new(); sources.len()];
         // The longest first: memory taken for them serves the shorter ones.
@@ -81,11 +86,12 @@ impl Generator {
             let generation = &self.model.generation;
             let start_token = generation.decoder_start_token_id.unwrap_or(self.model.config.decoder_start_token_id);
             let pace = Pace::of(&self.model);
-            let session = self.session(shape)?;
+            let session = self.session(shape, rules.as_ref())?;
             let start = Start {
                 sources: &texts,
                 sequences: &numbers,
                 settings: &settings,
+                rules: rules.as_ref(),
                 start_token,
                 penalty: &|tokens| decoding.length_penalty.of(tokens),
             };
@@ -159,7 +165,7 @@ impl Generator {
 
     /// The plans of a decoding step and of the choice of a token, for profiles and printing.
     pub fn step_plans(&mut self, shape: DecodeShape) -> Result<[&Plan; 2]> {
-        Ok(self.session(shape)?.plans())
+        Ok(self.session(shape, None)?.plans())
     }
 
     fn check_sources(&self, sources: &[Vec<u32>]) -> Result<()> {
@@ -178,7 +184,7 @@ impl Generator {
         Ok(())
     }
 
-    fn session(&mut self, shape: DecodeShape) -> Result<&Session> {
+    fn session(&mut self, shape: DecodeShape, rules: Option<&Rules>) -> Result<&Session> {
         let mut session = match self.sessions.iter().position(|(s, _)| *s == shape) {
             Some(at) => self.sessions.remove(at).1,
             None => {
@@ -194,7 +200,7 @@ impl Generator {
                 }
             }
         };
-        session.update(&self.model, &self.pool)?;
+        session.choose_by(&self.model, &self.pool, rules)?;
         self.sessions.push((shape, session));
         let last = self.sessions.len() - 1;
         Ok(&self.sessions[last].1)

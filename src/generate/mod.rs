@@ -3,12 +3,14 @@
 mod beams;
 mod decoding;
 mod generator;
+mod rules;
 mod session;
 
 use std::path::Path;
 
 pub use decoding::{Decoding, Generation, LengthPenalty};
 pub use generator::{Generator, OnTokens, ShouldStop};
+pub(crate) use rules::Rules;
 
 use crate::error::Result;
 use crate::gpu::Gpu;

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use super::generator::ShouldStop;
+use super::rules::Rules;
 use crate::batch::BatchShape;
 use crate::error::Result;
 use crate::gpu::{Gpu, Readback, Slice};
 use crate::graph::Graph;
-use crate::model::{Builder, DecodeShape, Model, StateLeaf};
+use crate::model::{Builder, Chooser, DecodeShape, Model, StateLeaf};
 use crate::ops::{BeamSearch, ChoiceSettings};
 use crate::plan::{Plan, PlanOptions, SlotPool};
 
@@ -17,8 +18,9 @@ pub(super) struct Session {
     state: HashMap<String, Slice>,
     prepare: Plan,
     pub(super) step: Plan,
-    /// How many end tokens it is made for, and the plan.
-    chooser: (usize, Plan),
+    choosers: Vec<(Chooser, Plan)>,
+    /// The one in use, by its place.
+    chooser: usize,
 }
 
 /// What a session begins with.
@@ -27,6 +29,7 @@ pub(super) struct Start<'a> {
     /// Each source's number, for its random draws.
     pub sequences: &'a [u32],
     pub settings: &'a ChoiceSettings,
+    pub rules: Option<&'a Rules>,
     pub start_token: u32,
     /// What the score of a hypothesis of so many tokens is divided by.
     pub penalty: &'a (dyn Fn(usize) -> f32 + Sync),
@@ -48,24 +51,37 @@ impl Session {
         let mut b = Builder::new(model, sizes, 0.0);
         b.decode_step(shape.beams);
         let step = compile(model, &state, &b.graph, pool)?;
-        let n_eos = model.end_tokens().len();
-        let chooser = compile(model, &state, &shape.chooser(model.config.vocab_size, n_eos), pool)?;
-        Ok(Session { gpu: gpu.clone(), shape, state, prepare, step, chooser: (n_eos, chooser) })
+        let mut session = Session { gpu: gpu.clone(), shape, state, prepare, step, choosers: Vec::new(), chooser: 0 };
+        session.choose_by(model, pool, None)?;
+        Ok(session)
     }
 
-    /// Sees to it that the chooser fits the model's end tokens as they are now.
-    pub fn update(&mut self, model: &Model, pool: &SlotPool) -> Result<()> {
-        let n_eos = model.end_tokens().len();
-        if self.chooser.0 != n_eos {
-            let graph = self.shape.chooser(model.config.vocab_size, n_eos);
-            self.chooser = (n_eos, compile(model, &self.state, &graph, pool)?);
+    /// Takes the chooser for the model's end tokens as they are now, and for rules of this length if there are any.
+    pub fn choose_by(&mut self, model: &Model, pool: &SlotPool, rules: Option<&Rules>) -> Result<()> {
+        // Few distinct lengths, so that plans are used again.
+        let rules = rules.map_or(0, |rules| rules.words.len().next_power_of_two().max(64));
+        let chooser = Chooser { n_eos: model.end_tokens().len(), rules };
+        if rules > 0 {
+            let bytes = 4 * rules as u64;
+            if self.state.get("rules").is_none_or(|slice| slice.bytes != bytes) {
+                self.choosers.retain(|(known, _)| known.rules == 0);
+                self.state.insert("rules".into(), self.gpu.buffer("rules", bytes)?.slice(0, bytes));
+            }
         }
+        self.chooser = match self.choosers.iter().position(|(known, _)| *known == chooser) {
+            Some(at) => at,
+            None => {
+                let graph = self.shape.chooser(model.config.vocab_size, chooser);
+                self.choosers.push((chooser, compile(model, &self.state, &graph, pool)?));
+                self.choosers.len() - 1
+            }
+        };
         Ok(())
     }
 
     /// The plans of a step and of the choice.
     pub fn plans(&self) -> [&Plan; 2] {
-        [&self.step, &self.chooser.1]
+        [&self.step, &self.choosers[self.chooser].1]
     }
 
     pub fn shape(&self) -> DecodeShape {
@@ -101,6 +117,10 @@ impl Session {
         self.write("pos", &vec![0u32; rows]);
         self.write("tgt_ids", &vec![start.start_token; rows]);
         self.write("settings", std::slice::from_ref(start.settings));
+        self.write("tokens", &vec![start.start_token; rows]);
+        if let Some(rules) = start.rules {
+            self.write("rules", &rules.words);
+        }
         if beams == 1 {
             let mut numbers = start.sequences.to_vec();
             numbers.resize(rows, 0);

@@ -4,7 +4,7 @@
 
 mod decoding;
 
-pub use decoding::{DecodeShape, StateLeaf};
+pub use decoding::{Chooser, DecodeShape, StateLeaf};
 
 use super::config::T5Config;
 use super::layout::{Layout, shard_leaf};

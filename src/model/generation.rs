@@ -55,8 +55,19 @@ pub struct DecodingSettings {
     pub temperature: Option<f32>,
     pub top_k: Option<usize>,
     pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
     /// The first token of every answer: a language's in multilingual models.
     pub forced_bos_token_id: Option<u32>,
+    /// The last token of an answer that would be cut.
+    pub forced_eos_token_id: Option<u32>,
+    pub min_new_tokens: Option<usize>,
+    /// Counts the start token. `min_new_tokens` goes before it.
+    pub min_length: Option<usize>,
+    pub repetition_penalty: Option<f32>,
+    pub no_repeat_ngram_size: Option<usize>,
+    pub bad_words_ids: Option<Vec<Vec<u32>>>,
+    pub suppress_tokens: Option<Vec<u32>>,
+    pub begin_suppress_tokens: Option<Vec<u32>>,
 }
 
 impl DecodingSettings {
@@ -65,12 +76,34 @@ impl DecodingSettings {
         self.max_new_tokens.or(self.max_length.map(|n| n.saturating_sub(1))).filter(|&n| n > 0)
     }
 
+    /// Tokens before which an answer does not end, if these settings say so.
+    pub fn least_new_tokens(&self) -> Option<usize> {
+        self.min_new_tokens.or(self.min_length.map(|n| n.saturating_sub(1)))
+    }
+
+    /// The tokens that these settings name.
+    fn ids(&self) -> impl Iterator<Item = u32> {
+        let lists = self.bad_words_ids.iter().flatten();
+        let lists = lists.chain(&self.suppress_tokens).chain(&self.begin_suppress_tokens);
+        lists.flatten().chain(&self.forced_bos_token_id).chain(&self.forced_eos_token_id).copied()
+    }
+
     /// These settings, and where they say nothing those.
     pub fn or(self, other: DecodingSettings) -> DecodingSettings {
         let length = if self.most_new_tokens().is_some() { &self } else { &other };
+        let least = if self.least_new_tokens().is_some() { &self } else { &other };
         DecodingSettings {
             max_new_tokens: length.max_new_tokens,
             max_length: length.max_length,
+            min_new_tokens: least.min_new_tokens,
+            min_length: least.min_length,
+            min_p: self.min_p.or(other.min_p),
+            forced_eos_token_id: self.forced_eos_token_id.or(other.forced_eos_token_id),
+            repetition_penalty: self.repetition_penalty.or(other.repetition_penalty),
+            no_repeat_ngram_size: self.no_repeat_ngram_size.or(other.no_repeat_ngram_size),
+            bad_words_ids: self.bad_words_ids.or(other.bad_words_ids),
+            suppress_tokens: self.suppress_tokens.or(other.suppress_tokens),
+            begin_suppress_tokens: self.begin_suppress_tokens.or(other.begin_suppress_tokens),
             num_beams: self.num_beams.or(other.num_beams),
             length_penalty: self.length_penalty.or(other.length_penalty),
             early_stopping: self.early_stopping.or(other.early_stopping),
@@ -112,7 +145,16 @@ enum OneOrMore {
 }
 
 /// Keys of [`DecodingSettings`].
-const OBEYED: [&str; 10] = [
+const OBEYED: [&str; 19] = [
+    "forced_eos_token_id",
+    "min_new_tokens",
+    "min_length",
+    "min_p",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
     "max_new_tokens",
     "max_length",
     "num_beams",
@@ -156,8 +198,8 @@ impl GenerationConfig {
         });
         let (decoding, disregarded) = settings(keys.others)
             .map_err(|what| Error::file(&path, format!("not the settings of a generation: {what}")))?;
-        let ids = eos.iter().flatten().chain(&keys.decoder_start_token_id).chain(&decoding.forced_bos_token_id);
-        if let Some(id) = ids.into_iter().find(|&&id| id as usize >= config.vocab_size) {
+        let ids = eos.iter().flatten().chain(&keys.decoder_start_token_id).copied().chain(decoding.ids());
+        if let Some(id) = ids.into_iter().find(|&id| id as usize >= config.vocab_size) {
             let what = format!("the id {id} is outside of the model's vocabulary of {}", config.vocab_size);
             return Err(Error::file(&path, what));
         }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use rayon::prelude::*;
 use web_time::Instant;
 
-pub use builder::{Builder, DecodeShape, StateLeaf};
+pub use builder::{Builder, Chooser, DecodeShape, StateLeaf};
 pub use config::T5Config;
 pub use generation::{DecodingSettings, EarlyStopping, GenerationConfig};
 pub use layout::{Layout, Piece, TensorSpan};

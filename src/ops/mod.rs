@@ -1,6 +1,7 @@
 //! The ops of a T5, one file each: shape rule, kernel launches, backward rule, f64 oracle.
 
 mod activation;
+mod adjust_logits;
 mod attention;
 mod attention_decode;
 mod attention_oracle;
@@ -22,6 +23,7 @@ mod top_tokens;
 mod weights;
 
 pub use activation::{Activation, Function};
+pub use adjust_logits::AdjustLogits;
 pub use attention::{Attention, Mask, Tiling};
 pub use attention_decode::AttentionDecode;
 pub use beam_search::BeamSearch;
@@ -35,7 +37,7 @@ pub use position_bias::{PositionBias, distance_buckets, relative_bucket};
 pub use rms_norm::RmsNorm;
 pub use sample::Sample;
 pub use segments::{Sight, segment_ranges};
-pub use token_choice::{BAD_TOKEN, ChoiceSettings, MAX_EOS, SETTINGS_LEN};
+pub use token_choice::{BAD_TOKEN, ChoiceSettings, MAX_EOS, NO_TOKEN, SETTINGS_LEN};
 pub use top_tokens::TopTokens;
 
 /// Every op by name. A test fails if one of them has no case in `verify`.
@@ -44,6 +46,7 @@ pub const NAMES: &[&str] = &[
     "activation_backward",
     "add",
     "add_into",
+    "adjust_logits",
     "attention",
     "attention_backward",
     "attention_decode",

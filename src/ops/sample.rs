@@ -121,6 +121,8 @@ fn choose(row: &[f64], s: &[u32], key: [u32; 4]) -> u32 {
         let count = short.count() + 1;
         keep_ties(&mut order, count);
     }
+    let min_p = f64::from(f32::from_bits(s[27]));
+    order.retain(|&i| weight(i) >= min_p);
     // The kernel lines the classes up lane by lane.
     order.sort_by_key(|i| (i % LANES, *i));
     let uniform = (f64::from(pcg4d(key)[0] >> 8) + 0.5) / 16_777_216.0;

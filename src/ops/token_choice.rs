@@ -24,13 +24,43 @@ pub struct ChoiceSettings {
     pub prompt: u32,
     /// When beam search stops: see [`super::BeamSearch`].
     pub early_stopping: u32,
-    pub reserved: u32,
+    /// Share of the likeliest token's probability that a token must have to be drawn; 0: none.
+    pub min_p: f32,
+    /// Of [`super::AdjustLogits`], which the other ops do not read: divides the positive scores of tokens that are there
+    /// already, and multiplies the negative.
+    pub repetition_penalty: f32,
+    /// Length of the sequences of tokens of which none may come twice; 0: any may.
+    pub no_repeat_ngram: u32,
+    /// New tokens before which there is no end token.
+    pub min_new: u32,
+    /// The token that comes last where there are `max_new`; [`NO_TOKEN`]: any.
+    pub forced_last: u32,
+    /// Tokens that are never chosen, at the beginning of the rules.
+    pub n_suppress: u32,
+    /// Tokens that are not chosen behind `begin` new ones, next in the rules.
+    pub n_begin: u32,
+    pub begin: u32,
+    /// Bad words, next in the rules: where each begins and how many tokens it has.
+    pub n_words: u32,
+    /// Where the root of the trie of answers lies in the rules; 0: any answer.
+    pub trie: u32,
+    pub reserved: [u32; 3],
 }
+
+/// No token in particular.
+pub const NO_TOKEN: u32 = u32::MAX;
 
 impl Default for ChoiceSettings {
     /// Greedy, without end tokens.
     fn default() -> ChoiceSettings {
-        ChoiceSettings { top_p: 1.0, limit: u32::MAX, max_new: u32::MAX, ..bytemuck::Zeroable::zeroed() }
+        ChoiceSettings {
+            top_p: 1.0,
+            limit: u32::MAX,
+            max_new: u32::MAX,
+            repetition_penalty: 1.0,
+            forced_last: NO_TOKEN,
+            ..bytemuck::Zeroable::zeroed()
+        }
     }
 }
 

@@ -18,7 +18,6 @@ use crate::data::Split;
 use crate::data::prefetch::{Prefetch, Ready};
 use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
-use crate::generate::{Decoding, ShouldStop};
 use crate::gpu::Gpu;
 use crate::model::Model;
 use crate::run_folder::{RunFolder, recover};
@@ -60,7 +59,7 @@ pub struct Trainer {
 pub struct Hooks<'a> {
     pub observe: &'a mut dyn FnMut(&Event),
     /// Asked after each step, and within evaluations.
-    pub should_stop: &'a ShouldStop<'a>,
+    pub should_stop: &'a crate::generate::ShouldStop<'a>,
     /// Whether the time is up: asked after each step. An evaluation is finished all the same.
     pub is_late: &'a dyn Fn() -> bool,
 }
@@ -202,7 +201,7 @@ impl Trainer {
         let largest = batches.largest_shape();
         let batches = Prefetch::new(batches, settings.prefetch)?;
         let evaluator = (!evaluated.is_empty())
-            .then(|| Evaluator::new(evaluated, settings.eval_batch_size, Decoding::default(), &model, &tokenizer));
+            .then(|| Evaluator::new(evaluated, settings.eval_batch_size, Default::default(), &model, &tokenizer));
         let engine = Engine::new(model, settings.regularization(), &settings.optimizer, settings.clip)?;
         let mut engine = engine.with_recompute(settings.recompute);
         // The largest first: later plans share its memory, and too little of it shows now.

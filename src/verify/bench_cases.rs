@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Add, AddInto, Dtype};
 use crate::ops::{
-    Activation, Attention, AttentionDecode, BeamSearch, ChoiceSettings, CrossEntropy, Dropout, Function, Gather,
-    Logits, Mask, Matmul, MatmulLayout, MeanPool, PositionBias, RmsNorm, SETTINGS_LEN, Sample, TopTokens,
+    Activation, AdjustLogits, Attention, AttentionDecode, BeamSearch, ChoiceSettings, CrossEntropy, Dropout, Function,
+    Gather, Logits, Mask, Matmul, MatmulLayout, MeanPool, PositionBias, RmsNorm, SETTINGS_LEN, Sample, TopTokens,
     distance_buckets, gather_index,
 };
 use crate::plan::Plan;
@@ -83,6 +83,7 @@ pub fn bench_cases() -> Vec<Case> {
         Case::new("attention_decode 4 over 128", attention_decode),
         Case::new("sample greedy 4 of 32128", |b| sample(b, 0.0)),
         Case::new("sample top_k top_p 4 of 32128", |b| sample(b, 1.0)),
+        Case::new("adjust_logits 4 of 32128", adjust_logits),
         Case::new("top_tokens 8 of 32128, 4 rows", top_tokens),
         Case::new("beam_search 4 sources of 4 beams", beam_search),
         Case::new("logits 4 of 32128x512", |b| {
@@ -212,6 +213,24 @@ fn sample(b: &mut CaseBuilder, temperature: f32) {
         let name = b.graph.value(leaf).label.clone();
         b.output_constant(&name, leaf);
     }
+}
+
+/// Behind a history of 200 tokens.
+fn adjust_logits(b: &mut CaseBuilder) {
+    const LEN: usize = 256;
+    let settings = ChoiceSettings { repetition_penalty: 1.2, no_repeat_ngram: 3, ..ChoiceSettings::default() };
+    let words: [u32; SETTINGS_LEN] = bytemuck::cast(settings);
+    let inputs = [
+        b.ids("settings", &words),
+        b.leaf("tokens", &[LEN, SEQUENCES], Dtype::U32, (0..LEN * SEQUENCES).map(|i| (i % 97) as f64).collect()),
+        b.leaf("cache_row", &[SEQUENCES, LEN], Dtype::U32, (0..LEN * SEQUENCES).map(|i| (i / LEN) as f64).collect()),
+        b.ids("pos", &[200; SEQUENCES]),
+        b.ids("rules", &[0]),
+    ];
+    let memory = b.constant("logits", &[SEQUENCES, VOCAB], 8.0);
+    let made = b.graph.push1(AdjustLogits { vocab: VOCAB, normalize: true }, &inputs);
+    b.graph.store_in(made, memory);
+    b.output_constant("logits", made);
 }
 
 fn top_tokens(b: &mut CaseBuilder) {

@@ -8,7 +8,9 @@ use super::{Builder, Stack};
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::model::config::T5Config;
 use crate::model::layout::{Layout, cross_leaf};
-use crate::ops::{Activation, AttentionDecode, BeamSearch, Matmul, SETTINGS_LEN, Sample, TopTokens, Variant};
+use crate::ops::{
+    Activation, AdjustLogits, AttentionDecode, BeamSearch, Matmul, SETTINGS_LEN, Sample, TopTokens, Variant,
+};
 
 /// Sizes of a decoding session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,27 +86,48 @@ impl DecodeShape {
     }
 
     /// The graph that makes tokens of logits and advances the state. Where a source has one row: each row's next token, greedy or
-    /// drawn. Where it has several: a step of beam search, for which a model with so many end tokens is told `n_eos`.
-    pub fn chooser(&self, vocab: usize, n_eos: usize) -> Graph {
+    /// drawn. Where it has several: a step of beam search.
+    pub fn chooser(&self, vocab: usize, chooser: Chooser) -> Graph {
         let rows = self.rows();
         let mut graph = Graph::new();
         graph.scope("decoder");
-        let logits = graph.leaf("logits", &[rows, vocab], Dtype::F32);
+        let mut logits = graph.leaf("logits", &[rows, vocab], Dtype::F32);
         let settings = graph.leaf("settings", &[SETTINGS_LEN], Dtype::U32);
-        if self.beams == 1 {
-            let sequences = graph.leaf("sequences", &[rows], Dtype::U32);
-            let chosen = graph.push(Sample { len: self.max_len }, &[logits, settings, sequences]);
-            store_all(&mut graph, &chosen, &["tgt_ids", "tokens", "finished", "pos"]);
-        } else {
-            let keep = BeamSearch::keep(self.beams, n_eos);
-            let top = graph.push1(TopTokens { keep, normalized: false }, &[logits, settings]);
+        let (adjusted, searched) = (chooser.rules > 0, self.beams > 1);
+        if adjusted {
+            let inputs = [
+                settings,
+                graph.leaf("tokens", &[self.max_len, rows], Dtype::U32),
+                graph.leaf("cache_row", &[rows, self.max_len], Dtype::U32),
+                graph.leaf("pos", &[rows], Dtype::U32),
+                graph.leaf("rules", &[chooser.rules], Dtype::U32),
+            ];
+            logits = graph.push1(AdjustLogits { vocab, normalize: searched }, &inputs);
+            store(&mut graph, logits, "logits");
+        }
+        if searched {
+            let keep = BeamSearch::keep(self.beams, chooser.n_eos);
+            let top = graph.push1(TopTokens { keep, normalized: adjusted }, &[logits, settings]);
             let penalties = graph.leaf("penalties", &[self.max_len], Dtype::F32);
             let op = BeamSearch { beams: self.beams, len: self.max_len };
             let made = graph.push(op, &[top, settings, penalties]);
             store_all(&mut graph, &made, &["tgt_ids", "tokens", "parents", "pos", "cache_row", "beams"]);
+        } else {
+            let sequences = graph.leaf("sequences", &[rows], Dtype::U32);
+            let chosen = graph.push(Sample { len: self.max_len }, &[logits, settings, sequences]);
+            store_all(&mut graph, &chosen, &["tgt_ids", "tokens", "finished", "pos"]);
         }
         graph
     }
+}
+
+/// What a chooser is made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chooser {
+    /// End tokens of the model.
+    pub n_eos: usize,
+    /// Elements of the leaf `rules`, by which [`AdjustLogits`] changes the scores first; 0: nothing changes them.
+    pub rules: usize,
 }
 
 fn store_all(graph: &mut Graph, values: &[ValueId], names: &[&str]) {

@@ -1,12 +1,16 @@
 //! Cases of the ops that only decoding uses: no gradients, state in leaves.
 
 use super::{Case, CaseBuilder};
+use crate::generate::Rules;
 use crate::graph::{Dtype, ValueId};
-use crate::ops::{AttentionDecode, BeamSearch, ChoiceSettings, SETTINGS_LEN, Sample, TopTokens};
+use crate::ops::{
+    AdjustLogits, AttentionDecode, BeamSearch, ChoiceSettings, NO_TOKEN, SETTINGS_LEN, Sample, TopTokens,
+};
 
 pub(super) fn push(cases: &mut Vec<Case>) {
     attention_decode(cases);
     sample(cases);
+    adjust_logits(cases);
     top_tokens(cases);
     beam_search(cases);
 }
@@ -82,6 +86,8 @@ fn sample(cases: &mut Vec<Case>) {
         ("top_k of more than there are", ChoiceSettings { top_k: 1 << 20, ..warm }),
         ("top_p", ChoiceSettings { top_p: 0.6, ..warm }),
         ("top_p 0", ChoiceSettings { top_p: 0.0, ..warm }),
+        ("min_p", ChoiceSettings { min_p: 0.05, ..warm }),
+        ("min_p top_k", ChoiceSettings { min_p: 0.2, top_k: 5, ..warm }),
         ("both", ChoiceSettings { top_k: 9, top_p: 0.9, temperature: 2.5, ..greedy }),
     ];
     for (what, settings) in settings {
@@ -127,6 +133,69 @@ fn push_sample(b: &mut CaseBuilder, logits: ValueId, settings: &ChoiceSettings) 
         b.graph.store_in(value, leaf);
         let name = b.graph.value(leaf).label.clone();
         b.output_constant(&name, leaf);
+    }
+}
+
+fn adjust_logits(cases: &mut Vec<Case>) {
+    let eos = std::array::from_fn(|i| 1 + 3 * i as u32);
+    let plain = ChoiceSettings { n_eos: 2, eos, prompt: 1, max_new: 21, ..ChoiceSettings::default() };
+    let repeated = ChoiceSettings { repetition_penalty: 1.5, ..plain };
+    let answers = vec![vec![2], vec![3, 5], vec![3, 5, 6, 7], vec![3, 2, 0], vec![6, 0, 1], vec![0; 30]];
+    let none = Rules::default();
+    let settings = [
+        ("nothing", plain, none.clone()),
+        ("repetition", repeated, none.clone()),
+        ("repetition below 1", ChoiceSettings { repetition_penalty: 0.7, ..plain }, none.clone()),
+        ("1-grams", ChoiceSettings { no_repeat_ngram: 1, ..plain }, none.clone()),
+        ("2-grams", ChoiceSettings { no_repeat_ngram: 2, ..plain }, none.clone()),
+        ("3-grams", ChoiceSettings { no_repeat_ngram: 3, ..plain }, none.clone()),
+        ("least length", ChoiceSettings { min_new: 20, ..plain }, none.clone()),
+        ("forced end", ChoiceSettings { forced_last: 5, no_repeat_ngram: 1, min_new: 9, ..repeated }, none),
+        ("suppressed", plain, Rules::new(&[0, 6], &[2, 3], &[], &[], 1)),
+        ("bad words", plain, Rules::new(&[], &[], &[vec![2], vec![0, 3], vec![5, 4, 6], vec![6; 40]], &[], 1)),
+        ("answers", plain, Rules::new(&[], &[], &[], &answers, 1)),
+        (
+            "all",
+            ChoiceSettings { no_repeat_ngram: 2, min_new: 3, forced_last: 1, begin: 1, ..repeated },
+            Rules::new(&[6], &[2, 3], &[vec![0, 3], vec![4]], &answers, 1),
+        ),
+    ];
+    for (what, settings, rules) in settings {
+        for (rows, vocab, len, normalize) in [(1, 7, 3, false), (9, 7, 40, true), (5, 700, 600, false)] {
+            let rules = rules.clone();
+            let name = format!("adjust_logits {what} [{rows} {vocab}] of {len} normalize={normalize}");
+            cases.push(Case::new(name, move |b| {
+                let mut settings = settings;
+                rules.describe(&mut settings);
+                let words: [u32; SETTINGS_LEN] = bytemuck::cast(settings);
+                let mut lists = rules.words.clone();
+                lists.resize(lists.len() + 3, 0);
+                // Few ids, so that they repeat. Positions just behind the prompt, at the end, and between.
+                let tokens = (0..rows * len).map(|_| (b.uniform() * 7.0).floor()).collect();
+                let at = |row: usize| [1, 2, len - 1, 21, 3, 4, 5, 20, 1][row].min(len - 1);
+                let home = |i: usize| {
+                    let (row, position) = (i / len, i % len);
+                    (if position < at(row) { (row + position * position) % rows } else { row }) as f64
+                };
+                let inputs = [
+                    b.ids("settings", &words),
+                    b.leaf("tokens", &[len, rows], Dtype::U32, tokens),
+                    b.leaf("cache_row", &[rows, len], Dtype::U32, (0..rows * len).map(home).collect()),
+                    b.ids("pos", &(0..rows).map(|row| at(row) as u32).collect::<Vec<_>>()),
+                    b.ids("rules", &lists),
+                ];
+                let mut logits = b.noise(rows * vocab, 8.0);
+                // The ids of the history are the likeliest, so that what happens to them shows in the choice.
+                logits.iter_mut().enumerate().filter(|(i, _)| i % vocab < 7).for_each(|(_, x)| *x += 8.0);
+                let memory = b.leaf("logits", &[rows, vocab], Dtype::F32, logits);
+                let made = b.graph.push1(AdjustLogits { vocab, normalize }, &inputs);
+                b.graph.store_in(made, memory);
+                // Beside -1e30 nothing else could be seen: only what is left is compared.
+                let keep = if settings.trie > 0 || settings.forced_last != NO_TOKEN { 1 } else { 3 };
+                let top = b.graph.push1(TopTokens { keep, normalized: true }, &[made, inputs[0]]);
+                b.output_constant("top", top);
+            }));
+        }
     }
 }
 

@@ -1,0 +1,109 @@
+//! Settings that change the scores of tokens, against what transformers makes of the same models: `tests/decoding/make.py`.
+
+#[path = "common/gpu.rs"]
+mod common;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use t5_wgpu::checkpoint::{Dtype, Weights};
+use t5_wgpu::generate::{Decoding, EarlyStopping, Generation, Generator, LengthPenalty};
+use t5_wgpu::model::Model;
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
+}
+
+/// The sources of the golden folder's generation results, without padding.
+fn sources(name: &str) -> Vec<Vec<u32>> {
+    let file = Weights::open_file(folder("golden").join(name).join("golden.safetensors")).unwrap();
+    let read = |tensor: &str| -> Vec<Vec<u32>> {
+        let shape = file.shape(tensor).unwrap().to_vec();
+        let bytes = file.read_bytes(tensor, Dtype::I64, &shape).unwrap();
+        let ids: Vec<u32> = bytes.as_chunks().0.iter().map(|c| i64::from_le_bytes(*c) as u32).collect();
+        ids.chunks(shape[1]).map(<[u32]>::to_vec).collect()
+    };
+    let masks = read("generate.attention_mask");
+    let real = |(row, mask): (Vec<u32>, &Vec<u32>)| row[..mask.iter().sum::<u32>() as usize].to_vec();
+    read("generate.input_ids").into_iter().zip(&masks).map(real).collect()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().into_iter().flatten().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// The settings of a vector, which bear transformers' names.
+fn decoding(settings: &Value, beams: usize) -> Decoding {
+    let lists = |key: &str| settings[key].as_array().into_iter().flatten().map(ids).collect::<Vec<_>>();
+    let number = |key: &str| settings[key].as_u64().map(|n| n as usize);
+    let token = |key: &str| number(key).map(|id| id as u32);
+    Decoding {
+        n_best: beams,
+        max_new_tokens: number("max_new_tokens").or(Some(20)),
+        repetition_penalty: settings["repetition_penalty"].as_f64().unwrap_or(1.0) as f32,
+        no_repeat_ngram: number("no_repeat_ngram_size").unwrap_or(0),
+        min_new_tokens: number("min_new_tokens").or(number("min_length").map(|n| n - 1)).unwrap_or(0),
+        suppress: ids(&settings["suppress_tokens"]),
+        begin_suppress: ids(&settings["begin_suppress_tokens"]),
+        forced_first: token("forced_bos_token_id"),
+        forced_last: token("forced_eos_token_id"),
+        bad_words: lists("bad_words_ids"),
+        answers: lists("answers"),
+        decoder_prefix: ids(&settings["prompt"]),
+        length_penalty: LengthPenalty::Power(settings["length_penalty"].as_f64().unwrap_or(1.0) as f32),
+        early_stopping: if settings["early_stopping"] == true { EarlyStopping::Yes } else { EarlyStopping::No },
+        ..Decoding::beam(beams)
+    }
+}
+
+fn check(model: &str) {
+    let text = std::fs::read_to_string(folder("decoding/vectors.json")).unwrap();
+    let vectors: Value = serde_json::from_str(&text).unwrap();
+    let gpu = common::gpu();
+    let mut generator = Generator::new(Model::load(&gpu, &folder("golden").join(model)).unwrap().0);
+    let sources = sources(model);
+    let mut failed = Vec::new();
+    let all = vectors["vectors"].as_array().unwrap();
+    let of_model: Vec<&Value> = all.iter().filter(|vector| vector["model"] == model).collect();
+    assert!(of_model.len() >= 30, "{}", of_model.len());
+    for vector in of_model {
+        let beams = vector["beams"].as_u64().unwrap() as usize;
+        let decoding = decoding(&vector["settings"], beams);
+        let go_on = &mut |_: usize, _: &[u32]| ControlFlow::Continue(());
+        let found = pollster::block_on(generator.generate(&sources, &decoding, go_on, &|| false)).expect("it runs");
+        let rows: Vec<Vec<u32>> = vector["rows"].as_array().unwrap().iter().map(ids).collect();
+        for (source, found) in found.iter().enumerate() {
+            // Places that no answer fills have scores of -1e9 over their length there, and no generation here.
+            let scores = vector["scores"].as_array().map(|scores| &scores[source * beams..][..beams]);
+            let real = scores.map_or(1, |scores| scores.iter().filter(|score| score.as_f64().unwrap() > -1e6).count());
+            let expected = &rows[source * beams..][..real];
+            let same = |(found, expected): (&Generation, &Vec<u32>)| {
+                let ids: Vec<u32> = found.ids.iter().copied().chain(found.stopped_at).collect();
+                // The rest is filled up with padding or the end token.
+                expected.starts_with(&ids) && expected[ids.len()..].iter().all(|id| *id < 2)
+            };
+            let close = |(found, score): (&Generation, &Value)| {
+                let (found, expected) = (f64::from(found.score.unwrap()), score.as_f64().unwrap());
+                (found - expected).abs() <= 1e-4 * expected.abs()
+            };
+            let right = found.len() == real
+                && found.iter().zip(expected).all(same)
+                && scores.is_none_or(|scores| found.iter().zip(scores).all(close));
+            if !right {
+                failed.push(format!("{} beams {beams} source {source}:\n{found:?}\n{expected:?}", vector["name"]));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
+}
+
+#[test]
+fn flan_obeys_as_in_transformers() {
+    check("flan");
+}
+
+#[test]
+fn t5_v1_0_obeys_as_in_transformers() {
+    check("t5v10");
+}
