@@ -240,7 +240,7 @@ fn beam_search(b: &mut CaseBuilder) {
     const BEAMS: usize = 4;
     let (rows, len, keep) = (BEAMS * SEQUENCES, 1024, 2 * BEAMS);
     let words: [u32; SETTINGS_LEN] = bytemuck::cast(ChoiceSettings::default());
-    let list = |i: usize| if i % 2 == 0 { -0.5 * (1 + i % (2 * keep)) as f64 } else { (i % VOCAB) as f64 };
+    let list = |i: usize| if i.is_multiple_of(2) { -0.5 * (1 + i % (2 * keep)) as f64 } else { (i % VOCAB) as f64 };
     let inputs = [
         b.leaf("top", &[rows, 2 * keep], Dtype::F32, (0..rows * 2 * keep).map(list).collect()),
         b.ids("settings", &words),

@@ -131,7 +131,7 @@ fn attention_decode(kv_len: usize) -> Case {
         let [rows, heads, d_kv, reach] = [2, 1, 64, 128];
         let op = AttentionDecode { rows, homes: rows, heads, d_kv, kv_len, windows: 1, window: 0, causal: true, reach };
         // Every third key of the first row is the second's.
-        let home = |i: usize| if i < kv_len / 2 && i % 3 == 0 { 1.0 } else { (i / kv_len) as f64 };
+        let home = |i: usize| if i < kv_len / 2 && i.is_multiple_of(3) { 1.0 } else { (i / kv_len) as f64 };
         let table = (0..rows * kv_len).map(home).collect();
         let inputs = [
             b.constant("qkv", &[rows, 3 * d_kv], 0.5),
