@@ -10,6 +10,7 @@ use std::path::Path;
 
 pub use decoding::{Decoding, Generation, LengthPenalty};
 pub use generator::{Generator, OnTokens, ShouldStop};
+#[cfg(feature = "train")]
 pub(crate) use rules::Rules;
 
 use crate::error::Result;
