@@ -3,7 +3,7 @@
 CARGO ?= cargo
 DRIVER = . ./scripts/driver.sh
 
-.PHONY: help demo test build check bench portability dx12 wasm clean-driver toolchain
+.PHONY: help demo test build check bench portability dx12 wasm window clean-driver toolchain
 
 help:
 	@echo 'make demo          build, then show the whole thing at work'
@@ -14,6 +14,7 @@ help:
 	@echo 'make portability   every kernel before the compilers of Windows, Vulkan drivers and browsers (half an hour)'
 	@echo 'make dx12          t5 verify on DirectX 12, under wine'
 	@echo 'make wasm          see that the library compiles for browsers'
+	@echo 'make window        examples/window, which types by itself on a screen that nobody sees'
 	@echo 'make clean-driver  forget the software Vulkan driver in .driver/'
 	@echo
 	@echo 'T5_DRIVER chooses the Vulkan driver: see the head of scripts/driver.sh'
@@ -31,6 +32,7 @@ build: toolchain
 
 check: toolchain
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path examples/window/Cargo.toml
 	$(CARGO) clippy --release --all-targets -- -D warnings
 	$(CARGO) clippy --release --lib --no-default-features -- -D warnings
 	$(CARGO) clippy --release --lib --no-default-features --features train -- -D warnings
@@ -47,6 +49,9 @@ dx12: toolchain
 
 wasm: toolchain
 	@scripts/wasm.sh
+
+window: toolchain
+	@scripts/window.sh
 
 clean-driver:
 	rm -rf .driver

@@ -433,7 +433,8 @@ fn files(folders: &[&str], extension: &str) -> Vec<SourceFile> {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                waiting.push(path);
+                // What cargo makes is not ours.
+                waiting.extend((!path.ends_with("target")).then_some(path));
             } else if path.extension().is_some_and(|e| e == extension) {
                 let text = fs::read_to_string(&path).unwrap();
                 let path = path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
