@@ -11,12 +11,12 @@ use t5_wgpu::checkpoint::tensor_file;
 use t5_wgpu::files::write_atomic;
 use t5_wgpu::forward::{EncodeOptions, Encoder, Pooling, SentenceHead};
 use t5_wgpu::model::{Model, ModelParts};
-use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::console::{Data, end_progress, note, show_progress};
+use super::model_args::ModelArgs;
 use super::sources::{Source, Sources};
-use super::{GpuArgs, TuneArgs, WeightsArg, model_folder, open_tokenizer};
+use super::{GpuArgs, TuneArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,18 +35,8 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Model folder as HuggingFace, sentence-transformers and `t5 train` write it; or a run's folder: its best checkpoint
-    #[arg(long, short, value_name = "DIR")]
-    model: PathBuf,
-    /// Tokenizer to use instead of the model folder's
-    #[arg(long, value_name = "FILE|bytes|DIR")]
-    tokenizer: Option<String>,
-    /// Read texts from this file, one a line; plain, .gz, .xz or .zst ("-": standard input)
-    #[arg(long, short, value_name = "FILE", conflicts_with = "text")]
-    file: Option<PathBuf>,
-    /// How weights are held in the adapter's memory: see `t5 generate --help`
-    #[arg(long, value_enum, value_name = "TYPE", default_value_t = WeightsArg::Auto)]
-    weights: WeightsArg,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Put this before each text
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     prefix: String,
@@ -101,12 +91,9 @@ const WINDOW: usize = 256;
 
 pub fn run(args: &Args) -> Result<()> {
     let output = args.output()?;
-    let mut sources = Sources::open(&args.text, args.file.as_deref())?;
-    let folder = model_folder(&args.model, args.quiet)?;
-    let tokenizer = match &args.tokenizer {
-        Some(spec) => open_tokenizer(spec)?,
-        None => Tokenizer::from_dir(&folder)?,
-    };
+    let mut sources = Sources::open(&args.text, args.model.file.as_deref())?;
+    let folder = args.model.folder(args.quiet)?;
+    let tokenizer = args.model.tokenizer(&folder)?;
     let parts = ModelParts::open_any(&folder)?.encoder_only();
     parts.config.check_vocabulary(tokenizer.vocab_size())?;
     let gpu = args.gpu.open(args.quiet)?;
@@ -127,7 +114,8 @@ pub fn run(args: &Args) -> Result<()> {
             "texts have different numbers of states, which one array cannot hold: add --pad-to TOKENS, or write .safetensors"
         );
     }
-    let (mut model, remarks) = Model::upload(&gpu, &parts, args.weights.into(), &mut |_, _| ControlFlow::Continue(()))?;
+    let (mut model, remarks) =
+        Model::upload(&gpu, &parts, args.model.weights.into(), &mut |_, _| ControlFlow::Continue(()))?;
     model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
     if !args.quiet {
         remarks.iter().for_each(|remark| note!("{remark}"));

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::panic::resume_unwind;
-use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
 
@@ -16,10 +15,11 @@ use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::console::{Data, doing, note};
 use super::decoding::{DecodingArgs, positive};
-use super::prefix::{Prefix, Wish};
+use super::model_args::ModelArgs;
+use super::prefix::{Prefix, PrefixArgs};
 use super::sources::{Source, Sources};
 use super::timings::{FirstToken, START, Timings, timed};
-use super::{GpuArgs, TuneArgs, WeightsArg, model_folder, open_tokenizer};
+use super::{GpuArgs, TuneArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,31 +48,10 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Model folder as HuggingFace and `t5 train` write it: config.json, model.safetensors, tokenizer; or a run's folder: its
-    /// best checkpoint
-    #[arg(long, short, value_name = "DIR")]
-    model: PathBuf,
-    /// Tokenizer to use instead of the model folder's: "bytes", a file, or the folder of a model or a run
-    #[arg(long, value_name = "FILE|bytes|DIR")]
-    tokenizer: Option<String>,
-    /// Read sources from this file, one a line; plain, .gz, .xz or .zst ("-": standard input)
-    #[arg(long, short, value_name = "FILE", conflicts_with = "text")]
-    file: Option<PathBuf>,
-    /// How weights are held in the adapter's memory; sums are f32 always. auto: f16 and bf16 as the file has them, else f32,
-    /// so that nothing is rounded. int8 takes 28 % of f32's memory, and rounds each weight by up to 0.4 % of the largest
-    /// beside it
-    #[arg(long, value_enum, value_name = "TYPE", default_value_t = WeightsArg::Auto)]
-    weights: WeightsArg,
-    /// Put this before each source, e.g. "summarize: " [default: that of the model's task, if it knows exactly one, before
-    /// sources that do not begin with it already]
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["no_prefix", "task"])]
-    prefix: Option<String>,
-    /// Put nothing before the sources
-    #[arg(long, conflicts_with = "task")]
-    no_prefix: bool,
-    /// Put the prefix of this task of the model before each source
-    #[arg(long, value_name = "NAME")]
-    task: Option<String>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    prefix: PrefixArgs,
     /// Give the K best texts of beam search, each on its line
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = positive)]
     n_best: usize,
@@ -102,29 +81,17 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let mut sources = Sources::open(&args.text, args.file.as_deref())?;
-    if !args.model.is_dir() {
-        return Err(anyhow!(
-            "{} is not a folder; --model takes a folder with config.json, model.safetensors and a tokenizer",
-            args.model.display()
-        ));
-    }
-    let folder = model_folder(&args.model, args.quiet)?;
-    let open_tokenizer = || match &args.tokenizer {
-        Some(spec) => open_tokenizer(spec),
-        None => Tokenizer::from_dir(&folder),
-    };
-    let wish =
-        Wish { prefix: args.prefix.as_deref(), none: args.no_prefix, task: args.task.as_deref(), chosen_by: "--task" };
-    let prefix = Prefix::choose(wish, &T5Config::from_dir(&folder)?, args.quiet)?;
+    let mut sources = Sources::open(&args.text, args.model.file.as_deref())?;
+    let folder = args.model.folder(args.quiet)?;
+    let prefix = Prefix::choose(args.prefix.wish(), &T5Config::from_dir(&folder)?, args.quiet)?;
     let mut timings = Timings::default();
     // A large vocabulary takes a processor as long as a small model.
     let (tokenizer, gpu, (mut model, mut remarks)) = thread::scope(|scope| -> Result<_> {
-        let tokenizer = scope.spawn(|| timed(open_tokenizer));
+        let tokenizer = scope.spawn(|| timed(|| args.model.tokenizer(&folder)));
         let (gpu, seconds) = timed(|| args.gpu.open(args.quiet));
         timings.device = seconds;
         let gpu = gpu?;
-        let model = Model::load_as(&gpu, &folder, args.weights.into())?;
+        let model = Model::load_as(&gpu, &folder, args.model.weights.into())?;
         let (tokenizer, seconds) = tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic));
         timings.tokenizer = seconds;
         Ok((tokenizer?, gpu, model))

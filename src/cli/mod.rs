@@ -10,6 +10,7 @@ mod embed;
 mod environment;
 mod eval;
 mod generate;
+mod model_args;
 mod pairs;
 mod prefix;
 mod progress;
@@ -36,7 +37,6 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use console::note;
 use t5_wgpu::bench::Subject;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
-use t5_wgpu::model::Storage;
 use t5_wgpu::recipe::checkpoint::{model_of_run, tokenizer_of_run};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::tune::cache::{Cache, Identity};
@@ -99,28 +99,6 @@ impl GpuArgs {
             }
         }
         Ok(gpu)
-    }
-}
-
-/// What `--weights` can ask for.
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
-pub enum WeightsArg {
-    Auto,
-    F32,
-    F16,
-    Bf16,
-    Int8,
-}
-
-impl From<WeightsArg> for Storage {
-    fn from(weights: WeightsArg) -> Storage {
-        match weights {
-            WeightsArg::Auto => Storage::AsStored,
-            WeightsArg::F32 => Storage::F32,
-            WeightsArg::F16 => Storage::F16,
-            WeightsArg::Bf16 => Storage::Bf16,
-            WeightsArg::Int8 => Storage::Int8,
-        }
     }
 }
 

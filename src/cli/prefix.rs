@@ -14,6 +14,28 @@ pub struct Prefix {
     by_itself: bool,
 }
 
+/// The flags of a command that puts a prefix before each source.
+#[derive(clap::Args, Debug)]
+pub struct PrefixArgs {
+    /// Put this before each source, e.g. "summarize: " [default: that of the model's task, if it knows exactly one, before
+    /// sources that do not begin with it already]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["no_prefix", "task"])]
+    prefix: Option<String>,
+    /// Put nothing before the sources
+    #[arg(long, conflicts_with = "task")]
+    no_prefix: bool,
+    /// Put the prefix of this task of the model before each source
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
+}
+
+impl PrefixArgs {
+    pub fn wish(&self) -> Wish<'_> {
+        let (prefix, task) = (self.prefix.as_deref(), self.task.as_deref());
+        Wish { prefix, none: self.no_prefix, task, chosen_by: "--task" }
+    }
+}
+
 /// What the flags say.
 pub struct Wish<'a> {
     pub prefix: Option<&'a str>,

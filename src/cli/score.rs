@@ -13,10 +13,11 @@ use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::console::{Data, end_progress, note, show_progress};
+use super::model_args::ModelArgs;
 use super::pairs::set_file;
-use super::prefix::{Prefix, Wish};
+use super::prefix::{Prefix, PrefixArgs};
 use super::sources::Sources;
-use super::{GpuArgs, TuneArgs, WeightsArg, model_folder, open_tokenizer};
+use super::{GpuArgs, TuneArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,12 +39,10 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Model folder as HuggingFace and `t5 train` write it, or a run's folder: its best checkpoint
-    #[arg(long, short, value_name = "DIR")]
-    model: PathBuf,
-    /// Tokenizer to use instead of the model folder's
-    #[arg(long, value_name = "FILE|bytes|DIR")]
-    tokenizer: Option<String>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    prefix: PrefixArgs,
     /// Sources with their targets: .tsv or .csv with these two columns, or .jsonl with "source" and "target"
     #[arg(long, value_name = "FILE", conflicts_with_all = ["answer", "text", "file"])]
     pairs: Option<PathBuf>,
@@ -53,22 +52,6 @@ pub struct Args {
     /// With --answer: print sources in the order of the first answer's share, the largest first
     #[arg(long, requires = "answer")]
     rank: bool,
-    /// Read sources from this file, one a line; plain, .gz, .xz or .zst ("-": standard input)
-    #[arg(long, short, value_name = "FILE", conflicts_with = "text")]
-    file: Option<PathBuf>,
-    /// How weights are held in the adapter's memory: see `t5 generate --help`
-    #[arg(long, value_enum, value_name = "TYPE", default_value_t = WeightsArg::Auto)]
-    weights: WeightsArg,
-    /// Put this before each source [default: that of the model's task, if it knows exactly one, before sources that do not
-    /// begin with it already]
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["no_prefix", "task"])]
-    prefix: Option<String>,
-    /// Put nothing before the sources
-    #[arg(long, conflicts_with = "task")]
-    no_prefix: bool,
-    /// Put the prefix of this task of the model before each source
-    #[arg(long, value_name = "NAME")]
-    task: Option<String>,
     /// Print one JSON object a line, with the log-probability of each token
     #[arg(long)]
     json: bool,
@@ -91,16 +74,11 @@ pub fn run(args: &Args) -> Result<()> {
     if args.pairs.is_none() && args.answer.len() < 2 {
         bail!("nothing to score: name a file with --pairs, or two or more answers to compare with --answer");
     }
-    let folder = model_folder(&args.model, args.quiet)?;
-    let tokenizer = match &args.tokenizer {
-        Some(spec) => open_tokenizer(spec)?,
-        None => Tokenizer::from_dir(&folder)?,
-    };
-    let wish =
-        Wish { prefix: args.prefix.as_deref(), none: args.no_prefix, task: args.task.as_deref(), chosen_by: "--task" };
-    let prefix = Prefix::choose(wish, &T5Config::from_dir(&folder)?, args.quiet)?;
+    let folder = args.model.folder(args.quiet)?;
+    let tokenizer = args.model.tokenizer(&folder)?;
+    let prefix = Prefix::choose(args.prefix.wish(), &T5Config::from_dir(&folder)?, args.quiet)?;
     let gpu = args.gpu.open(args.quiet)?;
-    let (mut model, remarks) = Model::load_as(&gpu, &folder, args.weights.into())?;
+    let (mut model, remarks) = Model::load_as(&gpu, &folder, args.model.weights.into())?;
     model.config.check_vocabulary(tokenizer.vocab_size())?;
     model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
     if !args.quiet {
@@ -184,7 +162,7 @@ impl Program<'_> {
         if let Some(same) = (0..ids.len()).find(|&a| (0..a).any(|b| ids[a] == ids[b])) {
             bail!("--answer {:?}: the model has the same tokens for another answer", answers[same]);
         }
-        let mut sources = Sources::open(&self.args.text, self.args.file.as_deref())?;
+        let mut sources = Sources::open(&self.args.text, self.args.model.file.as_deref())?;
         let (began, mut done, mut compared) = (Instant::now(), 0, Vec::new());
         loop {
             let texts = sources.take(if sources.interactive { 1 } else { (WINDOW / answers.len()).max(1) })?;

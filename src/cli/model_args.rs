@@ -1,0 +1,74 @@
+//! The flags of commands that ask a model about texts: which model, and where the texts are.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use t5_wgpu::model::Storage;
+use t5_wgpu::tokenizer::Tokenizer;
+
+use super::{model_folder, open_tokenizer};
+
+#[derive(clap::Args, Debug)]
+pub struct ModelArgs {
+    /// Model folder as HuggingFace and `t5 train` write it: config.json, model.safetensors, tokenizer; or a run's folder: its
+    /// best checkpoint
+    #[arg(long, short, value_name = "DIR")]
+    model: PathBuf,
+    /// Tokenizer to use instead of the model folder's: "bytes", a file, or the folder of a model or a run
+    #[arg(long, value_name = "FILE|bytes|DIR")]
+    tokenizer: Option<String>,
+    /// Read texts from this file, one a line; plain, .gz, .xz or .zst ("-": standard input)
+    #[arg(long, short, value_name = "FILE", conflicts_with = "text")]
+    pub file: Option<PathBuf>,
+    /// How weights are held in the adapter's memory; sums are f32 always. auto: f16 and bf16 as the file has them, else f32,
+    /// so that nothing is rounded. int8 takes 28 % of f32's memory, and rounds each weight by up to 0.4 % of the largest
+    /// beside it
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = WeightsArg::Auto)]
+    pub weights: WeightsArg,
+}
+
+impl ModelArgs {
+    /// The model's folder; of a run's folder its best checkpoint, which is said unless `quiet`.
+    ///
+    /// # Errors
+    /// There is no such folder.
+    pub fn folder(&self, quiet: bool) -> Result<PathBuf> {
+        if !self.model.is_dir() {
+            let shown = self.model.display();
+            bail!(
+                "{shown} is not a folder; --model takes a folder with config.json, model.safetensors and a tokenizer"
+            );
+        }
+        Ok(model_folder(&self.model, quiet)?)
+    }
+
+    /// The tokenizer that was asked for, else that of the model's folder.
+    pub fn tokenizer(&self, folder: &Path) -> t5_wgpu::Result<Tokenizer> {
+        match &self.tokenizer {
+            Some(spec) => open_tokenizer(spec),
+            None => Tokenizer::from_dir(folder),
+        }
+    }
+}
+
+/// What `--weights` can ask for.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub enum WeightsArg {
+    Auto,
+    F32,
+    F16,
+    Bf16,
+    Int8,
+}
+
+impl From<WeightsArg> for Storage {
+    fn from(weights: WeightsArg) -> Storage {
+        match weights {
+            WeightsArg::Auto => Storage::AsStored,
+            WeightsArg::F32 => Storage::F32,
+            WeightsArg::F16 => Storage::F16,
+            WeightsArg::Bf16 => Storage::Bf16,
+            WeightsArg::Int8 => Storage::Int8,
+        }
+    }
+}
