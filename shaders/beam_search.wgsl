@@ -1,8 +1,9 @@
 // A step of beam search for each source, as transformers does it: from the likeliest tokens of each of its beams to the beams
 // that go on, the hypotheses that end here, and the caches' table.
 //
-// One workgroup per source. Invocation 0 merges the beams' lists, each in descending order, which is a few hundred comparisons;
-// then all rewrite the table, a position each: a beam's keys stay where they are, and it gets its parent's way to find them.
+// One workgroup per source. Invocation 0 merges the beams' lists, each in descending order, which is a few hundred comparisons
+// for a handful of beams; then all rewrite the table, a position each: a beam's keys stay where they are, and it gets its
+// parent's way to find them.
 // The state of a source is beams[..]: whether it is done, the running scores, and the best ended hypotheses in
 // descending order, each with its score, the position of its last token (0: none), its parent's row and its last token.
 
@@ -37,6 +38,7 @@ const FAILED = 2.0; // no logit of a beam is a number
 var<workgroup> kept_score: array<f32, MOST_KEPT>;
 var<workgroup> kept_beam: array<u32, MOST_KEPT>;
 var<workgroup> kept_token: array<u32, MOST_KEPT>;
+var<workgroup> kept_ends: array<u32, MOST_KEPT>; // 1: a hypothesis ends with this token
 var<workgroup> parent: array<u32, MOST_BEAMS>;
 var<workgroup> shared_last: u32; // positions of the table to rewrite; 0 if the source is done
 
@@ -91,6 +93,13 @@ fn insert(ended: u32, score: f32, at: u32, row: u32, token: u32) {
     beams[ended + 4u * place + 3u] = f32(token);
 }
 
+// The first continuation from `first` on that ends (1) or does not (0); `keep` if there is none.
+fn next_of(first: u32, ends: u32) -> u32 {
+    var k = first;
+    while k < p.keep && kept_ends[min(k, MOST_KEPT - 1u)] != ends { k += 1u; }
+    return k;
+}
+
 // One step of a source that is not done.
 fn advance(source: u32, state: u32, at: u32) {
     let row = source * p.beams;
@@ -100,27 +109,32 @@ fn advance(source: u32, state: u32, at: u32) {
     var is_full = true;
     for (var b = 0u; b < p.beams; b++) { is_full = is_full && beams[ended + 4u * b + 1u] > 0.0; }
     // Only the best `beams` continuations can be results; the others are there so that enough go on.
+    for (var k = 0u; k < p.keep; k++) { kept_ends[k] = u32(is_last || ends(kept_token[k])); }
     for (var k = 0u; k < p.beams; k++) {
-        if (is_last || ends(kept_token[k])) && !(is_full && settings.early_stopping == EARLY) {
+        if kept_ends[k] == 1u && !(is_full && settings.early_stopping == EARLY) {
             insert(ended, kept_score[k] / penalties[min(made, p.len - 1u)], at, row + kept_beam[k], kept_token[k]);
         }
     }
-    for (var k = 0u; k < p.keep; k++) {
-        if is_last || ends(kept_token[k]) { kept_score[k] += OUT; }
-    }
+    // What ends here is out of the race, but fills the places that nothing else takes. Both kinds are in descending order.
+    var running = next_of(0u, 0u);
+    var over = next_of(0u, 1u);
     for (var slot = 0u; slot < p.beams; slot++) {
-        var best = 0u;
-        for (var k = 1u; k < p.keep; k++) {
-            if kept_score[k] > kept_score[best] { best = k; }
+        var best = running;
+        var score = kept_score[min(running, p.keep - 1u)];
+        if over < p.keep {
+            let behind = kept_score[over] + OUT;
+            if running >= p.keep || behind > score || (behind == score && over < running) {
+                best = over;
+                score = behind;
+            }
         }
-        let token = kept_token[best];
+        if best == running { running = next_of(running + 1u, 0u); } else { over = next_of(over + 1u, 1u); }
         parent[slot] = kept_beam[best];
-        beams[state + 1u + slot] = kept_score[best];
-        ids[row + slot] = token;
-        tokens[at * p.batch * p.beams + row + slot] = token;
+        beams[state + 1u + slot] = score;
+        ids[row + slot] = kept_token[best];
+        tokens[at * p.batch * p.beams + row + slot] = kept_token[best];
         parents[at * p.batch * p.beams + row + slot] = row + kept_beam[best];
         pos[row + slot] = at;
-        kept_score[best] = -3e38;
     }
     // Can the best running beam still become better than the worst result?
     var length = made;

@@ -73,7 +73,7 @@ impl Op for BeamSearch {
     fn launch(&self, l: &mut Launcher<'_>) {
         let [rows, keep] = [l.shape(0)[0], l.shape(0)[1] / 2];
         l.iterations(
-            keep * (3 * self.beams + 18) + self.len.div_ceil(64) * (2 * self.beams + 1),
+            keep * (self.beams + 20) + 6 * self.beams.pow(2) + self.len.div_ceil(64) * (2 * self.beams + 1),
             &format!("a beam search of {} beams over {} positions", self.beams, self.len),
         );
         let names = ["ids", "tokens", "parents", "pos", "cache_row", "beams"];
