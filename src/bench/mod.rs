@@ -24,7 +24,7 @@ use std::str::FromStr;
 pub use ceilings::{Ceilings, kernels};
 pub use compare::{Comparison, Saved, Verdict};
 pub use gpus::{GPUS, NamedGpu};
-pub use predict::{Forecast, Workload, predict, seconds_on};
+pub use predict::{Forecast, Occupancy, SMALL_DISPATCH, Workload, predict, seconds_on};
 pub use render::{render, render_comparison, render_forecasts};
 pub use report::{BenchReport, Figure, KernelShare, Profile, SCHEMA};
 pub use spread::{Arm, Spread, in_turn};

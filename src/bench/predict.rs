@@ -5,7 +5,7 @@ use super::gpus::{GPUS, NamedGpu};
 use super::{BenchOptions, Subject};
 use crate::batch::BatchShape;
 use crate::error::Result;
-use crate::gpu::{Caps, StepWork, Work};
+use crate::gpu::{Caps, StepWork, Work, Workgroup};
 use crate::graph::Dtype;
 use crate::model::{Builder, Chooser, DecodeShape, Layout, T5Config};
 use crate::plan::outline;
@@ -41,8 +41,46 @@ pub struct Workload {
     pub dispatches: usize,
     #[serde(flatten)]
     pub work: Work,
+    pub kernels: Vec<Occupancy>,
     #[serde(skip)]
     pub steps: Vec<StepWork>,
+}
+
+/// How much of a card the dispatches of one kernel can keep busy.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Occupancy {
+    pub kernel: &'static str,
+    pub dispatches: usize,
+    #[serde(flatten)]
+    pub work: Work,
+    /// Of the dispatch with the fewest invocations, but for those that move less than [`SMALL_DISPATCH`]: its workgroups, and what each
+    /// takes.
+    pub workgroups: u64,
+    pub workgroup: Workgroup,
+}
+
+/// Bytes below which a dispatch is done before a card could be kept busy.
+pub const SMALL_DISPATCH: f64 = 65_536.0;
+
+impl Occupancy {
+    pub fn invocations(&self) -> u64 {
+        self.workgroups * u64::from(self.workgroup.invocations)
+    }
+
+    /// Of each kernel, the one that moves most bytes first.
+    fn of(steps: &[StepWork]) -> Vec<Occupancy> {
+        let mut all: Vec<Occupancy> = Vec::new();
+        let mut by_size: Vec<&StepWork> = steps.iter().collect();
+        by_size.sort_by_key(|step| (step.work.bytes < SMALL_DISPATCH, step.invocations()));
+        for &StepWork { kernel, work, workgroups, workgroup, .. } in by_size {
+            match all.iter_mut().find(|known| known.kernel == kernel) {
+                Some(known) => (known.dispatches, known.work) = (known.dispatches + 1, known.work + work),
+                None => all.push(Occupancy { kernel, dispatches: 1, work, workgroups, workgroup }),
+            }
+        }
+        all.sort_by(|a, b| b.work.bytes.total_cmp(&a.work.bytes));
+        all
+    }
 }
 
 /// Predicts the encoder, decoding and a training step for every card of [`GPUS`].
@@ -115,7 +153,15 @@ fn adamw(config: &T5Config, layout: &Layout) -> Vec<StepWork> {
     let windows = layout.tensors().iter().flat_map(|t| &t.pieces).map(|p| p.window + 1).max().unwrap_or(1);
     let count = ADAMW_DISPATCHES[0] * windows + ADAMW_DISPATCHES[1];
     let bytes = ADAMW_BYTES * config.param_count() as f64 / count as f64;
-    vec![StepWork { kernel: "adamw", label: "optimiser".into(), work: Work { flops: 0.0, bytes } }; count]
+    let step = StepWork {
+        kernel: "adamw",
+        label: "optimiser".into(),
+        work: Work { flops: 0.0, bytes },
+        // Four parameters an invocation.
+        workgroups: (config.param_count() as u64 / windows as u64).div_ceil(4 * 256),
+        workgroup: Workgroup { invocations: 256, shared_bytes: 0 },
+    };
+    vec![step; count]
 }
 
 /// The capabilities of a common graphics card: they decide which kernels are counted.
@@ -138,7 +184,7 @@ fn card() -> Caps {
 impl Workload {
     fn new(name: String, tokens: usize, steps: Vec<StepWork>) -> Workload {
         let work = steps.iter().map(|step| step.work).sum();
-        Workload { name, tokens, dispatches: steps.len(), work, steps }
+        Workload { name, tokens, dispatches: steps.len(), work, kernels: Occupancy::of(&steps), steps }
     }
 }
 
@@ -165,7 +211,8 @@ mod tests {
     use super::*;
 
     fn step(flops: f64, bytes: f64) -> StepWork {
-        StepWork { kernel: "k", label: String::new(), work: Work { flops, bytes } }
+        let workgroup = Workgroup { invocations: 64, shared_bytes: 0 };
+        StepWork { kernel: "k", label: String::new(), work: Work { flops, bytes }, workgroups: 1, workgroup }
     }
 
     #[test]

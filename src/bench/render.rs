@@ -6,6 +6,7 @@ use super::Section;
 use super::compare::{Comparison, Verdict};
 use super::predict::{Forecast, Workload};
 use super::report::{BenchReport, Figure, Profile};
+use crate::gpu::Workgroup;
 
 /// The whole report as tables.
 pub fn render(report: &BenchReport) -> String {
@@ -96,6 +97,22 @@ pub fn render_forecasts(model: &str, workloads: &[Workload], forecasts: &[Foreca
         ]
     });
     text += &table(&["a run of", "dispatches", "GFLOP", "MiB moved"], work.collect());
+    let _ = writeln!(
+        text,
+        "\nHow much of a card each kernel can keep busy: of its smallest dispatch (but for those under 64 KiB), the workgroups, \
+         and the\ninvocations for each lane of a card of 20, 60 and 130 units of 128 lanes. Below 1, some have nothing to do.\n"
+    );
+    let kernels = workloads.iter().flat_map(|w| w.kernels.iter().map(move |kernel| (w, kernel)));
+    let busy = kernels.map(|(w, k)| {
+        let of = |units: u64| number(k.invocations() as f64 / (units * 128) as f64);
+        let Workgroup { invocations, shared_bytes } = k.workgroup;
+        let cells = [k.dispatches.to_string(), number(k.work.bytes / f64::from(1 << 20)), k.workgroups.to_string()];
+        let size = [invocations.to_string(), number(f64::from(shared_bytes) / 1024.0)];
+        let names = [w.name.clone(), k.kernel.to_owned()];
+        names.into_iter().chain(cells).chain(size).chain([20, 60, 130].map(of)).collect()
+    });
+    let header = ["a run of", "kernel", "dispatches", "MiB", "workgroups", "of", "KiB shared", "20", "60", "130"];
+    text += &table(&header, busy.collect());
     text.push('\n');
     let mut header = vec!["card"];
     let titles: Vec<[String; 2]> =

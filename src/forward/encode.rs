@@ -205,8 +205,8 @@ fn compile(model: &Model, head: Option<&SentenceHead>, key: Key, options: &PlanO
     }
     if let (Some(Pooling::Sentence), Some(SentenceHead { dense: Some(dense), .. })) = (pooling, head) {
         let w = graph.leaf("dense", &[dense.rows, model.config.d_model], Dtype::F32);
-        // The kernel whose rows do not depend on each other, however few they are.
-        let product = Matmul { variant: Some(Variant::Rows), ..Matmul::new(MatmulLayout::Nt) };
+        // A kernel whose rows do not depend on each other, however few they are.
+        let product = Matmul { variant: Some(Variant::Few), ..Matmul::new(MatmulLayout::Nt) };
         result = graph.push1(product, &[result, w]);
     }
     let is_normalized = match pooling {

@@ -25,7 +25,7 @@ pub use adapter::{AdapterReport, Caps, NO_ADAPTER, list_adapters};
 pub use buffer::{Buffer, Readback, Slice};
 pub use compile::{Compiling, Stopwatch};
 pub use program::{Dispatch, Program, ProgramBuilder, StepTime};
-pub use shader::{Constant, Header, Param, Shader};
+pub use shader::{Constant, Header, Param, Shader, Workgroup};
 /// The version of wgpu that [`Gpu::from_wgpu`] takes devices of.
 pub use wgpu;
 pub use work::{StepWork, Work};

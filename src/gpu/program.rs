@@ -179,7 +179,13 @@ impl Program {
 
     /// What each dispatch of one replay has to do.
     pub fn work(&self) -> Vec<StepWork> {
-        let step = |s: &Step| StepWork { kernel: s.kernel.name, label: s.label.clone(), work: s.work };
+        let step = |s: &Step| StepWork {
+            kernel: s.kernel.name,
+            label: s.label.clone(),
+            work: s.work,
+            workgroups: s.grid.iter().map(|&n| u64::from(n)).product(),
+            workgroup: s.kernel.workgroup,
+        };
         self.steps.iter().map(step).collect()
     }
 

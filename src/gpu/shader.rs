@@ -88,6 +88,22 @@ impl Shader {
     }
 }
 
+/// What one workgroup of a kernel takes of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Workgroup {
+    /// Invocations that run side by side.
+    pub invocations: u32,
+    /// Bytes of memory that they share.
+    pub shared_bytes: u32,
+}
+
+impl Shader {
+    /// What a workgroup of this variant takes. Needs no device.
+    pub fn workgroup(&self, header: &Header) -> Result<Workgroup> {
+        workgroup(&parse(self.name, &self.expand(header))?)
+    }
+}
+
 /// A value of the uniform `Params` of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Param {
@@ -130,6 +146,7 @@ pub(super) struct Kernel {
     /// Name, byte offset and whether it is a float, of each member of the uniform `p`.
     params: Vec<(String, u32, bool)>,
     pub params_bytes: u32,
+    pub workgroup: Workgroup,
 }
 
 impl Kernel {
@@ -140,8 +157,7 @@ impl Kernel {
         checked: bool,
         cache: Option<&wgpu::PipelineCache>,
     ) -> Result<Kernel> {
-        let module = naga::front::wgsl::parse_str(source)
-            .map_err(|e| Error::Shader(format!("{name}.wgsl does not parse:\n{}", e.emit_to_string(source))))?;
+        let module = parse(name, source)?;
         let (bindings, params, params_bytes) = reflect(&module)
             .map_err(|e| Error::Shader(format!("{name}.wgsl is invalid: {}", e.emit_to_string(source))))?;
         let descriptor =
@@ -163,7 +179,8 @@ impl Kernel {
             cache,
         });
         let layout = pipeline.get_bind_group_layout(0);
-        Ok(Kernel { pipeline, layout, name, bindings, params, params_bytes })
+        let workgroup = workgroup(&module)?;
+        Ok(Kernel { pipeline, layout, name, bindings, params, params_bytes, workgroup })
     }
 
     /// The bytes of `Params` for these values.
@@ -186,6 +203,19 @@ impl Kernel {
         }
         bytes
     }
+}
+
+fn parse(name: &str, source: &str) -> Result<naga::Module> {
+    naga::front::wgsl::parse_str(source)
+        .map_err(|e| Error::Shader(format!("{name}.wgsl does not parse:\n{}", e.emit_to_string(source))))
+}
+
+fn workgroup(module: &naga::Module) -> Result<Workgroup> {
+    let mut layouter = naga::proc::Layouter::default();
+    layouter.update(module.to_ctx()).map_err(|e| Error::Shader(format!("a type without a size: {e}")))?;
+    let shared = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
+    let invocations = module.entry_points.first().map_or(0, |main| main.workgroup_size.iter().product());
+    Ok(Workgroup { invocations, shared_bytes: shared.map(|(_, v)| layouter[v.ty].size).sum() })
 }
 
 type Params = Vec<(String, u32, bool)>;

@@ -3,6 +3,8 @@
 use std::iter::Sum;
 use std::ops::Add;
 
+use super::shader::Workgroup;
+
 /// The work of a dispatch, or of several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Work {
@@ -21,6 +23,15 @@ pub struct StepWork {
     pub label: String,
     #[serde(flatten)]
     pub work: Work,
+    pub workgroups: u64,
+    pub workgroup: Workgroup,
+}
+
+impl StepWork {
+    /// Invocations of all workgroups.
+    pub fn invocations(&self) -> u64 {
+        self.workgroups * u64::from(self.workgroup.invocations)
+    }
 }
 
 impl Work {

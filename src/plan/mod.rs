@@ -4,6 +4,7 @@
 mod slots;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
@@ -315,7 +316,7 @@ impl std::fmt::Display for Plan {
 /// What each dispatch would have to do if this graph were compiled for such an adapter. Needs no device.
 pub fn outline(caps: &Caps, graph: &Graph, outputs: &[ValueId]) -> Result<Vec<StepWork>> {
     let live = graph.live_nodes(outputs);
-    let mut steps = Vec::new();
+    let (mut steps, mut known) = (Vec::new(), HashMap::new());
     for (_, node) in graph.nodes().iter().enumerate().filter(|(n, _)| live[*n]) {
         let mut launcher = Launcher::new(caps, graph, node);
         node.op.launch(&mut launcher);
@@ -325,7 +326,12 @@ pub fn outline(caps: &Caps, graph: &Graph, outputs: &[ValueId]) -> Result<Vec<St
         }
         let label = if node.label.is_empty() { node.op.name() } else { &node.label };
         for (launch, work) in launcher.launches.iter().zip(works).filter(|(l, _)| l.workgroups > 0) {
-            steps.push(StepWork { kernel: launch.shader.name, label: label.to_owned(), work });
+            let workgroup = match known.entry(launch.shader.expand(&launch.header)) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(place) => *place.insert(launch.shader.workgroup(&launch.header)?),
+            };
+            let (kernel, label, workgroups) = (launch.shader.name, label.to_owned(), launch.workgroups);
+            steps.push(StepWork { kernel, label, work, workgroups, workgroup });
         }
     }
     Ok(steps)

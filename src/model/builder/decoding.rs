@@ -165,7 +165,7 @@ impl Builder<'_> {
     /// and stores `logits`. Matrix products are of the kind that treats rows alike in any batch, so that a row's logits
     /// do not depend on its neighbours.
     pub fn decode_step(&mut self, beams: usize) {
-        self.variant = Some(Variant::Rows);
+        self.variant = Some(Variant::Few);
         let (batch, src_len, max_len) = (self.shape.batch, self.shape.src_len, self.shape.tgt_len);
         let rows = batch * beams;
         let inner = self.config.inner_dim();
