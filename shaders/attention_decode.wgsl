@@ -3,10 +3,10 @@
 // their parent rewrite the table and leave the keys in place. The row's own place in the cache first gets the key and value
 // that belong to the query; a position past its end gets none. Otherwise: which source the row reads.
 //
-// One workgroup per (row, head), and per part of PART keys where there can be more than that, walks over the keys 64 at
-// a time with an online softmax. Each invocation scores one
-// key; then `groups` teams of d4 invocations, one for each vec4 of d_kv, add up every `groups`-th value, and meet in
-// workgroup memory at the end. A head wider than 64 vec4s takes DV passes of its sums in registers.
+// One workgroup per (row, head), and per part of PART keys where there can be more than that, walks over the keys KEYS at
+// a time with an online softmax. LANES / KEYS invocations score a key; then `groups` teams of d4 invocations, one for each
+// vec4 of d_kv, add up every `groups`-th value, and meet in workgroup memory at the end. A head wider than LANES vec4s takes DV
+// passes of its sums in registers.
 // The order of every sum depends on the row's own length alone: padding and batch do not change a result.
 // SPLIT: stores its part of the sums with their maximum and denominator, for attention_decode_join to put together.
 
@@ -16,13 +16,13 @@ struct Params {
     heads: u32,
     d_kv: u32,
     d4: u32, // vec4s in a head's row, the last one perhaps in part
-    groups: u32, // max(1, 64 / d4)
+    groups: u32, // max(1, LANES / d4)
     kv_len: u32,
     q_ld: u32, // elements from one row of q to the next
     kv_ld: u32,
     k_offset: u32, // from the beginning of a row of kv to the keys of this block
     v_offset: u32, // from keys to values
-    lanes: u32, // 64; a run-time bound, since some compilers unroll every constant one
+    keys: u32, // KEYS; a run-time bound, since some compilers unroll every constant one
     reach: u32, // largest distance that the bias tells apart
     parts: u32, // workgroups to a (row, head)
     grid_x: u32,
@@ -36,14 +36,14 @@ const MASKED = -1e30;
 
 @group(0) @binding(9) var<storage, read_write> stats: array<vec2<f32>>; // [rows, heads, parts] of (maximum, denominator)
 
-const PART = 512u;
+const SPREAD = LANES / KEYS; // invocations that score a key
 
-var<workgroup> scores: array<f32, 64>;
-var<workgroup> values: array<u32, 64>; // where each key's value begins
-var<workgroup> tops: array<f32, 8>;
-var<workgroup> sums: array<vec4<f32>, 64>;
+var<workgroup> scores: array<f32, LANES>;
+var<workgroup> values: array<u32, KEYS>; // where each key's value begins
+var<workgroup> tops: array<f32, KEYS / 8u>;
+var<workgroup> sums: array<vec4<f32>, LANES>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let part = (group.y * p.grid_x + group.x) % p.parts;
     let index = (group.y * p.grid_x + group.x) / p.parts;
@@ -66,7 +66,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 if d >= p.d4 { break; }
                 store_kv(at, d, load_q(q_at + p.v_offset, d));
                 store_kv(at + p.v_offset, d, load_q(q_at + 2u * p.v_offset, d));
-                d += 64u;
+                d += LANES;
             }
         }
         storageBarrier();
@@ -79,37 +79,45 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var first = start;
     loop {
         if first >= end { break; }
-        let here = min(64u, end - first);
-        let j = first + lane;
-        var s = MASKED;
-        if lane < here {
-            s = 0.0;
+        let here = min(KEYS, end - first);
+        let key = lane / SPREAD;
+        var s = 0.0;
+        if key < here {
+            let j = first + key;
             if CAUSAL { home = min(table[row * p.kv_len + j], p.homes - 1u); }
             let k_at = head_at + (home * p.kv_len + j) * p.kv_ld;
-            values[lane] = k_at + p.v_offset;
-            var d = 0u;
+            if lane % SPREAD == 0u { values[key] = k_at + p.v_offset; }
+            var d = lane % SPREAD;
             loop {
                 if d >= p.d4 { break; }
                 s += dot(load_q(q_at, d), load_kv(k_at, d));
-                d += 1u;
+                d += SPREAD;
             }
-            // The query is the newest key.
-            s += bias_at(head, i32(j) - i32(keys - 1u));
         }
-        scores[lane] = s;
+        // From here on, an invocation has the key of its own number.
+        if SPREAD > 1u {
+            scores[lane] = s;
+            workgroupBarrier();
+            s = 0.0;
+            for (var i = 0u; i < SPREAD; i++) { s += scores[min(lane, KEYS - 1u) * SPREAD + i]; }
+            workgroupBarrier();
+        }
+        // The query is the newest key.
+        if lane < here { s += bias_at(head, i32(first + lane) - i32(keys - 1u)); } else { s = MASKED; }
+        if lane < KEYS { scores[lane] = s; }
         workgroupBarrier();
-        if lane < 8u {
+        if lane < KEYS / 8u {
             var m = scores[lane * 8u];
             for (var i = 1u; i < 8u; i++) { m = max(m, scores[lane * 8u + i]); }
             tops[lane] = m;
         }
         workgroupBarrier();
         var m = top;
-        for (var i = 0u; i < 8u; i++) { m = max(m, tops[i]); }
+        for (var i = 0u; i < KEYS / 8u; i++) { m = max(m, tops[i]); }
         let shrink = exp(top - m);
         top = m;
         let e = select(0.0, exp(s - top), lane < here);
-        scores[lane] = e;
+        if lane < KEYS { scores[lane] = e; }
         total = total * shrink + e;
         workgroupBarrier();
         for (var x = 0u; x < DV; x++) { o[x] *= shrink; }
@@ -117,19 +125,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         loop {
             if i >= here || team >= p.groups { break; }
             for (var x = 0u; x < DV; x++) {
-                o[x] += scores[i] * load_kv(values[i], min(column + 64u * x, p.d4 - 1u));
+                o[x] += scores[i] * load_kv(values[i], min(column + LANES * x, p.d4 - 1u));
             }
             i += p.groups;
         }
         workgroupBarrier();
-        first += 64u;
+        first += KEYS;
     }
     scores[lane] = total;
     workgroupBarrier();
     total = 0.0;
     var i = 0u;
     loop {
-        if i >= p.lanes { break; }
+        if i >= p.keys { break; }
         total += scores[i];
         i += 1u;
     }
@@ -139,8 +147,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var x = 0u; x < DV; x++) {
         sums[lane] = o[x];
         workgroupBarrier();
-        let d = lane + 64u * x;
-        if lane < min(p.d4, 64u) && d < p.d4 {
+        let d = lane + LANES * x;
+        if lane < min(p.d4, LANES) && d < p.d4 {
             var sum = vec4<f32>();
             var t = 0u;
             loop {

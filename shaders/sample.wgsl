@@ -9,6 +9,7 @@ struct Params {
     batch: u32,
     vocab: u32,
     len: u32, // positions that a sequence can have
+    shares: u32, // of a row in `found`; 0: the likeliest is not known yet
     rounds: u32, // CUT_ROUNDS; a run-time bound, since some compilers unroll every constant one
     grid_x: u32,
 }
@@ -23,11 +24,20 @@ const LEAST_WEIGHT = 1e-30; // top-p of 0 leaves the likeliest
 @group(0) @binding(5) var<storage, read_write> tokens: array<u32>; // [len, batch]
 @group(0) @binding(6) var<storage, read_write> finished: array<u32>; // [batch]
 @group(0) @binding(7) var<storage, read_write> pos: array<u32>; // [batch]: where the newest token stands
+@group(0) @binding(8) var<storage, read> found: array<vec2<u32>>; // [batch, shares] of (key, id): see likeliest.wgsl
 
 // The likeliest class below `limit`, the first of equals.
-fn likeliest(start: u32, limit: u32, lane: u32) -> u32 {
+fn likeliest(sequence: u32, limit: u32, lane: u32) -> u32 {
+    let start = sequence * p.vocab;
     var best = Best(0u, BAD);
     var i = lane;
+    loop {
+        if i >= p.shares { break; }
+        let share = found[sequence * p.shares + i];
+        best = better(Best(share.x, share.y), best);
+        i += LANES;
+    }
+    i = select(limit, lane, p.shares == 0u);
     loop {
         if i >= limit { break; }
         let k = key(logits[start + i]);
@@ -124,7 +134,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if sequence >= p.batch { return; }
     let start = sequence * p.vocab;
     let limit = min(settings.limit, p.vocab);
-    var token = likeliest(start, limit, lane);
+    var token = likeliest(sequence, limit, lane);
     let is_number = token != BAD;
 
     if settings.temperature > 0.0 && settings.top_k != 1u {

@@ -10,6 +10,7 @@ use std::process::Command;
 use common::gpu;
 use serde_json::Value;
 use t5_wgpu::batch::BatchShape;
+use t5_wgpu::bench::{BenchOptions, SMALL_DISPATCH, Subject};
 use t5_wgpu::gpu::{Caps, StepWork};
 use t5_wgpu::graph::{Dtype, Graph};
 use t5_wgpu::model::{Builder, Model, T5Config};
@@ -236,4 +237,25 @@ fn predictions_need_no_adapter() {
     assert!(report["cards"].as_array().unwrap().len() > 10);
     let (code, stdout, _) = bench(&["--predict"]);
     assert!(code == Some(0) && stdout.starts_with("PREDICTED"), "{stdout}");
+}
+
+/// A card wants thousands of invocations: a kernel that has fewer leaves most of it idle, however fast each of them is.
+#[test]
+fn decoding_keeps_cards_busy() {
+    let options = BenchOptions {
+        batch: Some(1),
+        source_len: Some(512),
+        target_len: Some(480),
+        ..BenchOptions::new(Subject::parse("t5-base").unwrap())
+    };
+    let (workloads, _) = t5_wgpu::bench::predict(&options).unwrap();
+    let step = workloads.iter().find(|w| w.name.starts_with("decode")).unwrap();
+    assert!(step.steps.len() > 90, "{} dispatches", step.steps.len());
+    // Units of 128 lanes.
+    for units in [20, 60, 130] {
+        for dispatch in step.steps.iter().filter(|d| d.work.bytes >= SMALL_DISPATCH) {
+            let (has, lanes) = (dispatch.invocations(), units * 128);
+            assert!(has >= lanes / 2, "{} ({}): {has} invocations for {lanes} lanes", dispatch.kernel, dispatch.label);
+        }
+    }
 }

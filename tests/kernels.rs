@@ -5,6 +5,9 @@ mod common;
 use std::process::{Child, Command, Stdio};
 
 use t5_wgpu::gpu::Gpu;
+use t5_wgpu::graph::{Dtype, Graph};
+use t5_wgpu::ops::{Activation, Function, Matmul, MatmulLayout, Variant};
+use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
 use t5_wgpu::verify::{Case, Row, cases, check_gradients, check_kernels};
 
 fn gpu() -> Gpu {
@@ -77,5 +80,34 @@ fn every_op_has_a_case() {
     }
     for name in covered {
         assert!(t5_wgpu::ops::NAMES.contains(&name), "{name} is missing in ops::NAMES");
+    }
+}
+
+/// Decoding gives a source the same answer in any batch only if the kernels for few rows add up every row alike.
+#[test]
+fn a_row_of_few_is_the_same_beside_any_others() {
+    let gpu = gpu();
+    let (n, k) = (36, 416);
+    let number = |i: usize| (i as u32).wrapping_mul(2_654_435_761) as f32 / u32::MAX as f32 - 0.5;
+    let [scale, weights] = [k, 2 * n * k].map(|len| (0..len).map(|i| number(i + 7)).collect::<Vec<f32>>());
+    for variant in [Variant::Rows, Variant::Deep(32)] {
+        let activation = Some(Activation { function: Function::GeluTanh, gated: true });
+        let op = Matmul { norm: Some(1e-6), activation, variant: Some(variant), ..Matmul::new(MatmulLayout::Nt) };
+        let first = [1, 3, 11].map(|m| {
+            let mut graph = Graph::new();
+            let inputs = [("a", vec![m, k]), ("b", vec![2 * n, k]), ("scale", vec![k])];
+            let inputs = inputs.map(|(name, shape)| graph.leaf(name, &shape, Dtype::F32));
+            let c = graph.push1(op.clone(), &inputs);
+            let options = PlanOptions { bind: &|_| None, pool: &SlotPool::new() };
+            let plan = Plan::compile(&gpu, &graph, &[("c", c)], &options).expect("the graph compiles");
+            // The first row is the same in all, the others are not.
+            plan.write("a", &(0..m * k).map(|i| number(if i < k { i } else { i * m })).collect::<Vec<f32>>());
+            plan.write("b", &weights);
+            plan.write("scale", &scale);
+            plan.run().expect("the plan runs");
+            let c: Vec<f32> = pollster::block_on(plan.read("c")).expect("it is read");
+            c[..n].iter().map(|x| x.to_bits()).collect::<Vec<u32>>()
+        });
+        assert!(first.iter().all(|bits| *bits == first[0]), "{variant:?}");
     }
 }

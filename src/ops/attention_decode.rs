@@ -31,7 +31,25 @@ pub struct AttentionDecode {
     pub causal: bool,
     /// Largest distance that the bias tells apart.
     pub reach: usize,
+    /// Instead of the workgroups that suit the adapter, those of cards, or of software adapters; tests go through both.
+    pub wide: Option<bool>,
 }
+
+/// How the keys are dealt out.
+struct Cut {
+    /// Invocations of a workgroup.
+    lanes: usize,
+    /// Keys that they take at a time.
+    keys: usize,
+    /// Keys of a workgroup. One adapter always has the same, so that no result depends on how long other rows are.
+    part: usize,
+}
+
+/// A software adapter pays for each workgroup, each barrier and each invocation with nothing to do.
+const NARROW: Cut = Cut { lanes: 64, keys: 64, part: 512 };
+/// With one sequence, a card would have as many workgroups as the model has heads, however long the sequence. More than 128
+/// keys are worth the second dispatch that puts the parts together.
+const WIDE: Cut = Cut { lanes: 256, keys: 128, part: 128 };
 
 macro_rules! part {
     ($name:literal) => {
@@ -43,18 +61,18 @@ static ATTENTION_DECODE: Shader = Shader {
     name: "attention_decode",
     source: part!("attention_decode"),
     shared: &[],
-    defaults: &[("DV", Constant::U32(1)), ("CAUSAL", Constant::Bool(false)), ("SPLIT", Constant::Bool(false))],
+    defaults: &[
+        ("DV", Constant::U32(1)),
+        ("CAUSAL", Constant::Bool(false)),
+        ("SPLIT", Constant::Bool(false)),
+        ("LANES", Constant::U32(64)),
+        ("KEYS", Constant::U32(64)),
+        ("PART", Constant::U32(512)),
+    ],
 };
 
 static ATTENTION_DECODE_JOIN: Shader =
     Shader { name: "attention_decode_join", source: part!("attention_decode_join"), shared: &[], defaults: &[] };
-
-/// Keys to a workgroup: PART in attention_decode.wgsl. With one sequence, a GPU would otherwise have as many workgroups
-/// as the model has heads, however long the sequence.
-const PART: usize = 512;
-
-/// Invocations of a workgroup.
-const LANES: usize = 64;
 
 impl AttentionDecode {
     fn inner(&self) -> usize {
@@ -102,14 +120,20 @@ impl Op for AttentionDecode {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let d4 = self.d_kv.div_ceil(4);
-        // Of 64 keys at a time: a dot product, and a team's share of the values.
-        let teams = (LANES / d4).max(1);
-        let per_tile = d4 + LANES / teams + 1;
-        let parts = self.kv_len.div_ceil(PART);
-        let tiles = self.kv_len.min(PART).div_ceil(LANES);
+        let Cut { lanes, keys, part } = if self.wide.unwrap_or(!l.caps.is_cpu()) { WIDE } else { NARROW };
+        // Of some keys at a time: a dot product, and a team's share of the values.
+        let teams = (lanes / d4).max(1);
+        let per_tile = d4 + keys / teams + 1;
+        let parts = self.kv_len.div_ceil(part);
+        let tiles = self.kv_len.min(part).div_ceil(keys);
         l.iterations(tiles * per_tile + 2 * parts, &format!("decoding over {} positions", self.kv_len));
-        let header =
-            Header::new().u32("DV", d4.div_ceil(LANES) as u32).bool("CAUSAL", self.causal).bool("SPLIT", parts > 1);
+        let header = Header::new()
+            .u32("DV", d4.div_ceil(lanes) as u32)
+            .bool("CAUSAL", self.causal)
+            .bool("SPLIT", parts > 1)
+            .u32("LANES", lanes as u32)
+            .u32("KEYS", keys as u32)
+            .u32("PART", part as u32);
         let header = if self.d_kv.is_multiple_of(4) {
             header.part(part!("attention_decode_vec4"))
         } else {
@@ -141,7 +165,7 @@ impl Op for AttentionDecode {
                 ("kv_ld", self.kv_ld().into()),
                 ("k_offset", self.k_offset().into()),
                 ("v_offset", self.inner().into()),
-                ("lanes", LANES.into()),
+                ("keys", keys.into()),
                 ("reach", self.reach.into()),
                 ("parts", parts.into()),
             ],

@@ -14,7 +14,20 @@ use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
 #[derive(Clone, Debug)]
 pub struct Sample {
     pub len: usize,
+    /// Whether many workgroups look for the likeliest class of a row first, in a dispatch of their own, instead of what suits
+    /// the adapter; tests go through both.
+    pub shared: Option<bool>,
 }
+
+/// Classes of a workgroup that looks for the likeliest: SHARE in likeliest.wgsl.
+const SHARE: usize = 512;
+
+static LIKELIEST: Shader = Shader {
+    name: "likeliest",
+    source: include_str!("../../shaders/likeliest.wgsl"),
+    shared: &[SETTINGS, REDUCE],
+    defaults: &[("LANES", Constant::U32(LANES as u32))],
+};
 
 /// Rounds of a bisection over the keys of all floats: each leaves at most a quarter of 2^32, and one and a quarter.
 const CUT_ROUNDS: u32 = 18;
@@ -46,6 +59,18 @@ impl Op for Sample {
         let rounds = 2 * CUT_ROUNDS as usize + 1;
         let iterations = vocab.div_ceil(LANES) * (rounds + 3) + 32 * (rounds + 1) + 2 * LANES;
         l.iterations(iterations, &format!("the choice among {vocab} tokens"));
+        let is_shared = self.shared.unwrap_or(!l.caps.is_cpu() && vocab > 4 * SHARE);
+        let shares = if is_shared { vocab.div_ceil(SHARE) } else { 0 };
+        let found = l.scratch(2 * batch * shares.max(1));
+        if is_shared {
+            l.launch(Launch {
+                shader: &LIKELIEST,
+                header: Header::new(),
+                bindings: vec![("logits", l.input(0)), ("settings", l.input(1)), ("found", found)],
+                params: vec![("batch", batch.into()), ("vocab", vocab.into()), ("shares", shares.into())],
+                workgroups: (batch * shares) as u64,
+            });
+        }
         l.launch(Launch {
             shader: &SAMPLE,
             header: Header::new(),
@@ -57,16 +82,22 @@ impl Op for Sample {
                 ("finished", l.output(2)),
                 ("pos", l.output(3)),
                 ("tokens", l.output(1)),
+                ("found", found),
             ],
             params: vec![
                 ("batch", batch.into()),
                 ("vocab", vocab.into()),
                 ("len", self.len.into()),
+                ("shares", shares.into()),
                 ("rounds", CUT_ROUNDS.into()),
             ],
             workgroups: batch as u64,
         });
         l.moves("tokens", batch);
+        if is_shared {
+            // Of the likeliest. A draw reads them all, several times.
+            l.moves("logits", batch);
+        }
     }
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {

@@ -180,6 +180,7 @@ fn attention_decode(b: &mut CaseBuilder) {
         window: 0,
         causal: true,
         reach: REACH,
+        wide: None,
     };
     let table = (0..SEQUENCES * LEN).map(|i| (i / LEN) as f64).collect();
     let inputs = [
@@ -207,7 +208,7 @@ fn sample(b: &mut CaseBuilder, temperature: f32) {
         b.ids("finished", &[0; SEQUENCES]),
         b.ids("pos", &[0; SEQUENCES]),
     ];
-    let made = b.graph.push(Sample { len: MAX_LEN }, &inputs);
+    let made = b.graph.push(Sample { len: MAX_LEN, shared: None }, &inputs);
     for (value, leaf) in made.into_iter().zip(state) {
         b.graph.store_in(value, leaf);
         let name = b.graph.value(leaf).label.clone();

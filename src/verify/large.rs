@@ -108,7 +108,7 @@ fn sample(batch: usize, vocab: usize) -> Case {
             let shape = if name == "tokens" { vec![2, batch] } else { vec![batch] };
             b.leaf(name, &shape, Dtype::U32, vec![0.0; shape.iter().product()])
         });
-        let made = b.graph.push(Sample { len: 2 }, &[logits, settings, sequences]);
+        let made = b.graph.push(Sample { len: 2, shared: None }, &[logits, settings, sequences]);
         for (value, leaf) in made.into_iter().zip(state) {
             b.graph.store_in(value, leaf);
         }
@@ -129,7 +129,8 @@ fn top_tokens(rows: usize, vocab: usize) -> Case {
 fn attention_decode(kv_len: usize) -> Case {
     let case = Case::new(format!("attention_decode of {kv_len} keys"), move |b| {
         let [rows, heads, d_kv, reach] = [2, 1, 64, 128];
-        let op = AttentionDecode { rows, homes: rows, heads, d_kv, kv_len, windows: 1, window: 0, causal: true, reach };
+        let (homes, windows, window, causal, wide) = (rows, 1, 0, true, None);
+        let op = AttentionDecode { rows, homes, heads, d_kv, kv_len, windows, window, causal, reach, wide };
         // Every third key of the first row is the second's.
         let home = |i: usize| if i < kv_len / 2 && i.is_multiple_of(3) { 1.0 } else { (i / kv_len) as f64 };
         let table = (0..rows * kv_len).map(home).collect();

@@ -114,7 +114,7 @@ impl DecodeShape {
             store_all(&mut graph, &made, &["tgt_ids", "tokens", "parents", "pos", "cache_row", "beams"]);
         } else {
             let sequences = graph.leaf("sequences", &[rows], Dtype::U32);
-            let chosen = graph.push(Sample { len: self.max_len }, &[logits, settings, sequences]);
+            let chosen = graph.push(Sample { len: self.max_len, shared: None }, &[logits, settings, sequences]);
             store_all(&mut graph, &chosen, &["tgt_ids", "tokens", "finished", "pos"]);
         }
         graph
@@ -184,6 +184,7 @@ impl Builder<'_> {
             window: 0,
             causal: true,
             reach: self.config.relative_attention_max_distance,
+            wide: None,
         };
         let mut x = self.embed("tgt", rows);
         let mut bias_block = 0;

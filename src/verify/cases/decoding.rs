@@ -29,15 +29,17 @@ fn attention_decode(cases: &mut Vec<Case>) {
     ];
     for [rows, heads, d_kv, kv_len] in sizes {
         for causal in [false, true] {
-            for scale in [1.0, 6.0] {
-                let name = format!("attention_decode [{rows} {heads} {d_kv} {kv_len}] causal={causal} x{scale}");
+            for (wide, scale) in [(false, 1.0), (false, 6.0), (true, 1.0)] {
+                let size = format!("[{rows} {heads} {d_kv} {kv_len}]");
+                let name = format!("attention_decode {size} causal={causal} wide={wide} x{scale}");
                 let case = Case::new(name, move |b| {
                     let (inner, reach) = (heads * d_kv, 6);
                     // Causal attention writes: the cache's other windows must stay as they were.
                     let (windows, window) = if kv_len % 2 == 1 { (3, 1) } else { (1, 0) };
                     // Sources that several rows read, and one that none does.
                     let homes = if causal { rows } else { rows / 2 + 1 };
-                    let op = AttentionDecode { rows, homes, heads, d_kv, kv_len, windows, window, causal, reach };
+                    let wide = Some(wide);
+                    let op = AttentionDecode { rows, homes, heads, d_kv, kv_len, windows, window, causal, reach, wide };
                     let row = windows * 2 * inner;
                     // Full, half, and only the first key, or none; the fourth of four is past the end of its cache.
                     let lens = [kv_len - usize::from(causal), kv_len / 2, 0, kv_len];
@@ -91,12 +93,13 @@ fn sample(cases: &mut Vec<Case>) {
         ("both", ChoiceSettings { top_k: 9, top_p: 0.9, temperature: 2.5, ..greedy }),
     ];
     for (what, settings) in settings {
-        for (batch, vocab) in [(1, 1), (5, 7), (9, 300), (6, 5003)] {
-            cases.push(Case::new(format!("sample {what} [{batch} {vocab}]"), move |b| {
+        for (batch, vocab, shared) in [(1, 1, false), (5, 7, true), (9, 300, false), (6, 5003, false), (6, 5003, true)]
+        {
+            cases.push(Case::new(format!("sample {what} [{batch} {vocab}] shared={shared}"), move |b| {
                 let mut logits = b.noise(batch * vocab, 8.0);
                 special_rows(&mut logits, vocab);
                 let logits = b.leaf("logits", &[batch, vocab], Dtype::F32, logits);
-                push_sample(b, logits, &settings);
+                push_sample(b, logits, &settings, shared);
             }));
         }
     }
@@ -114,7 +117,7 @@ fn special_rows(logits: &mut [f64], vocab: usize) {
     }
 }
 
-fn push_sample(b: &mut CaseBuilder, logits: ValueId, settings: &ChoiceSettings) {
+fn push_sample(b: &mut CaseBuilder, logits: ValueId, settings: &ChoiceSettings, shared: bool) {
     const LEN: usize = 6;
     let batch = b.graph.shape(logits)[0];
     let words: [u32; SETTINGS_LEN] = bytemuck::cast(*settings);
@@ -128,7 +131,7 @@ fn push_sample(b: &mut CaseBuilder, logits: ValueId, settings: &ChoiceSettings) 
         b.ids("finished", &rows(|i| u32::from(i == 4))),
         b.ids("pos", &rows(|i| if i == 5 { 5 } else { i % 5 })),
     ];
-    let made = b.graph.push(Sample { len: LEN }, &[logits, settings, sequences]);
+    let made = b.graph.push(Sample { len: LEN, shared: Some(shared) }, &[logits, settings, sequences]);
     for (value, leaf) in made.into_iter().zip(state) {
         b.graph.store_in(value, leaf);
         let name = b.graph.value(leaf).label.clone();

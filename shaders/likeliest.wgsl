@@ -1,0 +1,37 @@
+// The likeliest class of each SHARE of each row's logits, with its key: half of the choice of a token on cards, where one
+// workgroup would wait for memory most of its time. `sample` finds the likeliest of these.
+//
+// One workgroup of LANES per share.
+
+struct Params {
+    batch: u32,
+    vocab: u32,
+    shares: u32, // of a row
+    grid_x: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<uniform> settings: Settings;
+@group(0) @binding(2) var<storage, read> logits: array<f32>; // [batch, vocab]
+@group(0) @binding(3) var<storage, read_write> found: array<vec2<u32>>; // [batch, shares] of (key, id)
+
+const SHARE = 512u;
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let index = group.y * p.grid_x + group.x;
+    if index >= p.batch * p.shares { return; }
+    let start = index / p.shares * p.vocab;
+    let first = index % p.shares * SHARE;
+    let end = min(first + SHARE, min(settings.limit, p.vocab));
+    var best = Best(0u, BAD);
+    var i = first + lane;
+    loop {
+        if i >= end { break; }
+        let k = key(logits[start + i]);
+        if k > best.key { best = Best(k, i); }
+        i += LANES;
+    }
+    best = best_of(best, lane);
+    if lane == 0u { found[index] = vec2(best.key, best.id); }
+}
