@@ -76,11 +76,16 @@ fn cut_off(start: u32, limit: u32, top: f32, lane: u32) -> u32 {
         var i = lane;
         loop {
             if i >= limit { break; }
-            let x = logits[start + i];
-            // No branch: FXC would then see the barrier in flow that varies.
-            let w = select(1.0, weight(x, top), by_weight);
-            sum += select(vec3<f32>(), vec3(w), vec3(key(x)) >= probes);
-            i += LANES;
+            // Four at a time: a card waits for one load as long as for four.
+            let at = i + LANES * vec4(0u, 1u, 2u, 3u);
+            let inside = min(at, vec4(limit - 1u));
+            let x = vec4(logits[start + inside.x], logits[start + inside.y], logits[start + inside.z], logits[start + inside.w]);
+            for (var j = 0u; j < 4u; j++) {
+                // No branch: FXC would then see the barrier in flow that varies.
+                let w = select(1.0, weight(x[j], top), by_weight);
+                sum += select(vec3<f32>(), vec3(w), (vec3(key(x[j])) >= probes) & vec3(at[j] < limit));
+            }
+            i += 4u * LANES;
         }
         sum = sum_up(vec4(sum, 0.0), lane).xyz;
         let reached = sum >= vec3(target_sum);

@@ -160,8 +160,13 @@ impl Kernel {
         let module = parse(name, source)?;
         let (bindings, params, params_bytes) = reflect(&module)
             .map_err(|e| Error::Shader(format!("{name}.wgsl is invalid: {}", e.emit_to_string(source))))?;
-        let descriptor =
-            wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(source.into()) };
+        let workgroup = workgroup(&module)?;
+        // A browser reads WGSL and nothing else; for wgpu the source is parsed once.
+        #[cfg(target_family = "wasm")]
+        let source = wgpu::ShaderSource::Wgsl(source.into());
+        #[cfg(not(target_family = "wasm"))]
+        let source = wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module));
+        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(name), source };
         let checks =
             if checked { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
         // SAFETY: every kernel guards its own loads and stores against the sizes in its parameters; the tests run
@@ -179,7 +184,6 @@ impl Kernel {
             cache,
         });
         let layout = pipeline.get_bind_group_layout(0);
-        let workgroup = workgroup(&module)?;
         Ok(Kernel { pipeline, layout, name, bindings, params, params_bytes, workgroup })
     }
 
