@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use t5_wgpu::checkpoint::{Dtype, Weights};
-use t5_wgpu::generate::{Decoding, EarlyStopping, Generation, Generator, LengthPenalty};
+use t5_wgpu::generate::{Alternative, Decoding, EarlyStopping, Generation, Generator, LengthPenalty};
 use t5_wgpu::model::Model;
 
 fn folder(name: &str) -> PathBuf {
@@ -52,9 +52,36 @@ fn decoding(settings: &Value, beams: usize) -> Decoding {
         answers: lists("answers"),
         decoder_prefix: ids(&settings["prompt"]),
         length_penalty: LengthPenalty::Power(settings["length_penalty"].as_f64().unwrap_or(1.0) as f32),
+        log_probs: true,
+        alternatives: 3,
         early_stopping: if settings["early_stopping"] == true { EarlyStopping::Yes } else { EarlyStopping::No },
         ..Decoding::beam(beams)
     }
+}
+
+/// Whether log-probabilities and alternatives are those of a row, up to the rounding of f32 logits.
+fn is_told(found: &Generation, log_probs: &Value, alternatives: &Value) -> bool {
+    let close = |found: f32, expected: &Value| {
+        let expected = expected.as_f64().unwrap();
+        (f64::from(found) - expected).abs() <= 1e-5 * expected.abs().max(1.0)
+    };
+    // What cannot be scores -1e30 here and minus infinity there, which no vector has.
+    let expected = log_probs.as_array().unwrap();
+    let same = found.log_probs.len() == expected.len()
+        && found.log_probs.iter().zip(expected).all(|(&found, expected)| close(found, expected));
+    let place = |(found, expected): (&Vec<Alternative>, &Value)| {
+        let expected = expected.as_array().unwrap();
+        // Of near equals, the order hangs on rounding.
+        let known = |one: &Alternative| {
+            let near = |e: &&Value| close(one.log_prob, &e[1]);
+            expected.iter().any(|e| e[0] == one.id) || expected.last().is_some_and(|last| near(&last))
+        };
+        found.len() == expected.len()
+            && found.iter().zip(expected).all(|(found, expected)| close(found.log_prob, &expected[1]) && known(found))
+    };
+    let places = alternatives.as_array();
+    same && found.alternatives.len() == expected.len()
+        && places.is_none_or(|places| found.alternatives.iter().zip(places).all(place))
 }
 
 fn check(model: &str) {
@@ -87,7 +114,19 @@ fn check(model: &str) {
                 let (found, expected) = (f64::from(found.score.unwrap()), score.as_f64().unwrap());
                 (found - expected).abs() <= 1e-4 * expected.abs()
             };
+            let told = |(i, found): (usize, &Generation)| {
+                let row = source * beams + i;
+                is_told(found, &vector["log_probs"][row], &vector["alternatives"][row])
+            };
+            // A beam's score is what its tokens add up to.
+            let penalty = |found: &Generation| decoding.length_penalty.of(found.log_probs.len());
+            let sums = |found: &Generation| {
+                let sum: f32 = found.log_probs.iter().sum::<f32>() / penalty(found);
+                found.score.is_none_or(|score| (sum - score).abs() <= 1e-5 * score.abs().max(1.0))
+            };
             let right = found.len() == real
+                && found.iter().enumerate().all(told)
+                && found.iter().all(sums)
                 && found.iter().zip(expected).all(same)
                 && scores.is_none_or(|scores| found.iter().zip(scores).all(close));
             if !right {

@@ -71,7 +71,8 @@ fn neighbours_and_padding_change_nothing() {
     // Longer than what one workgroup attends to: beside it, the others' attention is put together from parts.
     many.push([7, 9, 11].repeat(200));
     let beams = Decoding { n_best: 4, ..Decoding::beam(4).max_new_tokens(20) };
-    for options in [greedy(20), sampled(1.5, 0, 0.95, 7), beams] {
+    let told = [sampled(1.5, 0, 0.95, 7).log_probs(true), beams.clone().alternatives(3)];
+    for options in [greedy(20), sampled(1.5, 0, 0.95, 7), beams].into_iter().chain(told) {
         let together = all(&mut generator, &many, &options);
         for max_batch in [1, 5] {
             let options = Decoding { max_batch, ..options.clone() };
@@ -210,15 +211,68 @@ fn full_logits(model: &Model, source: &[u32], tokens: &[u32]) -> Vec<f64> {
     logits.into_iter().map(f64::from).collect()
 }
 
-/// Sum of the log-probabilities of a target's tokens, by the uncached graph.
-fn full_score(model: &Model, source: &[u32], target: &Generation) -> f64 {
+/// Log-probabilities of all tokens at every place of a target, by the uncached graph.
+fn full_log_probs(model: &Model, source: &[u32], target: &Generation) -> Vec<Vec<f64>> {
     let tokens: Vec<u32> = target.ids.iter().copied().chain(target.stopped_at).collect();
     let logits = full_logits(model, source, &tokens[..tokens.len() - 1]);
-    let of_token = |(logits, &token): (&[f64], &u32)| {
+    let of_place = |logits: &[f64]| -> Vec<f64> {
         let top = logits.iter().copied().fold(f64::MIN, f64::max);
-        logits[token as usize] - top - logits.iter().map(|x| (x - top).exp()).sum::<f64>().ln()
+        let log_sum = top + logits.iter().map(|x| (x - top).exp()).sum::<f64>().ln();
+        logits.iter().map(|x| x - log_sum).collect()
     };
-    logits.chunks(model.config.vocab_size).zip(&tokens).map(of_token).sum()
+    logits.chunks(model.config.vocab_size).map(of_place).collect()
+}
+
+/// Sum of the log-probabilities of a target's tokens, by the uncached graph.
+fn full_score(model: &Model, source: &[u32], target: &Generation) -> f64 {
+    let tokens = target.ids.iter().copied().chain(target.stopped_at);
+    full_log_probs(model, source, target).iter().zip(tokens).map(|(place, token)| place[token as usize]).sum()
+}
+
+/// Of every token, however it was chosen: what is told is the model's own opinion, and changes no token.
+#[test]
+fn log_probs_are_those_of_the_whole_target() {
+    for name in ["t5v10", "flan"] {
+        let mut generator = generator(name);
+        let (sources, _) = golden(name);
+        let beams = Decoding { n_best: 3, ..Decoding::beam(5).max_new_tokens(24) };
+        let mut compared = 0;
+        for decoding in [greedy(24), sampled(1.7, 30, 0.9, 5), beams] {
+            let untold = all(&mut generator, &sources, &decoding);
+            for asked in [decoding.clone().log_probs(true), decoding.clone().alternatives(4)] {
+                let told = all(&mut generator, &sources, &asked);
+                for (source, (told, untold)) in sources.iter().zip(told.iter().zip(&untold)) {
+                    for (target, untold) in told.iter().zip(untold) {
+                        assert_eq!((&target.ids, target.score), (&untold.ids, untold.score), "{asked:?}");
+                        compared += compare(&generator.model, source, target, asked.alternatives);
+                    }
+                }
+            }
+        }
+        assert!(compared > 200, "{compared}");
+    }
+}
+
+/// Compares what is told of a target with the uncached graph; gives the number of its tokens.
+fn compare(model: &Model, source: &[u32], target: &Generation, alternatives: usize) -> usize {
+    let places = full_log_probs(model, source, target);
+    let tokens = target.ids.iter().copied().chain(target.stopped_at);
+    assert_eq!(target.log_probs.len(), places.len());
+    assert_eq!(target.alternatives.len(), if alternatives > 0 { places.len() } else { 0 });
+    let close = |found: f32, expected: f64| (f64::from(found) - expected).abs() < 1e-5 * expected.abs().max(1.0);
+    for ((place, token), &found) in places.iter().zip(tokens).zip(&target.log_probs) {
+        assert!(close(found, place[token as usize]), "{found} {}", place[token as usize]);
+    }
+    for (place, found) in places.iter().zip(&target.alternatives) {
+        let mut sorted = place.clone();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        assert_eq!(found.len(), alternatives);
+        for (one, expected) in found.iter().zip(sorted) {
+            assert!(close(one.log_prob, expected) && close(one.log_prob, place[one.id as usize]), "{one:?} {expected}");
+        }
+        assert!(found.is_sorted_by(|a, b| a.log_prob >= b.log_prob && a.id != b.id));
+    }
+    places.len()
 }
 
 /// 600 tokens, and with a wide bias of positions: each is the likeliest by the uncached graph, too, up to rounding.
@@ -277,6 +331,9 @@ fn a_batch_is_its_sources_alone() {
         sampled(1.5, 20, 0.95, 3),
         Decoding { min_p: 0.02, ..sampled(2.0, 0, 1.0, 3) },
         Decoding { n_best: 4, ..Decoding::beam(4).max_new_tokens(20) },
+        greedy(20).log_probs(true),
+        sampled(1.5, 20, 0.95, 3).alternatives(5),
+        Decoding { n_best: 4, ..Decoding::beam(4).max_new_tokens(20) }.alternatives(2),
         Decoding { answers: answers.clone(), ..greedy(20) },
         Decoding { num_beams: 4, n_best: 2, answers, ..greedy(20) },
         rules.clone(),
@@ -412,6 +469,7 @@ fn what_cannot_be_generated_is_refused() {
     assert!(refusal(&[vec![1]], &greedy(0)).contains("max_new_tokens"));
     assert!(refusal(&[vec![1]], &sampled(f32::NAN, 0, 1.0, 0)).contains("temperature"));
     assert!(refusal(&[vec![1]], &sampled(1.0, 0, 1.5, 0)).contains("top_p"));
+    assert!(refusal(&[vec![1]], &greedy(4).alternatives(65)).contains("at most 64"));
     assert!(refusal(&[vec![1]], &Decoding::beam(0)).contains("num_beams 0"));
     assert!(refusal(&[vec![1]], &Decoding::beam(33)).contains("between 1 and 32"));
     assert!(refusal(&[vec![1]], &Decoding { n_best: 5, ..Decoding::beam(4) }).contains("n_best 5"));

@@ -1,11 +1,11 @@
 //! The loop of beam search on the host: it lets the device search, and reads the hypotheses when all sources are done.
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::decoding::Generation;
 use super::generator::{Pace, ShouldStop, not_a_number};
-use super::session::Session;
+use super::session::{ScoreLists, Session};
 use crate::error::Result;
 use crate::gpu::Readback;
 use crate::ops::BeamSearch;
@@ -22,6 +22,7 @@ pub(super) struct Beams<'a> {
     /// Positions of the target before the first new token.
     pub prompt: usize,
     pub n_best: usize,
+    pub alternatives: usize,
     pub pace: Pace,
     pub should_stop: &'a ShouldStop<'a>,
 }
@@ -52,7 +53,16 @@ impl Beams<'_> {
         let positions = self.prompt + made;
         let tokens = self.session.start_history("tokens", 0, positions)?.finish().await?;
         let parents = self.session.start_history("parents", 0, positions)?.finish().await?;
-        let history = History { rows: self.session.shape().rows(), prompt: self.prompt, tokens, parents };
+        let lists = match self.session.score_lists() {
+            Some(lists) => {
+                let pairs = self.session.start_history("token_scores", 0, positions)?.finish().await?;
+                Some((lists, pairs))
+            }
+            None => None,
+        };
+        let given = self.prompt..self.prompt + self.forced;
+        let history =
+            History { rows: self.session.shape().rows(), prompt: self.prompt, given, tokens, parents, lists };
         let stride = self.stride();
         let of_source = |state: &[f32]| self.hypotheses(state, &history);
         let mut found: Vec<_> = state.chunks(stride).take(self.sources.len()).map(of_source).collect();
@@ -82,13 +92,15 @@ impl Beams<'_> {
         let real = ended.filter(|hypothesis| hypothesis[1] > 0.0 && hypothesis[0] > BeamSearch::HOPELESS);
         let generation = |hypothesis: &[f32]| {
             let [score, at, row, token] = [0, 1, 2, 3].map(|i| hypothesis[i]);
-            let mut ids = history.before(at as usize, row as usize);
-            let token = token as u32;
-            let stopped_at = self.eos.contains(&token).then_some(token);
-            if stopped_at.is_none() {
-                ids.push(token);
-            }
-            Generation { ids, stopped_at, score: Some(score) }
+            let (at, token) = (at as usize, token as u32);
+            let mut path = history.before(at, row as usize);
+            path.push(Made { at, row: row as usize, token });
+            let mut generation = Generation { score: Some(score), ..Generation::default() };
+            path.iter().for_each(|made| history.tell(made, self.alternatives, &mut generation));
+            generation.stopped_at = self.eos.contains(&token).then_some(token);
+            path.truncate(path.len() - usize::from(generation.stopped_at.is_some()));
+            generation.ids = path.into_iter().map(|made| made.token).collect();
+            generation
         };
         real.take(self.n_best).map(generation).collect()
     }
@@ -98,22 +110,42 @@ impl Beams<'_> {
 struct History {
     rows: usize,
     prompt: usize,
+    /// Positions whose token was not chosen.
+    given: Range<usize>,
     tokens: Vec<u32>,
     parents: Vec<u32>,
+    lists: Option<(ScoreLists, Vec<f32>)>,
+}
+
+/// A token, and the row whose logits it came of.
+struct Made {
+    at: usize,
+    row: usize,
+    token: u32,
 }
 
 impl History {
     /// The new tokens in front of position `at`, of which the last one belongs to `row`.
-    fn before(&self, at: usize, mut row: usize) -> Vec<u32> {
-        let mut ids: Vec<u32> = (self.prompt..at)
+    fn before(&self, at: usize, mut row: usize) -> Vec<Made> {
+        let mut path: Vec<Made> = (self.prompt..at)
             .rev()
-            .map(|position| {
-                let place = position * self.rows + row;
+            .map(|at| {
+                let place = at * self.rows + row;
                 row = self.parents[place] as usize;
-                self.tokens[place]
+                Made { at, row, token: self.tokens[place] }
             })
             .collect();
-        ids.reverse();
-        ids
+        path.reverse();
+        path
+    }
+
+    /// Adds the log-probability of a token, if it is known.
+    fn tell(&self, made: &Made, alternatives: usize, generation: &mut Generation) {
+        let Some((lists, pairs)) = &self.lists else { return };
+        if self.given.contains(&made.at) {
+            return lists.take(&lists.of_given(made.token), made.token, alternatives, generation);
+        }
+        let first = (made.at * self.rows + made.row) * 2 * lists.width;
+        lists.take(&pairs[first..first + 2 * lists.width], made.token, alternatives, generation);
     }
 }

@@ -48,6 +48,11 @@ pub struct Decoding {
     pub min_p: f32,
     /// The draws of a source depend on the seed, the source's number and the position alone.
     pub seed: u64,
+    /// Tell the log-probability of every token that is made: [`Generation::log_probs`].
+    pub log_probs: bool,
+    /// Tell so many of the likeliest tokens at every place, with their log-probabilities, and that of the token itself:
+    /// [`Generation::alternatives`].
+    pub alternatives: usize,
     /// Number of the first source among all that share a seed.
     pub first_source: usize,
     /// Sources that are decoded side by side.
@@ -69,6 +74,9 @@ impl Decoding {
 
     /// The most that [`Decoding::max_new_tokens`] can be: beyond any answer, and no product of sizes overflows.
     pub const MOST_NEW_TOKENS: usize = 1_000_000;
+
+    /// The most that [`Decoding::alternatives`] can be.
+    pub const MOST_ALTERNATIVES: usize = 64;
 
     /// The likeliest token at each step.
     pub fn greedy() -> Decoding {
@@ -93,6 +101,8 @@ impl Decoding {
             top_p: 1.0,
             min_p: 0.0,
             seed: 0,
+            log_probs: false,
+            alternatives: 0,
             first_source: 0,
             max_batch: 16,
             limit: None,
@@ -154,6 +164,21 @@ impl Decoding {
         Decoding { max_new_tokens: Some(tokens), ..self }
     }
 
+    /// The same with the log-probability of every token told, or not.
+    pub fn log_probs(self, log_probs: bool) -> Decoding {
+        Decoding { log_probs, ..self }
+    }
+
+    /// The same with so many of the likeliest tokens at every place told.
+    pub fn alternatives(self, alternatives: usize) -> Decoding {
+        Decoding { alternatives, ..self }
+    }
+
+    /// How many of the likeliest tokens are kept beside those that are chosen, if log-probabilities are asked for.
+    pub(super) fn scores(&self) -> Option<usize> {
+        (self.log_probs || self.alternatives > 0).then_some(self.alternatives)
+    }
+
     pub(super) fn length(&self) -> usize {
         self.max_new_tokens.unwrap_or(Decoding::MAX_NEW_TOKENS)
     }
@@ -212,6 +237,10 @@ impl Decoding {
         }
         if beams > 1 && !self.length_penalty.exponent().is_finite() {
             return Err(Error::Input("length_penalty must be a number".into()));
+        }
+        if self.alternatives > Decoding::MOST_ALTERNATIVES {
+            let (wanted, most) = (self.alternatives, Decoding::MOST_ALTERNATIVES);
+            return Err(Error::Input(format!("alternatives {wanted}: at most {most} are told of a token")));
         }
         let n_eos = end_tokens.len();
         if n_eos > MAX_EOS {
@@ -312,6 +341,26 @@ pub struct Generation {
     pub stopped_at: Option<u32>,
     /// Of beam search: the sum of the tokens' log-probabilities, the end token's too, divided by the length penalty.
     pub score: Option<f32>,
+    /// Natural logarithm of the probability of each token, given the source and the tokens before; the end token's is the last.
+    /// Empty unless [`Decoding::log_probs`] or [`Decoding::alternatives`] asked for it.
+    ///
+    /// It is that of the model, which [`TargetScorer`](crate::forward::TargetScorer) gives as well, before temperature, `top_k`, `top_p` and
+    /// `min_p`. Where rules change scores (penalties, suppressed tokens, answers), it is that of the changed scores, as
+    /// `compute_transition_scores` of transformers gives it: the probabilities of what is left add up to 1, but not those of
+    /// beams, whose rules change log-probabilities. So a beam's [`Generation::score`] is always the sum of these numbers over the length penalty.
+    /// A forced token has 0.
+    pub log_probs: Vec<f32>,
+    /// For each token, and for the end token at last: the likeliest tokens at its place, the likeliest first and the lower id
+    /// first of equals. There are fewer where fewer may be chosen; a token that was drawn need not be among them. Empty
+    /// unless [`Decoding::alternatives`] asked for it.
+    pub alternatives: Vec<Vec<Alternative>>,
+}
+
+/// A token that could be at a place, and the logarithm of its probability there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Alternative {
+    pub id: u32,
+    pub log_prob: f32,
 }
 
 impl Generation {

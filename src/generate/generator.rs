@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use super::beams::Beams;
 use super::decoding::{Decoding, Generation};
 use super::rules::Rules;
-use super::session::{Session, Start};
+use super::session::{ScoreLists, Session, Start};
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
 use crate::model::{DecodeShape, Model};
@@ -86,7 +86,7 @@ impl Generator {
             let generation = &self.model.generation;
             let start_token = generation.decoder_start_token_id.unwrap_or(self.model.config.decoder_start_token_id);
             let pace = Pace::of(&self.model);
-            let session = self.session(shape, rules.as_ref())?;
+            let session = self.session(shape, rules.as_ref(), decoding.scores())?;
             let start = Start {
                 sources: &texts,
                 sequences: &numbers,
@@ -114,6 +114,7 @@ impl Generator {
                     forced: usize::from(decoding.forced_first.is_some()),
                     prompt,
                     n_best: decoding.n_best,
+                    alternatives: decoding.alternatives,
                     pace,
                     should_stop,
                 };
@@ -133,6 +134,8 @@ impl Generator {
                     rows,
                     eos: &end_tokens,
                     left: vec![max_new; rows.len()],
+                    lists: session.score_lists(),
+                    alternatives: decoding.alternatives,
                     generations: &mut generations,
                     on_tokens,
                     should_stop,
@@ -165,7 +168,7 @@ impl Generator {
 
     /// The plans of a decoding step and of the choice of a token, for profiles and printing.
     pub fn step_plans(&mut self, shape: DecodeShape) -> Result<[&Plan; 2]> {
-        Ok(self.session(shape, None)?.plans())
+        Ok(self.session(shape, None, None)?.plans())
     }
 
     fn check_sources(&self, sources: &[Vec<u32>]) -> Result<()> {
@@ -184,7 +187,7 @@ impl Generator {
         Ok(())
     }
 
-    fn session(&mut self, shape: DecodeShape, rules: Option<&Rules>) -> Result<&Session> {
+    fn session(&mut self, shape: DecodeShape, rules: Option<&Rules>, scores: Option<usize>) -> Result<&Session> {
         let mut session = match self.sessions.iter().position(|(s, _)| *s == shape) {
             Some(at) => self.sessions.remove(at).1,
             None => {
@@ -200,7 +203,7 @@ impl Generator {
                 }
             }
         };
-        session.choose_by(&self.model, &self.pool, rules)?;
+        session.choose_by(&self.model, &self.pool, rules, scores)?;
         self.sessions.push((shape, session));
         let last = self.sessions.len() - 1;
         Ok(&self.sessions[last].1)
@@ -214,6 +217,9 @@ struct Rows<'a> {
     eos: &'a [u32],
     /// Tokens that each may still get; 0 once it is done.
     left: Vec<usize>,
+    /// How log-probabilities come, if they are asked for.
+    lists: Option<ScoreLists>,
+    alternatives: usize,
     generations: &'a mut [Vec<Generation>],
     on_tokens: &'a mut OnTokens<'a>,
     should_stop: &'a ShouldStop<'a>,
@@ -232,11 +238,12 @@ impl Rows<'_> {
         let mut made = 0;
         if let Some(token) = decoding.forced_first {
             made = 1;
-            if self.take(&vec![token; width], width)?.is_break() {
+            let scores = self.lists.map(|lists| lists.of_given(token).repeat(width));
+            if self.take(&vec![token; width], scores.as_deref(), width)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
-        let mut underway: VecDeque<Readback<u32>> = VecDeque::new();
+        let mut underway: VecDeque<(Readback<u32>, Option<Readback<f32>>)> = VecDeque::new();
         while self.any_left() {
             if (self.should_stop)() {
                 return Ok(ControlFlow::Break(()));
@@ -244,12 +251,18 @@ impl Rows<'_> {
             while made < max_new && underway.len() < pace.ahead {
                 let count = pace.steps.min(max_new - made);
                 session.advance(count).await?;
-                underway.push_back(session.start_history("tokens", prompt + made, count)?);
+                let start = |name| session.start_history(name, prompt + made, count);
+                let scores = self.lists.map(|_| session.start_history("token_scores", prompt + made, count));
+                underway.push_back((start("tokens")?, scores.transpose()?));
                 made += count;
             }
-            let Some(readback) = underway.pop_front() else { break };
-            let tokens = readback.finish().await?;
-            if self.take(&tokens, width)?.is_break() {
+            let Some((tokens, scores)) = underway.pop_front() else { break };
+            let tokens = tokens.finish().await?;
+            let scores = match scores {
+                Some(scores) => Some(scores.finish().await?),
+                None => None,
+            };
+            if self.take(&tokens, scores.as_deref(), width)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -260,12 +273,12 @@ impl Rows<'_> {
         self.left.iter().any(|&n| n > 0)
     }
 
-    /// Takes tokens [steps, width] as they came from the device.
-    fn take(&mut self, tokens: &[u32], width: usize) -> Result<ControlFlow<()>> {
+    /// Takes tokens [steps, width] as they came from the device, and what is known of their log-probabilities.
+    fn take(&mut self, tokens: &[u32], scores: Option<&[f32]>, width: usize) -> Result<ControlFlow<()>> {
         for (b, &row) in self.rows.iter().enumerate() {
             let generation = &mut self.generations[row][0];
             let known = generation.ids.len();
-            for step in tokens.chunks(width) {
+            for (s, step) in tokens.chunks(width).enumerate() {
                 let token = step[b];
                 if self.left[b] == 0 {
                     break;
@@ -274,6 +287,10 @@ impl Rows<'_> {
                     return Err(not_a_number(row));
                 }
                 self.left[b] -= 1;
+                if let (Some(lists), Some(scores)) = (self.lists, scores) {
+                    let first = (s * width + b) * 2 * lists.width;
+                    lists.take(&scores[first..first + 2 * lists.width], token, self.alternatives, generation);
+                }
                 if self.eos.contains(&token) {
                     generation.stopped_at = Some(token);
                     self.left[b] = 0;

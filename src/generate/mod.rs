@@ -8,7 +8,7 @@ mod session;
 
 use std::path::Path;
 
-pub use decoding::{Decoding, Generation, LengthPenalty};
+pub use decoding::{Alternative, Decoding, Generation, LengthPenalty};
 pub use generator::{Generator, OnTokens, ShouldStop};
 #[cfg(feature = "train")]
 pub(crate) use rules::Rules;

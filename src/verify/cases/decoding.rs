@@ -4,7 +4,7 @@ use super::{Case, CaseBuilder};
 use crate::generate::Rules;
 use crate::graph::{Dtype, ValueId};
 use crate::ops::{
-    AdjustLogits, AttentionDecode, BeamSearch, ChoiceSettings, NO_TOKEN, SETTINGS_LEN, Sample, TopTokens,
+    AdjustLogits, AttentionDecode, BeamSearch, ChoiceSettings, NO_TOKEN, SETTINGS_LEN, Sample, TokenScores, TopTokens,
 };
 
 pub(super) fn push(cases: &mut Vec<Case>) {
@@ -12,6 +12,7 @@ pub(super) fn push(cases: &mut Vec<Case>) {
     sample(cases);
     adjust_logits(cases);
     top_tokens(cases);
+    token_scores(cases);
     beam_search(cases);
 }
 
@@ -219,6 +220,41 @@ fn top_tokens(cases: &mut Vec<Case>) {
                 let settings = b.ids("settings", &words);
                 let top = b.graph.push1(TopTokens { keep, normalized }, &[logits, settings]);
                 b.output_constant("top", top);
+            }));
+        }
+    }
+}
+
+/// Rows at the beginning and at the last position, where nothing can follow.
+fn token_scores(cases: &mut Vec<Case>) {
+    const LEN: usize = 5;
+    for (rows, vocab, keep) in [(1, 1, 1), (5, 7, 8), (5, 300, 0), (4, 5003, 40)] {
+        for (chosen, normalized, limit) in
+            [(true, false, u32::MAX), (true, true, u32::MAX), (false, false, 6), (false, true, u32::MAX)]
+        {
+            if keep == 0 && !chosen {
+                continue;
+            }
+            let name = format!(
+                "token_scores {keep} of [{rows} {vocab}] chosen={chosen} limit={limit} normalized={normalized}"
+            );
+            cases.push(Case::new(name, move |b| {
+                let mut logits = b.noise(rows * vocab, 8.0);
+                special_rows(&mut logits, vocab);
+                let words: [u32; SETTINGS_LEN] = bytemuck::cast(ChoiceSettings { limit, ..Default::default() });
+                let tokens = (0..LEN * rows).map(|_| (b.uniform() * vocab as f64).floor()).collect();
+                let op = TokenScores { keep, chosen, normalized };
+                let memory = vec![0.5; LEN * rows * 2 * op.width()];
+                let memory = b.leaf("scores", &[LEN, rows, 2 * op.width()], Dtype::F32, memory);
+                let inputs = [
+                    b.leaf("logits", &[rows, vocab], Dtype::F32, logits),
+                    b.ids("settings", &words),
+                    b.leaf("tokens", &[LEN, rows], Dtype::U32, tokens),
+                    b.ids("pos", &(0..rows as u32).collect::<Vec<_>>()),
+                ];
+                let made = b.graph.push1(op, &inputs);
+                b.graph.store_in(made, memory);
+                b.output_constant("scores", memory);
             }));
         }
     }
