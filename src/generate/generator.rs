@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
+use super::answer_text::AnswerText;
 use super::beams::Beams;
-use super::decoding::{Decoding, Generation};
+use super::constraint::{Asked, Constraint};
+use super::decoding::{Decoding, Generation, StoppedAt};
 use super::rules::Rules;
 use super::session::{ScoreLists, Session, Start};
 use crate::error::{Error, Result};
@@ -12,6 +14,7 @@ use crate::gpu::Readback;
 use crate::model::{DecodeShape, Model};
 use crate::ops::BAD_TOKEN;
 use crate::plan::{Plan, SlotPool};
+use crate::tokenizer::Tokenizer;
 
 /// Receives a source's index and its new tokens (never an end token); [`ControlFlow::Break`] ends the whole generation.
 pub type OnTokens<'a> = dyn FnMut(usize, &[u32]) -> ControlFlow<()> + Send + 'a;
@@ -22,6 +25,8 @@ pub type ShouldStop<'a> = dyn Fn() -> bool + Sync + 'a;
 /// Decodes with a model. Plans and state are kept by shape, for the next call.
 pub struct Generator {
     pub model: Model,
+    /// The model's tokenizer, which [`Decoding::stop_strings`] need.
+    pub tokenizer: Option<Tokenizer>,
     pool: SlotPool,
     /// The most recently used last.
     sessions: Vec<(DecodeShape, Session)>,
@@ -49,7 +54,13 @@ impl Pace {
 
 impl Generator {
     pub fn new(model: Model) -> Generator {
-        Generator { model, pool: SlotPool::new(), sessions: Vec::new() }
+        Generator { model, tokenizer: None, pool: SlotPool::new(), sessions: Vec::new() }
+    }
+
+    /// The same with the model's tokenizer.
+    #[must_use]
+    pub fn with_tokenizer(self, tokenizer: &Tokenizer) -> Generator {
+        Generator { tokenizer: Some(tokenizer.clone()), ..self }
     }
 
     /// Generates targets for every source (token ids that end with the end token, as the tokenizer gives them): for each
@@ -57,7 +68,8 @@ impl Generator {
     /// `should_stop` end it, gives what there is.
     ///
     /// # Errors
-    /// `Input`: an empty source, an id outside of the vocabulary, an impossible setting. `OutOfMemory`: the batch does
+    /// `Input`: an empty source, an id outside of the vocabulary, an impossible setting, stop strings without a tokenizer, a
+    /// place where [`Decoding::allowed`] allows nothing. `OutOfMemory`: the batch does
     /// not fit. `Numeric`: the model produces NaN.
     pub async fn generate(
         &mut self,
@@ -73,6 +85,17 @@ impl Generator {
         if let Some(rules) = &rules {
             rules.describe(&mut settings);
         }
+        if !decoding.stop_strings.is_empty() && self.tokenizer.is_none() {
+            return Err(Error::Input(
+                "stop_strings need the model's tokenizer: Generator::with_tokenizer takes it".into(),
+            ));
+        }
+        let constraint = decoding.allowed.as_ref().map(|allowed| Constraint {
+            allowed,
+            place: settings.mask as usize,
+            vocab: self.model.config.vocab_size,
+            limit: settings.limit as usize,
+        });
         let end_tokens = self.model.end_tokens().to_vec();
         let mut generations = vec![Vec::new(); sources.len()];
         // The longest first: memory taken for them serves the shorter ones.
@@ -85,7 +108,12 @@ impl Generator {
             let numbers: Vec<u32> = rows.iter().map(number).collect();
             let generation = &self.model.generation;
             let start_token = generation.decoder_start_token_id.unwrap_or(self.model.config.decoder_start_token_id);
-            let pace = Pace::of(&self.model);
+            let pace = match &constraint {
+                // What may come next is known when the token before is.
+                Some(_) => Pace { steps: 1, ahead: 1 },
+                None => Pace::of(&self.model),
+            };
+            let tokenizer = self.tokenizer.clone();
             let session = self.session(shape, rules.as_ref(), decoding.scores())?;
             let start = Start {
                 sources: &texts,
@@ -111,7 +139,8 @@ impl Generator {
                     sources: rows,
                     eos: &end_tokens,
                     max_new,
-                    forced: usize::from(decoding.forced_first.is_some()),
+                    constraint: constraint.as_ref(),
+                    forced_first: decoding.forced_first,
                     prompt,
                     n_best: decoding.n_best,
                     alternatives: decoding.alternatives,
@@ -135,6 +164,13 @@ impl Generator {
                     eos: &end_tokens,
                     left: vec![max_new; rows.len()],
                     lists: session.score_lists(),
+                    texts: match &tokenizer {
+                        Some(tokenizer) if !decoding.stop_strings.is_empty() => {
+                            rows.iter().map(|_| decoding.text_stream(tokenizer)).collect()
+                        }
+                        _ => Vec::new(),
+                    },
+                    constraint: constraint.as_ref(),
                     alternatives: decoding.alternatives,
                     generations: &mut generations,
                     on_tokens,
@@ -219,6 +255,9 @@ struct Rows<'a> {
     left: Vec<usize>,
     /// How log-probabilities come, if they are asked for.
     lists: Option<ScoreLists>,
+    /// Each target's text, if there are texts that end it.
+    texts: Vec<AnswerText>,
+    constraint: Option<&'a Constraint<'a>>,
     alternatives: usize,
     generations: &'a mut [Vec<Generation>],
     on_tokens: &'a mut OnTokens<'a>,
@@ -250,6 +289,9 @@ impl Rows<'_> {
             }
             while made < max_new && underway.len() < pace.ahead {
                 let count = pace.steps.min(max_new - made);
+                if let Some(constraint) = self.constraint {
+                    constraint.apply(session, (0..width).map(|b| self.asked(b)))?;
+                }
                 session.advance(count).await?;
                 let start = |name| session.start_history(name, prompt + made, count);
                 let scores = self.lists.map(|_| session.start_history("token_scores", prompt + made, count));
@@ -267,6 +309,12 @@ impl Rows<'_> {
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// A row, as a constraint is asked about it.
+    fn asked(&self, b: usize) -> Option<Asked<'_>> {
+        let source = *self.rows.get(b).filter(|_| self.left[b] > 0)?;
+        Some(Asked { source, made: &self.generations[source][0].ids, counts: true })
     }
 
     fn any_left(&self) -> bool {
@@ -292,10 +340,20 @@ impl Rows<'_> {
                     lists.take(&scores[first..first + 2 * lists.width], token, self.alternatives, generation);
                 }
                 if self.eos.contains(&token) {
-                    generation.stopped_at = Some(token);
+                    generation.stopped_at = Some(StoppedAt::EndToken(token));
                     self.left[b] = 0;
                 } else {
                     generation.ids.push(token);
+                }
+                if let Some(text) = self.texts.get_mut(b) {
+                    text.push(token);
+                    if self.left[b] == 0 {
+                        text.finish();
+                    }
+                    if let Some(stop) = text.stopped_at() {
+                        generation.stopped_at = Some(StoppedAt::StopString(stop.to_owned()));
+                        self.left[b] = 0;
+                    }
                 }
             }
             let new = &generation.ids[known..];

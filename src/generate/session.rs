@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::constraint::Constraint;
 use super::decoding::{Alternative, Generation};
 use super::generator::ShouldStop;
 use super::rules::Rules;
@@ -98,11 +99,17 @@ impl Session {
         scores: Option<usize>,
     ) -> Result<()> {
         // Few distinct lengths, so that plans are used again.
-        let rules = rules.map_or(0, |rules| rules.words.len().next_power_of_two().max(64));
+        let mask = |rules: &Rules| match rules.has_mask {
+            true => self.shape.rows() * Constraint::words(model.config.vocab_size),
+            false => 0,
+        };
+        let rules = rules.map_or(0, |rules| (rules.words.len() + mask(rules)).next_power_of_two().max(64));
         let chooser = Chooser { n_eos: model.end_tokens().len(), rules, scores };
         self.provide("rules", rules, |known| known.rules == 0)?;
         let width = self.shape.token_scores(chooser).map_or(0, |op| op.width());
-        self.provide("token_scores", self.shape.max_len * self.shape.rows() * 2 * width, |known| known.scores.is_none())?;
+        self.provide("token_scores", self.shape.max_len * self.shape.rows() * 2 * width, |known| {
+            known.scores.is_none()
+        })?;
         self.chooser = match self.choosers.iter().position(|(known, _)| *known == chooser) {
             Some(at) => at,
             None => {
@@ -190,6 +197,11 @@ impl Session {
             state.extend((0..beams).flat_map(|_| [BeamSearch::OUT, 0.0, 0.0, 0.0]));
         }
         state
+    }
+
+    /// Overwrites the rules from this word on.
+    pub fn write_rules(&self, place: usize, words: &[u32]) {
+        self.gpu.write(&self.state["rules"].buffer, 4 * place as u64, words);
     }
 
     /// 1 for each row of a place of the batch beyond the sources.

@@ -44,7 +44,9 @@ pub struct ChoiceSettings {
     pub n_words: u32,
     /// Where the root of the trie of answers lies in the rules; 0: any answer.
     pub trie: u32,
-    pub reserved: [u32; 3],
+    /// Where the bits of allowed tokens begin in the rules; 0: any token.
+    pub mask: u32,
+    pub reserved: [u32; 2],
 }
 
 /// No token in particular.

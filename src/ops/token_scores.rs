@@ -1,6 +1,8 @@
 //! What is kept of the log-probabilities of tokens, position by position.
 
-use super::token_choice::{LANES, REDUCE, SETTINGS, SETTINGS_LEN, TOP, UNCHOOSABLE, likeliest, log_sum, top_iterations};
+use super::token_choice::{
+    LANES, REDUCE, SETTINGS, SETTINGS_LEN, TOP, UNCHOOSABLE, likeliest, log_sum, top_iterations,
+};
 use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
 

@@ -8,8 +8,7 @@ use crate::graph::{Add, AddInto, Dtype};
 use crate::ops::{
     Activation, AdjustLogits, Attention, AttentionDecode, BeamSearch, ChoiceSettings, CrossEntropy, Dropout, Function,
     Gather, Logits, Mask, Matmul, MatmulLayout, MeanPool, PositionBias, RmsNorm, SETTINGS_LEN, Sample, TokenScores,
-    TopTokens,
-    distance_buckets, gather_index,
+    TopTokens, distance_buckets, gather_index,
 };
 use crate::plan::Plan;
 

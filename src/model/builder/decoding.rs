@@ -9,8 +9,8 @@ use crate::graph::{Dtype, Graph, ValueId};
 use crate::model::config::T5Config;
 use crate::model::layout::{Layout, cross_leaf};
 use crate::ops::{
-    Activation, AdjustLogits, AttentionDecode, BeamSearch, Matmul, SETTINGS_LEN, Sample, TokenScores,
-    TopTokens, Variant,
+    Activation, AdjustLogits, AttentionDecode, BeamSearch, Matmul, SETTINGS_LEN, Sample, TokenScores, TopTokens,
+    Variant,
 };
 
 /// Sizes of a decoding session.
