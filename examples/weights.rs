@@ -85,7 +85,7 @@ impl Cost {
             let (clock, processor) = (Instant::now(), processor_ms());
             let made = pollster::block_on(generator.generate_best(std::slice::from_ref(&source), &decoding))?;
             let cost = (1e3 * clock.elapsed().as_secs_f64(), processor_ms() - processor);
-            let made = made[0].ids.len() + usize::from(made[0].stopped_at_eos());
+            let made = made[0].ids.len() + usize::from(made[0].is_finished());
             if made == max_new_tokens { Ok(cost) } else { Err(format!("the text ends after {made} tokens").into()) }
         };
         let (one, all) = (run(1)?, run(tokens)?);

@@ -24,6 +24,7 @@ const NO_NODE = 0xffffffffu; // beside all answers
 @group(0) @binding(5) var<storage, read> pos: array<u32>; // [rows]
 // Suppressed ids, those suppressed at the beginning, where each bad word begins and ends, the bad words; and the trie of answers:
 // nodes of (first, number) of their children, each (token, node), in the order of the tokens. Places count from the beginning.
+// Behind them whole words for each row, a bit for each token that is allowed.
 @group(0) @binding(6) var<storage, read> rules: array<u32>;
 
 // The row's token at a position up to the newest.
@@ -68,7 +69,11 @@ fn is_end(token: u32) -> bool {
     return ends;
 }
 
-fn is_allowed(node: u32, token: u32) -> bool {
+fn is_allowed(row: u32, node: u32, token: u32) -> bool {
+    if settings.mask != 0u {
+        let word = rules[settings.mask + row * ((p.vocab + 31u) / 32u) + token / 32u];
+        if (word >> (token % 32u) & 1u) == 0u { return false; }
+    }
     if settings.trie == 0u { return true; }
     // Behind an answer, or beside all of them, there is only the end.
     if node == NO_NODE { return is_end(token); }
@@ -122,7 +127,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     loop {
         if i >= p.vocab { break; }
         var x = logits[start + i] - shift;
-        if !is_allowed(node, i) { x = SUPPRESSED; }
+        if !is_allowed(row, node, i) { x = SUPPRESSED; }
         if is_forced { x = select(SUPPRESSED, 0.0, i == settings.forced_last); }
         logits[start + i] = x;
         i += LANES;

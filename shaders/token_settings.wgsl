@@ -24,7 +24,7 @@ struct Settings {
     begin: u32,
     n_words: u32, // sequences that are not completed
     trie: u32, // where the root of the answers' trie lies; 0: any answer
+    mask: u32, // where the bits of allowed tokens begin; 0: any token
     reserved_0: u32,
     reserved_1: u32,
-    reserved_2: u32,
 }

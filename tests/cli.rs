@@ -206,6 +206,49 @@ fn generate_gives_a_line_for_each_source() {
 }
 
 #[test]
+fn generate_tells_log_probabilities_and_ends_at_texts() {
+    let (_folder, model) = byte_model();
+    let model = model.to_str().unwrap();
+    let base =
+        ["generate", "--model", model, "--quiet", "--max-new-tokens", "9", "--min-new-tokens", "9", "--seed", "5"];
+    let object = |flags: &[&str]| -> serde_json::Value {
+        let (code, out, stderr) = run(t5(&base).args(flags).args(["--json", "abc"]));
+        assert_eq!(code, Some(0), "{stderr}");
+        serde_json::from_str(out.trim_end()).unwrap()
+    };
+    let drawn = ["--temperature", "2"];
+    let told = object(&[&drawn[..], &["--alternatives", "2"]].concat());
+    assert!(told["log_probs"].as_array().unwrap().iter().all(|p| p.as_f64().unwrap() < 0.0), "{told}");
+    let places = told["alternatives"].as_array().unwrap();
+    assert!(places.len() == told["log_probs"].as_array().unwrap().len() && places[0].as_array().unwrap().len() == 2);
+    assert!(
+        places[0][0]["log_prob"].as_f64() >= places[0][1]["log_prob"].as_f64() && places[0][0]["token"].is_string()
+    );
+    let untold = object(&drawn);
+    assert!(
+        untold["text"] == told["text"] && untold.get("log_probs").is_none() && untold.get("alternatives").is_none()
+    );
+
+    // The same as lines: each token's under its text.
+    let (_, lines, _) = run(t5(&base).args(drawn).args(["--log-probs", "abc"]));
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!(lines.len(), 1 + places.len());
+    for (line, expected) in lines[1..].iter().zip(told["log_probs"].as_array().unwrap()) {
+        let number: f64 = line.strip_prefix('\t').unwrap().split('\t').next().unwrap().parse().unwrap();
+        assert!((number - expected.as_f64().unwrap()).abs() < 1e-6, "{line}");
+    }
+
+    let text = told["text"].as_str().unwrap();
+    let stop: String = text.chars().last().into_iter().collect();
+    let (before, _) = text.split_once(&stop).unwrap();
+    let cut = object(&[&drawn[..], &["--stop", "never there", "--stop", &stop]].concat());
+    assert!(cut["text"] == before && cut["stop_string"] == stop.as_str() && cut["finished"] == true, "{cut}");
+    let (_, streamed, _) = run(t5(&base).args(drawn).args(["--stop", &stop, "abc"]));
+    assert_eq!(streamed, before.replace(['\n', '\r'], " ") + "\n");
+    refuses(t5(&base).args(["--beams", "2", "--stop", "x", "abc"]), &["beams do not stop at texts"]);
+}
+
+#[test]
 fn tune_keeps_what_it_finds() {
     let (folder, model) = byte_model();
     let cache = folder.path().join("cache");

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use t5_wgpu::generate::{Decoding, Generator};
+use t5_wgpu::generate::{Decoding, Generator, StoppedAt};
 use t5_wgpu::gpu::{Gpu, Readback, wgpu};
 use t5_wgpu::model::ModelParts;
 use t5_wgpu::t5::{AnswerStream, LoadProgress, ModelSource, Pending};
@@ -69,6 +69,29 @@ fn a_stream_is_the_answer_in_pieces() {
     assert!(pieces.len() > 3, "it came at once: {pieces:?}");
     assert_eq!(pieces.iter().map(|p| p.text.as_str()).collect::<String>(), answer.text);
     assert_eq!(pieces.iter().flat_map(|p| p.ids.clone()).collect::<Vec<_>>(), answer.generation.ids);
+}
+
+/// What a stream hands out ends before a stop string, and no part of one is ever seen.
+#[test]
+fn a_stream_ends_before_a_stop_string() {
+    let t5 = load();
+    let options = sampled(40);
+    let whole = ask(&t5, "a text", &options);
+    let stop: String = whole.chars().skip(12).take(3).collect();
+    let before = &whole[..whole.find(&stop).unwrap()];
+    let stopping = Decoding { stop_strings: vec![stop.clone()], ..options.clone() };
+    let mut shown = String::new();
+    for piece in t5.stream("a text", &stopping).blocking() {
+        shown += &piece.unwrap().text;
+        assert!(before.starts_with(&shown), "{shown:?} of {before:?}");
+    }
+    assert_eq!(shown, before);
+    let answers = t5.answer(&["a text", "another"], &stopping.log_probs(true)).wait().unwrap();
+    assert_eq!(answers[0].text, before);
+    let generation = &answers[0].generation;
+    assert_eq!(generation.stopped_at, Some(StoppedAt::StopString(stop.clone())));
+    assert_eq!(generation.log_probs.len(), generation.ids.len());
+    assert!(!answers[1].text.contains(&stop));
 }
 
 /// The end of a long answer is far away: who stops it does not wait for it.

@@ -2,13 +2,18 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use common::gpu;
+use t5_wgpu::batch::BatchShape;
 use t5_wgpu::checkpoint::{Dtype, Weights};
-use t5_wgpu::generate::{Decoding, EarlyStopping, Generation, Generator, LengthPenalty, greedy_ids};
-use t5_wgpu::model::{DecodeShape, Model, T5Config};
+use t5_wgpu::generate::{Decoding, EarlyStopping, Generation, Generator, LengthPenalty, StoppedAt, greedy_ids};
+use t5_wgpu::gpu::Slice;
+use t5_wgpu::model::{Builder, DecodeShape, Model, T5Config};
+use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
+use t5_wgpu::tokenizer::Tokenizer;
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -71,7 +76,8 @@ fn neighbours_and_padding_change_nothing() {
     // Longer than what one workgroup attends to: beside it, the others' attention is put together from parts.
     many.push([7, 9, 11].repeat(200));
     let beams = Decoding { n_best: 4, ..Decoding::beam(4).max_new_tokens(20) };
-    for options in [greedy(20), sampled(1.5, 0, 0.95, 7), beams] {
+    let told = [sampled(1.5, 0, 0.95, 7).log_probs(true), beams.clone().alternatives(3)];
+    for options in [greedy(20), sampled(1.5, 0, 0.95, 7), beams].into_iter().chain(told) {
         let together = all(&mut generator, &many, &options);
         for max_batch in [1, 5] {
             let options = Decoding { max_batch, ..options.clone() };
@@ -100,7 +106,7 @@ fn length_penalties_divide_the_same_sums() {
             assert!(scores.is_sorted_by(|a, b| a.score >= b.score));
             for scored in scores {
                 let Some(summed) = sums.iter().find(|summed| summed.ids == scored.ids) else { continue };
-                let length = scored.ids.len() + usize::from(scored.stopped_at_eos());
+                let length = scored.ids.len() + usize::from(scored.is_finished());
                 let expected = f64::from(summed.score.unwrap()) / by_hand(length as f64);
                 assert!((f64::from(scored.score.unwrap()) / expected - 1.0).abs() < 1e-5, "{scored:?} {expected}");
                 compared += 1;
@@ -158,7 +164,7 @@ fn draws_follow_the_softmax() {
     let made = run(&mut generator, &vec![sources[0].clone(); draws], &options);
     let mut counts = vec![0.0; vocab];
     for generation in &made {
-        let token = generation.ids.first().copied().or(generation.stopped_at);
+        let token = generation.tokens().next();
         counts[token.expect("one token each") as usize] += 1.0;
     }
     // Classes expected less than five times are taken together, as is usual for a chi-square test.
@@ -191,9 +197,6 @@ fn first_logits(model: &Model, source: &[u32]) -> Vec<f64> {
 
 /// Logits after the start token and after each of these tokens, by the uncached graph: `[1 + tokens, vocab]`.
 fn full_logits(model: &Model, source: &[u32], tokens: &[u32]) -> Vec<f64> {
-    use t5_wgpu::batch::BatchShape;
-    use t5_wgpu::model::Builder;
-    use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
     let target = [&[model.config.decoder_start_token_id], tokens].concat();
     let shape = BatchShape { batch: 1, src_len: source.len(), tgt_len: target.len(), packed: false };
     let mut b = Builder::new(model, shape, 0.0);
@@ -210,15 +213,192 @@ fn full_logits(model: &Model, source: &[u32], tokens: &[u32]) -> Vec<f64> {
     logits.into_iter().map(f64::from).collect()
 }
 
+/// Log-probabilities of all tokens at every place of a target, by the uncached graph.
+fn full_log_probs(model: &Model, source: &[u32], target: &Generation) -> Vec<Vec<f64>> {
+    let tokens: Vec<u32> = target.tokens().collect();
+    let logits = full_logits(model, source, &tokens[..tokens.len() - 1]);
+    let of_place = |logits: &[f64]| -> Vec<f64> {
+        let top = logits.iter().copied().fold(f64::MIN, f64::max);
+        let log_sum = top + logits.iter().map(|x| (x - top).exp()).sum::<f64>().ln();
+        logits.iter().map(|x| x - log_sum).collect()
+    };
+    logits.chunks(model.config.vocab_size).map(of_place).collect()
+}
+
 /// Sum of the log-probabilities of a target's tokens, by the uncached graph.
 fn full_score(model: &Model, source: &[u32], target: &Generation) -> f64 {
-    let tokens: Vec<u32> = target.ids.iter().copied().chain(target.stopped_at).collect();
-    let logits = full_logits(model, source, &tokens[..tokens.len() - 1]);
-    let of_token = |(logits, &token): (&[f64], &u32)| {
-        let top = logits.iter().copied().fold(f64::MIN, f64::max);
-        logits[token as usize] - top - logits.iter().map(|x| (x - top).exp()).sum::<f64>().ln()
-    };
-    logits.chunks(model.config.vocab_size).zip(&tokens).map(of_token).sum()
+    let tokens = target.tokens();
+    full_log_probs(model, source, target).iter().zip(tokens).map(|(place, token)| place[token as usize]).sum()
+}
+
+/// Of every token, however it was chosen: what is told is the model's own opinion, and changes no token.
+#[test]
+fn log_probs_are_those_of_the_whole_target() {
+    for name in ["t5v10", "flan"] {
+        let mut generator = generator(name);
+        let (sources, _) = golden(name);
+        let beams = Decoding { n_best: 3, ..Decoding::beam(5).max_new_tokens(24) };
+        let mut compared = 0;
+        for decoding in [greedy(24), sampled(1.7, 30, 0.9, 5), beams] {
+            let untold = all(&mut generator, &sources, &decoding);
+            for asked in [decoding.clone().log_probs(true), decoding.clone().alternatives(4)] {
+                let told = all(&mut generator, &sources, &asked);
+                for (source, (told, untold)) in sources.iter().zip(told.iter().zip(&untold)) {
+                    for (target, untold) in told.iter().zip(untold) {
+                        assert_eq!((&target.ids, target.score), (&untold.ids, untold.score), "{asked:?}");
+                        compared += compare(&generator.model, source, target, asked.alternatives);
+                    }
+                }
+            }
+        }
+        assert!(compared > 200, "{compared}");
+    }
+}
+
+/// Compares what is told of a target with the uncached graph; gives the number of its tokens.
+fn compare(model: &Model, source: &[u32], target: &Generation, alternatives: usize) -> usize {
+    let places = full_log_probs(model, source, target);
+    let tokens = target.tokens();
+    assert_eq!(target.log_probs.len(), places.len());
+    assert_eq!(target.alternatives.len(), if alternatives > 0 { places.len() } else { 0 });
+    let close = |found: f32, expected: f64| (f64::from(found) - expected).abs() < 1e-5 * expected.abs().max(1.0);
+    for ((place, token), &found) in places.iter().zip(tokens).zip(&target.log_probs) {
+        assert!(close(found, place[token as usize]), "{found} {}", place[token as usize]);
+    }
+    for (place, found) in places.iter().zip(&target.alternatives) {
+        let mut sorted = place.clone();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        assert_eq!(found.len(), alternatives);
+        for (one, expected) in found.iter().zip(sorted) {
+            assert!(close(one.log_prob, expected) && close(one.log_prob, place[one.id as usize]), "{one:?} {expected}");
+        }
+        assert!(found.is_sorted_by(|a, b| a.log_prob >= b.log_prob && a.id != b.id));
+    }
+    places.len()
+}
+
+/// The plans of cached decoding with the state in the hands of a test, which chooses the tokens and who goes on from whom.
+struct Stepper {
+    state: HashMap<String, Slice>,
+    model: Model,
+    shape: DecodeShape,
+    step: Plan,
+}
+
+impl Stepper {
+    /// One source, `rows` rows, `len` positions.
+    fn new(model: &Model, source: &[u32], rows: usize, len: usize) -> Stepper {
+        // Products of few rows round otherwise: not what a session has either.
+        let src_len = source.len().next_multiple_of(16);
+        let shape = DecodeShape { batch: 1, beams: rows, src_len, max_len: len };
+        let mut state = HashMap::new();
+        for leaf in shape.state(&model.config, &model.layout) {
+            let bytes = leaf.dtype.bytes(&leaf.shape);
+            let buffer = model.gpu.buffer(&leaf.name, bytes).expect("it fits");
+            state.insert(leaf.name, buffer.slice(0, bytes));
+        }
+        let compile = |write_down: &dyn Fn(&mut Builder<'_>)| {
+            let mut b = Builder::new(model, BatchShape { batch: 1, src_len, tgt_len: len, packed: false }, 0.0);
+            write_down(&mut b);
+            let bind = |name: &str| state.get(name).cloned().or_else(|| model.bind(name));
+            let options = PlanOptions { bind: &bind, pool: &SlotPool::new() };
+            Plan::compile(&model.gpu, &b.graph, &[], &options).expect("the plan compiles")
+        };
+        let prepare = compile(&|b| {
+            b.rows_alike();
+            b.prepare_decoding();
+        });
+        let step = compile(&|b| b.decode_step(rows));
+        let mut padded = source.to_vec();
+        padded.resize(src_len, 0);
+        prepare.write("src_ids", &padded);
+        let stepper = Stepper { state, model: model.clone(), shape, step };
+        stepper.write("src_lens", &[source.len() as u32]);
+        stepper.write("source_of", &vec![0; rows]);
+        prepare.run().expect("the plan runs");
+        stepper
+    }
+
+    fn write(&self, name: &str, data: &[u32]) {
+        self.model.gpu.write(&self.state[name].buffer, 0, data);
+    }
+
+    /// The logits behind these tokens at position `at`, `[rows, vocab]`; `table`: in which row each earlier key lies.
+    fn logits(&self, at: usize, tokens: &[u32], table: &[u32]) -> Vec<f64> {
+        self.write("tgt_ids", tokens);
+        self.write("pos", &vec![at as u32; self.shape.rows()]);
+        self.write("cache_row", table);
+        self.step.run().expect("the plan runs");
+        let Slice { buffer, bytes, .. } = &self.state["logits"];
+        let logits = pollster::block_on(self.model.gpu.read::<f32>(buffer, 0..*bytes)).expect("it is read");
+        logits.into_iter().map(f64::from).collect()
+    }
+}
+
+/// A few times what rounding makes of the logits of these models, which lie within about 10; a wrong key, bias or position is
+/// thousands of times as much.
+const NOISE: f64 = 2e-5;
+
+#[track_caller]
+fn assert_noise(found: &[f64], expected: &[f64], what: std::fmt::Arguments<'_>) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let error = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(error < NOISE, "{what}: logits differ by {error}");
+    error
+}
+
+/// Logit by logit at every position to 600, for both kinds of models: one table of position biases of 32 buckets, and tables
+/// that reach further than the target.
+#[test]
+fn every_cached_logit_is_that_of_the_whole_target() {
+    for name in ["t5v10", "flan", "umt5"] {
+        let model = Model::load(&gpu(), &folder(name)).expect("the model loads").0;
+        let (source, vocab, len) = (&golden(name).0[0], model.config.vocab_size, 600);
+        let tokens: Vec<u32> = (0..len as u32 - 1).map(|i| 2 + (i * i + 7 * i) % (vocab as u32 - 2)).collect();
+        let expected = full_logits(&model, source, &tokens);
+        let stepper = Stepper::new(&model, source, 1, len);
+        let target = [&[model.config.decoder_start_token_id], &tokens[..]].concat();
+        let mut worst = 0f64;
+        for (at, (&token, expected)) in target.iter().zip(expected.chunks(vocab)).enumerate() {
+            let found = stepper.logits(at, &[token], &vec![0; len]);
+            worst = worst.max(assert_noise(&found, expected, format_args!("{name}, position {at}")));
+        }
+        eprintln!("{name}: at most {worst:e}");
+    }
+}
+
+/// Rows that go on from other rows at every step, as beams do: each one's logits are those of its own history.
+#[test]
+fn every_logit_of_a_reordered_beam_is_that_of_its_history() {
+    for name in ["t5v10", "flan"] {
+        let model = Model::load(&gpu(), &folder(name)).expect("the model loads").0;
+        let (source, vocab, rows, len) = (&golden(name).0[1], model.config.vocab_size, 5, 64);
+        let stepper = Stepper::new(&model, source, rows, len);
+        let mut random = (1u64..).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as usize);
+        let mut below = |n: usize| random.next().unwrap() % n;
+        let mut table: Vec<u32> = (0..rows * len).map(|i| (i / len) as u32).collect();
+        let mut histories = vec![vec![model.config.decoder_start_token_id]; rows];
+        let mut seen = vec![Vec::new(); rows];
+        for at in 0..len {
+            let newest: Vec<u32> = histories.iter().map(|history| history[at]).collect();
+            let logits = stepper.logits(at, &newest, &table);
+            let of_row = |row: usize| logits[row * vocab..][..vocab].to_vec();
+            (0..rows).for_each(|row| seen[row].push(of_row(row)));
+            let parents: Vec<usize> = (0..rows).map(|_| below(rows)).collect();
+            let (known, lines, logits) = (histories.clone(), table.clone(), seen.clone());
+            for (row, &parent) in parents.iter().enumerate() {
+                histories[row] = [&known[parent][..], &[2 + below(vocab - 2) as u32]].concat();
+                table[row * len..][..=at].copy_from_slice(&lines[parent * len..][..=at]);
+                seen[row].clone_from(&logits[parent]);
+            }
+        }
+        for (history, seen) in histories.iter().zip(&seen) {
+            let expected = full_logits(&model, source, &history[1..len]);
+            for (at, (found, expected)) in seen.iter().zip(expected.chunks(vocab)).enumerate() {
+                assert_noise(found, expected, format_args!("{name}, position {at} of {history:?}"));
+            }
+        }
+    }
 }
 
 /// 600 tokens, and with a wide bias of positions: each is the likeliest by the uncached graph, too, up to rounding.
@@ -277,6 +457,10 @@ fn a_batch_is_its_sources_alone() {
         sampled(1.5, 20, 0.95, 3),
         Decoding { min_p: 0.02, ..sampled(2.0, 0, 1.0, 3) },
         Decoding { n_best: 4, ..Decoding::beam(4).max_new_tokens(20) },
+        greedy(20).log_probs(true),
+        sampled(1.5, 20, 0.95, 3).alternatives(5),
+        Decoding { n_best: 4, ..Decoding::beam(4).max_new_tokens(20) }.alternatives(2),
+        sampled(2.0, 0, 1.0, 3).allow(|_, made| vec![1 + (made.len() as u32 + 7) % 5, 30, 31, 40 + made.len() as u32]),
         Decoding { answers: answers.clone(), ..greedy(20) },
         Decoding { num_beams: 4, n_best: 2, answers, ..greedy(20) },
         rules.clone(),
@@ -291,6 +475,83 @@ fn a_batch_is_its_sources_alone() {
     }
 }
 
+/// Each row ends where its text has one of these strings, whatever the rest of its submit holds.
+#[test]
+fn stop_strings_end_a_target() {
+    let (sources, _) = golden("byt5");
+    let tokenizer = Tokenizer::bytes();
+    let mut generator = generator("byt5").with_tokenizer(&tokenizer);
+    for decoding in [sampled(2.0, 0, 1.0, 3).max_new_tokens(40), greedy(40)] {
+        let whole = run(&mut generator, &sources, &decoding);
+        let texts: Vec<String> = whole.iter().map(|g| tokenizer.decode(&g.ids)).collect();
+        for (first, length) in [(0, 1), (3, 1), (4, 2), (5, 3)] {
+            let stop: String = texts[0].chars().skip(first).take(length).collect();
+            let stopping = Decoding { stop_strings: vec!["never there".into(), stop.clone()], ..decoding.clone() };
+            assert_eq!(stop.chars().count(), length, "{texts:?}");
+            for ((found, whole), text) in run(&mut generator, &sources, &stopping).iter().zip(&whole).zip(&texts) {
+                let Some(at) = text.find(&stop) else {
+                    assert_eq!(found, whole);
+                    continue;
+                };
+                let stopped_at = StoppedAt::StopString(stop.clone());
+                assert_eq!((found.stopped_at.as_ref(), found.end_token()), (Some(&stopped_at), None));
+                assert_eq!(stopping.text(&tokenizer, &found.ids), text[..at]);
+                assert!(whole.ids.starts_with(&found.ids));
+                // No token less, and none more but what may complete a character.
+                assert!(tokenizer.decode(&found.ids).contains(&stop));
+                assert!(!tokenizer.decode(&found.ids[..found.ids.len() - 4.min(found.ids.len())]).contains(&stop));
+            }
+        }
+    }
+}
+
+/// A function is asked with what its own source has made, once a token, and not when a target is done.
+#[test]
+fn a_function_of_the_caller_decides_what_may_come() {
+    use std::sync::{Arc, Mutex};
+    let (sources, _) = golden("t5v10");
+    let mut generator = generator("t5v10");
+    let free = run(&mut generator, &sources, &greedy(12));
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    let any = move |source: usize, made: &[u32]| {
+        seen.lock().unwrap().push((source, made.to_vec()));
+        (0..128).collect()
+    };
+    assert_eq!(run(&mut generator, &sources, &greedy(12).allow(any)), free);
+    let asked = asked.lock().unwrap();
+    for (source, target) in free.iter().enumerate() {
+        let of_source: Vec<&[u32]> = asked.iter().filter(|(s, _)| *s == source).map(|(_, made)| &made[..]).collect();
+        assert_eq!(of_source.len(), target.tokens().count());
+        assert!(of_source.iter().enumerate().all(|(n, made)| *made == &target.ids[..n]), "{of_source:?}");
+    }
+
+    // Drawn tokens keep to it, too, and a stop from outside is obeyed between two tokens.
+    let even = |_: usize, made: &[u32]| if made.len() < 6 { (10..128).step_by(2).collect() } else { vec![1] };
+    let drawn = run(&mut generator, &sources, &sampled(3.0, 0, 1.0, 3).allow(even));
+    assert!(drawn.iter().all(|g| g.ids.len() == 6 && g.is_finished() && g.ids.iter().all(|id| id % 2 == 0)));
+    let calls = std::sync::atomic::AtomicUsize::new(0);
+    let should_stop = || calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 4;
+    let go_on = &mut |_: usize, _: &[u32]| ControlFlow::Continue(());
+    let cut = pollster::block_on(generator.generate(&sources, &greedy(12).allow(even), go_on, &should_stop)).unwrap();
+    assert!(cut.concat().iter().all(|g| g.ids.len() < 6 && !g.is_finished()), "{cut:?}");
+
+    for decoding in [greedy(12), Decoding::beam(3).max_new_tokens(12)] {
+        let mut refusal = |decoding: &Decoding| {
+            let refused = pollster::block_on(generator.generate_best(&sources, decoding));
+            refused.expect_err("refused").to_string()
+        };
+        let nothing = |_: usize, made: &[u32]| if made.len() < 2 { vec![20, 21, 22, 23] } else { vec![] };
+        let error = refusal(&decoding.clone().allow(nothing));
+        assert!(error.contains("no token is allowed for source") && error.contains("behind its 2 tokens"), "{error}");
+        let limited = Decoding { limit: Some(100), ..decoding.clone() }.allow(|_, _| vec![100, 120]);
+        assert!(refusal(&limited).contains("no token is allowed"));
+        assert!(refusal(&decoding.clone().allow(|_, _| vec![128])).contains("the token 128"));
+        let both = Decoding { answers: vec![vec![7]], ..decoding.clone() };
+        assert!(refusal(&both.allow(|_, _| vec![1])).contains("choose one of the two"));
+    }
+}
+
 #[test]
 fn any_end_token_stops() {
     let (sources, _) = golden("byt5");
@@ -302,7 +563,7 @@ fn any_end_token_stops() {
         match before.ids.iter().position(|&id| id == second[0]) {
             Some(at) => {
                 assert_eq!(after.ids, before.ids[..at]);
-                assert_eq!(after.stopped_at, Some(second[0]));
+                assert_eq!(after.end_token(), Some(second[0]));
             }
             None => assert_eq!(after, *before),
         }
@@ -398,7 +659,7 @@ fn long_sources_and_targets_work() {
     generator.model.config.eos_token_id.clear();
     let made = run(&mut generator, &[source], &greedy(150));
     assert_eq!(made[0].ids.len(), 150);
-    assert!(!made[0].stopped_at_eos());
+    assert!(!made[0].is_finished());
 }
 
 #[test]
@@ -412,6 +673,11 @@ fn what_cannot_be_generated_is_refused() {
     assert!(refusal(&[vec![1]], &greedy(0)).contains("max_new_tokens"));
     assert!(refusal(&[vec![1]], &sampled(f32::NAN, 0, 1.0, 0)).contains("temperature"));
     assert!(refusal(&[vec![1]], &sampled(1.0, 0, 1.5, 0)).contains("top_p"));
+    assert!(refusal(&[vec![1]], &greedy(4).alternatives(65)).contains("at most 64"));
+    let stopping = |text: &str, decoding| Decoding { stop_strings: vec![text.into()], ..decoding };
+    assert!(refusal(&[vec![1]], &stopping("a", greedy(4))).contains("tokenizer"));
+    assert!(refusal(&[vec![1]], &stopping("", greedy(4))).contains("a stop string is empty"));
+    assert!(refusal(&[vec![1]], &stopping("a", Decoding::beam(4))).contains("choose one of the two"));
     assert!(refusal(&[vec![1]], &Decoding::beam(0)).contains("num_beams 0"));
     assert!(refusal(&[vec![1]], &Decoding::beam(33)).contains("between 1 and 32"));
     assert!(refusal(&[vec![1]], &Decoding { n_best: 5, ..Decoding::beam(4) }).contains("n_best 5"));

@@ -130,7 +130,7 @@ fn f16_decodes_what_pytorch_decodes() {
         let options = Decoding::greedy().max_new_tokens(expected_shape[1] - 1);
         let made = pollster::block_on(generator.generate_best(&sources, &options)).expect("generation runs");
         for (made, expected) in made.iter().zip(expected.chunks(expected_shape[1])) {
-            let ids: Vec<u32> = made.ids.iter().copied().chain(made.stopped_at).collect();
+            let ids: Vec<u32> = made.tokens().collect();
             assert_eq!(ids, expected[1..=ids.len()], "{name}");
         }
     }

@@ -79,6 +79,7 @@ fn answers_that_are_cut_are_counted() {
         ["eval", "--model", model.to_str().unwrap(), "--max-new-tokens", "3", "--pairs", pairs.to_str().unwrap()];
     let (code, said) = outcome(&t5(&args));
     assert!(code == Some(0) && said.contains("2 of 2 answers did not end by themselves and were cut at 3"), "{said}");
+    assert!(said.contains("answers: greedy, at most 3 tokens\n"), "{said}");
 }
 
 #[test]

@@ -132,7 +132,11 @@ fn workloads(options: &BenchOptions) -> Result<Vec<Workload>> {
         );
         b.decode_step(shape.beams);
         let mut steps = outline(&caps, &b.graph, &[])?;
-        steps.extend(outline(&caps, &shape.chooser(config.vocab_size, Chooser { n_eos: 1, rules: 0 }), &[])?);
+        steps.extend(outline(
+            &caps,
+            &shape.chooser(config.vocab_size, Chooser { n_eos: 1, ..Chooser::default() }),
+            &[],
+        )?);
         workloads.push(Workload::new(format!("decode batch {batch}"), batch, steps));
     }
 

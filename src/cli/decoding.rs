@@ -53,6 +53,9 @@ pub struct DecodingArgs {
     /// Answer with one of these texts and nothing else; may be given several times
     #[arg(long, value_name = "TEXT")]
     answer: Vec<String>,
+    /// End a text before this one, as soon as it would be in it; may be given several times [default: as the model's files say]
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
     /// Equal seeds give equal draws
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -90,6 +93,12 @@ impl DecodingArgs {
             decoding.min_p = self.min_p.unwrap_or(0.0);
         } else if self.beams.is_some() {
             decoding.temperature = 0.0;
+        }
+        if !self.stop.is_empty() {
+            decoding.stop_strings.clone_from(&self.stop);
+        } else if decoding.num_beams > 1 {
+            // What the model's files say is for other decoding than the flags ask for.
+            decoding.stop_strings.clear();
         }
         Ok(decoding)
     }

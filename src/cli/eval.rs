@@ -114,8 +114,11 @@ pub fn run(args: &Args) -> Result<()> {
         write_evaluation(out, args.split, &evaluation)?;
     }
     if args.json {
-        let Evaluation { seconds, tasks } = &evaluation;
-        say!("{}", serde_json::json!({"split": args.split, "seconds": seconds, "tasks": tasks}))?;
+        let Evaluation { seconds, tasks, decoding } = &evaluation;
+        let object = serde_json::json!({
+            "split": args.split, "seconds": seconds, "decoding": decoding, "tasks": tasks
+        });
+        say!("{object}")?;
         return Ok(());
     }
     for (name, task) in &evaluation.tasks {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use t5_wgpu::Error;
-use t5_wgpu::generate::{Decoding, Generation, Generator};
+use t5_wgpu::generate::{Alternative, Decoding, Generation, Generator, StoppedAt};
 use t5_wgpu::model::{Model, T5Config};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::tune::{Mode, TuneBudget};
@@ -37,6 +37,8 @@ Examples:
     t5 generate --model models/t5-small --beams 4 --n-best 3 --json --task summarization < articles.txt
   One of two answers, and nothing else:
     t5 generate --model models/flan-t5-small --answer positive --answer negative \"Is this review positive or negative? Great!\"
+  Up to the end of the first sentence, and how sure the model is of each token:
+    t5 generate --model models/flan-t5-small --stop \". \" --log-probs --alternatives 3 \"Tell me about Berlin.\"
   Drawn instead of the likeliest; another seed gives another text:
     t5 generate --model models/my-model --temperature 0.8 --top-p 0.95 --seed 1 \"Once upon a time\"";
 
@@ -60,8 +62,15 @@ pub struct Args {
     /// Sources that are worked on side by side
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
     batch: usize,
+    /// Tell the log-probability of every token, the end token's at last: below each text a line for each token, which begins with
+    /// a tab; with --json as log_probs
+    #[arg(long)]
+    log_probs: bool,
+    /// Tell the N likeliest tokens at every place as well, and their log-probabilities
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    alternatives: usize,
     /// Print one JSON object a line: source, text, ids, finished, tokens_per_second; of beam search also score, and n_best with
-    /// all of --n-best
+    /// all of --n-best; stop_string if one ended the text; log_probs and alternatives if asked for
     #[arg(long)]
     json: bool,
     /// Say how long it took from the start of the program to the first token, by part; with --json a last object: timings, in
@@ -106,9 +115,11 @@ pub fn run(args: &Args) -> Result<()> {
         max_batch: args.batch,
         limit: Some(tokenizer.vocab_size()),
         n_best: args.n_best,
+        log_probs: args.log_probs,
+        alternatives: args.alternatives,
         ..args.decoding.choose(&model, &tokenizer, prefix.task.as_deref(), args.quiet)?
     };
-    let (generator, totals) = (Generator::new(model), Totals::default());
+    let (generator, totals) = (Generator::new(model).with_tokenizer(&tokenizer), Totals::default());
     let mut program = Program { args, prefix, tokenizer, generator, decoding, totals, timings };
     // At a terminal each line is answered at once; otherwise enough are taken to sort them by length.
     let window = if sources.interactive { 1 } else { 16 * args.batch };
@@ -120,7 +131,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
         doing(&format!("generating from text {}", program.totals.sources + 1));
         let alone = texts.len() == 1 && (sources.interactive || sources.is_single);
-        program.answer(&texts, alone && !args.json && args.n_best == 1)?;
+        program.answer(&texts, alone && !args.json && !program.tells() && args.n_best == 1)?;
     }
     if !args.quiet {
         let max_new_tokens = program.decoding.max_new_tokens.unwrap_or(Decoding::MAX_NEW_TOKENS);
@@ -151,7 +162,7 @@ impl Program<'_> {
         let ids: Vec<Vec<u32>> = texts.iter().map(encode).collect::<Result<_>>()?;
         let mut out = Data::new();
         self.decoding.first_source = self.totals.sources;
-        let mut shown = self.tokenizer.stream();
+        let mut shown = self.decoding.text_stream(&self.tokenizer);
         let mut written = Ok(());
         // Its clock stands still while kernels are compiled.
         let (began, running, mut first) = (Instant::now(), self.generator.model.gpu.stopwatch(), None);
@@ -210,20 +221,53 @@ impl Program<'_> {
         note!("memory: weights {:.1} MiB, activations and caches {:.1} MiB", mib(weights), mib(rest));
     }
 
+    /// Whether log-probabilities are told.
+    fn tells(&self) -> bool {
+        self.args.log_probs || self.args.alternatives > 0
+    }
+
+    fn piece(&self, id: u32) -> String {
+        self.tokenizer.piece(id).unwrap_or_default()
+    }
+
+    /// A line for each token, if they are told of: log-probability, token, and the likeliest ones.
+    fn print_tokens(&self, out: &mut impl Write, generation: &Generation) -> Result<()> {
+        for (i, (id, log_prob)) in generation.tokens().zip(&generation.log_probs).enumerate() {
+            write!(out, "\t{log_prob:.6}\t{}", one_line(&self.piece(id)))?;
+            for one in generation.alternatives.get(i).into_iter().flatten() {
+                write!(out, "\t{} {:.6}", one_line(&self.piece(one.id)), one.log_prob)?;
+            }
+            writeln!(out)?;
+        }
+        Ok(())
+    }
+
     /// The best texts of a source, each on its line; as JSON, one object.
     fn print(&self, out: &mut impl Write, source: &Source, found: &[Generation], rate: f64) -> Result<()> {
         if !self.args.json {
             for generation in found {
-                writeln!(out, "{}", one_line(&self.tokenizer.decode(&generation.ids)))?;
+                writeln!(out, "{}", one_line(&self.decoding.text(&self.tokenizer, &generation.ids)))?;
+                self.print_tokens(out, generation)?;
             }
             return Ok(());
         }
         let describe = |generation: &Generation| {
             let mut object = serde_json::json!({
-                "text": self.tokenizer.decode(&generation.ids),
+                "text": self.decoding.text(&self.tokenizer, &generation.ids),
                 "ids": generation.ids,
-                "finished": generation.stopped_at_eos(),
+                "finished": generation.is_finished(),
             });
+            if let Some(StoppedAt::StopString(text)) = &generation.stopped_at {
+                object["stop_string"] = text.as_str().into();
+            }
+            if self.tells() {
+                object["log_probs"] = generation.log_probs.clone().into();
+            }
+            if self.args.alternatives > 0 {
+                let alternative = |one: &Alternative| serde_json::json!({ "id": one.id, "token": self.piece(one.id), "log_prob": one.log_prob });
+                let place = |place: &Vec<Alternative>| place.iter().map(alternative).collect::<Vec<_>>();
+                object["alternatives"] = generation.alternatives.iter().map(place).collect::<Vec<_>>().into();
+            }
             if let Some(score) = generation.score {
                 object["score"] = score.into();
             }
@@ -254,7 +298,7 @@ impl Totals {
     fn add(&mut self, made: &[Vec<Generation>], seconds: f64) {
         self.sources += made.len();
         let best = || made.iter().filter_map(|found| found.first());
-        self.cut += best().filter(|g| !g.stopped_at_eos()).count();
+        self.cut += best().filter(|g| !g.is_finished()).count();
         self.tokens += best().map(|g| g.ids.len()).sum::<usize>();
         self.seconds += seconds;
     }

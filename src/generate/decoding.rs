@@ -1,5 +1,8 @@
 //! How targets are generated, and what comes out.
 
+use std::fmt;
+
+use super::constraint::AllowedTokens;
 use super::rules::Rules;
 use crate::error::{Error, Result};
 use crate::model::{DecodingSettings, EarlyStopping, Model};
@@ -32,6 +35,11 @@ pub struct Decoding {
     pub begin_suppress: Vec<u32>,
     /// The target is one of these (without end token), whatever else the model would say; none: anything.
     pub answers: Vec<Vec<u32>>,
+    /// Texts that end a target as soon as they are in its text, which then ends before them: see [`Decoding::text`]. Not
+    /// with beams. The [`Generator`](super::Generator) needs the tokenizer.
+    pub stop_strings: Vec<String>,
+    /// Says at each step which tokens may come next. That costs a way to the host and back for every token.
+    pub allowed: Option<AllowedTokens>,
     /// The token that comes last where a target reaches the most tokens.
     pub forced_last: Option<u32>,
     /// The first token of every target: a language's in multilingual models.
@@ -48,6 +56,11 @@ pub struct Decoding {
     pub min_p: f32,
     /// The draws of a source depend on the seed, the source's number and the position alone.
     pub seed: u64,
+    /// Tell the log-probability of every token that is made: [`Generation::log_probs`].
+    pub log_probs: bool,
+    /// Tell so many of the likeliest tokens at every place, with their log-probabilities, and that of the token itself:
+    /// [`Generation::alternatives`].
+    pub alternatives: usize,
     /// Number of the first source among all that share a seed.
     pub first_source: usize,
     /// Sources that are decoded side by side.
@@ -70,6 +83,9 @@ impl Decoding {
     /// The most that [`Decoding::max_new_tokens`] can be: beyond any answer, and no product of sizes overflows.
     pub const MOST_NEW_TOKENS: usize = 1_000_000;
 
+    /// The most that [`Decoding::alternatives`] can be.
+    pub const MOST_ALTERNATIVES: usize = 64;
+
     /// The likeliest token at each step.
     pub fn greedy() -> Decoding {
         Decoding {
@@ -85,6 +101,8 @@ impl Decoding {
             suppress: Vec::new(),
             begin_suppress: Vec::new(),
             answers: Vec::new(),
+            stop_strings: Vec::new(),
+            allowed: None,
             forced_last: None,
             forced_first: None,
             decoder_prefix: Vec::new(),
@@ -93,6 +111,8 @@ impl Decoding {
             top_p: 1.0,
             min_p: 0.0,
             seed: 0,
+            log_probs: false,
+            alternatives: 0,
             first_source: 0,
             max_batch: 16,
             limit: None,
@@ -143,6 +163,11 @@ impl Decoding {
             bad_words: settings.bad_words_ids.clone().unwrap_or(self.bad_words),
             suppress: settings.suppress_tokens.clone().unwrap_or(self.suppress),
             begin_suppress: settings.begin_suppress_tokens.clone().unwrap_or(self.begin_suppress),
+            // Beams do not stop at texts.
+            stop_strings: match &settings.stop_strings {
+                Some(texts) if beams == 1 => texts.clone(),
+                _ => self.stop_strings,
+            },
             forced_last: settings.forced_eos_token_id.or(self.forced_last),
             forced_first: settings.forced_bos_token_id.or(self.forced_first),
             ..self
@@ -152,6 +177,26 @@ impl Decoding {
     /// The same with another end.
     pub fn max_new_tokens(self, tokens: usize) -> Decoding {
         Decoding { max_new_tokens: Some(tokens), ..self }
+    }
+
+    /// The same with the log-probability of every token told, or not.
+    pub fn log_probs(self, log_probs: bool) -> Decoding {
+        Decoding { log_probs, ..self }
+    }
+
+    /// The same with so many of the likeliest tokens at every place told.
+    pub fn alternatives(self, alternatives: usize) -> Decoding {
+        Decoding { alternatives, ..self }
+    }
+
+    /// The same with a function that says which tokens may come next: see [`AllowedTokens`].
+    pub fn allow(self, allowed: impl Fn(usize, &[u32]) -> Vec<u32> + Send + Sync + 'static) -> Decoding {
+        Decoding { allowed: Some(AllowedTokens::new(allowed)), ..self }
+    }
+
+    /// How many of the likeliest tokens are kept beside those that are chosen, if log-probabilities are asked for.
+    pub(super) fn scores(&self) -> Option<usize> {
+        (self.log_probs || self.alternatives > 0).then_some(self.alternatives)
     }
 
     pub(super) fn length(&self) -> usize {
@@ -164,6 +209,7 @@ impl Decoding {
             || self.repetition_penalty != 1.0
             || self.no_repeat_ngram > 0
             || self.forced_last.is_some()
+            || self.allowed.is_some()
             || [&self.suppress, &self.begin_suppress].iter().any(|list| !list.is_empty())
             || [&self.bad_words, &self.answers].iter().any(|list| !list.is_empty());
         let ends = model.end_tokens();
@@ -171,7 +217,11 @@ impl Decoding {
         let is_word = |word: &&Vec<u32>| word.len() != 1 || !ends.contains(&word[0]);
         let bad_words: Vec<Vec<u32>> = self.bad_words.iter().filter(is_word).cloned().collect();
         let end = ends.first().copied().unwrap_or_default();
-        changes.then(|| Rules::new(&self.suppress, &self.begin_suppress, &bad_words, &self.answers, end))
+        changes.then(|| {
+            let mut rules = Rules::new(&self.suppress, &self.begin_suppress, &bad_words, &self.answers, end);
+            rules.has_mask = self.allowed.is_some();
+            rules
+        })
     }
 
     /// # Errors
@@ -213,6 +263,10 @@ impl Decoding {
         if beams > 1 && !self.length_penalty.exponent().is_finite() {
             return Err(Error::Input("length_penalty must be a number".into()));
         }
+        if self.alternatives > Decoding::MOST_ALTERNATIVES {
+            let (wanted, most) = (self.alternatives, Decoding::MOST_ALTERNATIVES);
+            return Err(Error::Input(format!("alternatives {wanted}: at most {most} are told of a token")));
+        }
         let n_eos = end_tokens.len();
         if n_eos > MAX_EOS {
             return Err(Error::Input(format!(
@@ -234,6 +288,19 @@ impl Decoding {
         }
         if self.bad_words.iter().any(Vec::is_empty) {
             return Err(Error::Input("a bad word has no tokens".into()));
+        }
+        if self.stop_strings.iter().any(String::is_empty) {
+            return Err(Error::Input("a stop string is empty: it would end every target at once".into()));
+        }
+        if beams > 1 && !self.stop_strings.is_empty() {
+            return Err(Error::Input(
+                "num_beams and stop_strings: beams do not stop at texts, choose one of the two".into(),
+            ));
+        }
+        if self.allowed.is_some() && !self.answers.is_empty() {
+            return Err(Error::Input(
+                "answers and allowed: each says what may come next, choose one of the two".into(),
+            ));
         }
         if n_eos == 0 && !self.answers.is_empty() {
             return Err(Error::Input("answers need an end token, and the model has none".into()));
@@ -268,6 +335,56 @@ impl Decoding {
             begin: u32::from(self.forced_first.is_some()),
             ..ChoiceSettings::default()
         })
+    }
+}
+
+impl fmt::Display for Decoding {
+    /// As one says it of results: `greedy, at most 20 tokens`, `4 beams, length penalty 0.6, no 3 tokens twice`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.temperature > 0.0 {
+            write!(f, "drawn at temperature {}, seed {}", self.temperature, self.seed)?;
+            for (is_set, what) in [
+                (self.top_k > 0, format!("top-k {}", self.top_k)),
+                (self.top_p < 1.0, format!("top-p {}", self.top_p)),
+                (self.min_p > 0.0, format!("min-p {}", self.min_p)),
+            ] {
+                if is_set {
+                    write!(f, ", {what}")?;
+                }
+            }
+        } else if self.num_beams > 1 {
+            let penalty = match self.length_penalty {
+                LengthPenalty::Power(power) => power.to_string(),
+                LengthPenalty::Gnmt(alpha) => format!("gnmt:{alpha}"),
+            };
+            let early = match self.early_stopping {
+                EarlyStopping::No => "",
+                EarlyStopping::Yes => ", early stopping",
+                EarlyStopping::Never => ", early stopping never",
+            };
+            write!(f, "{} beams, length penalty {penalty}{early}", self.num_beams)?;
+        } else {
+            f.write_str("greedy")?;
+        }
+        for (is_set, what) in [
+            (!self.answers.is_empty(), format!("one of {} answers", self.answers.len())),
+            (self.min_new_tokens > 0, format!("at least {} tokens", self.min_new_tokens)),
+            (self.repetition_penalty != 1.0, format!("repetition penalty {}", self.repetition_penalty)),
+            (self.no_repeat_ngram > 0, format!("no {} tokens twice", self.no_repeat_ngram)),
+            (!self.bad_words.is_empty(), format!("{} bad words", self.bad_words.len())),
+            (
+                !self.suppress.is_empty() || !self.begin_suppress.is_empty(),
+                format!("{} suppressed tokens", self.suppress.len() + self.begin_suppress.len()),
+            ),
+            (self.forced_first.is_some() || self.forced_last.is_some(), "forced tokens".into()),
+            (!self.stop_strings.is_empty(), format!("up to {:?}", self.stop_strings)),
+            (self.max_new_tokens.is_some(), format!("at most {} tokens", self.length())),
+        ] {
+            if is_set {
+                write!(f, ", {what}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -306,16 +423,58 @@ impl LengthPenalty {
 /// A generated target.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Generation {
-    /// Without start and end token.
+    /// Without start and end token. The tokens of a stop string that ended it are there, so that its text is [`Decoding::text`]'s.
     pub ids: Vec<u32>,
-    /// The end token that stopped it; `None` if it ran into `max_new_tokens` or was interrupted.
-    pub stopped_at: Option<u32>,
+    /// What ended it; `None` if it ran into `max_new_tokens` or was interrupted.
+    pub stopped_at: Option<StoppedAt>,
     /// Of beam search: the sum of the tokens' log-probabilities, the end token's too, divided by the length penalty.
     pub score: Option<f32>,
+    /// Natural logarithm of the probability of each token, given the source and the tokens before; the end token's is the last.
+    /// Empty unless [`Decoding::log_probs`] or [`Decoding::alternatives`] asked for it.
+    ///
+    /// It is that of the model, which [`TargetScorer`](crate::forward::TargetScorer) gives as well, before temperature, `top_k`, `top_p` and
+    /// `min_p`. Where rules change scores (penalties, suppressed tokens, answers), it is that of the changed scores, as
+    /// `compute_transition_scores` of transformers gives it: the probabilities of what is left add up to 1, but not those of
+    /// beams, whose rules change log-probabilities. So a beam's [`Generation::score`] is always the sum of these numbers over the length penalty.
+    /// A forced token has 0.
+    pub log_probs: Vec<f32>,
+    /// For each token, and for the end token at last: the likeliest tokens at its place, the likeliest first and the lower id
+    /// first of equals. There are fewer where fewer may be chosen; a token that was drawn need not be among them. Empty
+    /// unless [`Decoding::alternatives`] asked for it.
+    pub alternatives: Vec<Vec<Alternative>>,
+}
+
+/// A token that could be at a place, and the logarithm of its probability there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Alternative {
+    pub id: u32,
+    pub log_prob: f32,
 }
 
 impl Generation {
-    pub fn stopped_at_eos(&self) -> bool {
+    /// Whether it ended by itself.
+    pub fn is_finished(&self) -> bool {
         self.stopped_at.is_some()
     }
+
+    /// The end token, if that ended it.
+    pub fn end_token(&self) -> Option<u32> {
+        match self.stopped_at {
+            Some(StoppedAt::EndToken(id)) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Its tokens, the end token included: those that [`Generation::log_probs`] tells of.
+    pub fn tokens(&self) -> impl Iterator<Item = u32> {
+        self.ids.iter().copied().chain(self.end_token())
+    }
+}
+
+/// What ended a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoppedAt {
+    EndToken(u32),
+    /// One of [`Decoding::stop_strings`].
+    StopString(String),
 }

@@ -3,15 +3,18 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
+use super::answer_text::AnswerText;
 use super::beams::Beams;
-use super::decoding::{Decoding, Generation};
+use super::constraint::{Asked, Constraint};
+use super::decoding::{Decoding, Generation, StoppedAt};
 use super::rules::Rules;
-use super::session::{Session, Start};
+use super::session::{ScoreLists, Session, Start};
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
 use crate::model::{DecodeShape, Model};
 use crate::ops::BAD_TOKEN;
 use crate::plan::{Plan, SlotPool};
+use crate::tokenizer::Tokenizer;
 
 /// Receives a source's index and its new tokens (never an end token); [`ControlFlow::Break`] ends the whole generation.
 pub type OnTokens<'a> = dyn FnMut(usize, &[u32]) -> ControlFlow<()> + Send + 'a;
@@ -22,6 +25,8 @@ pub type ShouldStop<'a> = dyn Fn() -> bool + Sync + 'a;
 /// Decodes with a model. Plans and state are kept by shape, for the next call.
 pub struct Generator {
     pub model: Model,
+    /// The model's tokenizer, which [`Decoding::stop_strings`] need.
+    pub tokenizer: Option<Tokenizer>,
     pool: SlotPool,
     /// The most recently used last.
     sessions: Vec<(DecodeShape, Session)>,
@@ -49,7 +54,13 @@ impl Pace {
 
 impl Generator {
     pub fn new(model: Model) -> Generator {
-        Generator { model, pool: SlotPool::new(), sessions: Vec::new() }
+        Generator { model, tokenizer: None, pool: SlotPool::new(), sessions: Vec::new() }
+    }
+
+    /// The same with the model's tokenizer.
+    #[must_use]
+    pub fn with_tokenizer(self, tokenizer: &Tokenizer) -> Generator {
+        Generator { tokenizer: Some(tokenizer.clone()), ..self }
     }
 
     /// Generates targets for every source (token ids that end with the end token, as the tokenizer gives them): for each
@@ -57,7 +68,8 @@ impl Generator {
     /// `should_stop` end it, gives what there is.
     ///
     /// # Errors
-    /// `Input`: an empty source, an id outside of the vocabulary, an impossible setting. `OutOfMemory`: the batch does
+    /// `Input`: an empty source, an id outside of the vocabulary, an impossible setting, stop strings without a tokenizer, a
+    /// place where [`Decoding::allowed`] allows nothing. `OutOfMemory`: the batch does
     /// not fit. `Numeric`: the model produces NaN.
     pub async fn generate(
         &mut self,
@@ -73,6 +85,17 @@ impl Generator {
         if let Some(rules) = &rules {
             rules.describe(&mut settings);
         }
+        if !decoding.stop_strings.is_empty() && self.tokenizer.is_none() {
+            return Err(Error::Input(
+                "stop_strings need the model's tokenizer: Generator::with_tokenizer takes it".into(),
+            ));
+        }
+        let constraint = decoding.allowed.as_ref().map(|allowed| Constraint {
+            allowed,
+            place: settings.mask as usize,
+            vocab: self.model.config.vocab_size,
+            limit: settings.limit as usize,
+        });
         let end_tokens = self.model.end_tokens().to_vec();
         let mut generations = vec![Vec::new(); sources.len()];
         // The longest first: memory taken for them serves the shorter ones.
@@ -85,8 +108,13 @@ impl Generator {
             let numbers: Vec<u32> = rows.iter().map(number).collect();
             let generation = &self.model.generation;
             let start_token = generation.decoder_start_token_id.unwrap_or(self.model.config.decoder_start_token_id);
-            let pace = Pace::of(&self.model);
-            let session = self.session(shape, rules.as_ref())?;
+            let pace = match &constraint {
+                // What may come next is known when the token before is.
+                Some(_) => Pace { steps: 1, ahead: 1 },
+                None => Pace::of(&self.model),
+            };
+            let tokenizer = self.tokenizer.clone();
+            let session = self.session(shape, rules.as_ref(), decoding.scores())?;
             let start = Start {
                 sources: &texts,
                 sequences: &numbers,
@@ -111,9 +139,11 @@ impl Generator {
                     sources: rows,
                     eos: &end_tokens,
                     max_new,
-                    forced: usize::from(decoding.forced_first.is_some()),
+                    constraint: constraint.as_ref(),
+                    forced_first: decoding.forced_first,
                     prompt,
                     n_best: decoding.n_best,
+                    alternatives: decoding.alternatives,
                     pace,
                     should_stop,
                 };
@@ -133,6 +163,15 @@ impl Generator {
                     rows,
                     eos: &end_tokens,
                     left: vec![max_new; rows.len()],
+                    lists: session.score_lists(),
+                    texts: match &tokenizer {
+                        Some(tokenizer) if !decoding.stop_strings.is_empty() => {
+                            rows.iter().map(|_| decoding.text_stream(tokenizer)).collect()
+                        }
+                        _ => Vec::new(),
+                    },
+                    constraint: constraint.as_ref(),
+                    alternatives: decoding.alternatives,
                     generations: &mut generations,
                     on_tokens,
                     should_stop,
@@ -165,7 +204,7 @@ impl Generator {
 
     /// The plans of a decoding step and of the choice of a token, for profiles and printing.
     pub fn step_plans(&mut self, shape: DecodeShape) -> Result<[&Plan; 2]> {
-        Ok(self.session(shape, None)?.plans())
+        Ok(self.session(shape, None, None)?.plans())
     }
 
     fn check_sources(&self, sources: &[Vec<u32>]) -> Result<()> {
@@ -184,7 +223,7 @@ impl Generator {
         Ok(())
     }
 
-    fn session(&mut self, shape: DecodeShape, rules: Option<&Rules>) -> Result<&Session> {
+    fn session(&mut self, shape: DecodeShape, rules: Option<&Rules>, scores: Option<usize>) -> Result<&Session> {
         let mut session = match self.sessions.iter().position(|(s, _)| *s == shape) {
             Some(at) => self.sessions.remove(at).1,
             None => {
@@ -200,7 +239,7 @@ impl Generator {
                 }
             }
         };
-        session.choose_by(&self.model, &self.pool, rules)?;
+        session.choose_by(&self.model, &self.pool, rules, scores)?;
         self.sessions.push((shape, session));
         let last = self.sessions.len() - 1;
         Ok(&self.sessions[last].1)
@@ -214,6 +253,12 @@ struct Rows<'a> {
     eos: &'a [u32],
     /// Tokens that each may still get; 0 once it is done.
     left: Vec<usize>,
+    /// How log-probabilities come, if they are asked for.
+    lists: Option<ScoreLists>,
+    /// Each target's text, if there are texts that end it.
+    texts: Vec<AnswerText>,
+    constraint: Option<&'a Constraint<'a>>,
+    alternatives: usize,
     generations: &'a mut [Vec<Generation>],
     on_tokens: &'a mut OnTokens<'a>,
     should_stop: &'a ShouldStop<'a>,
@@ -232,40 +277,56 @@ impl Rows<'_> {
         let mut made = 0;
         if let Some(token) = decoding.forced_first {
             made = 1;
-            if self.take(&vec![token; width], width)?.is_break() {
+            let scores = self.lists.map(|lists| lists.of_given(token).repeat(width));
+            if self.take(&vec![token; width], scores.as_deref(), width)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
-        let mut underway: VecDeque<Readback<u32>> = VecDeque::new();
+        let mut underway: VecDeque<(Readback<u32>, Option<Readback<f32>>)> = VecDeque::new();
         while self.any_left() {
             if (self.should_stop)() {
                 return Ok(ControlFlow::Break(()));
             }
             while made < max_new && underway.len() < pace.ahead {
                 let count = pace.steps.min(max_new - made);
+                if let Some(constraint) = self.constraint {
+                    constraint.apply(session, (0..width).map(|b| self.asked(b)))?;
+                }
                 session.advance(count).await?;
-                underway.push_back(session.start_history("tokens", prompt + made, count)?);
+                let start = |name| session.start_history(name, prompt + made, count);
+                let scores = self.lists.map(|_| session.start_history("token_scores", prompt + made, count));
+                underway.push_back((start("tokens")?, scores.transpose()?));
                 made += count;
             }
-            let Some(readback) = underway.pop_front() else { break };
-            let tokens = readback.finish().await?;
-            if self.take(&tokens, width)?.is_break() {
+            let Some((tokens, scores)) = underway.pop_front() else { break };
+            let tokens = tokens.finish().await?;
+            let scores = match scores {
+                Some(scores) => Some(scores.finish().await?),
+                None => None,
+            };
+            if self.take(&tokens, scores.as_deref(), width)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
         Ok(ControlFlow::Continue(()))
     }
 
+    /// A row, as a constraint is asked about it.
+    fn asked(&self, b: usize) -> Option<Asked<'_>> {
+        let source = *self.rows.get(b).filter(|_| self.left[b] > 0)?;
+        Some(Asked { source, made: &self.generations[source][0].ids, counts: true })
+    }
+
     fn any_left(&self) -> bool {
         self.left.iter().any(|&n| n > 0)
     }
 
-    /// Takes tokens [steps, width] as they came from the device.
-    fn take(&mut self, tokens: &[u32], width: usize) -> Result<ControlFlow<()>> {
+    /// Takes tokens [steps, width] as they came from the device, and what is known of their log-probabilities.
+    fn take(&mut self, tokens: &[u32], scores: Option<&[f32]>, width: usize) -> Result<ControlFlow<()>> {
         for (b, &row) in self.rows.iter().enumerate() {
             let generation = &mut self.generations[row][0];
             let known = generation.ids.len();
-            for step in tokens.chunks(width) {
+            for (s, step) in tokens.chunks(width).enumerate() {
                 let token = step[b];
                 if self.left[b] == 0 {
                     break;
@@ -274,11 +335,25 @@ impl Rows<'_> {
                     return Err(not_a_number(row));
                 }
                 self.left[b] -= 1;
+                if let (Some(lists), Some(scores)) = (self.lists, scores) {
+                    let first = (s * width + b) * 2 * lists.width;
+                    lists.take(&scores[first..first + 2 * lists.width], token, self.alternatives, generation);
+                }
                 if self.eos.contains(&token) {
-                    generation.stopped_at = Some(token);
+                    generation.stopped_at = Some(StoppedAt::EndToken(token));
                     self.left[b] = 0;
                 } else {
                     generation.ids.push(token);
+                }
+                if let Some(text) = self.texts.get_mut(b) {
+                    text.push(token);
+                    if self.left[b] == 0 {
+                        text.finish();
+                    }
+                    if let Some(stop) = text.stopped_at() {
+                        generation.stopped_at = Some(StoppedAt::StopString(stop.to_owned()));
+                        self.left[b] = 0;
+                    }
                 }
             }
             let new = &generation.ids[known..];

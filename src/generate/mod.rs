@@ -1,6 +1,8 @@
 //! Text generation: cached decoding that lives on the device, greedy, sampled or by beam search.
 
+mod answer_text;
 mod beams;
+mod constraint;
 mod decoding;
 mod generator;
 mod rules;
@@ -8,7 +10,9 @@ mod session;
 
 use std::path::Path;
 
-pub use decoding::{Decoding, Generation, LengthPenalty};
+pub use answer_text::AnswerText;
+pub use constraint::AllowedTokens;
+pub use decoding::{Alternative, Decoding, Generation, LengthPenalty, StoppedAt};
 pub use generator::{Generator, OnTokens, ShouldStop};
 #[cfg(feature = "train")]
 pub(crate) use rules::Rules;
@@ -30,7 +34,7 @@ pub async fn greedy_ids(gpu: &Gpu, dir: &Path, sources: &[Vec<u32>], max_new_tok
 /// Targets as transformers' `generate` gives them: each begins with the start token, holds the end token, and is padded to
 /// the longest.
 pub fn padded(targets: &[Generation], start: u32, pad: u32) -> Vec<Vec<u32>> {
-    let row = |g: &Generation| [start].into_iter().chain(g.ids.iter().copied()).chain(g.stopped_at).collect();
+    let row = |g: &Generation| [start].into_iter().chain(g.tokens()).collect();
     let mut rows: Vec<Vec<u32>> = targets.iter().map(row).collect();
     let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
     rows.iter_mut().for_each(|row| row.resize(longest, pad));

@@ -12,6 +12,8 @@ pub(crate) struct Rules {
     begin_suppress: u32,
     bad_words: u32,
     trie: u32,
+    /// Whether a bit for each row and token, which says if it is allowed, comes behind the lists.
+    pub has_mask: bool,
 }
 
 /// What can follow in a trie of token sequences.
@@ -44,7 +46,9 @@ impl Rules {
         }
         let [suppress, begin_suppress, bad_words] =
             [suppress.len(), begin_suppress.len(), bad_words.len()].map(|n| n as u32);
-        Rules { words, suppress, begin_suppress, bad_words, trie }
+        // 0 would mean that there is no mask.
+        words.resize(words.len().max(1), 0);
+        Rules { words, suppress, begin_suppress, bad_words, trie, has_mask: false }
     }
 
     /// Tells the settings where the lists lie.
@@ -52,6 +56,7 @@ impl Rules {
         (settings.n_suppress, settings.n_begin, settings.n_words) =
             (self.suppress, self.begin_suppress, self.bad_words);
         settings.trie = self.trie;
+        settings.mask = if self.has_mask { self.words.len() as u32 } else { 0 };
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::constraint::Constraint;
+use super::decoding::{Alternative, Generation};
 use super::generator::ShouldStop;
 use super::rules::Rules;
 use crate::batch::BatchShape;
@@ -9,7 +11,7 @@ use crate::error::Result;
 use crate::gpu::{Gpu, Readback, Slice};
 use crate::graph::Graph;
 use crate::model::{Builder, Chooser, DecodeShape, Model, StateLeaf};
-use crate::ops::{BeamSearch, ChoiceSettings};
+use crate::ops::{BeamSearch, ChoiceSettings, UNCHOOSABLE};
 use crate::plan::{Plan, PlanOptions, SlotPool};
 
 pub(super) struct Session {
@@ -35,6 +37,37 @@ pub(super) struct Start<'a> {
     pub penalty: &'a (dyn Fn(usize) -> f32 + Sync),
 }
 
+/// How the log-probabilities of a row's tokens lie in `token_scores`: pairs of a log-probability and an id.
+#[derive(Clone, Copy)]
+pub(super) struct ScoreLists {
+    /// Pairs of a row.
+    pub width: usize,
+    /// Where the likeliest begin.
+    pub first: usize,
+}
+
+impl ScoreLists {
+    /// Adds what the list of a row says about the token that came of it, and `alternatives` of the likeliest.
+    pub fn take(self, pairs: &[f32], token: u32, alternatives: usize, generation: &mut Generation) {
+        let pairs = pairs.as_chunks::<2>().0;
+        let own = pairs.iter().find(|[_, id]| *id == token as f32);
+        generation.log_probs.push(own.map_or(UNCHOOSABLE, |pair| pair[0]));
+        if alternatives > 0 {
+            // What is suppressed is no alternative.
+            let likeliest = pairs[self.first..].iter().take_while(|pair| pair[0] > UNCHOOSABLE / 2.0);
+            let alternative = |&[log_prob, id]: &[f32; 2]| Alternative { id: id as u32, log_prob };
+            generation.alternatives.push(likeliest.take(alternatives).map(alternative).collect());
+        }
+    }
+
+    /// The list of a row whose token was not chosen but given.
+    pub fn of_given(self, token: u32) -> Vec<f32> {
+        let mut pairs = vec![[UNCHOOSABLE, -1.0]; self.width];
+        pairs[..(self.first + 1).min(self.width)].fill([0.0, token as f32]);
+        pairs.concat()
+    }
+}
+
 impl Session {
     pub fn compile(model: &Model, shape: DecodeShape, pool: &SlotPool) -> Result<Session> {
         let gpu = &model.gpu;
@@ -52,22 +85,31 @@ impl Session {
         b.decode_step(shape.beams);
         let step = compile(model, &state, &b.graph, pool)?;
         let mut session = Session { gpu: gpu.clone(), shape, state, prepare, step, choosers: Vec::new(), chooser: 0 };
-        session.choose_by(model, pool, None)?;
+        session.choose_by(model, pool, None, None)?;
         Ok(session)
     }
 
-    /// Takes the chooser for the model's end tokens as they are now, and for rules of this length if there are any.
-    pub fn choose_by(&mut self, model: &Model, pool: &SlotPool, rules: Option<&Rules>) -> Result<()> {
+    /// Takes the chooser for the model's end tokens as they are now, for rules of this length if there are any, and for keeping
+    /// the log-probabilities of the chosen tokens and so many of the likeliest if `scores` asks for it.
+    pub fn choose_by(
+        &mut self,
+        model: &Model,
+        pool: &SlotPool,
+        rules: Option<&Rules>,
+        scores: Option<usize>,
+    ) -> Result<()> {
         // Few distinct lengths, so that plans are used again.
-        let rules = rules.map_or(0, |rules| rules.words.len().next_power_of_two().max(64));
-        let chooser = Chooser { n_eos: model.end_tokens().len(), rules };
-        if rules > 0 {
-            let bytes = 4 * rules as u64;
-            if self.state.get("rules").is_none_or(|slice| slice.bytes != bytes) {
-                self.choosers.retain(|(known, _)| known.rules == 0);
-                self.state.insert("rules".into(), self.gpu.buffer("rules", bytes)?.slice(0, bytes));
-            }
-        }
+        let mask = |rules: &Rules| match rules.has_mask {
+            true => self.shape.rows() * Constraint::words(model.config.vocab_size),
+            false => 0,
+        };
+        let rules = rules.map_or(0, |rules| (rules.words.len() + mask(rules)).next_power_of_two().max(64));
+        let chooser = Chooser { n_eos: model.end_tokens().len(), rules, scores };
+        self.provide("rules", rules, |known| known.rules == 0)?;
+        let width = self.shape.token_scores(chooser).map_or(0, |op| op.width());
+        self.provide("token_scores", self.shape.max_len * self.shape.rows() * 2 * width, |known| {
+            known.scores.is_none()
+        })?;
         self.chooser = match self.choosers.iter().position(|(known, _)| *known == chooser) {
             Some(at) => at,
             None => {
@@ -76,6 +118,17 @@ impl Session {
                 self.choosers.len() - 1
             }
         };
+        Ok(())
+    }
+
+    /// Makes a leaf of so many elements, if there are any, and forgets the choosers that have it in another size: all but those
+    /// that do `without`.
+    fn provide(&mut self, name: &str, elements: usize, without: fn(&Chooser) -> bool) -> Result<()> {
+        let bytes = 4 * elements as u64;
+        if bytes > 0 && self.state.get(name).is_none_or(|slice| slice.bytes != bytes) {
+            self.choosers.retain(|(known, _)| without(known));
+            self.state.insert(name.into(), self.gpu.buffer(name, bytes)?.slice(0, bytes));
+        }
         Ok(())
     }
 
@@ -146,6 +199,11 @@ impl Session {
         state
     }
 
+    /// Overwrites the rules from this word on.
+    pub fn write_rules(&self, place: usize, words: &[u32]) {
+        self.gpu.write(&self.state["rules"].buffer, 4 * place as u64, words);
+    }
+
     /// 1 for each row of a place of the batch beyond the sources.
     fn unused(&self, n_sources: usize) -> Vec<u32> {
         (0..self.shape.rows()).map(|row| u32::from(row / self.shape.beams >= n_sources)).collect()
@@ -170,11 +228,19 @@ impl Session {
         Plan::run_in_turn(&self.plans(), count).await
     }
 
-    /// Starts the way back of `count` rows of `tokens` or `parents`, from position `first` on: `[count, rows]`.
-    pub fn start_history(&self, name: &str, first: usize, count: usize) -> Result<Readback<u32>> {
-        let row = 4 * self.shape.rows() as u64;
+    /// Starts the way back of `count` positions of `tokens`, `parents` or `token_scores`, from position `first` on: `[count, rows]`
+    /// or, of `token_scores`, `[count, rows, 2 width]`.
+    pub fn start_history<T: bytemuck::Pod>(&self, name: &str, first: usize, count: usize) -> Result<Readback<T>> {
+        let Slice { buffer, bytes, .. } = &self.state[name];
+        let row = bytes / self.shape.max_len as u64;
         let begin = row * first as u64;
-        self.gpu.start_read(&self.state[name].buffer, begin..begin + row * count as u64)
+        self.gpu.start_read(buffer, begin..begin + row * count as u64)
+    }
+
+    /// What the log-probabilities of tokens look like, if they are kept.
+    pub fn score_lists(&self) -> Option<ScoreLists> {
+        let op = self.shape.token_scores(self.choosers[self.chooser].0)?;
+        Some(ScoreLists { width: op.width(), first: usize::from(op.chosen) })
     }
 
     /// Starts the way back of the state of beam search.

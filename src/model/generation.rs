@@ -68,6 +68,9 @@ pub struct DecodingSettings {
     pub bad_words_ids: Option<Vec<Vec<u32>>>,
     pub suppress_tokens: Option<Vec<u32>>,
     pub begin_suppress_tokens: Option<Vec<u32>>,
+    /// Texts that end an answer: one, or several.
+    #[serde(deserialize_with = "one_or_more")]
+    pub stop_strings: Option<Vec<String>>,
 }
 
 impl DecodingSettings {
@@ -104,6 +107,7 @@ impl DecodingSettings {
             bad_words_ids: self.bad_words_ids.or(other.bad_words_ids),
             suppress_tokens: self.suppress_tokens.or(other.suppress_tokens),
             begin_suppress_tokens: self.begin_suppress_tokens.or(other.begin_suppress_tokens),
+            stop_strings: self.stop_strings.or(other.stop_strings),
             num_beams: self.num_beams.or(other.num_beams),
             length_penalty: self.length_penalty.or(other.length_penalty),
             early_stopping: self.early_stopping.or(other.early_stopping),
@@ -131,7 +135,7 @@ pub struct GenerationConfig {
 /// The keys that are read.
 #[derive(Deserialize)]
 struct Keys {
-    eos_token_id: Option<OneOrMore>,
+    eos_token_id: Option<OneOrMore<u32>>,
     decoder_start_token_id: Option<u32>,
     #[serde(flatten)]
     others: Map<String, Value>,
@@ -139,13 +143,27 @@ struct Keys {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum OneOrMore {
-    One(u32),
-    More(Vec<u32>),
+enum OneOrMore<T> {
+    One(T),
+    More(Vec<T>),
+}
+
+impl<T> From<OneOrMore<T>> for Vec<T> {
+    fn from(values: OneOrMore<T>) -> Vec<T> {
+        match values {
+            OneOrMore::One(value) => vec![value],
+            OneOrMore::More(values) => values,
+        }
+    }
+}
+
+fn one_or_more<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    Ok(Option::<OneOrMore<String>>::deserialize(from)?.map(Vec::from))
 }
 
 /// Keys of [`DecodingSettings`].
-const OBEYED: [&str; 19] = [
+const OBEYED: [&str; 20] = [
+    "stop_strings",
     "forced_eos_token_id",
     "min_new_tokens",
     "min_length",
@@ -192,10 +210,7 @@ impl GenerationConfig {
         let text = files::read_text(&path, SETTINGS_LIMIT)?;
         let keys: Keys = serde_json::from_str(&text)
             .map_err(|e| Error::line(&path, e.line(), format!("not the settings of a generation: {e}")))?;
-        let eos = keys.eos_token_id.map(|ids| match ids {
-            OneOrMore::One(id) => vec![id],
-            OneOrMore::More(ids) => ids,
-        });
+        let eos: Option<Vec<u32>> = keys.eos_token_id.map(Vec::from);
         let (decoding, disregarded) = settings(keys.others)
             .map_err(|what| Error::file(&path, format!("not the settings of a generation: {what}")))?;
         let ids = eos.iter().flatten().chain(&keys.decoder_start_token_id).copied().chain(decoding.ids());
@@ -235,8 +250,13 @@ fn settings(keys: Map<String, Value>) -> Result<(DecodingSettings, Vec<String>),
     let mut disregarded: Vec<String> =
         keys.iter().filter(has_effect).map(|(key, value)| format!("{key} = {value}")).collect();
     let settings: DecodingSettings = serde_json::from_value(Value::Object(keys)).map_err(|e| e.to_string())?;
-    if settings.do_sample == Some(true) && settings.num_beams.is_some_and(|beams| beams > 1) {
-        disregarded.push("do_sample = true (beams are not drawn)".into());
+    if settings.num_beams.is_some_and(|beams| beams > 1) {
+        if settings.do_sample == Some(true) {
+            disregarded.push("do_sample = true (beams are not drawn)".into());
+        }
+        if settings.stop_strings.is_some() {
+            disregarded.push("stop_strings (beams do not stop at texts)".into());
+        }
     }
     Ok((settings, disregarded))
 }

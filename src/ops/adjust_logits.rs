@@ -11,7 +11,8 @@ use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
 /// (u32), where a row's token at position p up to its `pos` is `tokens[p, cache_row[row, p]]`; and `rules` (u32, of any length):
 /// suppressed ids, ids suppressed behind `begin` new ones, for each bad word its place in the rules and its number of
 /// tokens, their tokens, and the trie of answers, whose nodes are the place and the number of their children, each a
-/// token and its node's place, in the order of the tokens.
+/// token and its node's place, in the order of the tokens; and from the settings' `mask` on a bit for each token, 1 where it is
+/// allowed, in whole words for each row.
 ///
 /// Output, to be stored in a leaf: the logits.
 #[derive(Clone, Debug)]
@@ -76,7 +77,7 @@ impl Op for AdjustLogits {
         let eos: Vec<usize> = s[8..8 + s[7] as usize].iter().map(|&id| id as usize).collect();
         let [max_new, prompt, ngram, min_new] = [24, 25, 29, 30].map(|i| s[i] as usize);
         let (penalty, forced_last) = (f64::from(f32::from_bits(s[28])), s[31]);
-        let [n_suppress, n_begin, begin, n_words, trie] = [32, 33, 34, 35, 36].map(|i| s[i] as usize);
+        let [n_suppress, n_begin, begin, n_words, trie, mask] = [32, 33, 34, 35, 36, 37].map(|i| s[i] as usize);
         for (row, scores) in logits.data.chunks_mut(self.vocab).enumerate() {
             let at = pos.data[row] as usize;
             let home = |p: usize| cache_row.data[row * len + p] as usize;
@@ -98,6 +99,11 @@ impl Op for AdjustLogits {
                 let kept = allowed.iter().map(|&id| (id, scores[id])).collect::<Vec<_>>();
                 scores.fill(SUPPRESSED);
                 kept.into_iter().for_each(|(id, score)| scores[id] = score);
+            }
+            if mask > 0 {
+                let words = &rules[mask + row * self.vocab.div_ceil(32)..];
+                let is_allowed = |id: usize| words[id / 32] >> (id % 32) & 1 == 1;
+                scores.iter_mut().enumerate().filter(|(id, _)| !is_allowed(*id)).for_each(|(_, x)| *x = SUPPRESSED);
             }
             if forced_last != NO_TOKEN && made + 1 >= max_new {
                 scores.fill(SUPPRESSED);

@@ -19,6 +19,7 @@ mod rows;
 mod sample;
 mod segments;
 mod token_choice;
+mod token_scores;
 mod top_tokens;
 mod weights;
 
@@ -37,7 +38,8 @@ pub use position_bias::{PositionBias, distance_buckets, relative_bucket};
 pub use rms_norm::RmsNorm;
 pub use sample::Sample;
 pub use segments::{Sight, segment_ranges};
-pub use token_choice::{BAD_TOKEN, ChoiceSettings, MAX_EOS, NO_TOKEN, SETTINGS_LEN};
+pub use token_choice::{BAD_TOKEN, ChoiceSettings, MAX_EOS, NO_TOKEN, SETTINGS_LEN, UNCHOOSABLE};
+pub use token_scores::TokenScores;
 pub use top_tokens::TopTokens;
 
 /// Every op by name. A test fails if one of them has no case in `verify`.
@@ -64,5 +66,6 @@ pub const NAMES: &[&str] = &[
     "rms_norm",
     "rms_norm_backward",
     "sample",
+    "token_scores",
     "top_tokens",
 ];

@@ -44,7 +44,9 @@ pub struct ChoiceSettings {
     pub n_words: u32,
     /// Where the root of the trie of answers lies in the rules; 0: any answer.
     pub trie: u32,
-    pub reserved: [u32; 3],
+    /// Where the bits of allowed tokens begin in the rules; 0: any token.
+    pub mask: u32,
+    pub reserved: [u32; 2],
 }
 
 /// No token in particular.
@@ -78,3 +80,27 @@ pub(super) const LANES: usize = 256;
 
 pub(super) const SETTINGS: &str = include_str!("../../shaders/token_settings.wgsl");
 pub(super) const REDUCE: &str = include_str!("../../shaders/token_reduce.wgsl");
+pub(super) const TOP: &str = include_str!("../../shaders/token_top.wgsl");
+
+/// The log-probability where a row has no more tokens.
+pub const UNCHOOSABLE: f32 = -1e30;
+
+/// Rounds of the loops that look for the `keep` likeliest of a row: a lane may hold all of them, and looks for two at a time.
+pub(super) fn top_iterations(vocab: usize, keep: usize) -> usize {
+    vocab.div_ceil(LANES) * (4 + keep / 2) + 33 * (keep + 2)
+}
+
+/// Of an oracle: the logarithm of the sum of a row's exponentials; NaN counts as no class.
+pub(super) fn log_sum(row: &[f64]) -> f64 {
+    let numbers = || row.iter().copied().filter(|x| !x.is_nan());
+    let highest = numbers().fold(f64::MIN, f64::max);
+    highest + numbers().map(|x| (x - highest).exp()).sum::<f64>().ln()
+}
+
+/// Of an oracle: the `keep` likeliest of a row below `limit`, each as its logit less `log_sum` and its id, in descending order, and
+/// what kernels write where there are fewer.
+pub(super) fn likeliest(row: &[f64], limit: usize, keep: usize, log_sum: f64) -> impl Iterator<Item = [f64; 2]> {
+    let mut order: Vec<usize> = (0..row.len().min(limit)).filter(|&i| !row[i].is_nan()).collect();
+    order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));
+    (0..keep).map(move |k| order.get(k).map_or([f64::from(UNCHOOSABLE), -1.0], |&i| [row[i] - log_sum, i as f64]))
+}

@@ -1,6 +1,6 @@
 //! The likeliest tokens of each row of logits.
 
-use super::token_choice::{LANES, REDUCE, SETTINGS, SETTINGS_LEN};
+use super::token_choice::{LANES, REDUCE, SETTINGS, SETTINGS_LEN, TOP, likeliest, log_sum, top_iterations};
 use crate::gpu::{Constant, Header, Shader};
 use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
 
@@ -14,13 +14,10 @@ pub struct TopTokens {
     pub normalized: bool,
 }
 
-/// The log-probability where a row has no more tokens.
-const UNCHOOSABLE: f64 = -1e30;
-
 static TOP_TOKENS: Shader = Shader {
     name: "top_tokens",
     source: include_str!("../../shaders/top_tokens.wgsl"),
-    shared: &[SETTINGS, REDUCE],
+    shared: &[SETTINGS, REDUCE, TOP],
     defaults: &[("LANES", Constant::U32(LANES as u32)), ("NORMALIZED", Constant::Bool(false))],
 };
 
@@ -36,10 +33,7 @@ impl Op for TopTokens {
 
     fn launch(&self, l: &mut Launcher<'_>) {
         let [rows, vocab] = [l.shape(0)[0], l.shape(0)[1]];
-        // A lane may hold all of the likeliest, and looks for two at a time.
-        let looks = 4 + self.keep / 2;
-        let iterations = vocab.div_ceil(LANES) * looks + 33 * (self.keep + 2);
-        l.iterations(iterations, &format!("the choice of {} among {vocab} tokens", self.keep));
+        l.iterations(top_iterations(vocab, self.keep), &format!("the choice of {} among {vocab} tokens", self.keep));
         l.launch(Launch {
             shader: &TOP_TOKENS,
             header: Header::new().bool("NORMALIZED", self.normalized),
@@ -53,17 +47,8 @@ impl Op for TopTokens {
         let limit = inputs[1].data[3] as usize;
         let mut top = Vec::new();
         for row in inputs[0].rows() {
-            let numbers = || row.iter().copied().filter(|x| !x.is_nan());
-            let highest = numbers().fold(f64::MIN, f64::max);
-            let log_sum = match self.normalized {
-                true => 0.0,
-                false => highest + numbers().map(|x| (x - highest).exp()).sum::<f64>().ln(),
-            };
-            let mut order: Vec<usize> = (0..row.len().min(limit)).filter(|&i| !row[i].is_nan()).collect();
-            order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));
-            for k in 0..self.keep {
-                top.extend(order.get(k).map_or([UNCHOOSABLE, -1.0], |&i| [row[i] - log_sum, i as f64]));
-            }
+            let log_sum = if self.normalized { 0.0 } else { log_sum(row) };
+            top.extend(likeliest(row, limit, self.keep, log_sum).flatten());
         }
         vec![Tensor64::new(&[inputs[0].shape[0], 2 * self.keep], top)]
     }

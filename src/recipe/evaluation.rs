@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_with::skip_serializing_none;
 
 use super::conductor::Watch;
 use crate::data::Split;
@@ -43,6 +44,9 @@ pub fn evaluate(
     let mut scorer = Scorer::new(model);
     let mut loss_of = |batch: &_| pollster::block_on(scorer.score(batch));
     let Some(evaluation) = evaluator.evaluate(&mut loss_of, tokenizer, should_stop)? else { return Ok(None) };
+    if let Some(decoding) = &evaluation.decoding {
+        watch.remark(&format!("answers: {decoding}"));
+    }
     for (name, TaskEvaluation { examples, cut, .. }) in &evaluation.tasks {
         if let Some(Cut { answers, tokens }) = cut {
             watch.remark(&format!(
@@ -69,14 +73,21 @@ pub fn write_evaluation(folder: &Path, split: Split, evaluation: &Evaluation) ->
         }
         run.write(&format!("{PREDICTIONS}/{name}.jsonl"), &lines)?;
     }
-    let mut text = serde_json::to_vec_pretty(&Metrics { split, tasks: &evaluation.tasks }).map_err(no_json)?;
+    let mut text = serde_json::to_vec_pretty(&Metrics {
+        split,
+        decoding: evaluation.decoding.as_deref(),
+        tasks: &evaluation.tasks,
+    })
+    .map_err(no_json)?;
     text.push(b'\n');
     run.write(METRICS, &text)
 }
 
 /// What is kept of an evaluation: no times, so that the same run writes the same bytes.
+#[skip_serializing_none]
 #[derive(Serialize)]
 struct Metrics<'a> {
     split: Split,
+    decoding: Option<&'a str>,
     tasks: &'a BTreeMap<String, TaskEvaluation>,
 }

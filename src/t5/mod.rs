@@ -60,8 +60,9 @@ pub struct MemoryUse {
 /// An answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
+    /// Up to the stop string, if one ended it.
     pub text: String,
-    /// Its tokens, and how it ended.
+    /// Its tokens, how it ended, and log-probabilities if the [`Decoding`] asks for them.
     pub generation: Generation,
 }
 

@@ -76,9 +76,9 @@ pub(super) fn gone() -> Error {
 /// A part of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnswerPiece {
-    /// What the text goes on with; never half a character. All pieces joined are the answer.
+    /// What the text goes on with; never half a character, nor what may become a stop string. All pieces joined are the answer.
     pub text: String,
-    /// The tokens that have come since the last piece.
+    /// The tokens that have come since the last piece, also those of a stop string, of which there is no text.
     pub ids: Vec<u32>,
 }
 

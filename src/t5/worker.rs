@@ -172,7 +172,7 @@ impl Worker {
                 self.finish(reply, answers);
             }
             Job::Stream { text, decoding, pieces, canceller } => {
-                let mut shown = self.shared.tokenizer.stream();
+                let mut shown = decoding.text_stream(&self.shared.tokenizer);
                 let mut on_ids = |ids: &[u32]| {
                     let text = ids.iter().map(|&id| shown.push(id)).collect();
                     let _ = pieces.unbounded_send(Ok(AnswerPiece { text, ids: ids.to_vec() }));
@@ -247,6 +247,7 @@ impl Worker {
         let ids = encoded(tokenizer, texts)?;
         let generator = &mut self.engine.as_mut().ok_or(Error::Unloaded)?.generator;
         generator.model.expect_decoder()?;
+        generator.tokenizer.get_or_insert_with(|| tokenizer.clone());
         let mut on_tokens = |_: usize, ids: &[u32]| {
             on_ids(ids);
             ControlFlow::Continue(())
@@ -258,7 +259,7 @@ impl Worker {
         if canceller.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let answer = |generation: Generation| Answer { text: tokenizer.decode(&generation.ids), generation };
+        let answer = |generation: Generation| Answer { text: decoding.text(tokenizer, &generation.ids), generation };
         Ok(made.into_iter().map(|found| found.into_iter().map(answer).collect()).collect())
     }
 

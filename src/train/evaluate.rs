@@ -25,6 +25,9 @@ use crate::tokenizer::Tokenizer;
 pub struct Evaluation {
     pub tasks: BTreeMap<String, TaskEvaluation>,
     pub seconds: f64,
+    /// How answers were decoded, if there are some: `greedy, at most 20 tokens`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decoding: Option<String>,
 }
 
 /// The result on one task.
@@ -198,7 +201,7 @@ impl Evaluator {
         let limit = Some(tokenizer.vocab_size().min(config.vocab_size));
         Evaluator {
             tasks: evaluated.into_iter().map(prepare).collect(),
-            generator: Generator::new(model.clone()),
+            generator: Generator::new(model.clone()).with_tokenizer(tokenizer),
             decoding: Decoding { max_batch: rows, limit, ..decoding },
         }
     }
@@ -252,7 +255,14 @@ impl Evaluator {
             };
             tasks.insert(prepared.name.clone(), result);
         }
-        Ok(Some(Evaluation { tasks, seconds: start.elapsed().as_secs_f64() }))
+        let decoding = self.tasks.iter().any(|task| task.answers.is_some()).then(|| {
+            let slack = match self.decoding.max_new_tokens {
+                Some(_) => String::new(),
+                None => format!(", at most {SLACK} tokens more than the longest target"),
+            };
+            format!("{}{slack}", self.decoding)
+        });
+        Ok(Some(Evaluation { tasks, seconds: start.elapsed().as_secs_f64(), decoding }))
     }
 }
 
@@ -277,10 +287,10 @@ impl Answers {
             return Ok(None);
         }
         let generated: Vec<Generation> = generated.into_iter().map(|mut targets| targets.swap_remove(0)).collect();
-        let answers = generated.iter().filter(|generation| !generation.stopped_at_eos()).count();
+        let answers = generated.iter().filter(|generation| !generation.is_finished()).count();
         let cut = (answers > 0).then_some(Cut { answers, tokens: max_new_tokens });
         let predictions = generated.iter().zip(&self.texts).map(|(generation, text)| {
-            let prediction = tokenizer.decode(&generation.ids);
+            let prediction = decoding.text(tokenizer, &generation.ids);
             Prediction {
                 source: text.source.clone(),
                 correct: text.references.iter().any(|reference| reference.trim() == prediction.trim()),

@@ -7,8 +7,8 @@ use crate::gpu::Gpu;
 use crate::graph::{Add, AddInto, Dtype};
 use crate::ops::{
     Activation, AdjustLogits, Attention, AttentionDecode, BeamSearch, ChoiceSettings, CrossEntropy, Dropout, Function,
-    Gather, Logits, Mask, Matmul, MatmulLayout, MeanPool, PositionBias, RmsNorm, SETTINGS_LEN, Sample, TopTokens,
-    distance_buckets, gather_index,
+    Gather, Logits, Mask, Matmul, MatmulLayout, MeanPool, PositionBias, RmsNorm, SETTINGS_LEN, Sample, TokenScores,
+    TopTokens, distance_buckets, gather_index,
 };
 use crate::plan::Plan;
 
@@ -85,6 +85,7 @@ pub fn bench_cases() -> Vec<Case> {
         Case::new("sample top_k top_p 4 of 32128", |b| sample(b, 1.0)),
         Case::new("adjust_logits 4 of 32128", adjust_logits),
         Case::new("top_tokens 8 of 32128, 4 rows", top_tokens),
+        Case::new("token_scores 5 of 32128, 4 rows", token_scores),
         Case::new("beam_search 4 sources of 4 beams", beam_search),
         Case::new("logits 4 of 32128x512", |b| {
             let h = b.constant("h", &[SEQUENCES, D_MODEL], 1.0);
@@ -239,6 +240,22 @@ fn top_tokens(b: &mut CaseBuilder) {
     let inputs = [b.constant("logits", &[SEQUENCES, VOCAB], 8.0), b.ids("settings", &words)];
     let top = b.graph.push1(TopTokens { keep: 8, normalized: false }, &inputs);
     b.output_constant("top", top);
+}
+
+fn token_scores(b: &mut CaseBuilder) {
+    const LEN: usize = 256;
+    let words: [u32; SETTINGS_LEN] = bytemuck::cast(ChoiceSettings::default());
+    let op = TokenScores { keep: 5, chosen: true, normalized: false };
+    let memory = b.constant("scores", &[LEN, SEQUENCES, 2 * op.width()], 1.0);
+    let inputs = [
+        b.constant("logits", &[SEQUENCES, VOCAB], 8.0),
+        b.ids("settings", &words),
+        b.leaf("tokens", &[LEN, SEQUENCES], Dtype::U32, (0..LEN * SEQUENCES).map(|i| (i % 97) as f64).collect()),
+        b.ids("pos", &[200; SEQUENCES]),
+    ];
+    let made = b.graph.push1(op, &inputs);
+    b.graph.store_in(made, memory);
+    b.output_constant("scores", memory);
 }
 
 /// Each replay advances a position, as for [`sample`].

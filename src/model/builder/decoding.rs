@@ -9,7 +9,8 @@ use crate::graph::{Dtype, Graph, ValueId};
 use crate::model::config::T5Config;
 use crate::model::layout::{Layout, cross_leaf};
 use crate::ops::{
-    Activation, AdjustLogits, AttentionDecode, BeamSearch, Matmul, SETTINGS_LEN, Sample, TopTokens, Variant,
+    Activation, AdjustLogits, AttentionDecode, BeamSearch, Matmul, SETTINGS_LEN, Sample, TokenScores, TopTokens,
+    Variant,
 };
 
 /// Sizes of a decoding session.
@@ -49,6 +50,8 @@ impl DecodeShape {
     /// - `settings`: [`crate::ops::ChoiceSettings`]
     /// - `finished [rows]`, `sequences [rows]`: of [`Sample`], where a source has one row
     /// - `parents [max_len, rows]`, `beams`, `penalties [max_len]`: of [`BeamSearch`], where it has several
+    ///
+    /// A [`Chooser`] may ask for two more: `rules` and `token_scores`.
     pub fn state(&self, config: &T5Config, layout: &Layout) -> Vec<StateLeaf> {
         let (rows, row) = (self.rows(), 2 * config.inner_dim());
         let distances = 2 * config.relative_attention_max_distance + 1;
@@ -94,6 +97,11 @@ impl DecodeShape {
         let mut logits = graph.leaf("logits", &[rows, vocab], Dtype::F32);
         let settings = graph.leaf("settings", &[SETTINGS_LEN], Dtype::U32);
         let (adjusted, searched) = (chooser.rules > 0, self.beams > 1);
+        let keep_scores = |graph: &mut Graph, logits, pos, tokens| {
+            let Some(op) = self.token_scores(chooser) else { return };
+            let scores = graph.push1(op, &[logits, settings, tokens, pos]);
+            store(graph, scores, "token_scores");
+        };
         if adjusted {
             let inputs = [
                 settings,
@@ -107,6 +115,9 @@ impl DecodeShape {
         }
         if searched {
             let keep = BeamSearch::keep(self.beams, chooser.n_eos);
+            let tokens = graph.leaf("tokens", &[self.max_len, rows], Dtype::U32);
+            let pos = graph.leaf("pos", &[rows], Dtype::U32);
+            keep_scores(&mut graph, logits, pos, tokens);
             let top = graph.push1(TopTokens { keep, normalized: adjusted }, &[logits, settings]);
             let penalties = graph.leaf("penalties", &[self.max_len], Dtype::F32);
             let op = BeamSearch { beams: self.beams, len: self.max_len };
@@ -116,8 +127,18 @@ impl DecodeShape {
             let sequences = graph.leaf("sequences", &[rows], Dtype::U32);
             let chosen = graph.push(Sample { len: self.max_len, shared: None }, &[logits, settings, sequences]);
             store_all(&mut graph, &chosen, &["tgt_ids", "tokens", "finished", "pos"]);
+            keep_scores(&mut graph, logits, chosen[3], chosen[1]);
         }
         graph
+    }
+
+    /// What keeps the log-probabilities of tokens, if they are kept. A row under beam search chooses among the likeliest, so that
+    /// these are all that its tokens can be.
+    pub fn token_scores(&self, chooser: Chooser) -> Option<TokenScores> {
+        let searched = self.beams > 1;
+        let least = if searched { BeamSearch::keep(self.beams, chooser.n_eos) } else { 0 };
+        let normalized = searched && chooser.rules > 0;
+        chooser.scores.map(|keep| TokenScores { keep: keep.max(least), chosen: !searched, normalized })
     }
 }
 
@@ -128,6 +149,9 @@ pub struct Chooser {
     pub n_eos: usize,
     /// Elements of the leaf `rules`, by which [`AdjustLogits`] changes the scores first; 0: nothing changes them.
     pub rules: usize,
+    /// Whether log-probabilities are kept, in the leaf `token_scores`, and of how many of the likeliest tokens at least beside those
+    /// that are chosen: see [`TokenScores`].
+    pub scores: Option<usize>,
 }
 
 fn store_all(graph: &mut Graph, values: &[ValueId], names: &[&str]) {

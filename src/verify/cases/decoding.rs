@@ -4,7 +4,7 @@ use super::{Case, CaseBuilder};
 use crate::generate::Rules;
 use crate::graph::{Dtype, ValueId};
 use crate::ops::{
-    AdjustLogits, AttentionDecode, BeamSearch, ChoiceSettings, NO_TOKEN, SETTINGS_LEN, Sample, TopTokens,
+    AdjustLogits, AttentionDecode, BeamSearch, ChoiceSettings, NO_TOKEN, SETTINGS_LEN, Sample, TokenScores, TopTokens,
 };
 
 pub(super) fn push(cases: &mut Vec<Case>) {
@@ -12,6 +12,7 @@ pub(super) fn push(cases: &mut Vec<Case>) {
     sample(cases);
     adjust_logits(cases);
     top_tokens(cases);
+    token_scores(cases);
     beam_search(cases);
 }
 
@@ -145,6 +146,10 @@ fn adjust_logits(cases: &mut Vec<Case>) {
     let repeated = ChoiceSettings { repetition_penalty: 1.5, ..plain };
     let answers = vec![vec![2], vec![3, 5], vec![3, 5, 6, 7], vec![3, 2, 0], vec![6, 0, 1], vec![0; 30]];
     let none = Rules::default();
+    let masked = |mut rules: Rules| {
+        rules.has_mask = true;
+        rules
+    };
     let settings = [
         ("nothing", plain, none.clone()),
         ("repetition", repeated, none.clone()),
@@ -156,6 +161,8 @@ fn adjust_logits(cases: &mut Vec<Case>) {
         ("forced end", ChoiceSettings { forced_last: 5, no_repeat_ngram: 1, min_new: 9, ..repeated }, none),
         ("suppressed", plain, Rules::new(&[0, 6], &[2, 3], &[], &[], 1)),
         ("bad words", plain, Rules::new(&[], &[], &[vec![2], vec![0, 3], vec![5, 4, 6], vec![6; 40]], &[], 1)),
+        ("mask", plain, masked(Rules::new(&[], &[], &[], &[], 1))),
+        ("mask and more", repeated, masked(Rules::new(&[6], &[2, 3], &[vec![0, 3]], &[], 1))),
         ("answers", plain, Rules::new(&[], &[], &[], &answers, 1)),
         (
             "all",
@@ -172,6 +179,11 @@ fn adjust_logits(cases: &mut Vec<Case>) {
                 rules.describe(&mut settings);
                 let words: [u32; SETTINGS_LEN] = bytemuck::cast(settings);
                 let mut lists = rules.words.clone();
+                if rules.has_mask {
+                    let words = rows * usize::div_ceil(vocab, 32);
+                    // The first ids, which are the likeliest, and others.
+                    lists.extend((0..words).map(|_| (b.uniform() * f64::from(u32::MAX)) as u32 | 0b1_0010));
+                }
                 lists.resize(lists.len() + 3, 0);
                 // Few ids, so that they repeat. Positions just behind the prompt, at the end, and between.
                 let tokens = (0..rows * len).map(|_| (b.uniform() * 7.0).floor()).collect();
@@ -194,7 +206,8 @@ fn adjust_logits(cases: &mut Vec<Case>) {
                 let made = b.graph.push1(AdjustLogits { vocab, normalize }, &inputs);
                 b.graph.store_in(made, memory);
                 // Beside -1e30 nothing else could be seen: only what is left is compared.
-                let keep = if settings.trie > 0 || settings.forced_last != NO_TOKEN { 1 } else { 3 };
+                let keep =
+                    if settings.trie > 0 || settings.mask > 0 || settings.forced_last != NO_TOKEN { 1 } else { 3 };
                 let top = b.graph.push1(TopTokens { keep, normalized: true }, &[made, inputs[0]]);
                 b.output_constant("top", top);
             }));
@@ -219,6 +232,41 @@ fn top_tokens(cases: &mut Vec<Case>) {
                 let settings = b.ids("settings", &words);
                 let top = b.graph.push1(TopTokens { keep, normalized }, &[logits, settings]);
                 b.output_constant("top", top);
+            }));
+        }
+    }
+}
+
+/// Rows at the beginning and at the last position, where nothing can follow.
+fn token_scores(cases: &mut Vec<Case>) {
+    const LEN: usize = 5;
+    for (rows, vocab, keep) in [(1, 1, 1), (5, 7, 8), (5, 300, 0), (4, 5003, 40)] {
+        for (chosen, normalized, limit) in
+            [(true, false, u32::MAX), (true, true, u32::MAX), (false, false, 6), (false, true, u32::MAX)]
+        {
+            if keep == 0 && !chosen {
+                continue;
+            }
+            let name = format!(
+                "token_scores {keep} of [{rows} {vocab}] chosen={chosen} limit={limit} normalized={normalized}"
+            );
+            cases.push(Case::new(name, move |b| {
+                let mut logits = b.noise(rows * vocab, 8.0);
+                special_rows(&mut logits, vocab);
+                let words: [u32; SETTINGS_LEN] = bytemuck::cast(ChoiceSettings { limit, ..Default::default() });
+                let tokens = (0..LEN * rows).map(|_| (b.uniform() * vocab as f64).floor()).collect();
+                let op = TokenScores { keep, chosen, normalized };
+                let memory = vec![0.5; LEN * rows * 2 * op.width()];
+                let memory = b.leaf("scores", &[LEN, rows, 2 * op.width()], Dtype::F32, memory);
+                let inputs = [
+                    b.leaf("logits", &[rows, vocab], Dtype::F32, logits),
+                    b.ids("settings", &words),
+                    b.leaf("tokens", &[LEN, rows], Dtype::U32, tokens),
+                    b.ids("pos", &(0..rows as u32).collect::<Vec<_>>()),
+                ];
+                let made = b.graph.push1(op, &inputs);
+                b.graph.store_in(made, memory);
+                b.output_constant("scores", memory);
             }));
         }
     }
