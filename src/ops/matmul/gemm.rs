@@ -137,7 +137,7 @@ const ROWS_LANES: usize = 32;
 const DEEP_LANES: u32 = 64;
 
 /// Invocations that share a sum, in the kernels of [`Variant::Deep`].
-pub(in crate::ops) const DEPTHS: [u32; 5] = [8, 16, 32, 64, 128];
+const DEPTHS: [u32; 5] = [8, 16, 32, 64, 128];
 
 /// Invocations that a product of few rows should have on a card: some hundred for each of its units.
 const WANTED_INVOCATIONS: usize = 1 << 14;
@@ -208,15 +208,9 @@ impl Variant {
         match self {
             Variant::Tile | Variant::Shared | Variant::Few => true,
             Variant::Subgroup => caps.is_cpu() && caps.fixed_subgroup().is_some_and(|s| s == 4 || s == 8),
-            Variant::Rows => gemm.fits_few(),
-            Variant::Deep(deep) => gemm.fits_few() && deep <= deepest(caps),
+            Variant::Rows | Variant::Deep(_) => gemm.fits_few(),
         }
     }
-}
-
-/// The most invocations that can share sums: workgroup memory holds their shares of `FEW_ROWS` rows.
-fn deepest(caps: &Caps) -> u32 {
-    if caps.max_workgroup_bytes >= 32 << 10 { 128 } else { 64 }
 }
 
 impl Gemm {
@@ -241,7 +235,7 @@ impl Gemm {
             return vec![Variant::Rows];
         }
         let loads = self.k / weights::load_len(self.b.operand.dtype);
-        let most = (loads.next_power_of_two() as u32).clamp(DEPTHS[0], deepest(caps));
+        let most = (loads.next_power_of_two() as u32).clamp(DEPTHS[0], DEPTHS[4]);
         // Half a kilobyte in one piece: packed rows take turns in groups of four.
         let least = if self.b.is_packed() { 8 } else { 32 };
         let wanted = WANTED_INVOCATIONS.div_ceil(self.n.div_ceil(4)).next_power_of_two() as u32;
@@ -313,7 +307,9 @@ impl Gemm {
 
     /// The kernels for few rows: `matmul_deep`, or `matmul_rows`.
     fn launch_rows(&self, l: &mut Launcher<'_>, deep: Option<u32>) {
-        let rows = self.m.next_power_of_two().min(FEW_ROWS);
+        // Shares of so many invocations fit into 16 KiB. Rows that find no place get workgroups of their own.
+        let most_rows = deep.map_or(FEW_ROWS, |deep| FEW_ROWS.min(512 / deep as usize));
+        let rows = self.m.next_power_of_two().min(most_rows);
         let header =
             Header::new().u32("ROWS", rows as u32).bool("NORM", self.norm.is_some()).bool("GATED", self.is_gated());
         let (shader, header, columns) = match deep {
