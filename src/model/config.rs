@@ -64,8 +64,9 @@ impl T5Config {
         T5Config::from_json(&text, path)
     }
 
-    /// The configuration in a model folder. Where there is none, the error says what the folder is instead.
-    pub fn from_dir(dir: &Path) -> Result<T5Config> {
+    /// The configuration in a model's folder, or beside its weights. Where there is none, the error says what the folder is instead.
+    pub fn from_dir(model: &Path) -> Result<T5Config> {
+        let dir = files::model_folder(model);
         let file = dir.join("config.json");
         match other_format(dir).filter(|_| !file.exists()) {
             Some(what) => Err(Error::file(dir, what)),

@@ -109,13 +109,14 @@ impl Tokenizer {
         }
     }
 
-    /// Opens the tokenizer of a HuggingFace model folder: `tokenizer.json` if there, else `spiece.model`, else the byte
+    /// Opens the tokenizer of a model, in its folder or beside the file of its weights: `tokenizer.json` if there, else `spiece.model`, else the byte
     /// vocabulary if `tokenizer_config.json` names `ByT5Tokenizer`. That file also
     /// gives the number of sentinels and the special tokens.
     ///
     /// # Errors
     /// The folder has none of these, or one of them is damaged.
-    pub fn from_dir(dir: &Path) -> Result<Tokenizer> {
+    pub fn from_dir(model: &Path) -> Result<Tokenizer> {
+        let dir = files::model_folder(model);
         let files = folder::read_files(dir)?;
         let has = |wanted| files.iter().any(|(name, _)| *name == wanted);
         let config = read_config(dir, &files)?;
