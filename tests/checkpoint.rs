@@ -225,13 +225,10 @@ fn every_truncation_of_the_header_is_an_error() {
 #[test]
 fn folders_without_safetensors() {
     let scratch = Scratch::new("folders");
-    assert!(open_error(&scratch.0).contains("holds no weights: no model.safetensors"), "{}", open_error(&scratch.0));
-    scratch.file("pytorch_model.bin", b"x");
+    assert!(open_error(&scratch.0).contains("holds no weights: neither model.safetensors nor pytorch_model.bin"));
+    scratch.file("tf_model.h5", b"x");
     let error = open_error(&scratch.0);
-    assert!(
-        error.contains("has pytorch_model.bin, but only safetensors") && error.contains("save_pretrained"),
-        "{error}"
-    );
+    assert!(error.contains("has tf_model.h5, which cannot be read") && error.contains("save_pretrained"), "{error}");
     let error = open_error(&scratch.0.join("absent"));
     assert!(error.starts_with("cannot read ") && error.contains("absent"), "{error}");
 }

@@ -182,13 +182,14 @@ fn generation_settings_of_the_folder_are_obeyed_and_kept() {
 fn folders_in_other_formats_are_named_as_what_they_are() {
     let scratch = Scratch::new("tiny-formats");
     for (name, part) in [
-        ("pytorch_model.bin", "convert it once with: python"),
-        ("model.gguf", "llama.cpp"),
+        ("pytorch_model.bin", "the file is empty"),
+        ("tf_model.h5", "convert it once with: python"),
+        ("model.gguf", "the file is empty"),
         ("rust_model.ot", "rust-bert"),
         ("model.onnx", "ONNX"),
         ("model.bin", "CTranslate2"),
         ("model.ckpt-1000000.index", "TensorFlow"),
-        ("checkpoint", "T5X"),
+        ("checkpoint", "the file is empty"),
         ("model.fp16.safetensors", "the file is empty"),
         ("t5xxl_fp16.safetensors", "an encoder alone"),
     ] {

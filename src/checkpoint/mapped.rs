@@ -44,6 +44,12 @@ impl MappedFile {
     pub fn of_bytes(name: &Path, bytes: Vec<u8>) -> MappedFile {
         MappedFile { path: name.to_path_buf(), contents: Contents::InMemory(bytes) }
     }
+
+    /// Whether the caller handed the bytes over.
+    #[cfg(feature = "pytorch")]
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self.contents, Contents::InMemory(_))
+    }
 }
 
 impl Deref for MappedFile {

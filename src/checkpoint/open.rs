@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::gguf::GgufFile;
 use super::mapped::MappedFile;
 use super::safetensors_file::SafetensorsFile;
 use super::shards::Shards;
@@ -11,20 +12,49 @@ use super::weights::WeightSource;
 use crate::error::{Error, Result};
 
 /// What the files of a model are called: stem and extension. The first is preferred.
-const NAMES: [(&str, &str); 1] = [("model", "safetensors")];
+const NAMES: [(&str, &str); 3] = [("model", "safetensors"), ("pytorch_model", "bin"), ("flax_model", "msgpack")];
+
+/// What T5X calls its checkpoint.
+const T5X: &str = "checkpoint";
 
 /// The tensors of a model in a folder, or in one of its files; and which files these are, where that is worth saying.
 pub(super) fn open_model(path: &Path) -> Result<(Box<dyn WeightSource>, Option<String>)> {
-    if !path.is_dir() {
-        return Ok((open_file(path)?, None));
-    }
-    let Some((files, remark)) = files_of(path)? else { return Err(no_weights(path)) };
+    let (dir, files, remark) = located(path)?;
     let source: Box<dyn WeightSource> = match files {
-        Files::Whole(name) => open_file(&path.join(name))?,
-        Files::Index(name) => Box::new(Shards::of_index(&path.join(name), &open_file)?),
-        Files::Shards(names) => Box::new(Shards::of_files(path, &names, &open_file)?),
+        Files::Whole(name) => open_file(&dir.join(name))?,
+        Files::Index(name) => Box::new(Shards::of_index(&dir.join(name), &open_file)?),
+        Files::Shards(names) => Box::new(Shards::of_files(dir, &names, &open_file)?),
     };
     Ok((source, remark))
+}
+
+/// The GGUF file, or the first of its shards, that a model's path stands for, if it is one.
+pub(super) fn gguf_of(path: &Path) -> Result<Option<PathBuf>> {
+    let file = match path.is_dir() {
+        true => files_of(path)?.map(|(files, _)| path.join(files.name())),
+        false => located(path).ok().map(|(dir, files, _)| dir.join(files.name())),
+    };
+    Ok(file.filter(|file| extension(file) == "gguf"))
+}
+
+/// The folder and the files in it that a model's path stands for: one of its shards stands for all.
+fn located(path: &Path) -> Result<(&Path, Files, Option<String>)> {
+    if path.is_dir() {
+        let Some((files, remark)) = files_of(path)? else { return Err(no_weights(path)) };
+        return Ok((path, files, remark));
+    }
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let files = match shard_of(&name) {
+        _ if name.ends_with(".index.json") => Files::Index(name),
+        None => Files::Whole(name),
+        Some(ShardName { before, of, after, .. }) => {
+            let found = (1..=of).map(|number| (number, format!("{before}-{number:05}-of-{of:05}{after}")));
+            let shards = found.filter(|(_, name)| dir.join(name).exists()).collect();
+            Found { shards: BTreeMap::from([(of, shards)]), ..Found::default() }.choose(dir)?
+        }
+    };
+    Ok((dir, files, None))
 }
 
 /// The tensors of one file.
@@ -33,7 +63,45 @@ pub(super) fn open_file(path: &Path) -> Result<Box<dyn WeightSource>> {
 }
 
 pub(super) fn of_file(file: MappedFile) -> Result<Box<dyn WeightSource>> {
-    Ok(Box::new(SafetensorsFile::new(file)?))
+    let is_zip = file.starts_with(b"PK\x03\x04");
+    match extension(&file.path).as_str() {
+        "gguf" => Ok(Box::new(GgufFile::new(file)?)),
+        _ if file.starts_with(b"GGUF") => Ok(Box::new(GgufFile::new(file)?)),
+        "bin" | "pt" | "pth" => pytorch(&file),
+        _ if is_zip => pytorch(&file),
+        "msgpack" => flax(file),
+        "" if file.path.ends_with(T5X) => flax(file),
+        _ => Ok(Box::new(SafetensorsFile::new(file)?)),
+    }
+}
+
+#[cfg(feature = "flax")]
+fn flax(file: MappedFile) -> Result<Box<dyn WeightSource>> {
+    Ok(Box::new(super::msgpack::MsgpackFile::new(file)?))
+}
+
+#[cfg(not(feature = "flax"))]
+fn flax(file: MappedFile) -> Result<Box<dyn WeightSource>> {
+    let what = "a file of Flax, which a build without the feature `flax` does not read; build with it, or save the model as safetensors \
+                (transformers: save_pretrained)";
+    Err(Error::file(&file.path, what))
+}
+
+/// In lower case.
+fn extension(path: &Path) -> String {
+    path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
+}
+
+#[cfg(feature = "pytorch")]
+fn pytorch(file: &MappedFile) -> Result<Box<dyn WeightSource>> {
+    Ok(Box::new(super::pytorch::PytorchFile::new(file)?))
+}
+
+#[cfg(not(feature = "pytorch"))]
+fn pytorch(file: &MappedFile) -> Result<Box<dyn WeightSource>> {
+    let what = "a file of PyTorch, which a build without the feature `pytorch` does not read; build with it, or save the model as \
+                safetensors (transformers: save_pretrained)";
+    Err(Error::file(&file.path, what))
 }
 
 /// The files of one model, by their names in its folder.
@@ -98,7 +166,33 @@ fn files_of(dir: &Path) -> Result<Option<(Files, Option<String>)>> {
             }
         }
     }
-    Ok(None)
+    gguf_files_of(dir)
+}
+
+/// The only GGUF model of a folder, whatever it is called; or T5X's checkpoint.
+fn gguf_files_of(dir: &Path) -> Result<Option<(Files, Option<String>)>> {
+    let mut models: BTreeMap<String, Found> = BTreeMap::new();
+    for name in names_in(dir).into_iter().filter(|name| extension(Path::new(name)) == "gguf") {
+        match shard_of(&name) {
+            None => _ = models.entry(name.clone()).or_default().whole.insert(name.clone()),
+            Some(ShardName { before, number, of, .. }) => {
+                let found = models.entry(before.to_owned()).or_default();
+                found.shards.entry(of).or_default().insert(number, name.clone());
+            }
+        }
+    }
+    if models.len() > 1 {
+        let names: Vec<&str> = models.keys().map(String::as_str).collect();
+        let what = format!("holds several GGUF files: {}; name one of them", names.join(", "));
+        return Err(Error::file(dir, what));
+    }
+    let Some((_, found)) = models.pop_first() else {
+        let t5x = dir.join(T5X).is_file();
+        return Ok(t5x.then(|| (Files::Whole(T5X.into()), Some(format!("the weights are those of {T5X}")))));
+    };
+    let files = found.choose(dir)?;
+    let remark = format!("the weights are those of {}", files.name());
+    Ok(Some((files, Some(remark))))
 }
 
 impl Found {
@@ -148,16 +242,31 @@ fn part_of<'a>(name: &'a str, stem: &str, extension: &str) -> Option<(&'a str, P
         };
     }
     let rest = rest.strip_suffix(extension)?.strip_suffix('.')?;
-    let Some(at) = rest.find("-of-") else { return Some((variant_of(rest)?, Part::Whole)) };
     // `.fp16-00001-of-00002` or `-00001-of-00002.fp16`.
-    let (before, after) = (&rest[..at], &rest[at + "-of-".len()..]);
+    let Some(ShardName { before, number, of, after }) = shard_of(rest) else {
+        return Some((variant_of(rest)?, Part::Whole));
+    };
+    match [variant_of(before)?, variant_of(after)?] {
+        ["", variant] | [variant, ""] => Some((variant, Part::Shard(number, of))),
+        _ => None,
+    }
+}
+
+/// The parts of `before-00001-of-00002after`.
+struct ShardName<'a> {
+    before: &'a str,
+    number: u32,
+    of: u32,
+    after: &'a str,
+}
+
+fn shard_of(name: &str) -> Option<ShardName<'_>> {
+    let (before, after) = name.split_once("-of-")?;
     let (before, number) = before.rsplit_once('-')?;
     let (of, after) = after.split_at(after.find('.').unwrap_or(after.len()));
     let (number, of) = (number.parse().ok()?, of.parse().ok()?);
-    match [variant_of(before)?, variant_of(after)?] {
-        ["", variant] | [variant, ""] if (1..=of).contains(&number) => Some((variant, Part::Shard(number, of))),
-        _ => None,
-    }
+    // More files than any model has would only cost time.
+    (1..=of).contains(&number).then_some(ShardName { before, number, of, after }).filter(|shard| shard.of <= 9999)
 }
 
 /// Sorted.
@@ -168,7 +277,7 @@ fn names_in(dir: &Path) -> BTreeSet<String> {
 
 /// Names the remedy for folders that hold a model in another format.
 fn no_weights(dir: &Path) -> Error {
-    let none = "holds no weights: no model.safetensors, nor an index or shards of it";
+    let none = "holds no weights: neither model.safetensors nor pytorch_model.bin, nor an index or shards of one, nor GGUF, nor flax_model.msgpack";
     Error::file(dir, other_format(dir).unwrap_or_else(|| none.to_owned()))
 }
 
@@ -185,7 +294,7 @@ pub(crate) fn other_format(dir: &Path) -> Option<String> {
         )
     };
     let with_transformers = convert("transformers import AutoModelForSeq2SeqLM", "");
-    let of_transformers = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
+    let of_transformers = ["tf_model.h5"];
     let describe = |name: &str| -> Option<String> {
         Some(match name {
             "adapter_config.json" => format!(
@@ -193,10 +302,7 @@ pub(crate) fn other_format(dir: &Path) -> Option<String> {
                 convert("peft import AutoPeftModelForSeq2SeqLM", ".merge_and_unload()")
             ),
             _ if of_transformers.contains(&name) => {
-                format!("has {name}, but only safetensors can be read; {with_transformers}")
-            }
-            _ if name.ends_with(".gguf") => {
-                format!("has {name}, a model for llama.cpp, which cannot be read; {original}")
+                format!("has {name}, which cannot be read; {with_transformers}")
             }
             _ if name.ends_with(".ot") => {
                 format!("has {name}, a model for rust-bert, which cannot be read; {original}")
@@ -206,10 +312,6 @@ pub(crate) fn other_format(dir: &Path) -> Option<String> {
             _ if name.contains(".ckpt") => format!(
                 "has {name}, a checkpoint of TensorFlow, which cannot be read; convert it once with: python -m \
                  transformers.models.t5.convert_t5_original_tf_checkpoint_to_pytorch (transformers 4)"
-            ),
-            "checkpoint" => format!(
-                "has {name}, as T5X writes it, which cannot be read; convert it once with: python -m \
-                 transformers.models.t5.convert_t5x_checkpoint_to_pytorch (transformers 4)"
             ),
             _ if name.ends_with(".safetensors") && name != "model.safetensors" => format!(
                 "has {name}, but only model.safetensors and its variants are looked for: if it holds a whole T5 with \

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use safetensors::SafeTensors;
 
 use super::mapped::MappedFile;
-use super::weights::{TensorInfo, WeightSource};
+use super::weights::{Encoding, TensorInfo, WeightSource};
 use crate::error::{Error, Result};
 
 /// The tensors of one file.
@@ -32,7 +32,7 @@ impl SafetensorsFile {
         })?;
         let data_start = size_of::<u64>() + header_len;
         let tensor = |info: &safetensors::tensor::TensorInfo| Tensor {
-            info: TensorInfo { dtype: info.dtype, shape: info.shape.clone() },
+            info: TensorInfo { encoding: Encoding::Plain(info.dtype), shape: info.shape.clone() },
             range: data_start + info.data_offsets.0..data_start + info.data_offsets.1,
         };
         let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, tensor(info))).collect();

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use super::mapped::MappedFile;
 use super::naming::{Origin, huggingface_names};
-use super::{Dtype, open};
+use super::{BlockFormat, Dtype, open};
 use crate::error::{Error, Result};
 
 /// Where a checkpoint's tensors come from: files, memory, a network. What it gives is checked by [`Weights`], which also knows
@@ -30,8 +31,40 @@ pub trait WeightSource: Send + Sync {
 /// How a tensor is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    pub dtype: Dtype,
+    pub encoding: Encoding,
     pub shape: Vec<usize>,
+}
+
+/// How the numbers of a tensor are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// One after the other.
+    Plain(Dtype),
+    /// In quantized blocks along the rows.
+    Blocks(BlockFormat),
+}
+
+impl TensorInfo {
+    /// Bytes of the tensor; nothing if its rows are no whole blocks, or they are too many to count.
+    pub fn bytes(&self) -> Option<usize> {
+        let elements = self.shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n))?;
+        match self.encoding {
+            Encoding::Plain(dtype) => elements.checked_mul(dtype.bitsize()).map(|bits| bits.div_ceil(8)),
+            Encoding::Blocks(format) => {
+                let row = self.shape.last().filter(|row| row.is_multiple_of(format.elements()))?;
+                (elements / row.max(&1) * (row / format.elements())).checked_mul(format.bytes())
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Encoding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Encoding::Plain(dtype) => dtype.fmt(f),
+            Encoding::Blocks(format) => f.write_str(format.name()),
+        }
+    }
 }
 
 /// The tensors of a [`WeightSource`], by HuggingFace's names: those of other programs are translated, and what wraps of whole
@@ -57,8 +90,8 @@ impl std::fmt::Debug for Weights {
 
 impl Weights {
     /// Opens the weights of a model: in a folder those that its files' names stand for, else the file itself. In a folder these
-    /// are `model.safetensors`, its shards (which an index lists, or whose names say that all are there), or
-    /// the same of the only variant (`model.fp16.safetensors`). Headers are checked completely
+    /// are `model.safetensors`, else `pytorch_model.bin` (feature `pytorch`); their shards, which an index lists, or whose names say
+    /// that all are there; `flax_model.msgpack` or T5X's `checkpoint` (feature `flax`); the same of the only variant (`model.fp16.safetensors`); or the only GGUF file. Headers are checked completely
     /// (lengths, offsets, shapes), tensor values when they are read.
     ///
     /// # Errors
@@ -125,12 +158,20 @@ impl Weights {
         self.tensors.get(name).map(|tensor| tensor.info.shape.as_slice())
     }
 
-    /// The type in which a tensor is stored.
-    pub fn dtype(&self, name: &str) -> Option<Dtype> {
-        self.tensors.get(name).map(|tensor| tensor.info.dtype)
+    /// How a tensor is stored.
+    pub fn encoding(&self, name: &str) -> Option<Encoding> {
+        self.tensors.get(name).map(|tensor| tensor.info.encoding)
     }
 
-    /// A tensor's values, row-major, as f32; stored may be f32, f16, bf16 or f64.
+    /// The type in which a tensor is stored, unless it is quantized.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        match self.encoding(name)? {
+            Encoding::Plain(dtype) => Some(dtype),
+            Encoding::Blocks(_) => None,
+        }
+    }
+
+    /// A tensor's values, row-major, as f32; stored may be f32, f16, bf16, f64 or quantized blocks.
     ///
     /// # Errors
     /// The tensor is missing, of another type, has another shape than `expected`, or holds a NaN or an infinity.
@@ -150,20 +191,26 @@ impl Weights {
     }
 
     fn values<R>(&self, name: &str, expected: &[usize], take: impl FnOnce(Cow<'_, [f32]>) -> R) -> Result<R> {
-        let dtype = self.find(name, expected)?.info.dtype;
-        let bytes = &*self.read_bytes(name, dtype, expected)?;
-        let values: Cow<'_, [f32]> = match dtype {
-            Dtype::F32 => match bytemuck::try_cast_slice(bytes) {
+        let encoding = self.find(name, expected)?.info.encoding;
+        let bytes = &*self.bytes_of(name, encoding, expected)?;
+        let values: Cow<'_, [f32]> = match encoding {
+            Encoding::Plain(Dtype::F32) => match bytemuck::try_cast_slice(bytes) {
                 Ok(values) if cfg!(target_endian = "little") => values.into(),
                 _ => convert(bytes, f32::from_le_bytes).into(),
             },
-            Dtype::F16 => convert(bytes, |b| f16::from_le_bytes(b).to_f32()).into(),
-            Dtype::BF16 => convert(bytes, |b| bf16::from_le_bytes(b).to_f32()).into(),
-            Dtype::F64 => convert(bytes, |b| f64::from_le_bytes(b) as f32).into(),
-            other => {
-                let what = "only F32, F16, BF16 and F64 can be read; convert the checkpoint (quantized weights must be \
-                            dequantized first)";
+            Encoding::Plain(Dtype::F16) => convert(bytes, |b| f16::from_le_bytes(b).to_f32()).into(),
+            Encoding::Plain(Dtype::BF16) => convert(bytes, |b| bf16::from_le_bytes(b).to_f32()).into(),
+            Encoding::Plain(Dtype::F64) => convert(bytes, |b| f64::from_le_bytes(b) as f32).into(),
+            Encoding::Plain(other) => {
+                let what = "only F32, F16, BF16, F64 and GGUF's blocks can be read; convert the checkpoint";
                 return Err(self.wrong(Some(name), format!("tensor {name} is stored as {other}; {what}")));
+            }
+            Encoding::Blocks(format) => {
+                let mut values = vec![0.0; bytes.len() / format.bytes() * format.elements()];
+                let runs = bytes.par_chunks(BLOCKS_A_TASK * format.bytes());
+                runs.zip(values.par_chunks_mut(BLOCKS_A_TASK * format.elements()))
+                    .for_each(|(b, v)| format.decode(b, v));
+                values.into()
             }
         };
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
@@ -181,14 +228,32 @@ impl Weights {
     /// # Errors
     /// It is missing or of another type or shape.
     pub fn read_bytes(&self, name: &str, dtype: Dtype, expected: &[usize]) -> Result<Cow<'_, [u8]>> {
+        self.bytes_of(name, Encoding::Plain(dtype), expected)
+    }
+
+    /// The blocks of a quantized tensor as they are stored, row by row.
+    ///
+    /// # Errors
+    /// It is missing, or stored otherwise or with another shape.
+    pub fn read_blocks(&self, name: &str, format: BlockFormat, expected: &[usize]) -> Result<Cow<'_, [u8]>> {
+        self.bytes_of(name, Encoding::Blocks(format), expected)
+    }
+
+    fn bytes_of(&self, name: &str, encoding: Encoding, expected: &[usize]) -> Result<Cow<'_, [u8]>> {
         let Tensor { info, origin } = self.find(name, expected)?;
-        if info.dtype != dtype {
-            let stored = info.dtype;
-            return Err(self.wrong(Some(name), format!("tensor {name} is stored as {stored}, expected {dtype}")));
+        if info.encoding != encoding {
+            let stored = info.encoding;
+            return Err(self.wrong(Some(name), format!("tensor {name} is stored as {stored}, expected {encoding}")));
         }
         let bytes = self.source.read(&origin.name)?;
         match info.shape[..] {
-            [rows, cols] if origin.transposed => Ok(transposed(&bytes, rows, cols).into()),
+            _ if info.bytes() != Some(bytes.len()) => {
+                let what = format!("tensor {name} has {} bytes, too few or too many for its shape", bytes.len());
+                Err(self.wrong(Some(name), what))
+            }
+            [rows, cols] if origin.transposed && matches!(encoding, Encoding::Plain(_)) => {
+                Ok(transposed(&bytes, rows, cols).into())
+            }
             _ => Ok(bytes),
         }
     }
@@ -259,6 +324,9 @@ impl Weights {
 const EMBEDDINGS: [&str; 3] = ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
 const CROSS_ATTENTION_BIAS: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
 
+/// Quantized blocks that are decoded at once.
+const BLOCKS_A_TASK: usize = 1024;
+
 /// Stored elements need not be aligned, so they are assembled from bytes.
 fn convert<const N: usize>(bytes: &[u8], from_le: impl Fn([u8; N]) -> f32) -> Vec<f32> {
     let (elements, _) = bytes.as_chunks::<N>();
@@ -268,6 +336,9 @@ fn convert<const N: usize>(bytes: &[u8], from_le: impl Fn([u8; N]) -> f32) -> Ve
 /// The bytes of a matrix `[rows, cols]` whose transpose these are.
 fn transposed(bytes: &[u8], rows: usize, cols: usize) -> Vec<u8> {
     let size = bytes.len() / (rows * cols).max(1);
-    let element = |row: usize, col: usize| &bytes[size * (col * rows + row)..][..size];
-    (0..rows).flat_map(|row| (0..cols).flat_map(move |col| element(row, col))).copied().collect()
+    let mut turned = Vec::with_capacity(bytes.len());
+    for row in 0..rows {
+        (0..cols).for_each(|col| turned.extend_from_slice(&bytes[size * (col * rows + row)..][..size]));
+    }
+    turned
 }

@@ -3,6 +3,7 @@
 pub mod builder;
 pub mod config;
 mod generation;
+mod gguf;
 mod init;
 mod layout;
 mod limits;
@@ -68,11 +69,13 @@ pub struct ModelParts {
     pub config: T5Config,
     pub generation: GenerationConfig,
     pub weights: Weights,
+    /// Worth printing: which weights these are, and what was inferred about them.
+    pub remarks: Vec<String>,
 }
 
 impl ModelParts {
-    /// Opens a model: its folder, or one file of weights with `config.json` beside it. Of the weights only the headers are read
-    /// yet.
+    /// Opens a model: its folder, or one file of weights with `config.json` beside it, or a GGUF file, which needs none. Of the weights
+    /// only the headers are read yet.
     ///
     /// # Errors
     /// A file is missing or damaged, or this is no T5 that writes text.
@@ -84,9 +87,20 @@ impl ModelParts {
 
     /// [`ModelParts::open`] that also takes an encoder alone (T5EncoderModel), which can encode and not generate.
     pub fn open_any(model: &Path) -> Result<ModelParts> {
-        let config = T5Config::from_dir(model)?;
-        let generation = GenerationConfig::from_dir(model, &config)?;
-        let parts = ModelParts { config, generation, weights: Weights::open(model)? };
+        let weights = Weights::open(model)?;
+        let mut remarks: Vec<String> = weights.remark().map(str::to_owned).into_iter().collect();
+        let (config, generation) = match T5Config::from_gguf(model)? {
+            Some((config, inferred)) => {
+                remarks.push(inferred);
+                (config, GenerationConfig::default())
+            }
+            None => {
+                let config = T5Config::from_dir(model)?;
+                let generation = GenerationConfig::from_dir(model, &config)?;
+                (config, generation)
+            }
+        };
+        let parts = ModelParts { config, generation, weights, remarks };
         Ok(if parts.weights.is_encoder() { parts.encoder_only() } else { parts })
     }
 
@@ -142,11 +156,11 @@ impl Model {
         storage: Storage,
         on_progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<(Model, Vec<String>)> {
-        let ModelParts { config, generation, weights } = parts;
+        let ModelParts { config, generation, weights, remarks } = parts;
         let has_decoder = config.num_decoder_layers > 0;
         let untied = has_decoder && weights.contains("lm_head.weight");
         let (scale, rule) = config.output_scale(untied);
-        let mut remarks: Vec<String> = weights.remark().map(str::to_owned).into_iter().collect();
+        let mut remarks = remarks.clone();
         if has_decoder {
             remarks.push(rule);
             remarks.extend(config.remark());
