@@ -237,6 +237,7 @@ impl<'a> Walk<'a> {
     }
 
     fn text(&mut self) -> Result<&'a str, String> {
+        self.marker()?;
         let len = decode::read_str_len(&mut self.rest).map_err(|_| "a key is no text".to_owned())?;
         std::str::from_utf8(self.take(len as usize)?).map_err(|_| "a text is no UTF-8".into())
     }
