@@ -2,17 +2,35 @@
 
 mod common;
 
+use std::fs;
 use std::path::Path;
 
-use common::gpu;
+use common::{Scratch, gpu};
 use t5_wgpu::checkpoint::{Dtype, Weights};
 use t5_wgpu::ops::relative_bucket;
 use t5_wgpu::verify::check_golden;
 
 fn check(folder: &str) {
+    check_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder));
+}
+
+/// A golden model whose weights are those of `tests/data/sources` instead.
+fn check_source(folder: &str, source: &str, config: bool) {
+    let (scratch, tests) = (Scratch::new("golden"), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"));
+    let results = ["golden.json", "golden.safetensors", "config.json"];
+    for name in results.into_iter().filter(|name| config || *name != "config.json") {
+        fs::copy(tests.join("golden").join(folder).join(name), scratch.path(name)).unwrap();
+    }
+    for entry in fs::read_dir(tests.join("data/sources").join(source)).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, scratch.path(path.file_name().unwrap().to_str().unwrap())).unwrap();
+    }
+    check_dir(&scratch.path(""));
+}
+
+fn check_dir(dir: &Path) {
     let gpu = gpu();
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder);
-    let rows = pollster::block_on(check_golden(&gpu, &dir)).expect("the golden folder is complete");
+    let rows = pollster::block_on(check_golden(&gpu, dir)).expect("the golden folder is complete");
     assert!(rows.len() > 100);
     let failed: Vec<String> = rows
         .iter()
@@ -46,6 +64,29 @@ fn umt5_matches_pytorch() {
 #[test]
 fn mt5_matches_pytorch() {
     check("mt5");
+}
+
+#[test]
+fn pytorch_bin_matches_pytorch() {
+    check_source("mt5", "mt5-bin", true);
+}
+
+#[test]
+fn pytorch_shards_match_pytorch() {
+    check_source("mt5", "mt5-shards", true);
+}
+
+/// llama.cpp's names; no configuration but what the file says and what is inferred.
+#[test]
+fn gguf_matches_pytorch() {
+    check_source("t5v10", "t5v10-gguf", false);
+    check_source("flan", "flan-gguf", false);
+}
+
+#[test]
+fn flax_and_t5x_match_pytorch() {
+    check_source("mt5", "mt5-flax", true);
+    check_source("mt5", "mt5-t5x", true);
 }
 
 #[test]

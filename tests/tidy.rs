@@ -21,6 +21,7 @@ const PEERS: &[(&str, &str)] = &[
     ("model", "checkpoint"),
     ("model", "tune"),
     ("tune", "checkpoint"),
+    ("tokenizer", "checkpoint"),
     ("data", "tokenizer"),
     ("train", "generate"),
     ("plan", "graph"),

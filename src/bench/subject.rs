@@ -26,7 +26,7 @@ impl Subject {
     /// `Input` for an unknown name: the message lists the known ones.
     pub fn parse(text: &str) -> Result<Subject> {
         let path = Path::new(text);
-        if path.is_dir() {
+        if path.is_dir() || path.is_file() && path.extension().is_some_and(|extension| extension != "json") {
             return Ok(Subject::Folder(path.to_path_buf()));
         }
         let config = if path.extension().is_some_and(|e| e == "json") {

@@ -1,10 +1,21 @@
-//! Tensors in and out: the safetensors of HuggingFace's model folders, and whatever else is a [`WeightSource`].
+//! Tensors in and out: the checkpoints that people have, and whatever else is a [`WeightSource`].
 
-mod safetensors_files;
+mod gguf;
+mod mapped;
+#[cfg(feature = "flax")]
+mod msgpack;
+mod naming;
+mod open;
+#[cfg(feature = "pytorch")]
+mod pytorch;
+mod safetensors_file;
+mod shards;
 mod weights;
 mod writer;
 
+pub use gguf::BlockFormat;
+pub(crate) use gguf::{GgufFile, Setting};
+pub(crate) use open::other_format;
 pub use safetensors::Dtype;
-pub(crate) use safetensors_files::other_format;
-pub use weights::{TensorInfo, WeightSource, Weights};
+pub use weights::{Encoding, TensorInfo, WeightSource, Weights};
 pub use writer::{tensor_file, write_model};

@@ -5,14 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 
-use super::Dtype;
-use super::safetensors_files::SafetensorsFiles;
+use super::mapped::MappedFile;
+use super::naming::{Origin, huggingface_names};
+use super::{BlockFormat, Dtype, open};
 use crate::error::{Error, Result};
 
-/// Where a checkpoint's tensors come from: files, memory, a network. What it gives is checked by [`Weights`].
+/// Where a checkpoint's tensors come from: files, memory, a network. What it gives is checked by [`Weights`], which also knows
+/// what different programs call the same parameter.
 pub trait WeightSource: Send + Sync {
-    /// The type and the shape of each tensor, by its HuggingFace name.
+    /// The type and the shape of each tensor, by its name in this source.
     fn tensors(&self) -> BTreeMap<String, TensorInfo>;
 
     /// The bytes of one of these tensors: little-endian, row-major.
@@ -28,14 +31,55 @@ pub trait WeightSource: Send + Sync {
 /// How a tensor is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    pub dtype: Dtype,
+    pub encoding: Encoding,
     pub shape: Vec<usize>,
 }
 
-/// The tensors of a [`WeightSource`].
+/// How the numbers of a tensor are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// One after the other.
+    Plain(Dtype),
+    /// In quantized blocks along the rows.
+    Blocks(BlockFormat),
+}
+
+impl TensorInfo {
+    /// Bytes of the tensor; nothing if its rows are no whole blocks, or they are too many to count.
+    pub fn bytes(&self) -> Option<usize> {
+        let elements = self.shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n))?;
+        match self.encoding {
+            Encoding::Plain(dtype) => elements.checked_mul(dtype.bitsize()).map(|bits| bits.div_ceil(8)),
+            Encoding::Blocks(format) => {
+                let row = self.shape.last().filter(|row| row.is_multiple_of(format.elements()))?;
+                (elements / row.max(&1) * (row / format.elements())).checked_mul(format.bytes())
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Encoding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Encoding::Plain(dtype) => dtype.fmt(f),
+            Encoding::Blocks(format) => f.write_str(format.name()),
+        }
+    }
+}
+
+/// The tensors of a [`WeightSource`], by HuggingFace's names: those of other programs are translated, and what wraps of whole
+/// models put before every name (`module.`) is left out.
 pub struct Weights {
     source: Box<dyn WeightSource>,
-    tensors: BTreeMap<String, TensorInfo>,
+    tensors: BTreeMap<String, Tensor>,
+    /// What is worth saying about how these were found.
+    remark: Option<String>,
+}
+
+struct Tensor {
+    /// As HuggingFace has it, `[out, in]`.
+    info: TensorInfo,
+    origin: Origin,
 }
 
 impl std::fmt::Debug for Weights {
@@ -45,25 +89,60 @@ impl std::fmt::Debug for Weights {
 }
 
 impl Weights {
-    /// Opens the weights in a model folder: `model.safetensors`, or the shards that `model.safetensors.index.json`
-    /// lists. Headers are checked completely (lengths, offsets, shapes), tensor values by [`Weights::read_f32`].
-    pub fn open(dir: impl AsRef<Path>) -> Result<Weights> {
-        Ok(Weights::of(SafetensorsFiles::open_folder(dir.as_ref())?))
+    /// Opens the weights of a model: in a folder those that its files' names stand for, else the file itself. In a folder these
+    /// are `model.safetensors`, else `pytorch_model.bin` (feature `pytorch`); their shards, which an index lists, or whose names say
+    /// that all are there; `flax_model.msgpack` or T5X's `checkpoint` (feature `flax`); the same of the only variant (`model.fp16.safetensors`); or the only GGUF file. Headers are checked completely
+    /// (lengths, offsets, shapes), tensor values when they are read.
+    ///
+    /// # Errors
+    /// There are none, or several variants; a file is missing, damaged or in a format that is not read.
+    pub fn open(path: impl AsRef<Path>) -> Result<Weights> {
+        let (source, remark) = open::open_model(path.as_ref())?;
+        Ok(Weights { remark, ..Weights::of_box(source)? })
     }
 
-    /// Opens one safetensors file, whatever tensors it holds.
+    /// Opens one file, whatever tensors it holds.
+    ///
+    /// # Errors
+    /// It is damaged or in a format that is not read.
     pub fn open_file(path: impl AsRef<Path>) -> Result<Weights> {
-        Ok(Weights::of(SafetensorsFiles::open(path.as_ref())?))
+        Weights::of_box(open::open_file(path.as_ref())?)
     }
 
-    /// A safetensors file that is in memory. `name` stands for it in messages.
+    /// A file that is in memory. `name` stands for it in messages, and tells its format as a file's name does.
+    ///
+    /// # Errors
+    /// Those of [`Weights::open_file`].
     pub fn from_bytes(name: impl AsRef<Path>, bytes: Vec<u8>) -> Result<Weights> {
-        Ok(Weights::of(SafetensorsFiles::from_bytes(name.as_ref(), bytes)?))
+        Weights::of_box(open::of_file(MappedFile::of_bytes(name.as_ref(), bytes))?)
     }
 
     /// The tensors of any source.
-    pub fn of(source: impl WeightSource + 'static) -> Weights {
-        Weights { tensors: source.tensors(), source: Box::new(source) }
+    ///
+    /// # Errors
+    /// Two tensors are the same parameter.
+    pub fn of(source: impl WeightSource + 'static) -> Result<Weights> {
+        Weights::of_box(Box::new(source))
+    }
+
+    fn of_box(source: Box<dyn WeightSource>) -> Result<Weights> {
+        let mut infos = source.tensors();
+        let names = huggingface_names(infos.keys().map(String::as_str));
+        let names = names.map_err(|what| Error::file(source.place(None), what))?;
+        let of_origin = |(name, origin): (String, Origin)| {
+            let mut info = infos.remove(&origin.name)?;
+            if origin.transposed {
+                info.shape.reverse();
+            }
+            Some((name, Tensor { info, origin }))
+        };
+        let tensors = names.into_iter().filter_map(of_origin).collect();
+        Ok(Weights { source, tensors, remark: None })
+    }
+
+    /// A sentence about which weights these are, where that is not plain.
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
     }
 
     /// All names, sorted.
@@ -76,28 +155,62 @@ impl Weights {
     }
 
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
+        self.tensors.get(name).map(|tensor| tensor.info.shape.as_slice())
     }
 
-    /// The type in which a tensor is stored.
+    /// How a tensor is stored.
+    pub fn encoding(&self, name: &str) -> Option<Encoding> {
+        self.tensors.get(name).map(|tensor| tensor.info.encoding)
+    }
+
+    /// The type in which a tensor is stored, unless it is quantized.
     pub fn dtype(&self, name: &str) -> Option<Dtype> {
-        self.tensors.get(name).map(|tensor| tensor.dtype)
+        match self.encoding(name)? {
+            Encoding::Plain(dtype) => Some(dtype),
+            Encoding::Blocks(_) => None,
+        }
     }
 
-    /// A tensor's values, row-major, as f32; stored may be f32, f16, bf16 or f64. An error if the tensor is missing, has
-    /// another shape than `expected`, or holds a NaN or an infinity.
+    /// A tensor's values, row-major, as f32; stored may be f32, f16, bf16, f64 or quantized blocks.
+    ///
+    /// # Errors
+    /// The tensor is missing, of another type, has another shape than `expected`, or holds a NaN or an infinity.
     pub fn read_f32(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>> {
-        let dtype = self.find(name, expected)?.dtype;
-        let bytes = &*self.source.read(name)?;
-        let values = match dtype {
-            Dtype::F32 => convert(bytes, f32::from_le_bytes),
-            Dtype::F16 => convert(bytes, |b| f16::from_le_bytes(b).to_f32()),
-            Dtype::BF16 => convert(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-            Dtype::F64 => convert(bytes, |b| f64::from_le_bytes(b) as f32),
-            other => {
-                let what = "only F32, F16, BF16 and F64 can be read; convert the checkpoint (quantized weights must be \
-                            dequantized first)";
+        let mut values = Vec::new();
+        let whole = |read: Cow<'_, [f32]>| values = read.into_owned();
+        self.values(name, expected, whole)?;
+        Ok(values)
+    }
+
+    /// [`Weights::read_f32`], for one look at the values: f32 that lie in a file's mapping are not copied.
+    ///
+    /// # Errors
+    /// Those of [`Weights::read_f32`].
+    pub fn look_f32<R>(&self, name: &str, expected: &[usize], look: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        self.values(name, expected, |values| look(&values))
+    }
+
+    fn values<R>(&self, name: &str, expected: &[usize], take: impl FnOnce(Cow<'_, [f32]>) -> R) -> Result<R> {
+        let encoding = self.find(name, expected)?.info.encoding;
+        let bytes = &*self.bytes_of(name, encoding, expected)?;
+        let values: Cow<'_, [f32]> = match encoding {
+            Encoding::Plain(Dtype::F32) => match bytemuck::try_cast_slice(bytes) {
+                Ok(values) if cfg!(target_endian = "little") => values.into(),
+                _ => convert(bytes, f32::from_le_bytes).into(),
+            },
+            Encoding::Plain(Dtype::F16) => convert(bytes, |b| f16::from_le_bytes(b).to_f32()).into(),
+            Encoding::Plain(Dtype::BF16) => convert(bytes, |b| bf16::from_le_bytes(b).to_f32()).into(),
+            Encoding::Plain(Dtype::F64) => convert(bytes, |b| f64::from_le_bytes(b) as f32).into(),
+            Encoding::Plain(other) => {
+                let what = "only F32, F16, BF16, F64 and GGUF's blocks can be read; convert the checkpoint";
                 return Err(self.wrong(Some(name), format!("tensor {name} is stored as {other}; {what}")));
+            }
+            Encoding::Blocks(format) => {
+                let mut values = vec![0.0; bytes.len() / format.bytes() * format.elements()];
+                let runs = bytes.par_chunks(BLOCKS_A_TASK * format.bytes());
+                runs.zip(values.par_chunks_mut(BLOCKS_A_TASK * format.elements()))
+                    .for_each(|(b, v)| format.decode(b, v));
+                values.into()
             }
         };
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
@@ -107,16 +220,42 @@ impl Weights {
             );
             return Err(self.wrong(Some(name), what));
         }
-        Ok(values)
+        Ok(take(values))
     }
 
-    /// A tensor's bytes as stored (little-endian, row-major). An error if it is missing or of another type or shape.
+    /// A tensor's bytes as stored (little-endian), row-major.
+    ///
+    /// # Errors
+    /// It is missing or of another type or shape.
     pub fn read_bytes(&self, name: &str, dtype: Dtype, expected: &[usize]) -> Result<Cow<'_, [u8]>> {
-        let stored = self.find(name, expected)?.dtype;
-        if stored != dtype {
-            return Err(self.wrong(Some(name), format!("tensor {name} is stored as {stored}, expected {dtype}")));
+        self.bytes_of(name, Encoding::Plain(dtype), expected)
+    }
+
+    /// The blocks of a quantized tensor as they are stored, row by row.
+    ///
+    /// # Errors
+    /// It is missing, or stored otherwise or with another shape.
+    pub fn read_blocks(&self, name: &str, format: BlockFormat, expected: &[usize]) -> Result<Cow<'_, [u8]>> {
+        self.bytes_of(name, Encoding::Blocks(format), expected)
+    }
+
+    fn bytes_of(&self, name: &str, encoding: Encoding, expected: &[usize]) -> Result<Cow<'_, [u8]>> {
+        let Tensor { info, origin } = self.find(name, expected)?;
+        if info.encoding != encoding {
+            let stored = info.encoding;
+            return Err(self.wrong(Some(name), format!("tensor {name} is stored as {stored}, expected {encoding}")));
         }
-        self.source.read(name)
+        let bytes = self.source.read(&origin.name)?;
+        match info.shape[..] {
+            _ if info.bytes() != Some(bytes.len()) => {
+                let what = format!("tensor {name} has {} bytes, too few or too many for its shape", bytes.len());
+                Err(self.wrong(Some(name), what))
+            }
+            [rows, cols] if origin.transposed && matches!(encoding, Encoding::Plain(_)) => {
+                Ok(transposed(&bytes, rows, cols).into())
+            }
+            _ => Ok(bytes),
+        }
     }
 
     /// Refuses a file that is part of a T5, or one with another head: neither writes text.
@@ -159,17 +298,17 @@ impl Weights {
         self.names().filter(|name| !expected.contains(name)).collect()
     }
 
-    fn find(&self, name: &str, expected: &[usize]) -> Result<&TensorInfo> {
+    fn find(&self, name: &str, expected: &[usize]) -> Result<&Tensor> {
         let Some(tensor) = self.tensors.get(name) else {
             let what = format!(
                 "tensor {name} with shape {expected:?} is missing; do configuration and weights belong to one model?"
             );
             return Err(self.wrong(None, what));
         };
-        if tensor.shape != expected {
+        if tensor.info.shape != expected {
             let what = format!(
                 "tensor {name} has shape {:?}, but the configuration asks for {expected:?}; do they belong to one model?",
-                tensor.shape
+                tensor.info.shape
             );
             return Err(self.wrong(Some(name), what));
         }
@@ -177,15 +316,29 @@ impl Weights {
     }
 
     fn wrong(&self, tensor: Option<&str>, what: impl Into<String>) -> Error {
-        Error::file(self.source.place(tensor), what)
+        let origin = tensor.and_then(|name| self.tensors.get(name)).map(|tensor| tensor.origin.name.as_str());
+        Error::file(self.source.place(origin), what)
     }
 }
 
 const EMBEDDINGS: [&str; 3] = ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
 const CROSS_ATTENTION_BIAS: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
 
+/// Quantized blocks that are decoded at once.
+const BLOCKS_A_TASK: usize = 1024;
+
 /// Stored elements need not be aligned, so they are assembled from bytes.
 fn convert<const N: usize>(bytes: &[u8], from_le: impl Fn([u8; N]) -> f32) -> Vec<f32> {
     let (elements, _) = bytes.as_chunks::<N>();
     elements.iter().map(|&element| from_le(element)).collect()
+}
+
+/// The bytes of a matrix `[rows, cols]` whose transpose these are.
+fn transposed(bytes: &[u8], rows: usize, cols: usize) -> Vec<u8> {
+    let size = bytes.len() / (rows * cols).max(1);
+    let mut turned = Vec::with_capacity(bytes.len());
+    for row in 0..rows {
+        (0..cols).for_each(|col| turned.extend_from_slice(&bytes[size * (col * rows + row)..][..size]));
+    }
+    turned
 }

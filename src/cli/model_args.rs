@@ -10,9 +10,9 @@ use super::{model_folder, open_tokenizer};
 
 #[derive(clap::Args, Debug)]
 pub struct ModelArgs {
-    /// Model folder as HuggingFace and `t5 train` write it: config.json, model.safetensors, tokenizer; or a run's folder: its
-    /// best checkpoint
-    #[arg(long, short, value_name = "DIR")]
+    /// Model folder as HuggingFace and `t5 train` write it: config.json, weights, tokenizer; or the file of weights in one; or a
+    /// run's folder: its best checkpoint
+    #[arg(long, short, value_name = "DIR|FILE")]
     model: PathBuf,
     /// Tokenizer to use instead of the model folder's: "bytes", a file, or the folder of a model or a run
     #[arg(long, value_name = "FILE|bytes|DIR")]
@@ -28,16 +28,14 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// The model's folder; of a run's folder its best checkpoint, which is said unless `quiet`.
+    /// The model's folder or file; of a run's folder its best checkpoint, which is said unless `quiet`.
     ///
     /// # Errors
-    /// There is no such folder.
+    /// There is no such folder or file.
     pub fn folder(&self, quiet: bool) -> Result<PathBuf> {
-        if !self.model.is_dir() {
+        if !self.model.exists() {
             let shown = self.model.display();
-            bail!(
-                "{shown} is not a folder; --model takes a folder with config.json, model.safetensors and a tokenizer"
-            );
+            bail!("{shown} does not exist; --model takes a folder with config.json, weights and a tokenizer");
         }
         Ok(model_folder(&self.model, quiet)?)
     }

@@ -18,6 +18,15 @@ pub const SETTINGS_LIMIT: u64 = 64 << 20;
 /// The most that is read of a vocabulary or a log.
 pub const LARGE_LIMIT: u64 = 1 << 30;
 
+/// The folder of a model that is named by its folder, or by one of its files.
+pub fn model_folder(path: &Path) -> &Path {
+    match path.parent().filter(|_| path.is_file()) {
+        Some(folder) if folder == Path::new("") => Path::new("."),
+        Some(folder) => folder,
+        None => path,
+    }
+}
+
 /// Opens a file. A pipe or a device is refused: opening it might wait for ever, and it might never end.
 ///
 /// # Errors

@@ -46,11 +46,12 @@ struct DenseConfig {
 }
 
 impl SentenceHead {
-    /// Reads `modules.json` and what it names in a model's folder; `None` where there is no such file. `width`: the model's d_model.
+    /// Reads `modules.json` of a model and what it names; `None` where there is no such file. `width`: the model's d_model.
     ///
     /// # Errors
     /// `File` for a module that this program does not have, or a dense layer that is missing or of another width.
-    pub fn open(gpu: &Gpu, dir: &Path, width: usize) -> Result<Option<SentenceHead>> {
+    pub fn open(gpu: &Gpu, model: &Path, width: usize) -> Result<Option<SentenceHead>> {
+        let dir = files::model_folder(model);
         let path = dir.join("modules.json");
         if !path.exists() {
             return Ok(None);

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::other_format;
+use crate::checkpoint::{GgufFile, Weights, other_format};
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 use crate::ops::Activation;
@@ -64,12 +64,29 @@ impl T5Config {
         T5Config::from_json(&text, path)
     }
 
-    /// The configuration in a model folder. Where there is none, the error says what the folder is instead.
-    pub fn from_dir(dir: &Path) -> Result<T5Config> {
+    /// The configuration in a model's folder, beside its weights or in a GGUF file. Where there is none, the error says what the
+    /// folder is instead.
+    pub fn from_dir(model: &Path) -> Result<T5Config> {
+        if let Some((config, _)) = T5Config::from_gguf(model)? {
+            return Ok(config);
+        }
+        let dir = files::model_folder(model);
         let file = dir.join("config.json");
         match other_format(dir).filter(|_| !file.exists()) {
             Some(what) => Err(Error::file(dir, what)),
             None => T5Config::from_file(file),
+        }
+    }
+
+    /// What a GGUF file says of itself, if the model is one, and a sentence about what it does not say. A folder's `config.json` says
+    /// more.
+    pub(super) fn from_gguf(model: &Path) -> Result<Option<(T5Config, String)>> {
+        if model.is_dir() && model.join("config.json").exists() {
+            return Ok(None);
+        }
+        match GgufFile::of_model(model)? {
+            Some(file) => super::gguf::config_of(&file, &Weights::open(model)?),
+            None => Ok(None),
         }
     }
 

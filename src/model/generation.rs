@@ -198,12 +198,12 @@ const HARMLESS: [&str; 8] = [
 ];
 
 impl GenerationConfig {
-    /// Of a model folder; the default where it has no such file.
+    /// Of a model's folder, or beside its weights; the default where there is no such file.
     ///
     /// # Errors
     /// The file cannot be read, is no JSON of this kind, or names an id that the model does not have.
-    pub fn from_dir(dir: &Path, config: &T5Config) -> Result<GenerationConfig> {
-        let path = dir.join(GENERATION_FILE);
+    pub fn from_dir(model: &Path, config: &T5Config) -> Result<GenerationConfig> {
+        let path = files::model_folder(model).join(GENERATION_FILE);
         if !path.exists() {
             return Ok(GenerationConfig::default());
         }

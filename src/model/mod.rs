@@ -3,6 +3,7 @@
 pub mod builder;
 pub mod config;
 mod generation;
+mod gguf;
 mod init;
 mod layout;
 mod limits;
@@ -68,24 +69,38 @@ pub struct ModelParts {
     pub config: T5Config,
     pub generation: GenerationConfig,
     pub weights: Weights,
+    /// Worth printing: which weights these are, and what was inferred about them.
+    pub remarks: Vec<String>,
 }
 
 impl ModelParts {
-    /// Opens a HuggingFace folder. Of the weights only the headers are read yet.
+    /// Opens a model: its folder, or one file of weights with `config.json` beside it, or a GGUF file, which needs none. Of the weights
+    /// only the headers are read yet.
     ///
     /// # Errors
     /// A file is missing or damaged, or this is no T5 that writes text.
-    pub fn open(dir: &Path) -> Result<ModelParts> {
-        let parts = ModelParts::open_any(dir)?;
+    pub fn open(model: &Path) -> Result<ModelParts> {
+        let parts = ModelParts::open_any(model)?;
         parts.weights.expect_decoder()?;
         Ok(parts)
     }
 
     /// [`ModelParts::open`] that also takes an encoder alone (T5EncoderModel), which can encode and not generate.
-    pub fn open_any(dir: &Path) -> Result<ModelParts> {
-        let config = T5Config::from_dir(dir)?;
-        let generation = GenerationConfig::from_dir(dir, &config)?;
-        let parts = ModelParts { config, generation, weights: Weights::open(dir)? };
+    pub fn open_any(model: &Path) -> Result<ModelParts> {
+        let weights = Weights::open(model)?;
+        let mut remarks: Vec<String> = weights.remark().map(str::to_owned).into_iter().collect();
+        let (config, generation) = match T5Config::from_gguf(model)? {
+            Some((config, inferred)) => {
+                remarks.push(inferred);
+                (config, GenerationConfig::default())
+            }
+            None => {
+                let config = T5Config::from_dir(model)?;
+                let generation = GenerationConfig::from_dir(model, &config)?;
+                (config, generation)
+            }
+        };
+        let parts = ModelParts { config, generation, weights, remarks };
         Ok(if parts.weights.is_encoder() { parts.encoder_only() } else { parts })
     }
 
@@ -115,18 +130,18 @@ impl Model {
         Model::allocate(gpu, config, untied, scale, &|_| Dtype::F32)
     }
 
-    /// Opens a HuggingFace folder, in f32. Gives the model and remarks worth printing: which rule chose the output's scale,
-    /// which tensors of the file were ignored.
-    pub fn load(gpu: &Gpu, dir: &Path) -> Result<(Model, Vec<String>)> {
-        Model::load_as(gpu, dir, Storage::F32)
+    /// Opens a model as [`ModelParts::open`] does, in f32. Gives the model and remarks worth printing: which rule chose the
+    /// output's scale, which tensors of the file were ignored.
+    pub fn load(gpu: &Gpu, model: &Path) -> Result<(Model, Vec<String>)> {
+        Model::load_as(gpu, model, Storage::F32)
     }
 
     /// [`Model::load`] with weights held as `storage` says.
     ///
     /// # Errors
     /// Also `Numeric` where a weight is beyond the range of f16.
-    pub fn load_as(gpu: &Gpu, dir: &Path, storage: Storage) -> Result<(Model, Vec<String>)> {
-        Model::upload(gpu, &ModelParts::open(dir)?, storage, &mut |_, _| ControlFlow::Continue(()))
+    pub fn load_as(gpu: &Gpu, model: &Path, storage: Storage) -> Result<(Model, Vec<String>)> {
+        Model::upload(gpu, &ModelParts::open(model)?, storage, &mut |_, _| ControlFlow::Continue(()))
     }
 
     /// Puts a model on a device, with weights held as `storage` says. Tensors are read one at a time: the host needs memory for
@@ -141,11 +156,11 @@ impl Model {
         storage: Storage,
         on_progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<(Model, Vec<String>)> {
-        let ModelParts { config, generation, weights } = parts;
+        let ModelParts { config, generation, weights, remarks } = parts;
         let has_decoder = config.num_decoder_layers > 0;
         let untied = has_decoder && weights.contains("lm_head.weight");
         let (scale, rule) = config.output_scale(untied);
-        let mut remarks = Vec::new();
+        let mut remarks = remarks.clone();
         if has_decoder {
             remarks.push(rule);
             remarks.extend(config.remark());
@@ -159,9 +174,10 @@ impl Model {
         let (start, mut reading, mut underway) = (Instant::now(), Duration::ZERO, 0);
         for tensor in model.layout.tensors() {
             let began = Instant::now();
-            let data = weights.read_f32(in_file(&tensor.name, embedding), &tensor.shape)?;
-            reading += began.elapsed();
-            model.write_tensor(tensor, &data)?;
+            weights.look_f32(in_file(&tensor.name, embedding), &tensor.shape, |data| {
+                reading += began.elapsed();
+                model.write_tensor(tensor, data)
+            })??;
             done += tensor.len() as u64;
             underway += 4 * tensor.len() as u64;
             if underway < UNDERWAY {

@@ -18,6 +18,9 @@ use crate::train::trainer::{BEST, LAST, LOG};
 /// # Errors
 /// The run has no checkpoint yet, or several trainings that no other goes on from.
 pub fn model_of_run(folder: &Path) -> Result<Option<(PathBuf, String)>> {
+    if folder.is_file() {
+        return Ok(None);
+    }
     recover(folder)?;
     if folder.join("config.json").exists() {
         return Ok(None);

@@ -14,7 +14,7 @@ use crate::tokenizer::Tokenizer;
 /// What a [`T5`] is loaded from, at first and whenever it is opened again.
 #[derive(Clone)]
 pub enum ModelSource {
-    /// A HuggingFace folder with `config.json`, weights and a tokenizer.
+    /// A folder with `config.json`, weights and a tokenizer, or the file of weights in it.
     Folder(PathBuf),
     /// The parts, from wherever the application has them.
     Parts { parts: Arc<ModelParts>, tokenizer: Tokenizer },

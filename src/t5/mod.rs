@@ -67,12 +67,12 @@ pub struct Answer {
 }
 
 impl T5 {
-    /// Loads a HuggingFace model folder onto the best adapter of this machine. [`T5::builder`] has choices.
+    /// Loads a HuggingFace model folder or a GGUF file onto the best adapter of this machine. [`T5::builder`] has choices.
     ///
     /// # Errors
-    /// `Io`, `File`: the folder or a file of it cannot be read; `Adapter`: there is no GPU driver; `OutOfMemory`.
-    pub fn load(folder: impl AsRef<std::path::Path>) -> Pending<T5> {
-        T5::builder(folder.as_ref()).load()
+    /// `Io`, `File`: a file cannot be read; `Adapter`: there is no GPU driver; `OutOfMemory`.
+    pub fn load(model: impl AsRef<std::path::Path>) -> Pending<T5> {
+        T5::builder(model.as_ref()).load()
     }
 
     /// Loads with choices: the device, the type of the weights, who hears of the progress.

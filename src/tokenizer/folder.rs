@@ -56,6 +56,11 @@ impl TokenizerConfig {
         Ok(config)
     }
 
+    /// One that says no more than how many sentinels there are.
+    pub(super) fn of_sentinels(n: usize) -> TokenizerConfig {
+        TokenizerConfig { extra_ids: Some(n), ..TokenizerConfig::default() }
+    }
+
     pub(super) fn is_byt5(&self) -> bool {
         self.tokenizer_class.as_deref() == Some("ByT5Tokenizer")
     }

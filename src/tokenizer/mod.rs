@@ -13,6 +13,7 @@
 mod bytes;
 mod charsmap;
 mod folder;
+mod gguf;
 mod guard;
 mod json;
 mod sentencepiece;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::checkpoint::GgufFile;
 use crate::error::{Error, Result};
 use crate::files::{self, LARGE_LIMIT};
 use bytes::ByteVocab;
@@ -90,6 +92,9 @@ impl Tokenizer {
         if path.is_dir() {
             return Tokenizer::from_dir(path);
         }
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+            return Tokenizer::from_dir(path);
+        }
         let contents = files::read(path, LARGE_LIMIT)?;
         let format = sniff(&contents).ok_or_else(|| Error::file(path, unknown_format(&contents)))?;
         // The files beside it say how many sentinels there are and what the special tokens are called.
@@ -109,14 +114,23 @@ impl Tokenizer {
         }
     }
 
-    /// Opens the tokenizer of a HuggingFace model folder: `tokenizer.json` if there, else `spiece.model`, else the byte
+    /// Opens the tokenizer of a model, in its folder or beside the file of its weights: `tokenizer.json` if there, else `spiece.model`, else the byte
     /// vocabulary if `tokenizer_config.json` names `ByT5Tokenizer`. That file also
-    /// gives the number of sentinels and the special tokens.
+    /// gives the number of sentinels and the special tokens. A GGUF file that is named, or lies in a folder without these, has a
+    /// vocabulary itself.
     ///
     /// # Errors
     /// The folder has none of these, or one of them is damaged.
-    pub fn from_dir(dir: &Path) -> Result<Tokenizer> {
+    pub fn from_dir(model: &Path) -> Result<Tokenizer> {
+        let dir = files::model_folder(model);
         let files = folder::read_files(dir)?;
+        if (model.is_file() || files.is_empty())
+            && let Some(file) = GgufFile::of_model(model)?
+            && let Some((contents, room)) = gguf::spiece(&file)?
+        {
+            let config = TokenizerConfig::of_sentinels(if room < T5_SENTINELS { 0 } else { T5_SENTINELS });
+            return Tokenizer::from_spiece(file.path(), &config, vec![(SPIECE_FILE, contents)]);
+        }
         let has = |wanted| files.iter().any(|(name, _)| *name == wanted);
         let config = read_config(dir, &files)?;
         if has(JSON_FILE) {

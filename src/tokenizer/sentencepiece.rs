@@ -357,6 +357,43 @@ fn unique_ids(pieces: &[Piece]) -> Result<HashMap<&str, u32>, String> {
     Ok(ids)
 }
 
+/// A piece as other files have it; its kind is SentencePiece's number.
+pub(super) struct PieceOf<'a> {
+    pub text: &'a str,
+    pub score: f32,
+    pub kind: i32,
+}
+
+/// The contents of a `spiece.model`.
+pub(super) fn encode(
+    pieces: &[PieceOf],
+    charsmap: Vec<u8>,
+    [eos, pad]: [String; 2],
+    add_dummy_prefix: bool,
+    remove_extra_whitespaces: bool,
+) -> Vec<u8> {
+    let piece = |piece: &PieceOf| Piece {
+        piece: Some(piece.text.to_owned()),
+        score: Some(piece.score),
+        kind: Some(piece.kind),
+    };
+    let trainer = TrainerSpec {
+        model_type: Some(ModelType::Unigram.into()),
+        byte_fallback: Some(pieces.iter().any(|piece| piece.kind == i32::from(PieceKind::Byte))),
+        eos_piece: Some(eos),
+        pad_piece: Some(pad),
+        ..TrainerSpec::default()
+    };
+    let normalizer = NormalizerSpec {
+        precompiled_charsmap: Some(charsmap),
+        add_dummy_prefix: Some(add_dummy_prefix),
+        remove_extra_whitespaces: Some(remove_extra_whitespaces),
+        escape_whitespaces: Some(true),
+    };
+    let pieces = pieces.iter().map(piece).collect();
+    ModelProto { pieces, trainer: Some(trainer), normalizer: Some(normalizer) }.encode_to_vec()
+}
+
 /// 0x41 of `<0x41>`.
 fn byte_of(piece: &str) -> Option<u8> {
     u8::from_str_radix(piece.strip_prefix("<0x")?.strip_suffix('>')?, 16).ok()
