@@ -30,7 +30,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> b: array<Load>; // [n, ldb4], or [n / 4, ldb4] in groups; GATED: 2 n
 @group(0) @binding(5) var<storage, read> scale: array<vec4<f32>>; // [k / 4]
 
-const PARTS = 8u; // in which a sum's DEEP shares are added up, side by side
+const PARTS = min(8u, DEEP / 4u); // in which a sum's DEEP shares are added up, side by side
 
 var<workgroup> shares: array<vec4<f32>, ROWS * LANES>; // [columns / 4, ROWS, DEEP]
 var<workgroup> squares: array<f32, ROWS * LANES>; // as shares
