@@ -162,7 +162,7 @@ fn adamw(config: &T5Config, layout: &Layout) -> Vec<StepWork> {
         label: "optimiser".into(),
         work: Work { flops: 0.0, bytes },
         // Four parameters an invocation.
-        workgroups: (config.param_count() as u64 / windows as u64).div_ceil(4 * 256),
+        workgroups: (config.param_count() / windows as u64).div_ceil(4 * 256),
         workgroup: Workgroup { invocations: 256, shared_bytes: 0 },
     };
     vec![step; count]
