@@ -1,8 +1,9 @@
-//! What beam search costs beside greedy decoding: `cargo run --release --example beams -- t5-small 4 4 33 5`
+//! What beam search and guessed tokens cost beside greedy decoding: `cargo run --release --example beams -- t5-small 4 4 33 5`
 //!
 //! Arguments: a published size (with random weights); sources; beams; tokens; rounds. The kinds take turns: greedy with as
-//! many sources, greedy with as many rows as the beams have, beams, and beams with rules for every token. Processor time is
-//! what a busy machine does not blur; it is known on Linux alone.
+//! many sources, greedy with as many rows as the beams have, beams, beams with rules for every token, and greedy with as many rows
+//! of which all but one are guesses. A model with random weights repeats itself, so that most guesses are right; where all are wrong, a
+//! token costs what a step does. Processor time is what a busy machine does not blur; it is known on Linux alone.
 
 use std::time::Instant;
 
@@ -29,6 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         (format!("greedy, {} sources", sources * beams), sources * beams, Decoding::greedy()),
         (format!("{beams} beams, {sources} sources"), sources, Decoding::beam(beams)),
         (format!("{beams} beams, {sources} sources, penalty and n-grams"), sources, ruled),
+        (format!("{} guesses, {sources} sources", beams - 1), sources, Decoding::greedy().speculate(beams - 1)),
     ];
     let mut measured = vec![Vec::new(); kinds.len()];
     // The first round compiles the kernels.
@@ -41,28 +43,31 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     for ((kind, ..), measured) in kinds.iter().zip(&measured) {
-        let median = |pick: fn(&[f64; 2]) -> f64| {
+        let median = |pick: fn(&[f64; 3]) -> f64| {
             let mut sorted: Vec<f64> = measured.iter().map(pick).collect();
             sorted.sort_by(f64::total_cmp);
             format!("{:.1} ({:.1} to {:.1})", sorted[sorted.len() / 2], sorted[0], sorted[sorted.len() - 1])
         };
-        println!("{kind}: processor {} ms/step, clock {} ms/step", median(|c| c[0]), median(|c| c[1]));
+        let (processor, clock, steps) = (median(|c| c[0]), median(|c| c[1]), median(|c| c[2]));
+        println!("{kind}: processor {processor} ms/token, clock {clock} ms/token, {steps} steps");
     }
     Ok(())
 }
 
-/// Milliseconds of the processor and of the clock, from the second token on.
-fn cost(generator: &mut Generator, sources: usize, decoding: &Decoding, tokens: usize) -> t5_wgpu::Result<[f64; 2]> {
+/// Milliseconds of the processor and of the clock for each token of a target, and steps, from the second token on.
+fn cost(generator: &mut Generator, sources: usize, decoding: &Decoding, tokens: usize) -> t5_wgpu::Result<[f64; 3]> {
     let source = |s: u32| (0..63).map(|i| 5 + (i * 37 + s) % 200).chain([1]).collect();
     let sources: Vec<Vec<u32>> = (0..sources as u32).map(source).collect();
-    let mut run = |tokens| -> t5_wgpu::Result<[f64; 2]> {
+    let mut run = |tokens| -> t5_wgpu::Result<[f64; 3]> {
         let decoding = Decoding { max_batch: sources.len(), ..decoding.clone().max_new_tokens(tokens) };
         let (clock, processor) = (Instant::now(), processor_ms());
-        pollster::block_on(generator.generate_best(&sources, &decoding))?;
-        Ok([processor_ms() - processor, 1e3 * clock.elapsed().as_secs_f64()])
+        let made = pollster::block_on(generator.generate_best(&sources, &decoding))?;
+        let steps = made.iter().map(|target| target.ids.len() - target.guessed).max().unwrap_or_default();
+        Ok([processor_ms() - processor, 1e3 * clock.elapsed().as_secs_f64(), steps as f64])
     };
     let (one, all) = (run(1)?, run(tokens)?);
-    Ok([0, 1].map(|i| (all[i] - one[i]) / (tokens - 1) as f64))
+    let each = |i: usize| (all[i] - one[i]) / (tokens - 1) as f64;
+    Ok([each(0), each(1), all[2] - one[2]])
 }
 
 /// Time of all processors that this program has used, if the system tells.

@@ -1,7 +1,7 @@
 // out = softmax(q k^T + bias) v for one query a row: a step of decoding, over a cache or over the encoder's keys.
 // A table says where a row's keys lie. CAUSAL: for each position, in which row of the cache, so that beams that change
-// their parent rewrite the table and leave the keys in place. The row's own place in the cache first gets the key and value
-// that belong to the query; a position past its end gets none. Otherwise: which source the row reads.
+// their parent rewrite the table and leave the keys in place. Otherwise: which source the row reads. STORES: the row's own place
+// in the cache first gets the key and value that belong to the query; a position past its end gets none.
 //
 // One workgroup per (row, head), and per part of PART keys where there can be more than that, walks over the keys KEYS at
 // a time with an online softmax. LANES / KEYS invocations score a key; then `groups` teams of d4 invocations, one for each
@@ -57,7 +57,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let keys = min(lens[home] + select(0u, 1u, CAUSAL), p.kv_len);
     let start = part * PART;
     let end = min(keys, start + PART);
-    if CAUSAL {
+    if STORES {
         // The part that has the newest key stores it.
         if lens[row] < p.kv_len && end == keys && start < keys {
             let at = head_at + (row * p.kv_len + keys - 1u) * p.kv_ld;

@@ -1,5 +1,5 @@
-// The likeliest class of each SHARE of each row's logits, with its key: half of the choice of a token on cards, where one
-// workgroup would wait for memory most of its time. `sample` finds the likeliest of these.
+// The likeliest class of each share of each row's logits, with its key: half of the choice of a token on cards, where one
+// workgroup would wait for memory most of its time. `sample` and `accept_drafts` find the likeliest of these.
 //
 // One workgroup of LANES per share.
 
@@ -7,6 +7,7 @@ struct Params {
     batch: u32,
     vocab: u32,
     shares: u32, // of a row
+    share: u32, // classes of a workgroup
     grid_x: u32,
 }
 
@@ -15,15 +16,13 @@ struct Params {
 @group(0) @binding(2) var<storage, read> logits: array<f32>; // [batch, vocab]
 @group(0) @binding(3) var<storage, read_write> found: array<vec2<u32>>; // [batch, shares] of (key, id)
 
-const SHARE = 512u;
-
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let index = group.y * p.grid_x + group.x;
     if index >= p.batch * p.shares { return; }
     let start = index / p.shares * p.vocab;
-    let first = index % p.shares * SHARE;
-    let end = min(first + SHARE, min(settings.limit, p.vocab));
+    let first = index % p.shares * p.share;
+    let end = min(first + p.share, min(settings.limit, p.vocab));
     var best = Best(0u, BAD);
     var i = first + lane;
     loop {

@@ -290,7 +290,7 @@ impl Stepper {
     fn new(model: &Model, source: &[u32], rows: usize, len: usize) -> Stepper {
         // Products of few rows round otherwise: not what a session has either.
         let src_len = source.len().next_multiple_of(16);
-        let shape = DecodeShape { batch: 1, beams: rows, src_len, max_len: len };
+        let shape = DecodeShape { batch: 1, beams: rows, drafts: 0, src_len, max_len: len };
         let mut state = HashMap::new();
         for leaf in shape.state(&model.config, &model.layout) {
             let bytes = leaf.dtype.bytes(&leaf.shape);
@@ -308,11 +308,11 @@ impl Stepper {
             b.rows_alike();
             b.prepare_decoding();
         });
-        let step = compile(&|b| b.decode_step(rows));
+        let step = compile(&|b| b.decode_step(rows, 0));
         let mut padded = source.to_vec();
         padded.resize(src_len, 0);
-        prepare.write("src_ids", &padded);
         let stepper = Stepper { state, model: model.clone(), shape, step };
+        stepper.write("src_ids", &padded);
         stepper.write("src_lens", &[source.len() as u32]);
         stepper.write("source_of", &vec![0; rows]);
         prepare.run().expect("the plan runs");
@@ -476,6 +476,67 @@ fn a_batch_is_its_sources_alone() {
 }
 
 /// Each row ends where its text has one of these strings, whatever the rest of its submit holds.
+/// Guessed tokens change no token, wherever targets end, and in no batch. Untrained models repeat themselves, so that guesses are
+/// often right; what sources look like is guessed from, too.
+#[test]
+fn guesses_change_no_token() {
+    for name in ["t5v10", "flan", "byt5"] {
+        let (mut sources, _) = golden(name);
+        let mut generator = generator(name);
+        let longer: Vec<_> = (0..5).map(|i| sources[i % sources.len()].repeat(1 + i % 4)).collect();
+        sources.extend(longer.into_iter().chain([vec![1]]));
+        let plain = run(&mut generator, &sources, &greedy(40));
+        // Another end token, so that targets end in the middle of what is guessed.
+        let mut end_tokens = vec![generator.model.end_tokens().to_vec()];
+        end_tokens.extend(plain.iter().map(|g| g.ids[g.ids.len() / 2..][..1].to_vec()).take(1));
+        let (mut guessed, mut ended) = (0, 0);
+        for ends in end_tokens {
+            generator.model.generation.eos_token_id = Some(ends);
+            for (prefix, max_new_tokens) in [(vec![], 40), (vec![], 1), (vec![5, 9, 5], 31)] {
+                let plain = Decoding { decoder_prefix: prefix, ..greedy(max_new_tokens) };
+                let expected = run(&mut generator, &sources, &plain);
+                for (drafts, max_batch) in [(1, 16), (3, 5), (Decoding::MOST_DRAFTS, 1)] {
+                    let decoding = Decoding { max_batch, ..plain.clone().speculate(drafts) };
+                    let mut heard = vec![Vec::new(); sources.len()];
+                    let mut hear = |source: usize, new: &[u32]| {
+                        heard[source].extend_from_slice(new);
+                        ControlFlow::Continue(())
+                    };
+                    let found = pollster::block_on(generator.generate(&sources, &decoding, &mut hear, &|| false));
+                    for (source, found) in found.expect("generation runs").into_iter().enumerate() {
+                        let [found] = &found[..] else { panic!("one target a source") };
+                        assert_eq!(heard[source], found.ids, "{name} {source} {decoding:?}");
+                        assert!(found.guessed <= found.tokens().count() && expected[source].guessed == 0);
+                        guessed += found.guessed;
+                        ended += usize::from(found.guessed > 0 && found.is_finished());
+                        let without = Generation { guessed: 0, ..found.clone() };
+                        assert_eq!(without, expected[source], "{name} {source} {decoding:?}");
+                    }
+                }
+            }
+        }
+        assert!(guessed > 300 && ended > 3, "{name}: {guessed} right guesses, {ended} targets with some ended");
+    }
+}
+
+#[test]
+fn guesses_are_for_plain_greedy_decoding() {
+    let mut generator = generator("flan");
+    let plain = greedy(4).speculate(3);
+    let refused = [
+        Decoding { num_beams: 2, ..plain.clone() },
+        Decoding { temperature: 1.0, ..plain.clone() },
+        Decoding { min_new_tokens: 2, ..plain.clone() },
+        plain.clone().log_probs(true),
+        plain.clone().allow(|_, _| vec![5]),
+        greedy(4).speculate(Decoding::MOST_DRAFTS + 1),
+    ];
+    for decoding in refused {
+        let error = pollster::block_on(generator.generate_best(&[vec![4, 1]], &decoding)).expect_err("refused");
+        assert!(error.to_string().starts_with("speculate "), "{error}");
+    }
+}
+
 #[test]
 fn stop_strings_end_a_target() {
     let (sources, _) = golden("byt5");
@@ -710,7 +771,7 @@ fn a_step_has_few_dispatches() {
         let model = Model::init(&gpu(), config, 1).unwrap();
         let mut generator = Generator::new(model);
         for batch in [1, 16] {
-            let shape = DecodeShape { batch, beams: 1, src_len: 64, max_len: 64 };
+            let shape = DecodeShape { batch, beams: 1, drafts: 0, src_len: 64, max_len: 64 };
             let dispatches: usize = generator.step_plans(shape).unwrap().iter().map(|plan| plan.dispatches()).sum();
             assert!(dispatches <= most, "{preset}, batch {batch}: {dispatches} dispatches");
         }

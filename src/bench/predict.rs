@@ -122,7 +122,7 @@ fn workloads(options: &BenchOptions) -> Result<Vec<Workload>> {
     for batch in options.batch.map_or(vec![1, 16], |batch| vec![batch]) {
         let src_len = options.source_len.unwrap_or(64);
         let max_len = options.target_len.unwrap_or(64) + 32;
-        let shape = DecodeShape { batch, beams: 1, src_len, max_len };
+        let shape = DecodeShape { batch, beams: 1, drafts: 0, src_len, max_len };
         let mut b = Builder::on_layout(
             &config,
             &layout,
@@ -130,7 +130,7 @@ fn workloads(options: &BenchOptions) -> Result<Vec<Workload>> {
             BatchShape { batch, src_len, tgt_len: max_len, packed: false },
             0.0,
         );
-        b.decode_step(shape.beams);
+        b.decode_step(shape.beams, shape.drafts);
         let mut steps = outline(&caps, &b.graph, &[])?;
         steps.extend(outline(
             &caps,

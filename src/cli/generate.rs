@@ -69,8 +69,13 @@ pub struct Args {
     /// Tell the N likeliest tokens at every place as well, and their log-probabilities
     #[arg(long, value_name = "N", default_value_t = 0)]
     alternatives: usize,
+    /// Guess N tokens at each step from what the source and the text say already, and check them all at once: the same text, in
+    /// fewer steps where it copies its source, at a higher price a step. Not with --beams, draws, rules or --log-probs
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    speculate: usize,
     /// Print one JSON object a line: source, text, ids, finished, tokens_per_second; of beam search also score, and n_best with
-    /// all of --n-best; stop_string if one ended the text; log_probs and alternatives if asked for
+    /// all of --n-best; stop_string if one ended the text; log_probs and alternatives if asked for; with --speculate guessed, the
+    /// tokens that took no step of their own
     #[arg(long)]
     json: bool,
     /// Say how long it took from the start of the program to the first token, by part; with --json a last object: timings, in
@@ -117,6 +122,7 @@ pub fn run(args: &Args) -> Result<()> {
         n_best: args.n_best,
         log_probs: args.log_probs,
         alternatives: args.alternatives,
+        speculate: args.speculate,
         ..args.decoding.choose(&model, &tokenizer, prefix.task.as_deref(), args.quiet)?
     };
     let (generator, totals) = (Generator::new(model).with_tokenizer(&tokenizer), Totals::default());
@@ -134,8 +140,7 @@ pub fn run(args: &Args) -> Result<()> {
         program.answer(&texts, alone && !args.json && !program.tells() && args.n_best == 1)?;
     }
     if !args.quiet {
-        let max_new_tokens = program.decoding.max_new_tokens.unwrap_or(Decoding::MAX_NEW_TOKENS);
-        program.totals.print(max_new_tokens, program.timings.first.as_ref());
+        program.totals.print(&program.decoding, program.timings.first.as_ref());
         program.print_memory();
     }
     program.print_timings()
@@ -268,6 +273,9 @@ impl Program<'_> {
                 let place = |place: &Vec<Alternative>| place.iter().map(alternative).collect::<Vec<_>>();
                 object["alternatives"] = generation.alternatives.iter().map(place).collect::<Vec<_>>().into();
             }
+            if self.args.speculate > 0 {
+                object["guessed"] = generation.guessed.into();
+            }
             if let Some(score) = generation.score {
                 object["score"] = score.into();
             }
@@ -291,6 +299,9 @@ struct Totals {
     /// Answers that did not end by themselves.
     cut: usize,
     tokens: usize,
+    /// Tokens with those that ended texts, and how many of these were guessed.
+    made: usize,
+    guessed: usize,
     seconds: f64,
 }
 
@@ -300,6 +311,8 @@ impl Totals {
         let best = || made.iter().filter_map(|found| found.first());
         self.cut += best().filter(|g| !g.is_finished()).count();
         self.tokens += best().map(|g| g.ids.len()).sum::<usize>();
+        self.guessed += best().map(|g| g.guessed).sum::<usize>();
+        self.made += best().map(|g| g.tokens().count()).sum::<usize>();
         self.seconds += seconds;
     }
 
@@ -309,14 +322,20 @@ impl Totals {
         (self.sources == 1 && after > 0).then(|| (self.seconds - first.seconds) / after as f64)
     }
 
-    fn print(&self, max_new_tokens: usize, first: Option<&FirstToken>) {
+    fn print(&self, decoding: &Decoding, first: Option<&FirstToken>) {
         if self.cut > 0 {
+            let max_new_tokens = decoding.max_new_tokens.unwrap_or(Decoding::MAX_NEW_TOKENS);
             let (cut, n) = (self.cut, self.sources);
             note!("{cut} of {n} answers did not end by themselves and were cut at --max-new-tokens {max_new_tokens}");
         }
         let (n, tokens, seconds) = (self.sources, self.tokens, self.seconds);
         let rate = tokens as f64 / seconds.max(1e-9);
         note!("sources: {n}, tokens: {tokens}, {seconds:.2} s, {rate:.1} tokens/s");
+        if decoding.speculate > 0 {
+            let (made, guessed) = (self.made, self.guessed);
+            let each = made as f64 / (made - guessed).max(1) as f64;
+            note!("guesses: {guessed} of {made} tokens were guessed rightly: {each:.2} tokens a step");
+        }
         if let Some(first) = first
             && let Some(each) = self.each_token(first)
         {

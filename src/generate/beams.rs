@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 
 use super::constraint::{Asked, Constraint};
-use super::decoding::{Generation, StoppedAt};
+use super::generation::{Generation, StoppedAt};
 use super::generator::{Pace, ShouldStop, not_a_number};
 use super::session::{ScoreLists, Session};
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! How targets are generated, and what comes out.
+//! How targets are generated.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use super::constraint::AllowedTokens;
 use super::rules::Rules;
 use crate::error::{Error, Result};
 use crate::model::{DecodingSettings, EarlyStopping, Model};
-use crate::ops::{BeamSearch, ChoiceSettings, MAX_EOS, NO_TOKEN};
+use crate::ops::{AcceptDrafts, BeamSearch, ChoiceSettings, MAX_EOS, NO_TOKEN};
 
 /// How targets are generated: greedy unless a field says otherwise.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +61,8 @@ pub struct Decoding {
     /// Tell so many of the likeliest tokens at every place, with their log-probabilities, and that of the token itself:
     /// [`Generation::alternatives`].
     pub alternatives: usize,
+    /// Tokens that are guessed at each step: see [`Decoding::speculate`].
+    pub speculate: usize,
     /// Number of the first source among all that share a seed.
     pub first_source: usize,
     /// Sources that are decoded side by side.
@@ -85,6 +87,9 @@ impl Decoding {
 
     /// The most that [`Decoding::alternatives`] can be.
     pub const MOST_ALTERNATIVES: usize = 64;
+
+    /// The most tokens that [`Decoding::speculate`] can guess.
+    pub const MOST_DRAFTS: usize = AcceptDrafts::MOST_DRAFTS;
 
     /// The likeliest token at each step.
     pub fn greedy() -> Decoding {
@@ -113,6 +118,7 @@ impl Decoding {
             seed: 0,
             log_probs: false,
             alternatives: 0,
+            speculate: 0,
             first_source: 0,
             max_batch: 16,
             limit: None,
@@ -192,6 +198,15 @@ impl Decoding {
     /// The same with a function that says which tokens may come next: see [`AllowedTokens`].
     pub fn allow(self, allowed: impl Fn(usize, &[u32]) -> Vec<u32> + Send + Sync + 'static) -> Decoding {
         Decoding { allowed: Some(AllowedTokens::new(allowed)), ..self }
+    }
+
+    /// The same with so many tokens guessed at each step, which checks them all: what stood behind the last three tokens (or two, or one)
+    /// in the source, or earlier in the target. Tokens are the same; where targets copy from their sources, there are fewer
+    /// steps, each of which costs more: on a processor 3 guesses make a step take about twice as long. 0 guesses nothing. Of greedy
+    /// decoding only, without rules and log-probabilities; [`Generator::generate`](super::Generator::generate) refuses the rest.
+    /// [`Generation::guessed`] tells how often guesses were right.
+    pub fn speculate(self, drafts: usize) -> Decoding {
+        Decoding { speculate: drafts, ..self }
     }
 
     /// How many of the likeliest tokens are kept beside those that are chosen, if log-probabilities are asked for.
@@ -304,6 +319,24 @@ impl Decoding {
         }
         if n_eos == 0 && !self.answers.is_empty() {
             return Err(Error::Input("answers need an end token, and the model has none".into()));
+        }
+        if self.speculate > Decoding::MOST_DRAFTS {
+            let (wanted, most) = (self.speculate, Decoding::MOST_DRAFTS);
+            return Err(Error::Input(format!("speculate {wanted}: at most {most} tokens are guessed at a step")));
+        }
+        if self.speculate > 0 {
+            let others = [
+                (beams > 1, "beams"),
+                (self.temperature > 0.0, "draws (temperature)"),
+                (self.allowed.is_some(), "a function that allows tokens"),
+                (self.rules(model).is_some(), "rules (lengths, penalties, suppressed, forced or bad words, answers)"),
+                (self.scores().is_some(), "log-probabilities"),
+            ];
+            if let Some((_, what)) = others.iter().find(|(is_set, _)| *is_set) {
+                return Err(Error::Input(format!(
+                    "speculate and {what}: tokens are guessed in greedy decoding without any of these, choose one of the two"
+                )));
+            }
         }
         let limit = self.limit.unwrap_or(config.vocab_size).min(config.vocab_size);
         if limit == 0 {
@@ -418,63 +451,4 @@ impl LengthPenalty {
         };
         base.powf(f64::from(self.exponent())) as f32
     }
-}
-
-/// A generated target.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Generation {
-    /// Without start and end token. The tokens of a stop string that ended it are there, so that its text is [`Decoding::text`]'s.
-    pub ids: Vec<u32>,
-    /// What ended it; `None` if it ran into `max_new_tokens` or was interrupted.
-    pub stopped_at: Option<StoppedAt>,
-    /// Of beam search: the sum of the tokens' log-probabilities, the end token's too, divided by the length penalty.
-    pub score: Option<f32>,
-    /// Natural logarithm of the probability of each token, given the source and the tokens before; the end token's is the last.
-    /// Empty unless [`Decoding::log_probs`] or [`Decoding::alternatives`] asked for it.
-    ///
-    /// It is that of the model, which [`TargetScorer`](crate::forward::TargetScorer) gives as well, before temperature, `top_k`, `top_p` and
-    /// `min_p`. Where rules change scores (penalties, suppressed tokens, answers), it is that of the changed scores, as
-    /// `compute_transition_scores` of transformers gives it: the probabilities of what is left add up to 1, but not those of
-    /// beams, whose rules change log-probabilities. So a beam's [`Generation::score`] is always the sum of these numbers over the length penalty.
-    /// A forced token has 0.
-    pub log_probs: Vec<f32>,
-    /// For each token, and for the end token at last: the likeliest tokens at its place, the likeliest first and the lower id
-    /// first of equals. There are fewer where fewer may be chosen; a token that was drawn need not be among them. Empty
-    /// unless [`Decoding::alternatives`] asked for it.
-    pub alternatives: Vec<Vec<Alternative>>,
-}
-
-/// A token that could be at a place, and the logarithm of its probability there.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Alternative {
-    pub id: u32,
-    pub log_prob: f32,
-}
-
-impl Generation {
-    /// Whether it ended by itself.
-    pub fn is_finished(&self) -> bool {
-        self.stopped_at.is_some()
-    }
-
-    /// The end token, if that ended it.
-    pub fn end_token(&self) -> Option<u32> {
-        match self.stopped_at {
-            Some(StoppedAt::EndToken(id)) => Some(id),
-            _ => None,
-        }
-    }
-
-    /// Its tokens, the end token included: those that [`Generation::log_probs`] tells of.
-    pub fn tokens(&self) -> impl Iterator<Item = u32> {
-        self.ids.iter().copied().chain(self.end_token())
-    }
-}
-
-/// What ended a target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoppedAt {
-    EndToken(u32),
-    /// One of [`Decoding::stop_strings`].
-    StopString(String),
 }

@@ -6,13 +6,14 @@ use std::ops::ControlFlow;
 use super::answer_text::AnswerText;
 use super::beams::Beams;
 use super::constraint::{Asked, Constraint};
-use super::decoding::{Decoding, Generation, StoppedAt};
+use super::decoding::Decoding;
+use super::generation::{Generation, StoppedAt};
 use super::rules::Rules;
 use super::session::{ScoreLists, Session, Start};
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
 use crate::model::{DecodeShape, Model};
-use crate::ops::BAD_TOKEN;
+use crate::ops::{AcceptDrafts, BAD_TOKEN};
 use crate::plan::{Plan, SlotPool};
 use crate::tokenizer::Tokenizer;
 
@@ -162,6 +163,7 @@ impl Generator {
                 let mut batch = Rows {
                     rows,
                     eos: &end_tokens,
+                    max_new,
                     left: vec![max_new; rows.len()],
                     lists: session.score_lists(),
                     texts: match &tokenizer {
@@ -251,6 +253,7 @@ struct Rows<'a> {
     /// Indices of the sources.
     rows: &'a [usize],
     eos: &'a [u32],
+    max_new: usize,
     /// Tokens that each may still get; 0 once it is done.
     left: Vec<usize>,
     /// How log-probabilities come, if they are asked for.
@@ -264,6 +267,41 @@ struct Rows<'a> {
     should_stop: &'a ShouldStop<'a>,
 }
 
+/// What a submit makes, on its way from the device.
+struct Underway {
+    steps: usize,
+    first: usize,
+    tokens: Readback<u32>,
+    scores: Option<Readback<f32>>,
+    origin: Option<Readback<u32>>,
+}
+
+/// Tokens of every place of the batch, `[count, width]`.
+struct Made {
+    /// How many tokens targets have before these.
+    first: usize,
+    tokens: Vec<u32>,
+    /// What is known of their log-probabilities.
+    scores: Option<Vec<f32>>,
+    /// With drafts: what kind of token each is, if it is one. See [`AcceptDrafts`].
+    origin: Option<Vec<u32>>,
+}
+
+impl Underway {
+    async fn finish(self) -> Result<Made> {
+        let tokens = self.tokens.finish().await?;
+        let scores = match self.scores {
+            Some(scores) => Some(scores.finish().await?),
+            None => None,
+        };
+        let origin = match self.origin {
+            Some(origin) => Some(origin.finish().await?),
+            None => None,
+        };
+        Ok(Made { first: self.first, tokens, scores, origin })
+    }
+}
+
 impl Rows<'_> {
     /// Makes tokens, the first of them at position `prompt`, until no source has any left.
     async fn run(
@@ -273,42 +311,52 @@ impl Rows<'_> {
         decoding: &Decoding,
         pace: Pace,
     ) -> Result<ControlFlow<()>> {
-        let (width, max_new) = (session.shape().batch, decoding.length());
-        let mut made = 0;
+        let DecodeShape { batch: width, drafts, .. } = session.shape();
+        let max_new = decoding.length();
         if let Some(token) = decoding.forced_first {
-            made = 1;
             let scores = self.lists.map(|lists| lists.of_given(token).repeat(width));
-            if self.take(&vec![token; width], scores.as_deref(), width)?.is_break() {
+            let given = Made { first: 0, tokens: vec![token; width], scores, origin: None };
+            if self.take(&given, width)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
-        let mut underway: VecDeque<(Readback<u32>, Option<Readback<f32>>)> = VecDeque::new();
+        let mut underway: VecDeque<Underway> = VecDeque::new();
         while self.any_left() {
             if (self.should_stop)() {
                 return Ok(ControlFlow::Break(()));
             }
-            while made < max_new && underway.len() < pace.ahead {
-                let count = pace.steps.min(max_new - made);
+            while underway.len() < pace.ahead {
+                // A step makes one token of a target, or with drafts up to so many more.
+                let (least, most) = self.taken();
+                let queued: usize = underway.iter().map(|one| one.steps).sum();
+                let first = least + queued;
+                if first >= max_new {
+                    break;
+                }
+                let steps = pace.steps.min(max_new - first);
+                let count = (most + (queued + steps) * (1 + drafts)).min(max_new) - first;
                 if let Some(constraint) = self.constraint {
                     constraint.apply(session, (0..width).map(|b| self.asked(b)))?;
                 }
-                session.advance(count).await?;
-                let start = |name| session.start_history(name, prompt + made, count);
-                let scores = self.lists.map(|_| session.start_history("token_scores", prompt + made, count));
-                underway.push_back((start("tokens")?, scores.transpose()?));
-                made += count;
+                session.advance(steps).await?;
+                let scores = self.lists.map(|_| session.start_history("token_scores", prompt + first, count));
+                let origin = (drafts > 0).then(|| session.start_history("origin", prompt + first, count));
+                let tokens = session.start_history("tokens", prompt + first, count)?;
+                let (scores, origin) = (scores.transpose()?, origin.transpose()?);
+                underway.push_back(Underway { steps, first, tokens, scores, origin });
             }
-            let Some((tokens, scores)) = underway.pop_front() else { break };
-            let tokens = tokens.finish().await?;
-            let scores = match scores {
-                Some(scores) => Some(scores.finish().await?),
-                None => None,
-            };
-            if self.take(&tokens, scores.as_deref(), width)?.is_break() {
+            let Some(made) = underway.pop_front() else { break };
+            if self.take(&made.finish().await?, width)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// The fewest and the most tokens that a target which may get more has.
+    fn taken(&self) -> (usize, usize) {
+        let left = || self.left.iter().copied().filter(|&left| left > 0);
+        (self.max_new - left().max().unwrap_or(0), self.max_new - left().min().unwrap_or(0))
     }
 
     /// A row, as a constraint is asked about it.
@@ -321,21 +369,25 @@ impl Rows<'_> {
         self.left.iter().any(|&n| n > 0)
     }
 
-    /// Takes tokens [steps, width] as they came from the device, and what is known of their log-probabilities.
-    fn take(&mut self, tokens: &[u32], scores: Option<&[f32]>, width: usize) -> Result<ControlFlow<()>> {
+    /// Takes tokens as they came from the device.
+    fn take(&mut self, made: &Made, width: usize) -> Result<ControlFlow<()>> {
         for (b, &row) in self.rows.iter().enumerate() {
             let generation = &mut self.generations[row][0];
             let known = generation.ids.len();
-            for (s, step) in tokens.chunks(width).enumerate() {
+            // With drafts, targets may be further than where these tokens begin.
+            let next = (self.max_new - self.left[b]).saturating_sub(made.first);
+            for (s, step) in made.tokens.chunks(width).enumerate().skip(next) {
                 let token = step[b];
-                if self.left[b] == 0 {
+                let origin = made.origin.as_ref().map_or(AcceptDrafts::CHOSEN, |origin| origin[s * width + b]);
+                if self.left[b] == 0 || origin == 0 {
                     break;
                 }
                 if token == BAD_TOKEN {
                     return Err(not_a_number(row));
                 }
                 self.left[b] -= 1;
-                if let (Some(lists), Some(scores)) = (self.lists, scores) {
+                generation.guessed += usize::from(origin == AcceptDrafts::GUESSED);
+                if let (Some(lists), Some(scores)) = (self.lists, &made.scores) {
                     let first = (s * width + b) * 2 * lists.width;
                     lists.take(&scores[first..first + 2 * lists.width], token, self.alternatives, generation);
                 }
@@ -380,6 +432,7 @@ fn bucket(rows: &[usize], sources: &[Vec<u32>], decoding: &Decoding) -> DecodeSh
     DecodeShape {
         batch: rows.len().next_power_of_two(),
         beams: decoding.num_beams,
+        drafts: decoding.speculate,
         src_len: longest.next_multiple_of(step),
         max_len: (1 + decoding.decoder_prefix.len() + decoding.length()).next_multiple_of(32),
     }

@@ -4,6 +4,7 @@ mod answer_text;
 mod beams;
 mod constraint;
 mod decoding;
+mod generation;
 mod generator;
 mod rules;
 mod session;
@@ -12,7 +13,8 @@ use std::path::Path;
 
 pub use answer_text::AnswerText;
 pub use constraint::AllowedTokens;
-pub use decoding::{Alternative, Decoding, Generation, LengthPenalty, StoppedAt};
+pub use decoding::{Decoding, LengthPenalty};
+pub use generation::{Alternative, Generation, StoppedAt};
 pub use generator::{Generator, OnTokens, ShouldStop};
 #[cfg(feature = "train")]
 pub(crate) use rules::Rules;

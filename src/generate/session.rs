@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::constraint::Constraint;
-use super::decoding::{Alternative, Generation};
+use super::generation::{Alternative, Generation};
 use super::generator::ShouldStop;
 use super::rules::Rules;
 use crate::batch::BatchShape;
@@ -82,7 +82,7 @@ impl Session {
         b.prepare_decoding();
         let prepare = compile(model, &state, &b.graph, pool)?;
         let mut b = Builder::new(model, sizes, 0.0);
-        b.decode_step(shape.beams);
+        b.decode_step(shape.beams, shape.drafts);
         let step = compile(model, &state, &b.graph, pool)?;
         let mut session = Session { gpu: gpu.clone(), shape, state, prepare, step, choosers: Vec::new(), chooser: 0 };
         session.choose_by(model, pool, None, None)?;
@@ -153,30 +153,34 @@ impl Session {
     /// Encodes the sources and puts every row at its start. Places of the batch that have no source are finished from the
     /// start.
     pub async fn start(&self, start: &Start<'_>, should_stop: &ShouldStop<'_>) -> Result<()> {
-        let DecodeShape { batch, beams, src_len, max_len } = self.shape;
-        let (rows, sources) = (self.shape.rows(), start.sources);
+        let DecodeShape { batch, beams, drafts, src_len, max_len } = self.shape;
+        let (rows, sequences, sources) = (self.shape.rows(), self.shape.sequences(), start.sources);
         let mut ids = vec![start.settings.pad; batch * src_len];
         let mut lens = vec![0u32; batch];
         for (b, source) in sources.iter().enumerate() {
             ids[b * src_len..][..source.len()].copy_from_slice(source);
             lens[b] = source.len() as u32;
         }
-        let source_of: Vec<u32> = (0..rows).map(|row| (row / beams) as u32).collect();
-        let cache_row: Vec<u32> = (0..rows * max_len).map(|i| (i / max_len) as u32).collect();
-        self.prepare.write("src_ids", &ids);
+        let sequence_of = |row: usize| row / (1 + drafts);
+        let source_of: Vec<u32> = (0..rows).map(|row| (sequence_of(row) / beams) as u32).collect();
+        let cache_row: Vec<u32> = (0..rows * max_len).map(|i| sequence_of(i / max_len) as u32).collect();
+        self.write("src_ids", &ids);
         self.write("src_lens", &lens);
         self.write("source_of", &source_of);
         self.write("cache_row", &cache_row);
-        self.write("pos", &vec![0u32; rows]);
+        self.write("pos", &self.positions(0));
         self.write("tgt_ids", &vec![start.start_token; rows]);
         self.write("settings", std::slice::from_ref(start.settings));
-        self.write("tokens", &vec![start.start_token; rows]);
+        self.write("tokens", &vec![start.start_token; sequences]);
+        if drafts > 0 {
+            self.write("origin", &vec![0u32; max_len * sequences]);
+        }
         if let Some(rules) = start.rules {
             self.write("rules", &rules.words);
         }
         if beams == 1 {
             let mut numbers = start.sequences.to_vec();
-            numbers.resize(rows, 0);
+            numbers.resize(sequences, 0);
             self.write("sequences", &numbers);
             self.write("finished", &self.unused(sources.len()));
         } else {
@@ -204,32 +208,38 @@ impl Session {
         self.gpu.write(&self.state["rules"].buffer, 4 * place as u64, words);
     }
 
-    /// 1 for each row of a place of the batch beyond the sources.
+    /// 1 for each place of the batch beyond the sources.
     fn unused(&self, n_sources: usize) -> Vec<u32> {
-        (0..self.shape.rows()).map(|row| u32::from(row / self.shape.beams >= n_sources)).collect()
+        (0..self.shape.batch).map(|source| u32::from(source >= n_sources)).collect()
+    }
+
+    /// Where the tokens of all rows stand if the newest of their sequences stand at `at`.
+    fn positions(&self, at: usize) -> Vec<u32> {
+        (0..self.shape.rows()).map(|row| (at + row % (1 + self.shape.drafts)) as u32).collect()
     }
 
     /// Lets every row go on with this token behind position `at`, whatever it would choose itself.
     pub async fn feed(&self, at: usize, token: u32) -> Result<()> {
-        let rows = self.shape.rows();
+        let (rows, sequences) = (self.shape.rows(), self.shape.sequences());
         Plan::run_in_turn(&[&self.step], 1).await?;
-        let row = 4 * rows as u64 * (at + 1) as u64;
+        let place = 4 * sequences as u64 * (at + 1) as u64;
+        // Drafts are no guess here, and wrong ones are overwritten.
         self.write("tgt_ids", &vec![token; rows]);
-        self.write("pos", &vec![at as u32 + 1; rows]);
-        self.gpu.write(&self.state["tokens"].buffer, row, &vec![token; rows]);
+        self.write("pos", &self.positions(at + 1));
+        self.gpu.write(&self.state["tokens"].buffer, place, &vec![token; sequences]);
         if self.shape.beams > 1 {
-            self.gpu.write(&self.state["parents"].buffer, row, &(0..rows as u32).collect::<Vec<_>>());
+            self.gpu.write(&self.state["parents"].buffer, place, &(0..sequences as u32).collect::<Vec<_>>());
         }
         Ok(())
     }
 
-    /// Makes the next `count` tokens of every row, in one submit.
+    /// Makes the next `count` tokens of every row, or more with drafts, in one submit.
     pub async fn advance(&self, count: usize) -> Result<()> {
         Plan::run_in_turn(&self.plans(), count).await
     }
 
-    /// Starts the way back of `count` positions of `tokens`, `parents` or `token_scores`, from position `first` on: `[count, rows]`
-    /// or, of `token_scores`, `[count, rows, 2 width]`.
+    /// Starts the way back of `count` positions of `tokens`, `origin`, `parents` or `token_scores`, from position `first` on: `[count,
+    /// sequences]` or, of `token_scores`, `[count, sequences, 2 width]`.
     pub fn start_history<T: bytemuck::Pod>(&self, name: &str, first: usize, count: usize) -> Result<Readback<T>> {
         let Slice { buffer, bytes, .. } = &self.state[name];
         let row = bytes / self.shape.max_len as u64;

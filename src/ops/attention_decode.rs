@@ -11,14 +11,16 @@ use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
 /// - causal, over a cache: `qkv [rows, 3 heads d_kv]`; the position of each, `[rows]` (u32), up to which keys are visible; the bias
 ///   `[heads, 2 reach + 1]`, by clamped distance; and the table `[rows, kv_len]` (u32): in which row of the cache the key and value
 ///   of each position lie. At its own position a row must name itself, and elsewhere no row that stands at that position
+/// - causal, over a cache in which the rows' own keys lie already ([`super::AppendKv`]): after these four the cache, and the table
+///   may name any row of it
 ///
-/// Outputs: `[rows, heads d_kv]`, zeros where there are no keys; causal: the cache, laid out like `kv` with a home for each row,
+/// Outputs: `[rows, heads d_kv]`, zeros where there are no keys; causal, if it stores: the cache, laid out like `kv` with a home for each row,
 /// in which the row's own place at its position becomes the new `[k | v]`. It is to be stored in a leaf; a position past its end
 /// writes nothing.
 #[derive(Clone, Debug)]
 pub struct AttentionDecode {
     pub rows: usize,
-    /// Rows of the cache, which are `rows`; or sources.
+    /// Rows of the cache, which are `rows` if it stores; or sources.
     pub homes: usize,
     pub heads: usize,
     pub d_kv: usize,
@@ -29,6 +31,8 @@ pub struct AttentionDecode {
     pub window: usize,
     /// Self-attention over a cache, with T5's position bias.
     pub causal: bool,
+    /// Of self-attention: whether each row's key and value are stored here, before it attends.
+    pub stores: bool,
     /// Largest distance that the bias tells apart.
     pub reach: usize,
     /// Instead of the workgroups that suit the adapter, those of cards, or of software adapters; tests go through both.
@@ -64,6 +68,7 @@ static ATTENTION_DECODE: Shader = Shader {
     defaults: &[
         ("DV", Constant::U32(1)),
         ("CAUSAL", Constant::Bool(false)),
+        ("STORES", Constant::Bool(false)),
         ("SPLIT", Constant::Bool(false)),
         ("LANES", Constant::U32(64)),
         ("KEYS", Constant::U32(64)),
@@ -103,17 +108,22 @@ impl Op for AttentionDecode {
         assert!(self.window < self.windows, "{self:?}");
         let kv = vec![self.homes * self.kv_len, self.kv_ld()];
         let mut outputs = vec![(vec![self.rows, self.inner()], Dtype::F32)];
-        let (lens, table) = if self.causal {
-            assert_eq!(self.homes, self.rows, "{self:?}");
-            outputs.push((kv, Dtype::F32));
+        let (lens, n_lens, table) = if self.causal {
+            if self.stores {
+                assert_eq!(self.homes, self.rows, "{self:?}");
+                outputs.push((kv, Dtype::F32));
+            } else {
+                assert_eq!(inputs[4], kv, "cache of {self:?}");
+            }
             assert_eq!(inputs[2], [self.heads, 2 * self.reach + 1], "bias of {self:?}");
-            (inputs[1], vec![self.rows, self.kv_len])
+            (inputs[1], self.rows, vec![self.rows, self.kv_len])
         } else {
+            assert!(!self.stores, "{self:?}");
             assert_eq!(inputs[1], kv, "kv of {self:?}");
-            (inputs[2], vec![self.rows])
+            (inputs[2], self.homes, vec![self.rows])
         };
         assert_eq!(inputs[0], [self.rows, self.q_ld()], "q of {self:?}");
-        assert_eq!(lens, [self.homes], "lens of {self:?}");
+        assert_eq!(lens, [n_lens], "lens of {self:?}");
         assert_eq!(inputs[3], table, "table of {self:?}");
         outputs
     }
@@ -130,6 +140,7 @@ impl Op for AttentionDecode {
         let header = Header::new()
             .u32("DV", d4.div_ceil(lanes) as u32)
             .bool("CAUSAL", self.causal)
+            .bool("STORES", self.stores)
             .bool("SPLIT", parts > 1)
             .u32("LANES", lanes as u32)
             .u32("KEYS", keys as u32)
@@ -144,7 +155,8 @@ impl Op for AttentionDecode {
         let stats = l.scratch(2 * rows * parts);
         let sums = if parts > 1 { l.scratch(rows * parts * 4 * d4) } else { l.output(0) };
         let mut bindings = if self.causal {
-            vec![("q", l.input(0)), ("lens", l.input(1)), ("bias", l.input(2)), ("kv", l.output(1))]
+            let cache = if self.stores { l.output(1) } else { l.input(4) };
+            vec![("q", l.input(0)), ("lens", l.input(1)), ("bias", l.input(2)), ("kv", cache)]
         } else {
             vec![("q", l.input(0)), ("kv", l.input(1)), ("lens", l.input(2))]
         };
@@ -174,7 +186,7 @@ impl Op for AttentionDecode {
         l.flops(self.flops());
         l.moves("q", self.rows * self.q_ld());
         // The cache or the sources once, and what each row adds.
-        let written = if self.causal { 2 * self.rows * self.inner() } else { 0 };
+        let written = if self.stores { 2 * self.rows * self.inner() } else { 0 };
         l.moves("kv", 2 * self.homes * self.kv_len * self.inner() + written);
         if parts > 1 {
             l.launch(Launch {
@@ -201,7 +213,7 @@ impl Op for AttentionDecode {
             (inputs[1].clone(), &inputs[2], None)
         };
         let place = |home: usize, j: usize| (home * self.kv_len + j) * self.kv_ld() + self.k_offset();
-        for (r, &at) in lens.data.iter().enumerate().filter(|(_, at)| self.causal && **at < self.kv_len as f64) {
+        for (r, &at) in lens.data.iter().enumerate().filter(|(_, at)| self.stores && **at < self.kv_len as f64) {
             let row = &q.data[r * self.q_ld()..][inner..3 * inner];
             kv.data[place(r, at as usize)..][..2 * inner].copy_from_slice(row);
         }
@@ -229,7 +241,7 @@ impl Op for AttentionDecode {
                 }
             }
         }
-        if self.causal { vec![out, kv] } else { vec![out] }
+        if self.stores { vec![out, kv] } else { vec![out] }
     }
 
     fn flops(&self) -> f64 {

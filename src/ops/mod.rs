@@ -1,7 +1,9 @@
 //! The ops of a T5, one file each: shape rule, kernel launches, backward rule, f64 oracle.
 
+mod accept_drafts;
 mod activation;
 mod adjust_logits;
+mod append_kv;
 mod attention;
 mod attention_decode;
 mod attention_oracle;
@@ -23,8 +25,10 @@ mod token_scores;
 mod top_tokens;
 mod weights;
 
+pub use accept_drafts::AcceptDrafts;
 pub use activation::{Activation, Function};
 pub use adjust_logits::AdjustLogits;
+pub use append_kv::AppendKv;
 pub use attention::{Attention, Mask, Tiling};
 pub use attention_decode::AttentionDecode;
 pub use beam_search::BeamSearch;
@@ -44,11 +48,13 @@ pub use top_tokens::TopTokens;
 
 /// Every op by name. A test fails if one of them has no case in `verify`.
 pub const NAMES: &[&str] = &[
+    "accept_drafts",
     "activation",
     "activation_backward",
     "add",
     "add_into",
     "adjust_logits",
+    "append_kv",
     "attention",
     "attention_backward",
     "attention_decode",

@@ -2,8 +2,8 @@
 
 use super::dropout::{RANDOM, pcg4d};
 use super::token_choice::{BAD_TOKEN, LANES, REDUCE, SETTINGS, SETTINGS_LEN};
-use crate::gpu::{Constant, Header, Shader};
-use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
+use crate::gpu::{Caps, Constant, Header, Shader};
+use crate::graph::{Dtype, Launch, Launcher, Op, Operand, Tensor64};
 
 /// `logits [batch, vocab]`, `settings` (see [`super::ChoiceSettings`]), `sequences [batch]` (u32, which random draws a row gets)
 /// -> four values to be stored in leaves, all u32: `ids [batch]`, the newest tokens; `tokens [len, batch]`;
@@ -19,7 +19,7 @@ pub struct Sample {
     pub shared: Option<bool>,
 }
 
-/// Classes of a workgroup that looks for the likeliest: SHARE in likeliest.wgsl.
+/// Classes of a workgroup that looks for the likeliest, where many share a row.
 const SHARE: usize = 512;
 
 static LIKELIEST: Shader = Shader {
@@ -28,6 +28,34 @@ static LIKELIEST: Shader = Shader {
     shared: &[SETTINGS, REDUCE],
     defaults: &[("LANES", Constant::U32(LANES as u32))],
 };
+
+/// Looks for the likeliest class of each share of each row of input 0, the logits; input 1: the settings. Gives pairs of a key and
+/// a class `[rows, shares]`, and the number of shares, which is 1 unless many workgroups share a row.
+pub(super) fn launch_likeliest(l: &mut Launcher<'_>, is_shared: bool) -> (Operand, usize) {
+    let [batch, vocab] = [l.shape(0)[0], l.shape(0)[1]];
+    let share = if is_shared { SHARE } else { vocab };
+    let shares = vocab.div_ceil(share);
+    let found = l.scratch(2 * batch * shares);
+    l.iterations(share.div_ceil(LANES) + 32, &format!("the choice among {vocab} tokens"));
+    l.launch(Launch {
+        shader: &LIKELIEST,
+        header: Header::new(),
+        bindings: vec![("logits", l.input(0)), ("settings", l.input(1)), ("found", found)],
+        params: vec![
+            ("batch", batch.into()),
+            ("vocab", vocab.into()),
+            ("shares", shares.into()),
+            ("share", share.into()),
+        ],
+        workgroups: (batch * shares) as u64,
+    });
+    (found, shares)
+}
+
+/// Whether many workgroups share a row, if the adapter decides.
+pub(super) fn shares_rows(caps: &Caps, vocab: usize) -> bool {
+    !caps.is_cpu() && vocab > 4 * SHARE
+}
 
 /// Rounds of a bisection over the keys of all floats: each leaves at most a quarter of 2^32, and one and a quarter.
 const CUT_ROUNDS: u32 = 18;
@@ -59,18 +87,8 @@ impl Op for Sample {
         let rounds = 2 * CUT_ROUNDS as usize + 1;
         let iterations = vocab.div_ceil(LANES) * (rounds + 3) + 32 * (rounds + 1) + 2 * LANES;
         l.iterations(iterations, &format!("the choice among {vocab} tokens"));
-        let is_shared = self.shared.unwrap_or(!l.caps.is_cpu() && vocab > 4 * SHARE);
-        let shares = if is_shared { vocab.div_ceil(SHARE) } else { 0 };
-        let found = l.scratch(2 * batch * shares.max(1));
-        if is_shared {
-            l.launch(Launch {
-                shader: &LIKELIEST,
-                header: Header::new(),
-                bindings: vec![("logits", l.input(0)), ("settings", l.input(1)), ("found", found)],
-                params: vec![("batch", batch.into()), ("vocab", vocab.into()), ("shares", shares.into())],
-                workgroups: (batch * shares) as u64,
-            });
-        }
+        let is_shared = self.shared.unwrap_or(shares_rows(l.caps, vocab));
+        let (found, shares) = if is_shared { launch_likeliest(l, true) } else { (l.scratch(2 * batch), 0) };
         l.launch(Launch {
             shader: &SAMPLE,
             header: Header::new(),
@@ -126,7 +144,7 @@ impl Op for Sample {
 }
 
 /// The choice for one row by full sorting; `s`: the settings' words, `key`: the key of the random draw.
-fn choose(row: &[f64], s: &[u32], key: [u32; 4]) -> u32 {
+pub(super) fn choose(row: &[f64], s: &[u32], key: [u32; 4]) -> u32 {
     let mut order: Vec<usize> = (0..row.len()).filter(|&i| !row[i].is_nan()).collect();
     order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));
     let Some(&best) = order.first() else { return BAD_TOKEN };

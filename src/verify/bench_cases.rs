@@ -6,9 +6,9 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Add, AddInto, Dtype};
 use crate::ops::{
-    Activation, AdjustLogits, Attention, AttentionDecode, BeamSearch, ChoiceSettings, CrossEntropy, Dropout, Function,
-    Gather, Logits, Mask, Matmul, MatmulLayout, MeanPool, PositionBias, RmsNorm, SETTINGS_LEN, Sample, TokenScores,
-    TopTokens, distance_buckets, gather_index,
+    AcceptDrafts, Activation, AdjustLogits, AppendKv, Attention, AttentionDecode, BeamSearch, ChoiceSettings,
+    CrossEntropy, Dropout, Function, Gather, Logits, Mask, Matmul, MatmulLayout, MeanPool, PositionBias, RmsNorm,
+    SETTINGS_LEN, Sample, TokenScores, TopTokens, distance_buckets, gather_index,
 };
 use crate::plan::Plan;
 
@@ -83,6 +83,8 @@ pub fn bench_cases() -> Vec<Case> {
         Case::new("attention_decode 4 over 128", attention_decode),
         Case::new("sample greedy 4 of 32128", |b| sample(b, 0.0)),
         Case::new("sample top_k top_p 4 of 32128", |b| sample(b, 1.0)),
+        Case::new("append_kv 4 of 1 over 128", append_kv),
+        Case::new("accept_drafts 3 of 32128", accept_drafts),
         Case::new("adjust_logits 4 of 32128", adjust_logits),
         Case::new("top_tokens 8 of 32128, 4 rows", top_tokens),
         Case::new("token_scores 5 of 32128, 4 rows", token_scores),
@@ -180,6 +182,7 @@ fn attention_decode(b: &mut CaseBuilder) {
         windows: 1,
         window: 0,
         causal: true,
+        stores: true,
         reach: REACH,
         wide: None,
     };
@@ -210,6 +213,44 @@ fn sample(b: &mut CaseBuilder, temperature: f32) {
         b.ids("pos", &[0; SEQUENCES]),
     ];
     let made = b.graph.push(Sample { len: MAX_LEN, shared: None }, &inputs);
+    for (value, leaf) in made.into_iter().zip(state) {
+        b.graph.store_in(value, leaf);
+        let name = b.graph.value(leaf).label.clone();
+        b.output_constant(&name, leaf);
+    }
+}
+
+/// The four rows of one sequence with three drafts.
+fn append_kv(b: &mut CaseBuilder) {
+    let inputs = [
+        b.constant("qkv", &[SEQUENCES, 3 * INNER], 0.5),
+        b.ids("pos", &[100, 101, 102, 103]),
+        b.leaf("table", &[SEQUENCES, LEN], Dtype::U32, vec![0.0; SEQUENCES * LEN]),
+    ];
+    let memory = b.constant("cache", &[LEN, 2 * INNER], 0.5);
+    let cache = b.graph.push1(AppendKv { homes: 1, kv_len: LEN }, &inputs);
+    b.graph.store_in(cache, memory);
+    b.output_constant("cache", memory);
+}
+
+/// One sequence whose drafts are wrong, so that each replay advances a position.
+fn accept_drafts(b: &mut CaseBuilder) {
+    const MAX_LEN: usize = 1024;
+    let words: [u32; SETTINGS_LEN] = bytemuck::cast(ChoiceSettings::default());
+    let inputs = [
+        b.constant("logits", &[SEQUENCES, VOCAB], 8.0),
+        b.ids("settings", &words),
+        b.ids("src_ids", &[0; LEN]),
+        b.ids("src_lens", &[LEN as u32]),
+    ];
+    let state = [
+        b.ids("ids", &[0; SEQUENCES]),
+        b.leaf("tokens", &[MAX_LEN, 1], Dtype::U32, vec![0.0; MAX_LEN]),
+        b.ids("finished", &[0]),
+        b.ids("pos", &[0, 1, 2, 3]),
+        b.leaf("origin", &[MAX_LEN, 1], Dtype::U32, vec![0.0; MAX_LEN]),
+    ];
+    let made = b.graph.push(AcceptDrafts { drafts: SEQUENCES - 1, len: MAX_LEN, shared: None }, &inputs);
     for (value, leaf) in made.into_iter().zip(state) {
         b.graph.store_in(value, leaf);
         let name = b.graph.value(leaf).label.clone();

@@ -3,6 +3,7 @@
 
 mod attention;
 mod decoding;
+mod drafts;
 mod fused;
 mod packed;
 
@@ -207,6 +208,7 @@ pub fn cases() -> Vec<Case> {
     cross_entropy(&mut cases);
     mean_pool(&mut cases);
     decoding::push(&mut cases);
+    drafts::push(&mut cases);
     logits(&mut cases);
     fused::push(&mut cases);
     packed::push(&mut cases);

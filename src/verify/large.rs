@@ -129,8 +129,8 @@ fn top_tokens(rows: usize, vocab: usize) -> Case {
 fn attention_decode(kv_len: usize) -> Case {
     let case = Case::new(format!("attention_decode of {kv_len} keys"), move |b| {
         let [rows, heads, d_kv, reach] = [2, 1, 64, 128];
-        let (homes, windows, window, causal, wide) = (rows, 1, 0, true, None);
-        let op = AttentionDecode { rows, homes, heads, d_kv, kv_len, windows, window, causal, reach, wide };
+        let (homes, windows, window, causal, stores, wide) = (rows, 1, 0, true, true, None);
+        let op = AttentionDecode { rows, homes, heads, d_kv, kv_len, windows, window, causal, stores, reach, wide };
         // Every third key of the first row is the second's.
         let home = |i: usize| if i < kv_len / 2 && i.is_multiple_of(3) { 1.0 } else { (i / kv_len) as f64 };
         let table = (0..rows * kv_len).map(home).collect();

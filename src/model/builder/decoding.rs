@@ -2,15 +2,16 @@
 //! choosers that make tokens of logits.
 //!
 //! They meet in leaves, whose memory the caller provides (see [`DecodeShape::state`]). A *row* is what a step works on: a
-//! source, or one of the beams of a source, which lie side by side.
+//! source, or one of the beams of a source, or one of the next tokens of a source, of which all but the first are guessed. Rows of
+//! a source lie side by side.
 
 use super::{Builder, Stack};
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::model::config::T5Config;
 use crate::model::layout::{Layout, cross_leaf};
 use crate::ops::{
-    Activation, AdjustLogits, AttentionDecode, BeamSearch, Matmul, SETTINGS_LEN, Sample, TokenScores, TopTokens,
-    Variant,
+    AcceptDrafts, Activation, AdjustLogits, AppendKv, AttentionDecode, BeamSearch, Matmul, SETTINGS_LEN, Sample,
+    TokenScores, TopTokens, Variant,
 };
 
 /// Sizes of a decoding session.
@@ -18,8 +19,10 @@ use crate::ops::{
 pub struct DecodeShape {
     /// Sources.
     pub batch: usize,
-    /// Rows to a source: 1, or the number of its beams.
+    /// Sequences of a source: 1, or the number of its beams.
     pub beams: usize,
+    /// Tokens of a sequence that are guessed, so that a step checks them: rows beside that of its newest token. Not with beams.
+    pub drafts: usize,
     pub src_len: usize,
     /// Positions of the target, the start token included.
     pub max_len: usize,
@@ -34,26 +37,33 @@ pub struct StateLeaf {
 }
 
 impl DecodeShape {
-    pub fn rows(&self) -> usize {
+    /// Sequences, each of which has a row of the caches.
+    pub fn sequences(&self) -> usize {
         self.batch * self.beams
+    }
+
+    pub fn rows(&self) -> usize {
+        self.sequences() * (1 + self.drafts)
     }
 
     /// The leaves that outlive a run:
     /// - `cross.N`: keys and values of the source, for the run of decoder blocks that begins with block N
     /// - `cache.N`, `bias.N`: keys and values of the target so far and position biases, of block N
     /// - `cache_row [rows, max_len]`: in which row of the caches the key of each position lies. A row itself from its newest
-    ///   position on; a beam's earlier keys are where its ancestors left them
-    /// - `source_of [rows]`, `src_lens [batch]`: the source of each row, the tokens of each source
-    /// - `tgt_ids [rows]`, `pos [rows]`: the newest token and its position
-    /// - `tokens [max_len, rows]`: all tokens. A row's own at position p is `tokens[p, cache_row[row, p]]`
+    ///   position on; a beam's earlier keys are where its ancestors left them. All rows of a sequence name the sequence's
+    /// - `source_of [rows]`, `src_ids [batch src_len]`, `src_lens [batch]`: the source of each row, the tokens of each source and their
+    ///   number
+    /// - `tgt_ids [rows]`, `pos [rows]`: the newest token and its position, and behind it the drafts and theirs
+    /// - `tokens [max_len, sequences]`: all tokens. A row's own at position p is `tokens[p, cache_row[row, p]]`
     /// - `logits [rows, vocab]`: what a step makes and a chooser reads
     /// - `settings`: [`crate::ops::ChoiceSettings`]
-    /// - `finished [rows]`, `sequences [rows]`: of [`Sample`], where a source has one row
+    /// - `finished [batch]`, `sequences [batch]`: of [`Sample`], where a source has one sequence
+    /// - `origin [max_len, batch]`: of [`AcceptDrafts`], where it has drafts
     /// - `parents [max_len, rows]`, `beams`, `penalties [max_len]`: of [`BeamSearch`], where it has several
     ///
     /// A [`Chooser`] may ask for two more: `rules` and `token_scores`.
     pub fn state(&self, config: &T5Config, layout: &Layout) -> Vec<StateLeaf> {
-        let (rows, row) = (self.rows(), 2 * config.inner_dim());
+        let (rows, sequences, row) = (self.rows(), self.sequences(), 2 * config.inner_dim());
         let distances = 2 * config.relative_attention_max_distance + 1;
         let mut leaves = Vec::new();
         let mut add = |name: String, shape: &[usize], dtype| {
@@ -64,7 +74,7 @@ impl DecodeShape {
             add(format!("cross.{}", run.start), &[positions, run.len() * row], Dtype::F32);
         }
         for block in 0..config.num_decoder_layers {
-            add(format!("cache.{block}"), &[rows * self.max_len, row], Dtype::F32);
+            add(format!("cache.{block}"), &[sequences * self.max_len, row], Dtype::F32);
             if config.has_relative_bias(block) {
                 add(format!("bias.{block}"), &[config.num_heads, distances], Dtype::F32);
             }
@@ -73,23 +83,27 @@ impl DecodeShape {
             add(name.into(), &[rows], Dtype::U32);
         }
         if self.beams == 1 {
-            add("finished".into(), &[rows], Dtype::U32);
-            add("sequences".into(), &[rows], Dtype::U32);
+            add("finished".into(), &[sequences], Dtype::U32);
+            add("sequences".into(), &[sequences], Dtype::U32);
         } else {
             add("parents".into(), &[self.max_len, rows], Dtype::U32);
             add("beams".into(), &[self.batch, 1 + 5 * self.beams], Dtype::F32);
             add("penalties".into(), &[self.max_len], Dtype::F32);
         }
+        if self.drafts > 0 {
+            add("origin".into(), &[self.max_len, sequences], Dtype::U32);
+        }
+        add("src_ids".into(), &[positions], Dtype::U32);
         add("src_lens".into(), &[self.batch], Dtype::U32);
         add("cache_row".into(), &[rows, self.max_len], Dtype::U32);
-        add("tokens".into(), &[self.max_len, rows], Dtype::U32);
+        add("tokens".into(), &[self.max_len, sequences], Dtype::U32);
         add("logits".into(), &[rows, config.vocab_size], Dtype::F32);
         add("settings".into(), &[SETTINGS_LEN], Dtype::U32);
         leaves
     }
 
     /// The graph that makes tokens of logits and advances the state. Where a source has one row: each row's next token, greedy or
-    /// drawn. Where it has several: a step of beam search.
+    /// drawn, or greedy ones as far as its drafts are right. Where it has several: a step of beam search.
     pub fn chooser(&self, vocab: usize, chooser: Chooser) -> Graph {
         let rows = self.rows();
         let mut graph = Graph::new();
@@ -123,6 +137,12 @@ impl DecodeShape {
             let op = BeamSearch { beams: self.beams, len: self.max_len };
             let made = graph.push(op, &[top, settings, penalties]);
             store_all(&mut graph, &made, &["tgt_ids", "tokens", "parents", "pos", "cache_row", "beams"]);
+        } else if self.drafts > 0 {
+            let src_ids = graph.leaf("src_ids", &[self.batch * self.src_len], Dtype::U32);
+            let src_lens = graph.leaf("src_lens", &[self.batch], Dtype::U32);
+            let op = AcceptDrafts { drafts: self.drafts, len: self.max_len, shared: None };
+            let made = graph.push(op, &[logits, settings, src_ids, src_lens]);
+            store_all(&mut graph, &made, &["tgt_ids", "tokens", "finished", "pos", "origin"]);
         } else {
             let sequences = graph.leaf("sequences", &[rows], Dtype::U32);
             let chosen = graph.push(Sample { len: self.max_len, shared: None }, &[logits, settings, sequences]);
@@ -185,13 +205,14 @@ impl Builder<'_> {
         }
     }
 
-    /// One step of decoding for every row, of which each source has `beams`: embeds `tgt_ids` at `pos`, extends the caches,
-    /// and stores `logits`. Matrix products are of the kind that treats rows alike in any batch, so that a row's logits
+    /// One step of decoding for every row, of which each source has `beams`, or 1 and `drafts`: embeds `tgt_ids` at `pos`, extends the
+    /// caches, and stores `logits`. Matrix products are of the kind that treats rows alike in any batch, so that a row's logits
     /// do not depend on its neighbours.
-    pub fn decode_step(&mut self, beams: usize) {
+    pub fn decode_step(&mut self, beams: usize, drafts: usize) {
         self.variant = Some(Variant::Few);
         let (batch, src_len, max_len) = (self.shape.batch, self.shape.src_len, self.shape.tgt_len);
-        let rows = batch * beams;
+        let sequences = batch * beams;
+        let rows = sequences * (1 + drafts);
         let inner = self.config.inner_dim();
         let distances = 2 * self.config.relative_attention_max_distance + 1;
         let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
@@ -200,13 +221,14 @@ impl Builder<'_> {
         let source_of = self.graph.leaf("source_of", &[rows], Dtype::U32);
         let attention = AttentionDecode {
             rows,
-            homes: rows,
+            homes: sequences,
             heads: self.config.num_heads,
             d_kv: self.config.d_kv,
             kv_len: max_len,
             windows: 1,
             window: 0,
             causal: true,
+            stores: drafts == 0,
             reach: self.config.relative_attention_max_distance,
             wide: None,
         };
@@ -223,10 +245,19 @@ impl Builder<'_> {
             self.graph.scope(format!("{layer}.0"));
             let names = [format!("{layer}.0.layer_norm.weight"), format!("{layer}.0.SelfAttention.qkv.weight")];
             let qkv = self.linear_of_norm(names, x, None);
-            let memory = self.graph.leaf(format!("cache.{block}"), &[rows * max_len, 2 * inner], Dtype::F32);
+            let memory = self.graph.leaf(format!("cache.{block}"), &[sequences * max_len, 2 * inner], Dtype::F32);
             let inputs = [qkv, pos, bias, cache_row];
-            let [attended, cache] = self.graph.push(attention.clone(), &inputs)[..] else { unreachable!() };
-            self.graph.store_in(cache, memory);
+            let attended = if drafts == 0 {
+                let [attended, cache] = self.graph.push(attention.clone(), &inputs)[..] else { unreachable!() };
+                self.graph.store_in(cache, memory);
+                attended
+            } else {
+                // A draft sees the keys of those before it: all are stored before any row attends.
+                let append = AppendKv { homes: sequences, kv_len: max_len };
+                let cache = self.graph.push1(append, &[qkv, pos, cache_row]);
+                self.graph.store_in(cache, memory);
+                self.graph.push1(attention.clone(), &[&inputs[..], &[cache]].concat())
+            };
             x = self.project_back(&format!("{layer}.0.SelfAttention.o.weight"), attended, x);
 
             self.graph.scope(format!("{layer}.1"));
@@ -235,8 +266,15 @@ impl Builder<'_> {
             let cross_shape = [batch * src_len, run.len() * 2 * inner];
             let cross = self.graph.leaf(format!("cross.{}", run.start), &cross_shape, Dtype::F32);
             let (windows, window) = (run.len(), block - run.start);
-            let op =
-                AttentionDecode { homes: batch, kv_len: src_len, windows, window, causal: false, ..attention.clone() };
+            let op = AttentionDecode {
+                homes: batch,
+                kv_len: src_len,
+                windows,
+                window,
+                causal: false,
+                stores: false,
+                ..attention.clone()
+            };
             let attended = self.graph.push1(op, &[q, cross, lens, source_of]);
             x = self.project_back(&format!("{layer}.1.EncDecAttention.o.weight"), attended, x);
 

@@ -40,7 +40,20 @@ fn attention_decode(cases: &mut Vec<Case>) {
                     // Sources that several rows read, and one that none does.
                     let homes = if causal { rows } else { rows / 2 + 1 };
                     let wide = Some(wide);
-                    let op = AttentionDecode { rows, homes, heads, d_kv, kv_len, windows, window, causal, reach, wide };
+                    let stores = causal;
+                    let op = AttentionDecode {
+                        rows,
+                        homes,
+                        heads,
+                        d_kv,
+                        kv_len,
+                        windows,
+                        window,
+                        causal,
+                        stores,
+                        reach,
+                        wide,
+                    };
                     let row = windows * 2 * inner;
                     // Full, half, and only the first key, or none; the fourth of four is past the end of its cache.
                     let lens = [kv_len - usize::from(causal), kv_len / 2, 0, kv_len];
