@@ -56,10 +56,10 @@ pub struct Decoding {
     pub min_p: f32,
     /// The draws of a source depend on the seed, the source's number and the position alone.
     pub seed: u64,
-    /// Tell the log-probability of every token that is made: [`Generation::log_probs`].
+    /// Tell the log-probability of every token that is made: [`Generation::log_probs`](super::Generation::log_probs).
     pub log_probs: bool,
     /// Tell so many of the likeliest tokens at every place, with their log-probabilities, and that of the token itself:
-    /// [`Generation::alternatives`].
+    /// [`Generation::alternatives`](super::Generation::alternatives).
     pub alternatives: usize,
     /// Tokens that are guessed at each step: see [`Decoding::speculate`].
     pub speculate: usize,
@@ -204,7 +204,7 @@ impl Decoding {
     /// in the source, or earlier in the target. Tokens are the same; where targets copy from their sources, there are fewer
     /// steps, each of which costs more: on a processor 3 guesses make a step take about twice as long. 0 guesses nothing. Of greedy
     /// decoding only, without rules and log-probabilities; [`Generator::generate`](super::Generator::generate) refuses the rest.
-    /// [`Generation::guessed`] tells how often guesses were right.
+    /// [`Generation::guessed`](super::Generation::guessed) tells how often guesses were right.
     pub fn speculate(self, drafts: usize) -> Decoding {
         Decoding { speculate: drafts, ..self }
     }
