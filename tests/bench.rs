@@ -239,7 +239,7 @@ fn predictions_need_no_adapter() {
     assert!(code == Some(0) && stdout.starts_with("PREDICTED"), "{stdout}");
 }
 
-/// A card wants thousands of invocations: a kernel, but for the products, which still have few, that has fewer leaves most of it idle, however fast each of them is.
+/// A card wants thousands of invocations: a kernel that has fewer leaves most of it idle, however fast each of them is.
 #[test]
 fn decoding_keeps_cards_busy() {
     let options = BenchOptions {
@@ -253,7 +253,7 @@ fn decoding_keeps_cards_busy() {
     assert!(step.steps.len() > 90, "{} dispatches", step.steps.len());
     // Units of 128 lanes.
     for units in [20, 60, 130] {
-        for dispatch in step.steps.iter().filter(|d| d.work.bytes >= SMALL_DISPATCH && d.kernel != "matmul_rows") {
+        for dispatch in step.steps.iter().filter(|d| d.work.bytes >= SMALL_DISPATCH) {
             let (has, lanes) = (dispatch.invocations(), units * 128);
             assert!(has >= lanes / 2, "{} ({}): {has} invocations for {lanes} lanes", dispatch.kernel, dispatch.label);
         }

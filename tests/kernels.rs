@@ -90,7 +90,7 @@ fn a_row_of_few_is_the_same_beside_any_others() {
     let (n, k) = (36, 416);
     let number = |i: usize| (i as u32).wrapping_mul(2_654_435_761) as f32 / u32::MAX as f32 - 0.5;
     let [scale, weights] = [k, 2 * n * k].map(|len| (0..len).map(|i| number(i + 7)).collect::<Vec<f32>>());
-    for variant in [Variant::Rows, Variant::Few] {
+    for variant in [Variant::Rows, Variant::Deep(32)] {
         let activation = Some(Activation { function: Function::GeluTanh, gated: true });
         let op = Matmul { norm: Some(1e-6), activation, variant: Some(variant), ..Matmul::new(MatmulLayout::Nt) };
         let first = [1, 3, 11].map(|m| {

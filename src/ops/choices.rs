@@ -25,19 +25,24 @@ impl Variant {
             Variant::Shared => "shared",
             Variant::Subgroup => "subgroup",
             Variant::Rows | Variant::Few => "rows",
+            Variant::Deep(8) => "deep 8",
+            Variant::Deep(16) => "deep 16",
+            Variant::Deep(32) => "deep 32",
+            Variant::Deep(64) => "deep 64",
+            Variant::Deep(_) => "deep 128",
         }
     }
 }
 
 impl Gemm {
-    /// The variant for this product. Sizes that are no multiples of four, which no
+    /// The variant for this product, `any_rows`: whatever the number of rows. Sizes that are no multiples of four, which no
     /// published T5 has, go by the rules, and so do packed weights.
-    pub(super) fn choose(&self, l: &mut Launcher<'_>, candidates: &[Variant]) -> Variant {
+    pub(super) fn choose(&self, l: &mut Launcher<'_>, candidates: &[Variant], any_rows: bool) -> Variant {
         let aligned = [self.a, self.b, self.c].iter().all(|matrix| matrix.is_vec4());
         if !(aligned && self.n.is_multiple_of(4)) || self.b.is_packed() {
             return candidates[0];
         }
-        let class = self.class(l.caps);
+        let class = self.class(l.caps, any_rows);
         // A software adapter pays for barriers and gains nothing from workgroup memory: not worth compiling.
         let worth = |v: &&Variant| !(l.caps.is_cpu() && **v == Variant::Shared);
         let candidates: Vec<_> = candidates.iter().filter(worth).copied().collect();
@@ -47,7 +52,7 @@ impl Gemm {
         candidates[l.choose(class, &names, flops, |class, i| self.trial(class, candidates[i]))]
     }
 
-    fn class(&self, caps: &Caps) -> Class {
+    fn class(&self, caps: &Caps, any_rows: bool) -> Class {
         let [m, n, k] = most(caps);
         let mut name = String::from(match self.layout {
             MatmulLayout::Nn => "matmul nn f32",
@@ -62,6 +67,9 @@ impl Gemm {
         }
         if self.adds() {
             name += " add";
+        }
+        if any_rows {
+            return Class::new(name + " few rows").model_size("n", self.n, n).model_size("k", self.k, k);
         }
         let class = Class::new(name);
         match self.layout {

@@ -22,7 +22,7 @@ pub(super) fn rows(dtype: Dtype, cols: usize) -> Rows {
     }
 }
 
-/// Elements of one load by `matmul_rows`: 16 bytes.
+/// Elements of one load by `matmul_rows` and `matmul_deep`: 16 bytes.
 pub(super) fn load_len(dtype: Dtype) -> usize {
     match dtype {
         Dtype::F32 | Dtype::U32 => 4,
@@ -42,7 +42,7 @@ pub(super) fn load_part(operand: Operand, vec4: bool) -> &'static str {
     }
 }
 
-/// The parts of `matmul_rows` with the place, the type and the meaning of a load.
+/// The parts of `matmul_rows` and `matmul_deep` with the place, the type and the meaning of a load.
 pub(super) fn weights_parts(header: Header, dtype: Dtype) -> Header {
     let header = header.part(include_str!("../../shaders/weights_loads.wgsl"));
     let packed = |part| header.clone().part(include_str!("../../shaders/weights_packed.wgsl")).part(part);

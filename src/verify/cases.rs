@@ -350,8 +350,13 @@ fn mean_pool(cases: &mut Vec<Case>) {
     }
 }
 
-/// The kernels of products.
-const VARIANTS: [Variant; 4] = [Variant::Rows, Variant::Tile, Variant::Subgroup, Variant::Shared];
+/// The kernels of products. Those whose invocations share sums, of every depth, are dealt out to two cases of seven: lavapipe
+/// takes seconds to compile each.
+fn variants(cases: &[Case]) -> Vec<Variant> {
+    let all = [Variant::Rows, Variant::Tile, Variant::Subgroup, Variant::Shared];
+    let deep = [8, 16, 32, 64, 128][cases.len() / 7 % 5];
+    all.into_iter().chain((cases.len() % 7 < 2).then_some(Variant::Deep(deep))).collect()
+}
 
 fn matmul(cases: &mut Vec<Case>) {
     // In the last three, Variant::Shared splits the sum over workgroups; in the last one it does so for the gradient of b.
@@ -370,7 +375,7 @@ fn matmul(cases: &mut Vec<Case>) {
     ];
     for [m, n, k] in sizes {
         for layout in [MatmulLayout::Nn, MatmulLayout::Nt, MatmulLayout::Tn] {
-            for variant in VARIANTS {
+            for variant in variants(cases) {
                 let name = format!("matmul {layout:?} {variant:?} [{m} {n} {k}]");
                 cases.push(Case::new(name, move |b| {
                     let a = if layout == MatmulLayout::Tn { [k, m] } else { [m, k] };

@@ -21,7 +21,9 @@ pub enum Variant {
     /// For few rows: each invocation walks along k alone. Layout NT, k a multiple of four. A row's result does not depend on the
     /// other rows.
     Rows,
-    /// `Rows` where it fits, so that a row's result is the same, bit for bit, however
+    /// The same for cards: so many invocations share a sum along k, 8 to 128, and read neighbouring weights.
+    Deep(u32),
+    /// `Rows` or `Deep`, whichever suits the adapter and the weights, so that a row's result is the same, bit for bit, however
     /// many rows there are.
     Few,
 }
@@ -113,8 +115,32 @@ static MATMUL_ROWS: Shader = Shader {
     ],
 };
 
-/// Invocations of `matmul_rows`'s workgroups.
+static MATMUL_DEEP: Shader = Shader {
+    name: "matmul_deep",
+    source: include_str!("../../../shaders/matmul_deep.wgsl"),
+    shared: &[FUNCTIONS],
+    defaults: &[
+        RESIDUAL,
+        ACCUMULATE,
+        ACTIVATE,
+        KIND,
+        ("ROWS", Constant::U32(8)),
+        ("DEEP", Constant::U32(32)),
+        ("LANES", Constant::U32(64)),
+        ("NORM", Constant::Bool(false)),
+        ("GATED", Constant::Bool(false)),
+    ],
+};
+
+/// Invocations of `matmul_rows`'s workgroups, and the fewest of `matmul_deep`'s.
 const ROWS_LANES: usize = 32;
+const DEEP_LANES: u32 = 64;
+
+/// Invocations that share a sum, in the kernels of [`Variant::Deep`].
+const DEPTHS: [u32; 5] = [8, 16, 32, 64, 128];
+
+/// Invocations that a product of few rows should have on a card: some hundred for each of its units.
+const WANTED_INVOCATIONS: usize = 1 << 14;
 
 /// Numbers of normed rows that matmul_rows keeps in workgroup memory, of which every adapter has 16 KiB; more are normed
 /// again wherever they are read.
@@ -160,7 +186,7 @@ impl Matrix {
 impl Variant {
     /// The variants worth trying on this adapter for this product, best first.
     pub fn candidates(caps: &Caps, gemm: &Gemm) -> Vec<Variant> {
-        let few = gemm.fits_few().then_some(Variant::Rows);
+        let few = gemm.few_rows(caps).into_iter().next();
         let mut candidates = Vec::new();
         candidates.extend(few.filter(|_| gemm.m <= FEW_ROWS));
         // Where subgroups are wider, the tile's accumulators exceed what registers hold.
@@ -182,7 +208,7 @@ impl Variant {
         match self {
             Variant::Tile | Variant::Shared | Variant::Few => true,
             Variant::Subgroup => caps.is_cpu() && caps.fixed_subgroup().is_some_and(|s| s == 4 || s == 8),
-            Variant::Rows => gemm.fits_few(),
+            Variant::Rows | Variant::Deep(_) => gemm.fits_few(),
         }
     }
 }
@@ -199,18 +225,38 @@ impl Gemm {
         self.along_k() && (!(self.b.is_packed() && self.is_gated()) || self.n.is_multiple_of(GROUP))
     }
 
+    /// The variants for few rows that are worth trying, best first, whatever the number of rows; none if they do not fit.
+    pub(in crate::ops) fn few_rows(&self, caps: &Caps) -> Vec<Variant> {
+        if !self.fits_few() {
+            return Vec::new();
+        }
+        // A software rasteriser has no lanes to keep busy, and pays for barriers.
+        if caps.is_cpu() {
+            return vec![Variant::Rows];
+        }
+        let loads = self.k / weights::load_len(self.b.operand.dtype);
+        let most = (loads.next_power_of_two() as u32).clamp(DEPTHS[0], DEPTHS[4]);
+        // Half a kilobyte in one piece: packed rows take turns in groups of four.
+        let least = if self.b.is_packed() { 8 } else { 32 };
+        let wanted = WANTED_INVOCATIONS.div_ceil(self.n.div_ceil(4)).next_power_of_two() as u32;
+        let best = wanted.clamp(least.min(most), most);
+        let others = DEPTHS.into_iter().filter(|&deep| deep != best && deep <= most).map(Variant::Deep);
+        [Variant::Deep(best)].into_iter().chain(others).chain([Variant::Rows]).collect()
+    }
+
     pub fn launch(&self, l: &mut Launcher<'_>) {
         let packed_fits = self.layout == MatmulLayout::Nt && self.b.offset == 0 && self.b.ld == self.k;
         assert!(!self.b.is_packed() || packed_fits, "a packed operand is b of layout Nt");
         let variant = match self.variant.filter(|v| v.runs(l.caps, self)) {
             // Sizes that no published T5 has: tiles, of which every row is added up alike.
             Some(Variant::Few) if !self.fits_few() => Variant::Tile,
-            Some(Variant::Few) => Variant::Rows,
+            Some(Variant::Few) => self.choose(l, &self.few_rows(l.caps), true),
             Some(variant) => variant,
-            None => self.choose(l, &Variant::candidates(l.caps, self)),
+            None => self.choose(l, &Variant::candidates(l.caps, self), false),
         };
         match variant {
-            Variant::Rows => self.launch_rows(l),
+            Variant::Rows => self.launch_rows(l, None),
+            Variant::Deep(deep) => self.launch_rows(l, Some(deep)),
             _ if self.norm.is_some() || self.is_gated() => self.launch_apart(l),
             Variant::Subgroup => self.launch_subgroup(l),
             Variant::Shared => self.launch_shared(l),
@@ -259,23 +305,33 @@ impl Gemm {
         self.launch_kernel(l, &MATMUL_SUBGROUP_NT, header, [self.a, self.b], depth, tiles.div_ceil(per_group));
     }
 
-    fn launch_rows(&self, l: &mut Launcher<'_>) {
-        let rows = self.m.next_power_of_two().min(FEW_ROWS);
-        // At least 64: Mesa guesses from an array of up to 32 elements how often the loop over it turns, and unrolls it.
-        let staged = if self.norm.is_some() && rows * self.k <= STAGED { (rows * self.k / 4).max(64) } else { 1 };
-        let header = Header::new()
-            .u32("ROWS", rows as u32)
-            .bool("NORM", self.norm.is_some())
-            .u32("STAGED4", staged as u32)
-            .bool("GATED", self.is_gated());
+    /// The kernels for few rows: `matmul_deep`, or `matmul_rows`.
+    fn launch_rows(&self, l: &mut Launcher<'_>, deep: Option<u32>) {
+        // Shares of so many invocations fit into 16 KiB. Rows that find no place get workgroups of their own.
+        let most_rows = deep.map_or(FEW_ROWS, |deep| FEW_ROWS.min(512 / deep as usize));
+        let rows = self.m.next_power_of_two().min(most_rows);
+        let header =
+            Header::new().u32("ROWS", rows as u32).bool("NORM", self.norm.is_some()).bool("GATED", self.is_gated());
+        let (shader, header, columns) = match deep {
+            Some(deep) => {
+                let lanes = deep.max(DEEP_LANES);
+                (&MATMUL_DEEP, header.u32("DEEP", deep).u32("LANES", lanes), 4 * (lanes / deep) as usize)
+            }
+            None => {
+                // At least 64: Mesa guesses from an array of up to 32 elements how often the loop over it turns, and unrolls it.
+                let fits = self.norm.is_some() && rows * self.k <= STAGED;
+                let staged = if fits { (rows * self.k / 4).max(64) } else { 1 };
+                (&MATMUL_ROWS, header.u32("STAGED4", staged as u32), 4 * ROWS_LANES)
+            }
+        };
         let header = weights::weights_parts(header, self.b.operand.dtype);
-        let groups = self.n.div_ceil(4 * ROWS_LANES);
+        let groups = self.n.div_ceil(columns);
         let load = weights::load_len(self.b.operand.dtype);
         let strides = [load, if self.b.is_packed() { 4 * GROUP } else { 4 }];
         let steps = self.k / load;
         let depth = Depth { name: "loads", steps, strides, tile_rows: rows, col_groups: Some(groups) };
         let workgroups = self.m.div_ceil(rows) * groups;
-        self.launch_kernel(l, &MATMUL_ROWS, header, [self.a, self.b], depth, workgroups);
+        self.launch_kernel(l, shader, header, [self.a, self.b], depth, workgroups);
     }
 
     /// What follows the sum over k, as a part of the kernel.

@@ -1,6 +1,6 @@
 //! Cases of products together with the norm before them and the operations after them.
 
-use super::{Case, VARIANTS};
+use super::{Case, variants};
 use crate::ops::{Activation, DropoutMask, Function, Matmul, MatmulLayout};
 
 pub(super) fn push(cases: &mut Vec<Case>) {
@@ -13,7 +13,7 @@ fn activations(cases: &mut Vec<Case>) {
     let functions = [Function::Relu, Function::GeluTanh, Function::GeluErf, Function::Silu];
     // The last is too large for workgroup memory.
     for (i, [m, n, k]) in [[1, 5, 8], [3, 132, 40], [9, 12, 36], [2, 9, 7], [8, 36, 400]].into_iter().enumerate() {
-        for (v, variant) in VARIANTS.into_iter().enumerate() {
+        for (v, variant) in variants(cases).into_iter().enumerate() {
             for gated in [false, true] {
                 for norm in [None, Some(1e-6)] {
                     let function = functions[(i + v) % 4];
@@ -44,7 +44,7 @@ fn activations(cases: &mut Vec<Case>) {
 
 fn dropout(cases: &mut Vec<Case>) {
     for [m, n, k] in [[5, 3, 7], [33, 36, 40], [36, 40, 1100]] {
-        for variant in VARIANTS {
+        for variant in variants(cases) {
             for residual in [false, true] {
                 let name = format!("matmul [{m} {n} {k}] {variant:?} dropout residual={residual}");
                 cases.push(Case::new(name, move |b| {

@@ -1,6 +1,6 @@
 //! Cases of the ops that read packed weights: the oracle gets the numbers that the packed ones stand for.
 
-use super::{Case, CaseBuilder, VARIANTS};
+use super::{Case, CaseBuilder, variants};
 use crate::graph::{Dtype, ValueId};
 use crate::ops::{Activation, Function, Gather, Logits, Matmul, MatmulLayout};
 
@@ -36,7 +36,7 @@ fn widths(dtype: Dtype) -> [usize; 3] {
 fn matmul(cases: &mut Vec<Case>, dtype: Dtype) {
     for k in widths(dtype) {
         for [m, n] in [[1, 1], [1, 9], [2, 132], [3, 4], [7, 130], [8, 36], [11, 5], [70, 33]] {
-            for variant in VARIANTS {
+            for variant in variants(cases) {
                 cases.push(Case::new(format!("matmul {dtype:?} {variant:?} [{m} {n} {k}]"), move |b| {
                     let (x, residual) = (b.constant("a", &[m, k], 1.0), b.constant("residual", &[m, n], 1.0));
                     let w = b.weights("b", [n, k], dtype);
@@ -52,7 +52,7 @@ fn matmul(cases: &mut Vec<Case>, dtype: Dtype) {
 /// With norm and gated activation; the last row is too long for workgroup memory, and 6 rows are no whole groups.
 fn fused_matmul(cases: &mut Vec<Case>, dtype: Dtype) {
     for [m, n, k] in [[1, 4, 32], [3, 132, 160], [9, 12, 64], [2, 6, 64], [8, 36, 416]] {
-        for variant in VARIANTS {
+        for variant in variants(cases) {
             for gated in [false, true] {
                 for norm in [None, Some(1e-6)] {
                     let name = format!("matmul {dtype:?} [{m} {n} {k}] {variant:?} gated={gated} norm={norm:?}");
