@@ -240,7 +240,8 @@ impl Gemm {
         let least = if self.b.is_packed() { 8 } else { 32 };
         let wanted = WANTED_INVOCATIONS.div_ceil(self.n.div_ceil(4)).next_power_of_two() as u32;
         let best = wanted.clamp(least.min(most), most);
-        let others = DEPTHS.into_iter().filter(|&deep| deep != best && deep <= most).map(Variant::Deep);
+        let others =
+            [best / 2, best * 2].into_iter().filter(|&deep| deep >= DEPTHS[0] && deep <= most).map(Variant::Deep);
         [Variant::Deep(best)].into_iter().chain(others).chain([Variant::Rows]).collect()
     }
 
