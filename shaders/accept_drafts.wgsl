@@ -32,17 +32,11 @@ const GUESSED = 2u; // a draft that was right
 @group(0) @binding(6) var<storage, read_write> tokens: array<u32>; // [len, batch]
 @group(0) @binding(7) var<storage, read_write> finished: array<u32>; // [batch]
 @group(0) @binding(8) var<storage, read_write> pos: array<u32>; // [batch, width]: where the rows' tokens stand
-@group(0) @binding(9) var<storage, read_write> origin: array<u32>; // [len, batch]: CHOSEN, GUESSED, or 0 where there is no token yet
+@group(0) @binding(9) var<storage, read_write> origin: array<u32>; // [len, batch]: CHOSEN, GUESSED, or 0: no token yet
 
 var<workgroup> chosen: array<u32, WIDTH>; // the likeliest token behind each row
 var<workgroup> drafts: array<u32, WIDTH>;
 var<workgroup> begin: vec2<u32>; // the position of the newest token before this step, and whether the sequence is finished
-
-fn is_end(token: u32) -> bool {
-    var ends = token == BAD;
-    for (var e = 0u; e < min(settings.n_eos, 16u); e++) { ends = ends || token == settings.eos[e / 4u][e % 4u]; }
-    return ends;
-}
 
 // The token at a position: of this step, or from before.
 fn token_at(position: u32, sequence: u32) -> u32 {
@@ -79,7 +73,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if made > 0u {
             if drafts[made] != chosen[made - 1u] { break; }
         }
-        is_over = is_end(chosen[made]);
+        is_over = chosen[made] == BAD || is_end(chosen[made]);
         made += 1u;
     }
     let newest = at + made;

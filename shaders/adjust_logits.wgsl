@@ -63,12 +63,6 @@ fn node_of(row: u32, at: u32) -> u32 {
     return node;
 }
 
-fn is_end(token: u32) -> bool {
-    var ends = false;
-    for (var e = 0u; e < min(settings.n_eos, 16u); e++) { ends = ends || token == settings.eos[e / 4u][e % 4u]; }
-    return ends;
-}
-
 fn is_allowed(row: u32, node: u32, token: u32) -> bool {
     if settings.mask != 0u {
         let word = rules[settings.mask + row * ((p.vocab + 31u) / 32u) + token / 32u];

@@ -70,12 +70,6 @@ fn merge(source: u32, state: u32) -> bool {
     return true;
 }
 
-fn ends(token: u32) -> bool {
-    var ends = false;
-    for (var e = 0u; e < min(settings.n_eos, 16u); e++) { ends = ends || token == settings.eos[e / 4u][e % 4u]; }
-    return ends;
-}
-
 // Puts a hypothesis in its place among the ended ones, behind its equals.
 fn insert(ended: u32, score: f32, at: u32, row: u32, token: u32) {
     var place = p.beams;
@@ -109,7 +103,7 @@ fn advance(source: u32, state: u32, at: u32) {
     var is_full = true;
     for (var b = 0u; b < p.beams; b++) { is_full = is_full && beams[ended + 4u * b + 1u] > 0.0; }
     // Only the best `beams` continuations can be results; the others are there so that enough go on.
-    for (var k = 0u; k < p.keep; k++) { kept_ends[k] = u32(is_last || ends(kept_token[k])); }
+    for (var k = 0u; k < p.keep; k++) { kept_ends[k] = u32(is_last || is_end(kept_token[k])); }
     for (var k = 0u; k < p.beams; k++) {
         if kept_ends[k] == 1u && !(is_full && settings.early_stopping == EARLY) {
             insert(ended, kept_score[k] / penalties[min(made, p.len - 1u)], at, row + kept_beam[k], kept_token[k]);

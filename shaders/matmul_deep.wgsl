@@ -1,34 +1,10 @@
 // c[m, n] = alpha * sum over k of a[m, k] * b[n, k] (+ residual) (+ c) for few rows m, as matmul_rows makes it, for cards. NORM:
 // of the rows of a, divided by their root mean square and multiplied by `scale`. GATED: act(a b1^T) * (a b2^T), b2 following b1
-// in b.
+// in b. The operands: matmul_few.wgsl.
 //
 // DEEP invocations share the sums of 4 columns of up to ROWS rows: neighbours read neighbouring loads of b, so that the memory
 // is read in whole lines, and there are enough of them to keep a card busy where columns are few. A sum is added up in an
 // order that follows from DEEP alone: a result depends on its own row alone, bit for bit, however many rows there are.
-
-struct Params {
-    m: u32,
-    n: u32,
-    loads: u32, // in a row of b, along k
-    lda4: u32, // vec4s in a row of a
-    ldb4: u32, // loads from one row of b to the next, or from one group of packed rows to the next
-    a_offset4: u32,
-    b_offset4: u32,
-    b_scales4: u32, // of the first scales, where b has any
-    ldc: u32,
-    c_offset: u32,
-    alpha: f32,
-    rate: f32, // of dropout
-    site: u32,
-    eps: f32,
-    col_groups: u32, // workgroups that go over the columns for one block of rows
-    grid_x: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> a: array<vec4<f32>>; // [m, lda4]
-@group(0) @binding(2) var<storage, read> b: array<Load>; // [n, ldb4], or [n / 4, ldb4] in groups; GATED: 2 n
-@group(0) @binding(5) var<storage, read> scale: array<vec4<f32>>; // [k / 4]
 
 const PARTS = min(8u, DEEP / 4u); // in which a sum's DEEP shares are added up, side by side
 

@@ -2,32 +2,8 @@
 // divided by their root mean square and multiplied by `scale`. GATED: act(a b1^T) * (a b2^T), b2 following b1 in b.
 //
 // Each invocation makes 4 columns of up to ROWS rows, so that every weight is read once for so many rows. b may be packed:
-// a load of it holds LOAD4 vec4s of weights, and k is a multiple of that. A result depends on its own row alone, bit for bit,
-// however many rows there are.
-
-struct Params {
-    m: u32,
-    n: u32,
-    loads: u32, // in a row of b, along k
-    lda4: u32, // vec4s in a row of a
-    ldb4: u32, // loads from one row of b to the next, or from one group of packed rows to the next
-    a_offset4: u32,
-    b_offset4: u32,
-    b_scales4: u32, // of the first scales, where b has any
-    ldc: u32,
-    c_offset: u32,
-    alpha: f32,
-    rate: f32, // of dropout
-    site: u32,
-    eps: f32,
-    col_groups: u32, // workgroups that go over the columns for one block of rows
-    grid_x: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> a: array<vec4<f32>>; // [m, lda4]
-@group(0) @binding(2) var<storage, read> b: array<Load>; // [n, ldb4], or [n / 4, ldb4] in groups; GATED: 2 n
-@group(0) @binding(5) var<storage, read> scale: array<vec4<f32>>; // [k / 4]
+// a load of it holds LOAD4 vec4s of weights, and k is a multiple of that. The operands: matmul_few.wgsl. A result depends
+// on its own row alone, bit for bit, however many rows there are.
 
 const LANES = 32u;
 

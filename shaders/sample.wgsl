@@ -165,9 +165,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
     if lane > 0u { return; }
     if finished[sequence] != 0u { token = settings.pad; }
-    var ends = token == BAD;
-    for (var e = 0u; e < min(settings.n_eos, 16u); e++) { ends = ends || token == settings.eos[e / 4u][e % 4u]; }
-    if ends { finished[sequence] = 1u; }
+    if token == BAD || is_end(token) { finished[sequence] = 1u; }
     let at = pos[sequence] + 1u;
     if at >= p.len { return; }
     tokens[at * p.batch + sequence] = token;

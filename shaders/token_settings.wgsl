@@ -28,3 +28,10 @@ struct Settings {
     reserved_0: u32,
     reserved_1: u32,
 }
+
+// Whether a sequence ends with this token. A kernel that includes this has `settings`.
+fn is_end(token: u32) -> bool {
+    var ends = false;
+    for (var e = 0u; e < min(settings.n_eos, 16u); e++) { ends = ends || token == settings.eos[e / 4u][e % 4u]; }
+    return ends;
+}

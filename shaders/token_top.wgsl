@@ -1,5 +1,5 @@
-// What goes over a row of `logits` for its likeliest classes. Kernels that include this have `logits`, `p.vocab` and the reductions of
-// token_reduce.wgsl.
+// What goes over a row of `logits` for its likeliest classes. Kernels that include this have `logits`, `p.vocab` and the
+// reductions of token_reduce.wgsl.
 
 const UNCHOOSABLE = -1e30; // the log-probability where a row has fewer classes; their id is -1
 

@@ -294,14 +294,13 @@ pub(crate) fn other_format(dir: &Path) -> Option<String> {
         )
     };
     let with_transformers = convert("transformers import AutoModelForSeq2SeqLM", "");
-    let of_transformers = ["tf_model.h5"];
     let describe = |name: &str| -> Option<String> {
         Some(match name {
             "adapter_config.json" => format!(
                 "is an adapter (LoRA or the like), which means nothing without its base model; {}",
                 convert("peft import AutoPeftModelForSeq2SeqLM", ".merge_and_unload()")
             ),
-            _ if of_transformers.contains(&name) => {
+            "tf_model.h5" => {
                 format!("has {name}, which cannot be read; {with_transformers}")
             }
             _ if name.ends_with(".ot") => {
@@ -324,7 +323,7 @@ pub(crate) fn other_format(dir: &Path) -> Option<String> {
     let first =
         |wanted: &dyn Fn(&str) -> bool| names.iter().filter(|name| wanted(name)).find_map(|name| describe(name));
     first(&|name| name == "adapter_config.json")
-        .or_else(|| first(&|name| of_transformers.contains(&name)))
+        .or_else(|| first(&|name| name == "tf_model.h5"))
         .or_else(|| first(&|_| true))
 }
 

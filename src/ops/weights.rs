@@ -44,7 +44,6 @@ pub(super) fn load_part(operand: Operand, vec4: bool) -> &'static str {
 
 /// The parts of `matmul_rows` and `matmul_deep` with the place, the type and the meaning of a load.
 pub(super) fn weights_parts(header: Header, dtype: Dtype) -> Header {
-    let header = header.part(include_str!("../../shaders/weights_loads.wgsl"));
     let packed = |part| header.clone().part(include_str!("../../shaders/weights_packed.wgsl")).part(part);
     match dtype {
         Dtype::F32 | Dtype::U32 => header.part(include_str!("../../shaders/weights_f32.wgsl")),

@@ -99,10 +99,13 @@ static MATMUL_SUBGROUP_NT: Shader = Shader {
     defaults: &[RESIDUAL, ACCUMULATE, ACTIVATE, KIND, ("SIDE", Constant::U32(8))],
 };
 
+/// Operands of the kernels for few rows.
+const FEW: &str = include_str!("../../../shaders/matmul_few.wgsl");
+
 static MATMUL_ROWS: Shader = Shader {
     name: "matmul_rows",
     source: include_str!("../../../shaders/matmul_rows.wgsl"),
-    shared: &[FUNCTIONS],
+    shared: &[FUNCTIONS, FEW],
     defaults: &[
         RESIDUAL,
         ACCUMULATE,
@@ -118,7 +121,7 @@ static MATMUL_ROWS: Shader = Shader {
 static MATMUL_DEEP: Shader = Shader {
     name: "matmul_deep",
     source: include_str!("../../../shaders/matmul_deep.wgsl"),
-    shared: &[FUNCTIONS],
+    shared: &[FUNCTIONS, FEW],
     defaults: &[
         RESIDUAL,
         ACCUMULATE,
