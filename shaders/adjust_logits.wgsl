@@ -66,7 +66,7 @@ fn node_of(row: u32, at: u32) -> u32 {
 fn is_allowed(row: u32, node: u32, token: u32) -> bool {
     if settings.mask != 0u {
         let word = rules[settings.mask + row * ((p.vocab + 31u) / 32u) + token / 32u];
-        if (word >> (token % 32u) & 1u) == 0u { return false; }
+        if ((word >> (token % 32u)) & 1u) == 0u { return false; }
     }
     if settings.trie == 0u { return true; }
     // Behind an answer, or beside all of them, there is only the end.

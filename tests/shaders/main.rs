@@ -135,6 +135,69 @@ fn the_check_sees_what_is_refused() {
     assert!(refusals("var dx = 1.0;")[0].contains("`dx`"));
 }
 
+/// naga forgives operators that the grammar of WGSL keeps apart (section 8.19); Tint does not.
+#[test]
+fn operators_that_do_not_mix_stand_in_brackets() {
+    assert_eq!(
+        mixed("x = a & b & c; y = (a >> 3u) & 1u; if a + b < c && f(d | e, g << 2u) == 1u { z += a % (b | c); }"),
+        [""; 0]
+    );
+    for line in ["a >> 3u & 1u", "a & b == c", "(a\n | b ^ c)", "a << b + 1u", "f(a && b || c)"] {
+        assert_eq!(mixed(line).len(), 1, "{line}");
+    }
+    for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders")).expect("shaders/") {
+        let file = file.expect("an entry").path();
+        let found = mixed(&fs::read_to_string(&file).expect("a shader is readable"));
+        assert!(found.is_empty(), "{}: {found:#?}", file.display());
+    }
+}
+
+/// Expressions of a source that mix operators without brackets, up to the operator that is one too many. Operators have a
+/// space on both sides, as all sources here write them: that tells a shift from the end of `vec2<vec2<u32>>`.
+fn mixed(source: &str) -> Vec<String> {
+    // What may stand beside `<<` and `>>`, beside `&` and so on: nothing but, for the last three, more of the same.
+    let kind = |operator: &str| match operator {
+        "+" | "-" | "*" | "/" | "%" => Some("arithmetic"),
+        "<<" | ">>" => Some("shift"),
+        "<" | ">" | "<=" | ">=" | "==" | "!=" => Some("comparison"),
+        "&" | "|" | "^" | "&&" | "||" => Some("logic"),
+        _ => None,
+    };
+    let mixes = |a: &str, b: &str| match (kind(a), kind(b)) {
+        (Some("shift"), Some("comparison")) | (Some("comparison"), Some("shift")) => true,
+        (Some("shift"), Some(_)) | (Some(_), Some("shift")) => false,
+        (Some("logic"), Some("logic")) => a == b,
+        (Some("logic"), _) => a == "&&" || a == "||",
+        (_, Some("logic")) => b == "&&" || b == "||",
+        _ => true,
+    };
+    let text: Vec<&str> = source.lines().map(|line| line.split("//").next().unwrap_or_default().trim()).collect();
+    let spaced =
+        text.join(" ").replace(['(', '['], " ( ").replace([')', ']'], " ) ").replace([',', ';', '{', '}'], " ; ");
+    let mut found = Vec::new();
+    // The operators of each expression that is open, and its text.
+    let mut open = vec![(Vec::<&str>::new(), String::new())];
+    for word in spaced.split_whitespace() {
+        if word == "(" {
+            open.push(Default::default());
+        } else if word == ")" && open.len() > 1 {
+            open.pop();
+        } else if word == ";" || (word.ends_with('=') && kind(word).is_none()) {
+            open.last_mut().map(std::mem::take);
+        } else if let Some((operators, text)) = open.last_mut() {
+            text.push_str(word);
+            text.push(' ');
+            if kind(word).is_some() {
+                if !operators.iter().all(|other| mixes(other, word)) {
+                    found.push(text.clone());
+                }
+                operators.push(word);
+            }
+        }
+    }
+    found
+}
+
 fn refused(module: &Module) -> impl Iterator<Item = String> {
     let mut found = Vec::new();
     for (_, ty) in module.types.iter() {
