@@ -1,5 +1,6 @@
 //! What replaying a plan costs the host: the time of the thread that encodes and submits 1,000 tiny dispatches, with the
-//! kernel changing at every dispatch and at none.
+//! kernel changing at every dispatch and at none; and what a training step of T5-small costs it, with its uploads and its
+//! report. A short batch has as many dispatches as a long one.
 //!
 //! On Linux it is the thread's processor time, which neither the device's work (another thread's, on a software adapter)
 //! nor other processes enter; elsewhere it is wall time.
@@ -10,15 +11,22 @@ mod adapter;
 use std::time::Instant;
 
 use adapter::gpu;
+use t5_wgpu::batch::BatchShape;
+use t5_wgpu::bench::random_batch;
 use t5_wgpu::gpu::Gpu;
 use t5_wgpu::graph::{Add, Dtype, Graph};
+use t5_wgpu::model::{Model, T5Config};
 use t5_wgpu::ops::RmsNorm;
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
+use t5_wgpu::train::engine::{Engine, Regularization};
+use t5_wgpu::train::inputs::Inputs;
+use t5_wgpu::train::optimizer::OptimizerConfig;
 
 const DISPATCHES: usize = 1000;
 /// Replays of one sample.
 const REPLAYS: usize = 100;
 const SAMPLES: usize = 3;
+const STEPS: u64 = 10;
 
 fn main() {
     let gpu = gpu();
@@ -38,6 +46,36 @@ fn main() {
         times.sort_by(f64::total_cmp);
         println!("{name}: {:.2} us a dispatch (fastest {:.2})", times[SAMPLES / 2], times[0]);
     }
+    training_step(&gpu);
+}
+
+fn training_step(gpu: &Gpu) {
+    let shape = BatchShape { batch: 2, src_len: 16, tgt_len: 16, packed: false };
+    let model = Model::init(gpu, T5Config::preset("t5-small").expect("a published size"), 0).expect("a model");
+    let inputs = Inputs::new(&random_batch(shape, model.config.vocab_size), &model.config).expect("a batch");
+    let regularization = Regularization { dropout: 0.1, ..Regularization::default() };
+    let mut engine = Engine::new(model, regularization, &OptimizerConfig::adamw(), 1.0).expect("an engine");
+    engine.prepare(shape).expect("a plan");
+    let dispatches = engine.plan(shape).expect("the plan above").dispatches() + engine.optimizer.program().len();
+    let mut times = Vec::new();
+    for number in 0..STEPS {
+        let (before, start) = (thread_seconds(), Instant::now());
+        engine.begin_step();
+        engine.micro_batch_of(&inputs, [0, 0, 0, number as u32]).expect("a plan");
+        let report = engine.finish_step(0.0, number).expect("a step");
+        let wall = start.elapsed().as_secs_f64();
+        times.push(1e6 * before.zip(thread_seconds()).map_or(wall, |(before, after)| after - before));
+        pollster::block_on(report.finish()).expect("the step ends");
+    }
+    // The first makes buffers.
+    times.remove(0);
+    times.sort_by(f64::total_cmp);
+    let median = times[times.len() / 2];
+    println!(
+        "training step of T5-small, {dispatches} dispatches: {median:.0} us, {:.2} us a dispatch (fastest {:.0} us)",
+        median / dispatches as f64,
+        times[0]
+    );
 }
 
 fn plan(gpu: &Gpu, alternate: bool) -> Plan {

@@ -59,9 +59,9 @@ fn step(bencher: Bencher, shape: &str, optimizer: &OptimizerConfig) {
     let mut run = || {
         engine.begin_step();
         engine.micro_batch(&batch, [0, 0, number, 0]).expect("the batch runs");
-        engine.finish_step(1e-3, u64::from(number)).expect("the optimiser runs");
+        let report = engine.finish_step(1e-3, u64::from(number)).expect("the optimiser runs");
         number += 1;
-        pollster::block_on(engine.report()).expect("the step ends")
+        pollster::block_on(report.finish()).expect("the step ends")
     };
     // The driver compiles a kernel at its first dispatch.
     run();

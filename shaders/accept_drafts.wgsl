@@ -15,6 +15,7 @@ struct Params {
     src_len: u32,
     shares: u32, // of a row in `found`
     grid_x: u32,
+    first_group: u32,
 }
 
 const WIDTH = 16u;
@@ -46,7 +47,7 @@ fn token_at(position: u32, sequence: u32) -> u32 {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let sequence = group.y * p.grid_x + group.x;
+    let sequence = p.first_group + group.y * p.grid_x + group.x;
     if sequence >= p.batch { return; }
     let row = sequence * p.width + lane;
     if lane < min(p.width, WIDTH) {

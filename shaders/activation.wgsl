@@ -6,6 +6,7 @@ struct Params {
     rows: u32,
     width: u32, // Elems in a row of y
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -14,7 +15,7 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let i = (group.y * p.grid_x + group.x) * 64u + lane;
+    let i = (p.first_group + group.y * p.grid_x + group.x) * 64u + lane;
     if i >= p.rows * p.width { return; }
     if GATED {
         let at = i + (i / p.width) * p.width;

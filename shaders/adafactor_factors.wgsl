@@ -17,6 +17,7 @@ struct Block {
 struct Params {
     blocks: u32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -28,7 +29,7 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let index = group.y * p.grid_x + group.x;
+    let index = p.first_group + group.y * p.grid_x + group.x;
     if index >= p.blocks || control.skipped != 0.0 { return; }
     let block = blocks[index];
     if lane >= block.lines { return; }

@@ -7,6 +7,7 @@ struct Params {
     count: u32,
     eps1: f32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -22,7 +23,7 @@ var<workgroup> by_col: array<f32, 1024>; // [16, 64 columns]
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let index = group.y * p.grid_x + group.x;
+    let index = p.first_group + group.y * p.grid_x + group.x;
     if index >= p.count { return; }
     let tile = tiles[p.first + index];
     let piece = pieces[tile.piece];

@@ -21,6 +21,7 @@ struct Params {
     threshold: f32,
     scale_parameter: u32, // 1: steps are relative to the parameters' root mean square
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -31,7 +32,7 @@ struct Params {
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let index = group.y * p.grid_x + group.x;
+    let index = p.first_group + group.y * p.grid_x + group.x;
     if index >= p.count { return; }
     let tensor = tensors[index];
     var sum = 0.0;

@@ -8,6 +8,7 @@ struct Params {
     count: u32,
     eps1: f32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -28,7 +29,7 @@ fn moment(at: u32, g: f32) -> f32 {
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let index = group.y * p.grid_x + group.x;
+    let index = p.first_group + group.y * p.grid_x + group.x;
     if index >= p.count || control.skipped != 0.0 { return; }
     let tile = tiles[p.first + index];
     let piece = pieces[tile.piece];

@@ -10,6 +10,7 @@ struct Params {
     beta2_rest: f32, // 1 - beta2
     eps: f32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -22,7 +23,7 @@ struct Params {
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let i = (group.y * p.grid_x + group.x) * 256u + lane;
+    let i = (p.first_group + group.y * p.grid_x + group.x) * 256u + lane;
     if i >= p.len4 || control.skipped != 0.0 { return; }
     let g = grads[i] * control.scale;
     let first = p.beta1 * m[i] + p.beta1_rest * g;

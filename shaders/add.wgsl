@@ -5,6 +5,7 @@
 struct Params {
     len: u32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -14,7 +15,7 @@ struct Params {
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let i = (group.y * p.grid_x + group.x) * 256u + lane;
+    let i = (p.first_group + group.y * p.grid_x + group.x) * 256u + lane;
     if i < p.len {
         out[i] = a[i] + b[i];
     }

@@ -11,6 +11,7 @@ struct Params {
     vocab: u32,
     len: u32, // positions that a sequence can have
     grid_x: u32,
+    first_group: u32,
 }
 
 const SUPPRESSED = -1e30;
@@ -88,7 +89,7 @@ fn ends_with(row: u32, at: u32, first: u32, count: u32) -> bool {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row = group.y * p.grid_x + group.x;
+    let row = p.first_group + group.y * p.grid_x + group.x;
     if row >= p.rows { return; }
     let start = row * p.vocab;
     let at = min(pos[row], p.len - 1u);

@@ -9,6 +9,7 @@ struct Params {
     inner: u32,
     kv_len: u32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -19,7 +20,7 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let index = (group.y * p.grid_x + group.x) * 64u + lane;
+    let index = (p.first_group + group.y * p.grid_x + group.x) * 64u + lane;
     let width = 2u * p.inner;
     if index >= p.rows * width { return; }
     let row = index / width;

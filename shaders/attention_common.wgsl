@@ -22,6 +22,7 @@ struct Params {
     rate: f32,
     tile: u32, // TILE; a run-time bound, since some compilers unroll every constant one
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -39,7 +40,7 @@ struct Work {
 }
 
 fn work(group: vec3<u32>, len: u32) -> Work {
-    let index = group.y * p.grid_x + group.x;
+    let index = p.first_group + group.y * p.grid_x + group.x;
     let tiles = (len + TILE - 1u) / TILE;
     let head = (index / tiles) % p.heads;
     let sequence = index / tiles / p.heads;

@@ -26,6 +26,7 @@ struct Params {
     reach: u32, // largest distance that the bias tells apart
     parts: u32, // workgroups to a (row, head)
     grid_x: u32,
+    first_group: u32,
 }
 
 const MASKED = -1e30;
@@ -45,8 +46,8 @@ var<workgroup> sums: array<vec4<f32>, LANES>;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let part = (group.y * p.grid_x + group.x) % p.parts;
-    let index = (group.y * p.grid_x + group.x) / p.parts;
+    let part = (p.first_group + group.y * p.grid_x + group.x) % p.parts;
+    let index = (p.first_group + group.y * p.grid_x + group.x) / p.parts;
     if index >= p.rows * p.heads { return; }
     let row = index / p.heads;
     let head = index % p.heads;

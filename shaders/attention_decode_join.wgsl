@@ -8,6 +8,7 @@ struct Params {
     pitch: u32, // numbers in a row of a part
     parts: u32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -17,7 +18,7 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let i = (group.y * p.grid_x + group.x) * 64u + lane;
+    let i = (p.first_group + group.y * p.grid_x + group.x) * 64u + lane;
     let row = i / p.d_kv;
     if row >= p.rows { return; }
     var top = stats[row * p.parts].x;

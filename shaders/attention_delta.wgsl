@@ -8,6 +8,7 @@ struct Params {
     d_kv: u32,
     q_len: u32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -18,7 +19,7 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row = (group.y * p.grid_x + group.x) * 64u + lane;
+    let row = (p.first_group + group.y * p.grid_x + group.x) * 64u + lane;
     if row >= p.batch * p.heads * p.q_len { return; }
     let i = row % p.q_len;
     let head = (row / p.q_len) % p.heads;

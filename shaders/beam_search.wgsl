@@ -13,6 +13,7 @@ struct Params {
     keep: u32, // tokens of a beam's list, and continuations looked at
     len: u32, // positions that a sequence can have
     grid_x: u32,
+    first_group: u32,
 }
 
 const MOST_BEAMS = 32u;
@@ -147,7 +148,7 @@ fn advance(source: u32, state: u32, at: u32) {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let source = group.y * p.grid_x + group.x;
+    let source = p.first_group + group.y * p.grid_x + group.x;
     if source >= p.batch { return; }
     let state = source * (1u + 5u * p.beams);
     let row = source * p.beams;

@@ -12,6 +12,7 @@ struct Params {
     smoothing: f32,
     z_loss: f32,
     grid_x: u32,
+    first_group: u32,
 }
 
 const IGNORE = 0xffffffffu;
@@ -28,7 +29,7 @@ var<workgroup> partial: array<vec4<f32>, 64>;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let lane = index % LANES;
-    let row = (group.y * p.grid_x + group.x) * (64u / LANES) + index / LANES;
+    let row = (p.first_group + group.y * p.grid_x + group.x) * (64u / LANES) + index / LANES;
     let start = min(row, p.rows - 1u) * p.width;
     let label = labels[p.first + min(row, p.rows - 1u)];
 

@@ -12,6 +12,7 @@ struct Params {
     offset: u32, // of the first row
     scales: u32, // from a group of packed rows to its scales
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -20,7 +21,7 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let i = (group.y * p.grid_x + group.x) * 64u + lane;
+    let i = (p.first_group + group.y * p.grid_x + group.x) * 64u + lane;
     let at = i / p.width;
     if at >= p.count { return; }
     let id = ids[at];

@@ -11,6 +11,7 @@ struct Params {
     skip: u32, // positions of each id that earlier dispatches have added up
     most: u32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -20,7 +21,7 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let i = (group.y * p.grid_x + group.x) * 64u + lane;
+    let i = (p.first_group + group.y * p.grid_x + group.x) * 64u + lane;
     let distinct = i / p.width;
     if distinct >= p.count { return; }
     let id = index[p.count + distinct];

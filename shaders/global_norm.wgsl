@@ -7,6 +7,7 @@ struct Params {
     first: u32, // where this window's partial sums begin
     tiles: u32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -20,7 +21,7 @@ var<workgroup> sums: array<f32, LANES>;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let tile = group.y * p.grid_x + group.x;
+    let tile = p.first_group + group.y * p.grid_x + group.x;
     if tile >= p.tiles { return; }
     let per_token = select(0.0, 1.0 / stats[1], stats[1] > 0.0);
     let end = min((tile + 1u) * 4096u, p.len4);

@@ -6,6 +6,7 @@ struct Params {
     len: u32, // partial sums
     max_norm: f32, // 0: no clipping
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

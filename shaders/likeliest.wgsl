@@ -9,6 +9,7 @@ struct Params {
     shares: u32, // of a row
     share: u32, // classes of a workgroup
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -18,7 +19,7 @@ struct Params {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let index = group.y * p.grid_x + group.x;
+    let index = p.first_group + group.y * p.grid_x + group.x;
     if index >= p.batch * p.shares { return; }
     let start = index / p.shares * p.vocab;
     let first = index % p.shares * p.share;

@@ -19,6 +19,7 @@ struct Params {
     rate: f32, // of dropout
     site: u32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -28,7 +29,7 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let tiles_n = (p.n + 7u) / 8u;
-    let tile = (group.y * p.grid_x + group.x) * 64u + lane;
+    let tile = (p.first_group + group.y * p.grid_x + group.x) * 64u + lane;
     let row = (tile / tiles_n) * 8u;
     let col = (tile % tiles_n) * 8u;
     // A tile that hangs over the edge reads the last vec4 again; its surplus results are not stored.

@@ -36,7 +36,7 @@ fn add_up(columns: u32, lane: u32, row: u32) -> vec4<f32> {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let work = group.y * p.grid_x + group.x;
+    let work = p.first_group + group.y * p.grid_x + group.x;
     let first = work / p.col_groups * ROWS;
     let columns = index / DEEP;
     let lane = index % DEEP;

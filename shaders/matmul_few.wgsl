@@ -17,6 +17,7 @@ struct Params {
     eps: f32,
     col_groups: u32, // workgroups that go over the columns for one block of rows
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

@@ -14,6 +14,7 @@ struct Params {
     rate: f32, // of dropout
     site: u32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -21,7 +22,7 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let i = (group.y * p.grid_x + group.x) * 64u + lane;
+    let i = (p.first_group + group.y * p.grid_x + group.x) * 64u + lane;
     if i >= p.m * p.ldx4 { return; }
     var sum = vec4(0.0);
     var part = 0u;

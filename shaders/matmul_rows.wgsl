@@ -12,7 +12,7 @@ var<workgroup> normed: array<vec4<f32>, STAGED4>; // [ROWS, k / 4] of the normed
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let index = group.y * p.grid_x + group.x;
+    let index = p.first_group + group.y * p.grid_x + group.x;
     let first = index / p.col_groups * ROWS;
     let col = (index % p.col_groups * LANES + lane) * 4u;
     // A row or column past the end reads the last one again; its results are not stored.

@@ -21,6 +21,7 @@ struct Params {
     rate: f32, // of dropout
     site: u32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -98,7 +99,7 @@ fn stage_b(lane: u32, first: u32, k: u32, end: u32) {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let tiles_n = (p.n + TILE - 1u) / TILE;
     let tiles = (p.rows + TILE - 1u) / TILE * tiles_n;
-    let index = group.y * p.grid_x + group.x;
+    let index = p.first_group + group.y * p.grid_x + group.x;
     let part = index / tiles;
     let row = index % tiles / tiles_n * TILE;
     let col = index % tiles % tiles_n * TILE;

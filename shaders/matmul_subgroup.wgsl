@@ -20,6 +20,7 @@ struct Params {
     rate: f32, // of dropout
     site: u32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -30,7 +31,7 @@ struct Params {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let lane = index % LANES;
     let tiles_n = (p.n + 4u * LANES - 1u) / (4u * LANES);
-    let tile = (group.y * p.grid_x + group.x) * (32u / LANES) + index / LANES;
+    let tile = (p.first_group + group.y * p.grid_x + group.x) * (32u / LANES) + index / LANES;
     let row = (tile / tiles_n) * 4u * LANES;
     let col = (tile % tiles_n) * 4u * LANES + 4u * lane;
     // A tile that hangs over the edge reads the last vec4 again; its surplus results are not stored.

@@ -18,6 +18,7 @@ struct Params {
     rate: f32, // of dropout
     site: u32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -28,7 +29,7 @@ struct Params {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let lane = index % SIDE;
     let tiles_n = (p.n + 4u * SIDE - 1u) / (4u * SIDE);
-    let tile = (group.y * p.grid_x + group.x) * (32u / SIDE) + index / SIDE;
+    let tile = (p.first_group + group.y * p.grid_x + group.x) * (32u / SIDE) + index / SIDE;
     let row = (tile / tiles_n) * 4u * SIDE;
     let col = (tile % tiles_n) * 4u * SIDE + 4u * lane;
     // A tile that hangs over the edge reads the last row again; its surplus results are not stored.

@@ -11,6 +11,7 @@ struct Params {
     offset: u32, // of the first source row
     scales: u32, // from a group of packed rows to its scales
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -18,7 +19,7 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let block = (group.y * p.grid_x + group.x) * 64u + lane;
+    let block = (p.first_group + group.y * p.grid_x + group.x) * 64u + lane;
     let k = (block / p.padded4) * 4u;
     let m = (block % p.padded4) * 4u;
     if k >= p.rows { return; }

@@ -7,6 +7,7 @@ struct Params {
     heads: u32,
     distances: u32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -16,7 +17,7 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let i = (group.y * p.grid_x + group.x) * 64u + lane;
+    let i = (p.first_group + group.y * p.grid_x + group.x) * 64u + lane;
     if i >= p.buckets * p.heads { return; }
     let head = i % p.heads;
     var sum = 0.0;

@@ -9,6 +9,7 @@ struct Params {
     cols: f32, // numbers in a row
     eps: f32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -24,7 +25,7 @@ var<workgroup> partial: array<vec2<f32>, 64>;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let lane = index % LANES;
-    let row = (group.y * p.grid_x + group.x) * (64u / LANES) + index / LANES;
+    let row = (p.first_group + group.y * p.grid_x + group.x) * (64u / LANES) + index / LANES;
     let start = min(row, p.rows - 1u) * p.width;
     var sum = vec2<f32>(); // of x^2, and of x scale dy
     var i = lane;

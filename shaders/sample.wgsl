@@ -12,6 +12,7 @@ struct Params {
     shares: u32, // of a row in `found`; 0: the likeliest is not known yet
     rounds: u32, // CUT_ROUNDS; a run-time bound, since some compilers unroll every constant one
     grid_x: u32,
+    first_group: u32,
 }
 
 const LEAST_WEIGHT = 1e-30; // top-p of 0 leaves the likeliest
@@ -135,7 +136,7 @@ fn draw(start: u32, limit: u32, top: f32, cut: u32, uniform_below_1: f32, likeli
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let sequence = group.y * p.grid_x + group.x;
+    let sequence = p.first_group + group.y * p.grid_x + group.x;
     if sequence >= p.batch { return; }
     let start = sequence * p.vocab;
     let limit = min(settings.limit, p.vocab);

@@ -10,6 +10,7 @@ struct Params {
     vocab: u32,
     keep: u32,
     grid_x: u32,
+    first_group: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -19,7 +20,7 @@ struct Params {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row = group.y * p.grid_x + group.x;
+    let row = p.first_group + group.y * p.grid_x + group.x;
     if row >= p.rows { return; }
     let start = row * p.vocab;
     let limit = min(settings.limit, p.vocab);

@@ -12,7 +12,7 @@ use t5_wgpu::gpu::{Buffer, Constant, Dispatch, Gpu, Header, ProgramBuilder, Shad
 
 /// Counts down from the workgroup's size.
 const COUNTDOWN: &str = "
-struct Params { grid_x: u32 }
+struct Params { grid_x: u32, first_group: u32 }
 @group(0) @binding(0) var<storage, read_write> out: array<u32>;
 @group(0) @binding(1) var<uniform> p: Params;
 var<workgroup> scratch: array<u32, WIDTH>;
@@ -90,7 +90,7 @@ fn slow_compiling_is_told_of_and_not_counted() {
     let nonce = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
     let body: String = (0..100).map(|i| format!("x = x * 5u + out[(x ^ {i}u) & 3u];\n")).collect();
     let source = format!(
-        "struct Params {{ grid_x: u32 }}
+        "struct Params {{ grid_x: u32, first_group: u32 }}
         @group(0) @binding(0) var<storage, read_write> out: array<u32>;
         @group(0) @binding(1) var<uniform> p: Params;
         @compute @workgroup_size(4)

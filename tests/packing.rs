@@ -145,7 +145,7 @@ fn gradients(engine: &mut Engine, batches: &[Batch]) -> (LossStats, Vec<(String,
     for batch in batches {
         engine.micro_batch(batch, [0; 4]).unwrap();
     }
-    let (stats, _) = pollster::block_on(engine.report()).unwrap();
+    let (stats, _) = pollster::block_on(engine.finish_gradients().unwrap().finish()).unwrap();
     let tensors = engine.model.layout.tensors();
     let read = |tensor| pollster::block_on(read_span(&engine.model.gpu, tensor, engine.gradients())).unwrap();
     (stats, tensors.iter().map(|tensor| (tensor.name.clone(), read(tensor))).collect())

@@ -43,8 +43,8 @@ fn bits(gpu: &Gpu, recompute: bool) -> Vec<u32> {
         for pass in 0..2 {
             engine.micro_batch(&batch, [1, 2, step, pass]).unwrap();
         }
-        engine.finish_step(1e-2, u64::from(step)).unwrap();
-        let (stats, report) = pollster::block_on(engine.report()).unwrap();
+        let report = engine.finish_step(1e-2, u64::from(step)).unwrap();
+        let (stats, report) = pollster::block_on(report.finish()).unwrap();
         bits.extend([(stats.loss as f32).to_bits(), report.grad_norm.to_bits()]);
         for arena in engine.gradients().iter().chain(&engine.model.params) {
             bits.extend(pollster::block_on(gpu.read::<u32>(arena, 0..arena.bytes())).unwrap());

@@ -202,8 +202,8 @@ fn accumulated_gradients_equal_those_of_one_batch() {
         for batch in t5_wgpu::data::stream::by_length(&examples, rows, 0, 0) {
             engine.micro_batch(&batch, [0; 4]).unwrap();
         }
-        engine.finish_step(0.0, 0).unwrap();
-        let (stats, _) = pollster::block_on(engine.report()).unwrap();
+        let report = engine.finish_step(0.0, 0).unwrap();
+        let (stats, _) = pollster::block_on(report.finish()).unwrap();
         let read = |arena: &t5_wgpu::gpu::Buffer| pollster::block_on(gpu.read::<f32>(arena, 0..arena.bytes())).unwrap();
         (stats, engine.gradients().iter().flat_map(read).collect::<Vec<f32>>())
     };

@@ -46,9 +46,9 @@ impl Bench<'_, '_> {
                     engine.begin_step();
                     engine.micro_batch(&batch, [0, 0, number as u32, 0])?;
                     // A learning rate of zero: the weights stay those that the next run finds.
-                    engine.finish_step(0.0, number)?;
+                    let report = engine.finish_step(0.0, number)?;
                     number += 1;
-                    pollster::block_on(engine.report()).map(drop)
+                    pollster::block_on(report.finish()).map(drop)
                 })
             }),
             Arm::new("loss alone", || {

@@ -48,6 +48,9 @@ fn print(report: &AdapterReport) -> io::Result<()> {
     };
     let has = |yes: bool, what: &str| format!("{}{what}", if yes { "" } else { "no " });
     say!("     features      {subgroup}, {}, {}", has(caps.timestamps, "timestamps"), has(caps.f16, "shader f16"))?;
+    if !caps.matrix_units.is_empty() {
+        say!("     matrix units  {} (not used so far)", caps.matrix_units.join(", "))?;
+    }
     say!(
         "     limits        {} MiB a binding, {} MiB a buffer, {} storage buffers a shader",
         caps.max_binding >> 20,

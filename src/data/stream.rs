@@ -431,8 +431,9 @@ mod tests {
     fn threads_change_nothing() {
         for batching in [BUCKETS, PACKED] {
             let mut plain = batches(90, 3, batching, &BatchPosition::default());
-            let open = |threads| Prefetch::new(batches(90, 3, batching, &BatchPosition::default()), threads).unwrap();
-            let mut streams: Vec<Prefetch> = (0..3).map(open).collect();
+            let open =
+                |threads| Prefetch::new(batches(90, 3, batching, &BatchPosition::default()), threads, Ok).unwrap();
+            let mut streams: Vec<Prefetch<Batch>> = (0..3).map(open).collect();
             for _ in 0..100 {
                 let batch = plain.next_batch().unwrap();
                 for stream in &mut streams {

@@ -1,14 +1,14 @@
 //! What a model's encoder makes of texts: a state for each token, or one vector for the whole.
 
 use super::sentence::SentenceHead;
-use super::{Plans, batches, check_ids, padded, parts};
+use super::{MOST_PLANS, batches, check_ids, padded, parts};
 use crate::batch::BatchShape;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Slice};
 use crate::graph::Dtype;
 use crate::model::{Builder, Model};
 use crate::ops::{Matmul, MatmulLayout, MeanPool, RmsNorm, Variant};
-use crate::plan::{Plan, PlanOptions};
+use crate::plan::{Plan, PlanOptions, Plans, SlotPool};
 
 /// Encodes texts. Plans are kept by shape, for the next call.
 pub struct Encoder {
@@ -78,7 +78,7 @@ impl Encoder {
         let d_model = model.config.d_model;
         let unit = |width: usize| model.gpu.buffer_of("unit", &vec![(width as f32).sqrt().recip(); width]);
         let units = [unit(d_model)?, unit(head.as_ref().map_or(d_model, |head| head.width(d_model)))?];
-        Ok(Encoder { model, head, units, plans: Plans::new() })
+        Ok(Encoder { model, head, units, plans: Plans::new(MOST_PLANS, SlotPool::new()) })
     }
 
     /// The encoder's output for each source (token ids as the tokenizer gives them, end token included), in their order.

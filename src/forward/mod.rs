@@ -16,50 +16,9 @@ pub use sentence::SentenceHead;
 
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::plan::{Plan, SlotPool};
-
-/// Plans by what they compute and for which sizes; the least recently used go first.
-struct Plans<K> {
-    pool: SlotPool,
-    /// The most recently used last.
-    plans: Vec<(K, Plan)>,
-}
 
 /// Plans that are kept.
 const MOST_PLANS: usize = 8;
-
-impl<K: PartialEq> Plans<K> {
-    fn new() -> Plans<K> {
-        Plans { pool: SlotPool::new(), plans: Vec::new() }
-    }
-
-    fn get(&mut self, key: K, compile: impl Fn(&SlotPool) -> Result<Plan>) -> Result<&Plan> {
-        let plan = match self.plans.iter().position(|(k, _)| *k == key) {
-            Some(at) => self.plans.remove(at).1,
-            None => {
-                if self.plans.len() == MOST_PLANS {
-                    self.plans.remove(0);
-                }
-                match compile(&self.pool) {
-                    Err(Error::OutOfMemory(_)) if !self.plans.is_empty() => {
-                        self.plans.clear();
-                        self.pool = SlotPool::new();
-                        compile(&self.pool)?
-                    }
-                    compiled => compiled?,
-                }
-            }
-        };
-        self.plans.push((key, plan));
-        let last = self.plans.len() - 1;
-        Ok(&self.plans[last].1)
-    }
-
-    /// Bytes of activations.
-    fn bytes(&self) -> u64 {
-        self.pool.bytes()
-    }
-}
 
 /// Positions that a batch may have, padding included. Larger ones make no adapter faster.
 const MOST_POSITIONS: usize = 8192;

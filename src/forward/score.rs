@@ -1,10 +1,10 @@
 //! How likely a model finds targets: log-probabilities of given tokens.
 
-use super::{Plans, batches, check_ids, padded, parts};
+use super::{MOST_PLANS, batches, check_ids, padded, parts};
 use crate::batch::{BatchShape, Example, IGNORE};
 use crate::error::{Error, Result};
 use crate::model::{Builder, Model};
-use crate::plan::{Plan, PlanOptions};
+use crate::plan::{Plan, PlanOptions, Plans, SlotPool};
 
 /// Scores targets. Plans are kept by shape, for the next call.
 pub struct TargetScorer {
@@ -30,7 +30,7 @@ impl TargetScore {
 
 impl TargetScorer {
     pub fn new(model: Model) -> TargetScorer {
-        TargetScorer { model, plans: Plans::new() }
+        TargetScorer { model, plans: Plans::new(MOST_PLANS, SlotPool::new()) }
     }
 
     /// The score of each example's target, in their order. Sources and targets are token ids as the tokenizer gives them, end

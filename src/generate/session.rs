@@ -8,7 +8,7 @@ use super::generator::ShouldStop;
 use super::rules::Rules;
 use crate::batch::BatchShape;
 use crate::error::Result;
-use crate::gpu::{Gpu, Readback, Slice};
+use crate::gpu::{Gpu, Readback, Sequence, Slice};
 use crate::graph::Graph;
 use crate::model::{Builder, Chooser, DecodeShape, Model, StateLeaf};
 use crate::ops::{BeamSearch, ChoiceSettings, UNCHOOSABLE};
@@ -221,7 +221,7 @@ impl Session {
     /// Lets every row go on with this token behind position `at`, whatever it would choose itself.
     pub async fn feed(&self, at: usize, token: u32) -> Result<()> {
         let (rows, sequences) = (self.shape.rows(), self.shape.sequences());
-        Plan::run_in_turn(&[&self.step], 1).await?;
+        self.step.run_until(&|| false).await?;
         let place = 4 * sequences as u64 * (at + 1) as u64;
         // Drafts are no guess here, and wrong ones are overwritten.
         self.write("tgt_ids", &vec![token; rows]);
@@ -235,7 +235,11 @@ impl Session {
 
     /// Makes the next `count` tokens of every row, or more with drafts, in one submit.
     pub async fn advance(&self, count: usize) -> Result<()> {
-        Plan::run_in_turn(&self.plans(), count).await
+        let mut sequence = Sequence::new(&self.gpu);
+        for _ in 0..count {
+            self.plans().iter().try_for_each(|plan| plan.run_in(&mut sequence))?;
+        }
+        sequence.submit_until(&|| false).await
     }
 
     /// Starts the way back of `count` positions of `tokens`, `origin`, `parents` or `token_scores`, from position `first` on: `[count,

@@ -17,6 +17,8 @@ pub struct Caps {
     /// Smallest and largest subgroup; `None` where shaders cannot use subgroup operations.
     pub subgroup: Option<(u32, u32)>,
     pub f16: bool,
+    /// Products of small matrices that it has units for: `16x16x16 f16 to f32`, where wgpu can use them. No kernel does so far.
+    pub matrix_units: Vec<String>,
     pub timestamps: bool,
     /// Bytes that one storage binding may span; bigger tables are split by rows.
     pub max_binding: u64,
@@ -35,7 +37,13 @@ pub struct Caps {
 
 impl Caps {
     pub(super) fn of(adapter: &wgpu::Adapter, dx12: &wgpu::Dx12Compiler) -> Caps {
-        Caps::new(adapter.get_info(), &adapter.limits(), adapter.features(), compiler(adapter.get_info().backend, dx12))
+        let compiler = compiler(adapter.get_info().backend, dx12);
+        let caps = Caps::new(adapter.get_info(), &adapter.limits(), adapter.features(), compiler);
+        let unit = |unit: &wgpu::CooperativeMatrixProperties| {
+            let wgpu::CooperativeMatrixProperties { m_size, n_size, k_size, ab_type, cr_type, .. } = unit;
+            format!("{m_size}x{n_size}x{k_size} {ab_type:?} to {cr_type:?}").to_lowercase()
+        };
+        Caps { matrix_units: adapter.cooperative_matrix_properties().iter().map(unit).collect(), ..caps }
     }
 
     /// What a device can do that somebody else has opened.
@@ -73,6 +81,7 @@ impl Caps {
             kind,
             subgroup,
             f16: features.contains(wgpu::Features::SHADER_F16),
+            matrix_units: Vec::new(),
             timestamps: features.contains(TIMESTAMPS),
             max_binding: limits.max_storage_buffer_binding_size,
             table_bytes: limits.max_storage_buffer_binding_size,
@@ -198,12 +207,17 @@ async fn enumerate(options: &GpuOptions) -> Result<(Vec<wgpu::Adapter>, wgpu::Dx
     Ok(found)
 }
 
+/// Percent of the memory that the driver grants this process, up to which it is taken (Vulkan and DirectX 12 say how much).
+const MEMORY_BUDGET: u8 = 95;
+
 fn instance(dx12: &wgpu::Dx12Compiler) -> wgpu::Instance {
     // Validation layers and debug labels cost time and, in release builds, tell users nothing.
     let flags =
         if cfg!(debug_assertions) { wgpu::InstanceFlags::from_build_config() } else { wgpu::InstanceFlags::empty() };
     let mut descriptor = wgpu::InstanceDescriptor { flags, ..wgpu::InstanceDescriptor::new_without_display_handle() };
     descriptor.backend_options.dx12.shader_compiler = dx12.clone();
+    // Beyond it the system moves memory out of the card, and everything on it slows down: an error is better.
+    descriptor.memory_budget_thresholds.for_resource_creation = Some(MEMORY_BUDGET);
     wgpu::Instance::new(descriptor)
 }
 

@@ -1,9 +1,11 @@
 //! Buffers on the device, uploads, and readback that never blocks a browser.
 
 use std::ops::Range;
+use std::sync::PoisonError;
 
 use super::Gpu;
 use super::poller::Mapping;
+use super::sequence::Sequence;
 use crate::error::{Error, Result};
 
 /// A buffer on the device. Clones share it.
@@ -89,16 +91,6 @@ impl Gpu {
         });
     }
 
-    /// Sets a window to zero.
-    pub fn clear(&self, slice: &Slice) {
-        self.inner.submit(|encoder| encoder.clear_buffer(&slice.buffer.raw, slice.offset, Some(slice.bytes)));
-    }
-
-    /// Copies `bytes` (a multiple of 4) between two buffers.
-    pub fn copy(&self, from: &Buffer, from_offset: u64, to: &Buffer, to_offset: u64, bytes: u64) {
-        self.inner.submit(|encoder| encoder.copy_buffer_to_buffer(&from.raw, from_offset, &to.raw, to_offset, bytes));
-    }
-
     /// Reads `range` (bytes, multiples of 4) back to the host.
     pub async fn read<T: bytemuck::Pod>(&self, buffer: &Buffer, range: Range<u64>) -> Result<Vec<T>> {
         self.start_read(buffer, range)?.finish().await
@@ -106,41 +98,63 @@ impl Gpu {
 
     /// Begins a readback; work submitted afterwards does not delay it.
     pub fn start_read<T: bytemuck::Pod>(&self, buffer: &Buffer, range: Range<u64>) -> Result<Readback<T>> {
-        let bytes = range.end - range.start;
-        let mapping = Mapping::default();
-        let to = mapping.clone();
-        let (staging, submission) = self.inner.call(|device, queue| {
-            let staging = device.create_buffer(&wgpu::BufferDescriptor {
+        Sequence::new(self).submit_reading(&[buffer.slice(range.start, range.end - range.start)])
+    }
+
+    /// A buffer that the host can map, for reading at least so many bytes: one that was used before, or a new one.
+    pub(super) fn staging(&self, bytes: u64) -> wgpu::Buffer {
+        let mut unused = self.inner.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = unused.iter().position(|buffer| buffer.size() >= bytes) {
+            return unused.swap_remove(at);
+        }
+        self.inner.call(|device, _| {
+            device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("readback"),
-                size: bytes.max(4),
+                size: if bytes <= KEPT_STAGING { bytes.next_power_of_two().max(256) } else { bytes },
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
-            });
-            let mut encoder = device.create_command_encoder(&Default::default());
-            encoder.copy_buffer_to_buffer(&buffer.raw, range.start, &staging, 0, bytes);
-            let submission = queue.submit([encoder.finish()]);
-            staging.map_async(wgpu::MapMode::Read, .., move |result| to.end(result.is_ok()));
-            (staging, submission)
-        });
-        self.check()?;
-        Ok(Readback { gpu: self.clone(), staging, submission, mapping, marker: std::marker::PhantomData })
+            })
+        })
     }
 }
+
+/// Bytes up to which a buffer for reading is kept, and how many of them: the reports of training steps, tokens.
+const KEPT_STAGING: u64 = 64 << 10;
+const MOST_KEPT: usize = 8;
 
 /// A copy on its way to the host.
 pub struct Readback<T> {
     gpu: Gpu,
     staging: wgpu::Buffer,
+    bytes: u64,
     submission: wgpu::SubmissionIndex,
     mapping: Mapping,
     marker: std::marker::PhantomData<fn() -> T>,
 }
 
 impl<T: bytemuck::Pod> Readback<T> {
+    /// `mapping`: that of the first `bytes` of `staging`, which `submission` fills.
+    pub(super) fn new(
+        gpu: &Gpu,
+        staging: wgpu::Buffer,
+        bytes: u64,
+        submission: wgpu::SubmissionIndex,
+        mapping: Mapping,
+    ) -> Readback<T> {
+        Readback { gpu: gpu.clone(), staging, bytes, submission, mapping, marker: std::marker::PhantomData }
+    }
+
     /// The data, once it has arrived. Waiting for it blocks no thread.
     pub async fn finish(self) -> Result<Vec<T>> {
         self.gpu.ended(self.submission, self.mapping.clone(), true).await?;
-        let view = self.staging.slice(..).get_mapped_range().map_err(|e| Error::Driver(e.to_string()))?;
-        Ok(bytemuck::pod_collect_to_vec::<u8, T>(&view))
+        let view = self.staging.slice(..self.bytes).get_mapped_range().map_err(|e| Error::Driver(e.to_string()))?;
+        let data = bytemuck::pod_collect_to_vec::<u8, T>(&view);
+        drop(view);
+        self.staging.unmap();
+        let mut unused = self.gpu.inner.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.staging.size() <= KEPT_STAGING && unused.len() < MOST_KEPT {
+            unused.push(self.staging);
+        }
+        Ok(data)
     }
 }

@@ -1,5 +1,6 @@
 //! Compiles kernels on all cores before they are needed, and tells an observer about the progress.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use web_time::Instant;
 
 use super::pipelines::PipelineCache;
-use super::shader::{Header, Kernel, Shader};
+use super::shader::{Address, Header, Kernel, Shader};
 use super::{Caps, Gpu, fault};
 use crate::error::{Error, Result};
 
@@ -21,6 +22,14 @@ pub struct Compiling {
 }
 
 pub(super) type Observer = OnceLock<Box<dyn Fn(Compiling) + Send + Sync>>;
+
+/// The kernels of a device. Plans ask for hundreds at a time, nearly all of them known: those are found without a look at their
+/// texts.
+#[derive(Default)]
+pub(super) struct Kernels {
+    by_address: HashMap<Address, Arc<Kernel>>,
+    by_source: HashMap<String, Arc<Kernel>>,
+}
 
 /// A kernel to compile.
 pub(super) struct Job {
@@ -60,23 +69,43 @@ impl Gpu {
 
     /// The kernels of these shaders under these headers, in order; each distinct source is compiled once.
     pub(super) fn kernels(&self, wanted: Vec<(&'static Shader, Header)>) -> Result<Vec<Arc<Kernel>>> {
-        let mut kernels = self.inner.kernels.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let (mut sources, mut jobs) = (Vec::new(), Vec::<Job>::new());
+        let mut known = self.inner.kernels.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut jobs = Vec::<Job>::new();
+        // A kernel, or the place of its job.
+        let mut found = Vec::with_capacity(wanted.len());
         for (shader, header) in wanted {
+            let address = Address::of(shader, &header);
+            if let Some(kernel) = known.by_address.get(&address) {
+                found.push(Ok(kernel.clone()));
+                continue;
+            }
             let source = shader.expand(&header);
-            sources.push(source.clone());
-            if !kernels.contains_key(&source) && !jobs.iter().any(|job| job.source == source) {
+            if let Some(kernel) = known.by_source.get(&source).cloned() {
+                known.by_address.insert(address, kernel.clone());
+                found.push(Ok(kernel));
+                continue;
+            }
+            let job = jobs.iter().position(|job| job.source == source).unwrap_or(jobs.len());
+            if job == jobs.len() {
                 jobs.push(Job { shader, header, source });
             }
+            found.push(Err((address, job)));
         }
+        let mut made = Vec::new();
         if !jobs.is_empty() {
             let start = Instant::now();
-            let made = self.compile_all(&jobs)?;
-            kernels.extend(jobs.into_iter().map(|job| job.source).zip(made));
+            made = self.compile_all(&jobs)?;
+            known.by_source.extend(jobs.into_iter().map(|job| job.source).zip(made.iter().cloned()));
             self.inner.pipelines.iter().for_each(PipelineCache::save);
             self.inner.compiling.fetch_add(start.elapsed().as_micros() as u64, Ordering::Relaxed);
         }
-        Ok(sources.iter().map(|source| kernels[source].clone()).collect())
+        let kernel = |found: std::result::Result<_, (Address, usize)>| {
+            found.unwrap_or_else(|(address, job)| {
+                known.by_address.insert(address, made[job].clone());
+                made[job].clone()
+            })
+        };
+        Ok(found.into_iter().map(kernel).collect())
     }
 
     /// A browser's device belongs to one thread.

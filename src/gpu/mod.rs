@@ -1,7 +1,7 @@
 //! The only module that names wgpu: adapters, shaders, pipelines, buffers, readback, timestamps.
 //!
-//! Above it the engine speaks of [`Gpu`], [`Buffer`], [`Shader`] and [`Program`]; a [`Program`] is a recorded list of
-//! dispatches that is replayed into one compute pass and one submit.
+//! Above it the engine speaks of [`Gpu`], [`Buffer`], [`Shader`], [`Program`] and [`Sequence`]; a [`Program`] is a recorded list of
+//! dispatches, a [`Sequence`] what programs, writes and clears make one submit.
 
 mod adapter;
 mod buffer;
@@ -11,10 +11,10 @@ mod pace;
 mod pipelines;
 mod poller;
 mod program;
+mod sequence;
 mod shader;
 mod work;
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
@@ -25,18 +25,18 @@ pub use adapter::{AdapterReport, Caps, NO_ADAPTER, list_adapters};
 pub use buffer::{Buffer, Readback, Slice};
 pub use compile::{Compiling, Stopwatch};
 pub use program::{Dispatch, Program, ProgramBuilder, StepTime};
+pub use sequence::Sequence;
 pub use shader::{Constant, Header, Param, Shader, Workgroup};
 /// The version of wgpu that [`Gpu::from_wgpu`] takes devices of.
 pub use wgpu;
 pub use work::{StepWork, Work};
 
 use crate::error::{Error, Result};
-use compile::Observer;
+use compile::{Kernels, Observer};
 use fault::Faults;
 use pace::Pace;
 use pipelines::PipelineCache;
 use poller::Mapping;
-use shader::Kernel;
 
 /// How a [`Gpu`] is opened.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +54,8 @@ pub struct GpuOptions {
     pub dx12_compiler: Option<String>,
     /// Split embedding and head into shards of at most this many bytes, even if the adapter could bind more: for tests.
     pub table_bytes: Option<u64>,
+    /// Cut each dispatch in at least so many pieces, as is done for those that take long: for tests.
+    pub pieces: u32,
     /// The folder that keeps compiled kernels for the next process, where the driver hands them out (Vulkan). `None`: nothing
     /// is read or written.
     pub cache_folder: Option<PathBuf>,
@@ -70,12 +72,16 @@ struct Inner {
     queue: wgpu::Queue,
     caps: Caps,
     options: GpuOptions,
-    kernels: Mutex<HashMap<String, Arc<Kernel>>>,
+    kernels: Mutex<Kernels>,
     pipelines: Option<PipelineCache>,
     faults: Arc<Faults>,
     /// Whether an application uses the device for other things, too.
     shared: bool,
     pace: Pace,
+    /// Where the writes of a [`Sequence`] wait for their turn.
+    upload: Mutex<Option<Buffer>>,
+    /// Buffers for reading that nobody uses.
+    staging: Mutex<Vec<wgpu::Buffer>>,
     #[cfg(not(target_arch = "wasm32"))]
     poller: poller::Poller,
     observer: Observer,
@@ -131,6 +137,8 @@ impl Gpu {
                 faults,
                 shared,
                 pace,
+                upload: Mutex::default(),
+                staging: Mutex::default(),
                 #[cfg(not(target_arch = "wasm32"))]
                 poller: poller::Poller::default(),
                 observer: Observer::new(),
@@ -141,7 +149,7 @@ impl Gpu {
 
     /// About how long the device may be busy with one submit. Longer work is cut in pieces, of which at most two are on their
     /// way; between them it can be stopped, and the submits of others run. 100 ms for a device of the engine's own, 8 ms for
-    /// one of [`Gpu::from_wgpu`]. A single kernel is never cut.
+    /// one of [`Gpu::from_wgpu`]. A kernel with much to do is several dispatches, of which one is never cut.
     pub fn set_submit_budget(&self, budget: Duration) {
         self.inner.pace.set_budget(budget);
     }

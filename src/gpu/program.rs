@@ -5,6 +5,7 @@ use std::sync::Arc;
 use web_time::Instant;
 
 use super::buffer::{Buffer, Slice};
+use super::sequence::Sequence;
 use super::shader::{Header, Kernel, Param, Shader};
 use super::work::{StepWork, Work};
 use super::{Caps, Gpu};
@@ -18,31 +19,37 @@ pub struct Dispatch {
     pub header: Header,
     /// Windows for the kernel's storage variables, by name.
     pub bindings: Vec<(&'static str, Slice)>,
-    /// Members of the kernel's `Params`, by name; `grid_x` is filled in by [`ProgramBuilder::finish`].
+    /// Members of the kernel's `Params`, by name; [`ProgramBuilder::finish`] fills in where its workgroups are: `grid_x`, `first_group`.
     pub params: Vec<(&'static str, Param)>,
-    /// Workgroups in all; folded to two dimensions where one does not hold them.
+    /// Workgroups in all; folded to two dimensions where one does not hold them, and cut in pieces where they have much to do.
     pub workgroups: u64,
 }
 
-struct Step {
+pub(super) struct Step {
     label: String,
     kernel: Arc<Kernel>,
     bind_group: wgpu::BindGroup,
     grid: [u32; 2],
-    work: Work,
+    pub work: Work,
 }
+
+/// A part of a [`Dispatch`].
+struct Piece {
+    /// The first of its workgroups.
+    first: u32,
+    workgroups: u64,
+    /// These in as many dimensions as it takes; where there are more in it, the kernel sees that they lie behind the last.
+    grid: [u32; 2],
+}
+
+/// The work of one dispatch, beyond which it is cut: a twentieth of a second of a slow card at its best. Watchdogs end what takes
+/// two seconds, and frames of other programs wait while a dispatch runs.
+const MOST_WORK: Work = Work { flops: 50e9, bytes: 2.5e9 };
 
 /// Dispatches ready to be replayed.
 pub struct Program {
     gpu: Gpu,
-    steps: Vec<Step>,
-}
-
-/// A submit that is underway.
-struct Piece {
-    submission: wgpu::SubmissionIndex,
-    /// As [`Pace::seconds`](super::pace::Pace::seconds) guesses them.
-    seconds: f64,
+    pub(super) steps: Arc<[Step]>,
 }
 
 /// Time that one step took on the device.
@@ -90,21 +97,26 @@ impl ProgramBuilder {
         self.pending.iter().try_for_each(|(dispatch, _)| dispatch.check(caps))?;
         let wanted = self.pending.iter().map(|(d, _)| (d.shader, d.header.clone())).collect();
         let kernels = self.gpu.kernels(wanted)?;
-        let (mut bytes, mut windows) = (Vec::new(), Vec::new());
-        for ((dispatch, _), kernel) in self.pending.iter_mut().zip(&kernels) {
-            dispatch.params.push(("grid_x", Param::U32(dispatch.grid(caps)[0])));
-            let packed = kernel.pack_params(&dispatch.params);
-            bytes.resize(bytes.len().next_multiple_of(caps.alignment as usize), 0);
-            windows.push((bytes.len() as u64, packed.len() as u64));
-            bytes.extend_from_slice(&packed);
+        let mut bytes = Vec::new();
+        let mut pieces = Vec::new();
+        for ((dispatch, work), kernel) in self.pending.iter().zip(&kernels) {
+            let work = work.unwrap_or_else(|| dispatch.whole(kernel));
+            for Piece { first, workgroups, grid } in dispatch.pieces(&work, &self.gpu) {
+                let mut params = dispatch.params.clone();
+                params.extend([("grid_x", Param::U32(grid[0])), ("first_group", first.into())]);
+                let packed = kernel.pack_params(&params);
+                bytes.resize(bytes.len().next_multiple_of(caps.alignment as usize), 0);
+                let share = workgroups as f64 / dispatch.workgroups as f64;
+                let work = Work { flops: share * work.flops, bytes: share * work.bytes };
+                pieces.push((dispatch, kernel, bytes.len() as u64, packed.len() as u64, grid, work));
+                bytes.extend_from_slice(&packed);
+            }
         }
         let params = self.gpu.buffer_of("params", &bytes)?;
-        let built =
-            self.pending.into_iter().zip(kernels).zip(windows).map(|(((dispatch, work), kernel), (at, len))| {
-                let work = work.unwrap_or_else(|| dispatch.whole(&kernel));
-                dispatch.build(&self.gpu, kernel, params.slice(at, len), work)
-            });
-        let steps = built.collect();
+        let steps = pieces.into_iter().map(|(dispatch, kernel, at, len, grid, work)| {
+            dispatch.build(&self.gpu, kernel, params.slice(at, len), grid, work)
+        });
+        let steps = steps.collect();
         self.gpu.check()?;
         Ok(Program { gpu: self.gpu, steps })
     }
@@ -124,10 +136,21 @@ impl Dispatch {
         }
     }
 
-    /// The workgroups in as many dimensions as it takes.
-    fn grid(&self, caps: &Caps) -> [u32; 2] {
-        let rows = self.workgroups.div_ceil(u64::from(caps.max_workgroups_per_dim));
-        [self.workgroups.div_ceil(rows) as u32, rows as u32]
+    /// The dispatches that this one becomes: one, or several where one would keep a slow card busy for too long.
+    fn pieces(&self, work: &Work, gpu: &Gpu) -> impl Iterator<Item = Piece> {
+        let row = u64::from(gpu.caps().max_workgroups_per_dim);
+        let wanted = (work.flops / MOST_WORK.flops).max(work.bytes / MOST_WORK.bytes).ceil() as u64;
+        let wanted = wanted.max(u64::from(gpu.options().pieces)).max(1);
+        let size = self.workgroups.div_ceil(wanted);
+        // Nothing beyond a piece may run, since it belongs to the next: several rows of workgroups are whole rows.
+        let size = if size > row { size.next_multiple_of(row) } else { size };
+        let total = self.workgroups;
+        (0..total).step_by(size as usize).map(move |first| {
+            let workgroups = size.min(total - first);
+            let rows = workgroups.div_ceil(row);
+            let columns = if rows > 1 && first + workgroups < total { row } else { workgroups.div_ceil(rows) };
+            Piece { first: first as u32, workgroups, grid: [columns as u32, rows as u32] }
+        })
     }
 
     /// The work of moving every binding as a whole.
@@ -138,7 +161,7 @@ impl Dispatch {
         Work { flops: 0.0, bytes }
     }
 
-    fn build(self, gpu: &Gpu, kernel: Arc<Kernel>, params: Slice, work: Work) -> Step {
+    fn build(&self, gpu: &Gpu, kernel: &Arc<Kernel>, params: Slice, grid: [u32; 2], work: Work) -> Step {
         let find = |name: &str| {
             let given = self.bindings.iter().find(|(n, _)| *n == name).map(|(_, slice)| slice);
             given.unwrap_or_else(|| panic!("{}: nothing is bound to `{name}` of {}.wgsl", self.label, kernel.name))
@@ -162,8 +185,7 @@ impl Dispatch {
         let (label, layout) = (Some(&*self.label), &kernel.layout);
         let descriptor = wgpu::BindGroupDescriptor { label, layout, entries: &entries };
         let bind_group = gpu.inner.call(|device, _| device.create_bind_group(&descriptor));
-        let grid = self.grid(gpu.caps());
-        Step { label: self.label, kernel, bind_group, grid, work }
+        Step { label: self.label.clone(), kernel: kernel.clone(), bind_group, grid, work }
     }
 }
 
@@ -189,54 +211,11 @@ impl Program {
         self.steps.iter().map(step).collect()
     }
 
-    /// Replays the program `times` over: [`Program::run_all`], blocking.
+    /// Replays the program `times` over, in one submit where that is within the budget of one.
     pub fn run(&self, times: usize) -> Result<()> {
-        pollster::block_on(Program::run_all(&self.gpu, &vec![self; times], &|| false))
-    }
-
-    /// Replays several programs one after the other, in one pass and one submit where that is within the budget of a submit
-    /// ([`Gpu::set_submit_budget`]). What is longer goes out in pieces; this waits until all but the last two have run.
-    ///
-    /// # Errors
-    /// `Cancelled` if `should_stop` says so between two pieces.
-    pub async fn run_all(gpu: &Gpu, programs: &[&Program], should_stop: &(dyn Fn() -> bool + Sync)) -> Result<()> {
-        let pace = &gpu.inner.pace;
-        let steps: Vec<&Step> = programs.iter().flat_map(|p| &p.steps).collect();
-        let mut rest = steps.as_slice();
-        let mut before: Option<Piece> = None;
-        // When the piece that is underway began, as far as that is known.
-        let mut began = None;
-        while !rest.is_empty() {
-            if should_stop() {
-                return Err(Error::Cancelled);
-            }
-            let (budget, mut seconds) = (pace.budget(), 0.0);
-            let fits = |step: &&&Step| {
-                let is_first = seconds == 0.0;
-                seconds += pace.seconds(&step.work);
-                is_first || seconds <= budget
-            };
-            let (now, after) = rest.split_at(rest.iter().take_while(fits).count());
-            rest = after;
-            let seconds = now.iter().map(|step| pace.seconds(&step.work)).sum();
-            let submission = gpu.inner.submit(|encoder| {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
-                now.iter().for_each(|step| step.encode(&mut pass));
-            });
-            gpu.check()?;
-            // The device works at this piece while the one before it is waited for.
-            let submitted = Instant::now();
-            if let Some(piece) = before.take() {
-                gpu.submission_ended(piece.submission).await?;
-                if let Some(began) = began.replace(Instant::now()) {
-                    pace.learn(piece.seconds, began.elapsed().as_secs_f64());
-                }
-            } else if !rest.is_empty() {
-                began = Some(submitted);
-            }
-            before = Some(Piece { submission, seconds });
-        }
-        Ok(())
+        let mut sequence = Sequence::new(&self.gpu);
+        (0..times).for_each(|_| sequence.run(self));
+        sequence.submit()
     }
 
     /// Runs one step and waits for it: the debug mode that names the first bad step.
@@ -254,7 +233,7 @@ impl Program {
             label: Some("time"),
             timestamp_writes: clock.as_ref().map(|clock| clock.writes(0)),
         });
-        for step in (0..times).flat_map(|_| &self.steps) {
+        for step in (0..times).flat_map(|_| self.steps.iter()) {
             step.encode(&mut pass);
         }
         drop(pass);
@@ -353,7 +332,7 @@ impl Clock {
 }
 
 impl Step {
-    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+    pub(super) fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
         pass.set_pipeline(&self.kernel.pipeline);
         pass.set_bind_group(0, &self.bind_group, &[]);
         pass.dispatch_workgroups(self.grid[0], self.grid[1], 1);

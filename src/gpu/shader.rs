@@ -17,7 +17,7 @@ pub struct Shader {
 }
 
 /// The value of a header constant.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Constant {
     U32(u32),
     Bool(bool),
@@ -85,6 +85,25 @@ impl Shader {
             out.push('\n');
         }
         out
+    }
+}
+
+/// A shader under a header, by the places in memory where their texts lie: cheap to compare. Texts that lie in several places
+/// have several of these.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) struct Address {
+    shader: *const Shader,
+    constants: Vec<(&'static str, Constant)>,
+    parts: Vec<*const str>,
+}
+
+// SAFETY: the pointers are only compared, and what they point to is static.
+unsafe impl Send for Address {}
+
+impl Address {
+    pub fn of(shader: &'static Shader, header: &Header) -> Address {
+        let parts = header.parts.iter().map(|part| std::ptr::from_ref(*part)).collect();
+        Address { shader, constants: header.constants.clone(), parts }
     }
 }
 

@@ -1,6 +1,7 @@
 //! From a graph to a program: liveness decides which values share memory, ops choose kernel variants, and the result is
 //! replayed in one pass and one submit.
 
+mod recent;
 mod slots;
 
 use std::collections::HashMap;
@@ -9,8 +10,9 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Caps, Dispatch, Gpu, Program, ProgramBuilder, Slice, StepTime, StepWork};
+use crate::gpu::{Buffer, Caps, Dispatch, Gpu, Program, ProgramBuilder, Sequence, Slice, StepTime, StepWork};
 use crate::graph::{Choices, Graph, Launch, Launcher, Place, ValueId};
+pub use recent::Plans;
 use slots::{Lifetime, assign};
 
 /// Whole buffers for activations, shared by all plans of a model: plans run one after the other.
@@ -35,6 +37,11 @@ impl SlotPool {
             }
         }
         Ok(buffers[..sizes.len()].to_vec())
+    }
+
+    /// Gives the buffers up; plans keep those that they have.
+    pub fn clear(&self) {
+        self.buffers.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
     }
 
     /// Bytes held.
@@ -217,44 +224,56 @@ impl Plan {
         Ok(Plan { gpu: gpu.clone(), program: builder.finish()?, inputs, outputs, text, written, kernels, memory })
     }
 
-    /// Fills a leaf of the graph that [`PlanOptions::bind`] gave no memory. Where no kernel of the plan reads it, this only
-    /// checks the arguments.
+    /// Fills a leaf of the graph that [`PlanOptions::bind`] gave no memory, before whatever is submitted next. Where no kernel of
+    /// the plan reads it, this only checks the arguments.
     ///
     /// # Panics
     /// If there is no such leaf, or if the data have another length than it: a programmer's errors.
     #[track_caller]
     pub fn write<T: bytemuck::NoUninit>(&self, name: &str, data: &[T]) {
-        let Some((bytes, buffer)) = self.inputs.get(name) else { panic!("the plan has no leaf `{name}` to write to") };
-        assert_eq!(size_of_val(data) as u64, *bytes, "bytes for the leaf `{name}`");
-        if let Some(buffer) = buffer {
+        if let Some(buffer) = self.input(name, size_of_val(data)) {
             self.gpu.write(buffer, 0, data);
         }
     }
 
+    /// [`Plan::write`] as a part of a sequence.
+    #[track_caller]
+    pub fn write_in<T: bytemuck::NoUninit>(&self, sequence: &mut Sequence, name: &str, data: &[T]) {
+        if let Some(buffer) = self.input(name, size_of_val(data)) {
+            sequence.write(&buffer.all(), data);
+        }
+    }
+
+    #[track_caller]
+    fn input(&self, name: &str, given: usize) -> Option<&Buffer> {
+        let Some((bytes, buffer)) = self.inputs.get(name) else { panic!("the plan has no leaf `{name}` to write to") };
+        assert_eq!(given as u64, *bytes, "bytes for the leaf `{name}`");
+        buffer.as_ref()
+    }
+
     /// Replays the plan once.
-    ///
-    /// With [`GpuOptions::check_numbers`](crate::gpu::GpuOptions::check_numbers) it goes step by step, looks at what each wrote,
-    /// and names the first step that made a number which is not finite.
     pub fn run(&self) -> Result<()> {
-        if self.gpu.checks_numbers() { self.run_checking() } else { self.program.run(1) }
+        pollster::block_on(self.run_until(&|| false))
     }
 
     /// [`Plan::run`] that blocks no thread of the caller, and ends with `Cancelled` between two submits once `should_stop` says so.
     pub async fn run_until(&self, should_stop: &(dyn Fn() -> bool + Sync)) -> Result<()> {
-        if self.gpu.checks_numbers() {
-            return self.run_checking();
-        }
-        Program::run_all(&self.gpu, &[&self.program], should_stop).await
+        let mut sequence = Sequence::new(&self.gpu);
+        self.run_in(&mut sequence)?;
+        sequence.submit_until(should_stop).await
     }
 
-    /// Replays several plans one after the other, the whole `times` over, in one submit: for plans that advance by
-    /// themselves, like a decoding step and the choice of a token.
+    /// Replays the plan as a part of a sequence: there may be several, which are then submitted together.
     ///
-    /// # Panics
-    /// If there is no plan.
-    pub async fn run_in_turn(plans: &[&Plan], times: usize) -> Result<()> {
-        let programs: Vec<&Program> = plans.iter().map(|plan| &plan.program).collect();
-        Program::run_all(&plans[0].gpu, &programs.repeat(times), &|| false).await
+    /// With [`GpuOptions::check_numbers`](crate::gpu::GpuOptions::check_numbers) it goes step by step instead, right away and after
+    /// what the sequence holds, looks at what each step wrote, and names the first that made a number which is not finite.
+    pub fn run_in(&self, sequence: &mut Sequence) -> Result<()> {
+        if self.gpu.checks_numbers() {
+            sequence.submit()?;
+            return self.run_checking();
+        }
+        sequence.run(&self.program);
+        Ok(())
     }
 
     fn run_checking(&self) -> Result<()> {
@@ -270,9 +289,14 @@ impl Plan {
         Ok(())
     }
 
+    /// Where an output lies.
+    pub fn output(&self, name: &str) -> &Slice {
+        &self.outputs[name]
+    }
+
     /// Reads an output back.
     pub async fn read<T: bytemuck::Pod>(&self, name: &str) -> Result<Vec<T>> {
-        let slice = &self.outputs[name];
+        let slice = self.output(name);
         self.gpu.read(&slice.buffer, slice.offset..slice.offset + slice.bytes).await
     }
 

@@ -1,15 +1,13 @@
 //! A model under training on the device: plans by batch shape, gradient arenas, the optimiser.
 
-use std::collections::HashMap;
-
+use super::inputs::Inputs;
 use super::optimizer::{Optimizer, OptimizerConfig, StepReport};
-use crate::batch::{Batch, BatchShape, IGNORE, Segments};
+use crate::batch::{Batch, BatchShape};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Gpu, Readback};
+use crate::gpu::{Buffer, Readback, Sequence};
 use crate::graph::{Graph, ValueId};
 use crate::model::{Builder, Model};
-use crate::ops::{Sight, gather_index, segment_ranges};
-use crate::plan::{Plan, PlanOptions, SlotPool};
+use crate::plan::{Plan, PlanOptions, Plans, SlotPool};
 
 /// What training adds to the model and to the cross-entropy.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,16 +57,19 @@ pub struct Engine {
     recompute: bool,
     grads: Vec<Buffer>,
     stats: Buffer,
-    pool: SlotPool,
-    training: HashMap<BatchShape, Plan>,
+    plans: Plans<BatchShape>,
     scorer: Scorer,
+    /// What was recorded of the step that is begun.
+    step: Sequence,
 }
+
+/// Plans that are kept. The shapes of a run's batches are few.
+const MOST_PLANS: usize = 64;
 
 /// The loss of batches under a model, without dropout and without gradients.
 pub struct Scorer {
     model: Model,
-    pool: SlotPool,
-    plans: HashMap<BatchShape, Plan>,
+    plans: Plans<BatchShape>,
 }
 
 impl Scorer {
@@ -77,7 +78,7 @@ impl Scorer {
     }
 
     fn sharing(model: Model, pool: SlotPool) -> Scorer {
-        Scorer { model, pool, plans: HashMap::new() }
+        Scorer { model, plans: Plans::new(MOST_PLANS, pool) }
     }
 
     /// The loss of a batch with the parameters as they are.
@@ -85,25 +86,21 @@ impl Scorer {
     /// # Errors
     /// `Input` for an id outside of the vocabulary; `OutOfMemory`.
     pub async fn score(&mut self, batch: &Batch) -> Result<LossStats> {
-        let shape = checked_shape(batch, &self.model)?;
-        if !self.plans.contains_key(&shape) {
-            let plan = self.compile(shape)?;
-            self.plans.insert(shape, plan);
-        }
-        let plan = &self.plans[&shape];
-        write_batch(plan, batch);
-        plan.run()?;
-        Ok(LossStats::from_gpu(&plan.read::<f32>("stats").await?))
-    }
-
-    fn compile(&self, shape: BatchShape) -> Result<Plan> {
-        let (graph, stats) = graph(&self.model, Regularization::default(), shape, Pass::Evaluation);
-        let bind = |name: &str| self.model.bind(name);
-        let choices = self.model.tuner.choices(&self.model.gpu, &graph, &[stats])?;
-        let options = PlanOptions { bind: &bind, pool: &self.pool };
-        let plan = Plan::compile_with(&self.model.gpu, &graph, &[("stats", stats)], &options, &choices)?;
-        plan.write("dstats", &[0f32, 0.0, 0.0, 1.0]);
-        Ok(plan)
+        let inputs = Inputs::new(batch, &self.model.config)?;
+        let model = &self.model;
+        let plan = self.plans.get(inputs.shape, |pool| {
+            let (graph, stats) = graph(model, Regularization::default(), inputs.shape, Pass::Evaluation);
+            let choices = model.tuner.choices(&model.gpu, &graph, &[stats])?;
+            let options = PlanOptions { bind: &|name| model.bind(name), pool };
+            let plan = Plan::compile_with(&model.gpu, &graph, &[("stats", stats)], &options, &choices)?;
+            plan.write("dstats", &[0f32, 0.0, 0.0, 1.0]);
+            Ok(plan)
+        })?;
+        let mut sequence = Sequence::new(&model.gpu);
+        inputs.write(plan, &mut sequence);
+        plan.run_in(&mut sequence)?;
+        let stats = sequence.submit_reading::<f32>(std::slice::from_ref(plan.output("stats")))?;
+        Ok(LossStats::from_gpu(&stats.finish().await?))
     }
 }
 
@@ -126,85 +123,85 @@ impl Engine {
         let stats = gpu.buffer("stats", 16)?;
         let spans = model.layout.tensors();
         let optimizer = Optimizer::new(gpu, optimizer, spans, &model.params, &grads, &stats, max_norm)?;
-        let (recompute, pool, training) = (false, SlotPool::new(), HashMap::new());
         // Evaluations come between steps: they use the memory of the steps' activations.
+        let pool = SlotPool::new();
         let scorer = Scorer::sharing(model.clone(), pool.clone());
-        Ok(Engine { optimizer, regularization, recompute, grads, stats, pool, training, scorer, model })
+        let (plans, step) = (Plans::new(MOST_PLANS, pool), Sequence::new(gpu));
+        Ok(Engine { optimizer, regularization, recompute: false, grads, stats, plans, scorer, step, model })
     }
 
     /// Whether the backward pass computes each block's activations again instead of keeping them: less memory for up to a
     /// third more work, the same results bit for bit.
-    pub fn with_recompute(self, recompute: bool) -> Engine {
-        Engine { recompute, training: HashMap::new(), ..self }
-    }
-
-    fn gpu(&self) -> &Gpu {
-        &self.model.gpu
+    pub fn with_recompute(mut self, recompute: bool) -> Engine {
+        self.plans.clear();
+        Engine { recompute, ..self }
     }
 
     /// Compiles the plan for a shape ahead of its first batch: the largest first, so that smaller ones fit its memory.
     pub fn prepare(&mut self, shape: BatchShape) -> Result<()> {
-        if !self.training.contains_key(&shape) {
-            let plan = self.compile(shape)?;
-            self.training.insert(shape, plan);
-        }
-        Ok(())
+        self.plan_of(shape).map(drop)
     }
 
-    fn compile(&self, shape: BatchShape) -> Result<Plan> {
-        let pass = Pass::Training { recompute: self.recompute };
-        let (graph, _) = graph(&self.model, self.regularization, shape, pass);
-        let bind = |name: &str| match name.strip_prefix("grad/") {
-            Some(leaf) => self.model.layout.slice(leaf, &self.grads),
-            None if name == "stats" => Some(self.stats.all()),
-            None => self.model.bind(name),
-        };
-        let choices = self.model.tuner.choices(self.gpu(), &graph, &[])?;
-        let options = PlanOptions { bind: &bind, pool: &self.pool };
-        let plan = Plan::compile_with(self.gpu(), &graph, &[], &options, &choices)?;
-        plan.write("dstats", &[0f32, 0.0, 0.0, 1.0]);
-        Ok(plan)
+    /// The plan of a shape, and the step that it goes into.
+    fn plan_of(&mut self, shape: BatchShape) -> Result<(&Plan, &mut Sequence)> {
+        let Engine { model, regularization, recompute, grads, stats, plans, step, .. } = self;
+        let plan = plans.get(shape, |pool| {
+            let (graph, _) = graph(model, *regularization, shape, Pass::Training { recompute: *recompute });
+            let bind = |name: &str| match name.strip_prefix("grad/") {
+                Some(leaf) => model.layout.slice(leaf, grads),
+                None if name == "stats" => Some(stats.all()),
+                None => model.bind(name),
+            };
+            let choices = model.tuner.choices(&model.gpu, &graph, &[])?;
+            let plan = Plan::compile_with(&model.gpu, &graph, &[], &PlanOptions { bind: &bind, pool }, &choices)?;
+            plan.write("dstats", &[0f32, 0.0, 0.0, 1.0]);
+            Ok(plan)
+        })?;
+        Ok((plan, step))
     }
 
-    /// Zeroes the gradients and the stats: the beginning of an optimiser step.
-    pub fn begin_step(&self) {
-        for grads in &self.grads {
-            self.gpu().clear(&grads.all());
+    /// Zeroes the gradients and the stats: the beginning of an optimiser step. What the step is made of is recorded, and runs
+    /// once [`Engine::finish_step`] or [`Engine::finish_gradients`] submits it.
+    pub fn begin_step(&mut self) {
+        self.step = Sequence::new(&self.model.gpu);
+        for arena in self.grads.iter().chain([&self.stats]) {
+            self.step.clear(&arena.all());
         }
-        self.gpu().clear(&self.stats.all());
     }
 
     /// Adds a batch's gradients and stats to the sums. `key`: the key of the dropout masks.
     pub fn micro_batch(&mut self, batch: &Batch, key: [u32; 4]) -> Result<()> {
-        let shape = checked_shape(batch, &self.model)?;
-        self.prepare(shape)?;
-        let plan = &self.training[&shape];
-        write_batch(plan, batch);
-        if self.regularization.dropout > 0.0 {
-            plan.write("key", &key);
+        let inputs = Inputs::new(batch, &self.model.config)?;
+        self.micro_batch_of(&inputs, key)
+    }
+
+    /// [`Engine::micro_batch`] of a batch that was prepared elsewhere, such as on another thread.
+    pub fn micro_batch_of(&mut self, inputs: &Inputs, key: [u32; 4]) -> Result<()> {
+        let has_masks = self.regularization.dropout > 0.0;
+        let (plan, step) = self.plan_of(inputs.shape)?;
+        inputs.write(plan, step);
+        if has_masks {
+            plan.write_in(step, "key", &key);
         }
-        plan.run()
+        plan.run_in(step)
+    }
+
+    /// Divides the sums by the token count, clips, updates the parameters, and submits the whole step. `number`: that of the step,
+    /// from 0 on. The report is on its way then; later steps do not delay it, so that the device need not wait for the host.
+    pub fn finish_step(&mut self, lr: f64, number: u64) -> Result<PendingReport> {
+        self.optimizer.step_in(&mut self.step, lr, number);
+        self.finish_gradients()
+    }
+
+    /// Submits what was recorded, as it is: a step that leaves the parameters alone.
+    pub fn finish_gradients(&mut self) -> Result<PendingReport> {
+        let reports = [self.stats.slice(0, 16), self.optimizer.report_slice()];
+        Ok(PendingReport(self.step.submit_reading(&reports)?))
     }
 
     /// The loss of a batch, without dropout and without gradients.
     pub async fn evaluate(&mut self, batch: &Batch) -> Result<LossStats> {
         self.scorer.score(batch).await
-    }
-
-    /// Divides the sums by the token count, clips, and updates the parameters. `step` counts from 0.
-    pub fn finish_step(&self, lr: f64, step: u64) -> Result<()> {
-        self.optimizer.step(lr, step)
-    }
-
-    /// The stats of the batches since [`Engine::begin_step`], and the optimiser's report on them.
-    pub async fn report(&self) -> Result<(LossStats, StepReport)> {
-        self.start_report()?.finish().await
-    }
-
-    /// Begins to read the report of the step just submitted. The next step may be submitted before the report is
-    /// finished, so that the device never waits for the host.
-    pub fn start_report(&self) -> Result<PendingReport> {
-        Ok(PendingReport { stats: self.gpu().start_read(&self.stats, 0..16)?, step: self.optimizer.start_report()? })
     }
 
     /// A gradient's arena slice, for checks.
@@ -214,27 +211,24 @@ impl Engine {
 
     /// The plan of a training shape, if it was compiled.
     pub fn plan(&self, shape: BatchShape) -> Option<&Plan> {
-        self.training.get(&shape)
+        self.plans.find(&shape)
     }
 
     /// Bytes on the device: parameters, gradients, moments, activations.
     pub fn memory(&self) -> [u64; 4] {
         let sum = |buffers: &[Buffer]| buffers.iter().map(Buffer::bytes).sum();
-        [sum(&self.model.params), sum(&self.grads), self.optimizer.state_bytes(), self.pool.bytes()]
+        [sum(&self.model.params), sum(&self.grads), self.optimizer.state_bytes(), self.plans.bytes()]
     }
 }
 
 /// A step's report on its way to the host.
-pub struct PendingReport {
-    stats: Readback<f32>,
-    step: Readback<f32>,
-}
+pub struct PendingReport(Readback<f32>);
 
 impl PendingReport {
     /// The report, once the step has run.
     pub async fn finish(self) -> Result<(LossStats, StepReport)> {
-        let stats = self.stats.finish().await?;
-        Ok((LossStats::from_gpu(&stats), StepReport::from_gpu(&self.step.finish().await?)))
+        let values = self.0.finish().await?;
+        Ok((LossStats::from_gpu(&values), StepReport::from_gpu(&values[4..])))
     }
 }
 
@@ -264,40 +258,4 @@ pub fn graph(model: &Model, regularization: Regularization, shape: BatchShape, p
         b.backward(stats);
     }
     (b.graph, stats)
-}
-
-/// Uploads a batch into the leaves that the builder's graphs read.
-pub fn write_batch(plan: &Plan, batch: &Batch) {
-    let counts = |lens: &[u32], width: usize| {
-        let lens = lens.to_vec();
-        move |i: usize| i % width < lens[i / width] as usize
-    };
-    plan.write("src_ids", &batch.src_ids);
-    plan.write("src_index", &gather_index(&batch.src_ids, counts(&batch.src_lens, batch.shape.src_len)));
-    plan.write("tgt_ids", &batch.tgt_in);
-    plan.write("tgt_index", &gather_index(&batch.tgt_in, counts(&batch.tgt_lens, batch.shape.tgt_len)));
-    plan.write("labels", &batch.labels);
-    if let Some(Segments { src, tgt }) = &batch.segments {
-        let ranges = |own: &[u32], seen: &[u32], sight| segment_ranges(own, seen, batch.shape.batch, sight);
-        plan.write("src_ranges", &ranges(src, src, Sight::Segment));
-        plan.write("tgt_keys", &ranges(tgt, tgt, Sight::UpToSelf));
-        plan.write("tgt_queries", &ranges(tgt, tgt, Sight::FromSelf));
-        plan.write("cross_keys", &ranges(tgt, src, Sight::Segment));
-        plan.write("cross_queries", &ranges(src, tgt, Sight::Segment));
-    } else {
-        plan.write("src_lens", &batch.src_lens);
-    }
-}
-
-/// The batch's shape, once its ids are known to lie inside the vocabulary.
-fn checked_shape(batch: &Batch, model: &Model) -> Result<BatchShape> {
-    let vocab = model.config.vocab_size as u32;
-    let ids = batch.src_ids.iter().chain(&batch.tgt_in);
-    let labels = batch.labels.iter().filter(|&&l| l != IGNORE);
-    if let Some(id) = ids.chain(labels).find(|&&id| id >= vocab) {
-        return Err(Error::Input(format!(
-            "token id {id} is outside of the model's vocabulary of {vocab}: the tokenizer does not belong to this model"
-        )));
-    }
-    Ok(batch.shape)
 }

@@ -6,6 +6,7 @@ mod clip;
 pub mod engine;
 pub mod evaluate;
 pub mod examples;
+pub mod inputs;
 pub mod log;
 pub mod optimizer;
 pub(crate) mod parameters;

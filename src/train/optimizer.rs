@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use super::{adafactor, adamw, clip};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Gpu, Header, Program, ProgramBuilder, Readback, Shader};
+use crate::gpu::{Buffer, Gpu, Header, Program, ProgramBuilder, Sequence, Shader, Slice};
 use crate::model::TensorSpan;
 
 /// Which optimiser, with all its settings but the learning rate.
@@ -241,18 +241,25 @@ impl Optimizer {
     /// Submits one step. `step` counts from 0 and sets bias corrections and decay rates; `lr` is ignored under
     /// Adafactor's `relative_step`.
     pub fn step(&self, lr: f64, step: u64) -> Result<()> {
-        self.gpu.write(&self.control, RATES_AT, &self.config.rates(lr, step));
-        self.program.run(1)
+        let mut sequence = Sequence::new(&self.gpu);
+        self.step_in(&mut sequence, lr, step);
+        sequence.submit()
+    }
+
+    /// [`Optimizer::step`] as a part of a sequence.
+    pub fn step_in(&self, sequence: &mut Sequence, lr: f64, step: u64) {
+        sequence.write(&self.control.slice(RATES_AT, TENSORS_AT - RATES_AT), &self.config.rates(lr, step));
+        sequence.run(&self.program);
     }
 
     /// What the last step did; waits for it.
     pub async fn report(&self) -> Result<StepReport> {
-        Ok(StepReport::from_gpu(&self.start_report()?.finish().await?))
+        Ok(StepReport::from_gpu(&self.gpu.read(&self.control, 0..RATES_AT).await?))
     }
 
-    /// Begins to read what `StepReport::from_gpu` takes; steps submitted afterwards do not delay it.
-    pub fn start_report(&self) -> Result<Readback<f32>> {
-        self.gpu.start_read(&self.control, 0..RATES_AT)
+    /// Where what `StepReport::from_gpu` takes lies.
+    pub(super) fn report_slice(&self) -> Slice {
+        self.control.slice(0, RATES_AT)
     }
 
     /// The moments by name, with the bytes in use: written back verbatim they continue a run bit for bit, on arenas of

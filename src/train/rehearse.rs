@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::trainer::Trainer;
 use crate::error::Result;
+use crate::gpu::Sequence;
 
 /// Share of the time that is planned for; the rest is for checkpoints.
 const PLANNED: f64 = 0.97;
@@ -27,9 +28,9 @@ impl Trainer {
         for (arena, values) in arenas.iter().zip(&params) {
             gpu.write(arena, 0, values);
         }
-        for (_, moments, _) in self.engine.optimizer.state() {
-            gpu.clear(&moments.all());
-        }
+        let mut sequence = Sequence::new(&gpu);
+        self.engine.optimizer.state().iter().for_each(|(_, moments, _)| sequence.clear(&moments.all()));
+        sequence.submit()?;
         (self.state.step, self.state.tokens) = (0, 0);
         self.rewind()?;
         let engine = &mut self.engine;

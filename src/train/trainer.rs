@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::engine::{Engine, PendingReport};
 use super::evaluate::{Best, Evaluator};
 use super::examples::Sources;
+use super::inputs::Inputs;
 pub use super::log::LOG;
 use super::log::{Event, Log, StepLog};
 use super::optimizer::StepReport;
@@ -16,10 +17,10 @@ use super::tensorboard;
 use super::window::{Session, Window};
 use crate::data::Split;
 use crate::data::prefetch::{Prefetch, Ready};
-use crate::data::stream::BatchPosition;
+use crate::data::stream::{BatchPosition, Batches};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::model::Model;
+use crate::model::{Model, T5Config};
 use crate::run_folder::{RunFolder, recover};
 use crate::tokenizer::Tokenizer;
 use crate::tune::Tuner;
@@ -42,7 +43,7 @@ pub struct Trainer {
     pub(super) engine: Engine,
     pub(super) tokenizer: Arc<Tokenizer>,
     sources: Sources,
-    batches: Prefetch,
+    batches: Prefetch<Inputs>,
     pub(super) evaluator: Option<Evaluator>,
     pub(super) state: State,
     folder: RunFolder,
@@ -199,7 +200,7 @@ impl Trainer {
             ));
         }
         let largest = batches.largest_shape();
-        let batches = Prefetch::new(batches, settings.prefetch)?;
+        let batches = prefetch(batches, settings, &config)?;
         let evaluator = (!evaluated.is_empty())
             .then(|| Evaluator::new(evaluated, settings.eval_batch_size, Default::default(), &model, &tokenizer));
         let engine = Engine::new(model, settings.regularization(), &settings.optimizer, settings.clip)?;
@@ -237,8 +238,9 @@ impl Trainer {
     /// Begins the data again.
     pub(super) fn rewind(&mut self) -> Result<()> {
         self.state.position = BatchPosition::default();
-        let batches = self.sources.stream(&self.engine.model.config, &self.state.position)?;
-        self.batches = Prefetch::new(batches, self.state.settings.prefetch)?;
+        let config = &self.engine.model.config;
+        let batches = self.sources.stream(config, &self.state.position)?;
+        self.batches = prefetch(batches, &self.state.settings, config)?;
         Ok(())
     }
 
@@ -303,9 +305,9 @@ impl Trainer {
     fn train_step(&mut self, lr: f64, hooks: &mut Hooks<'_>) -> Result<()> {
         let step = self.state.step;
         let before = self.pending.take();
-        self.submit_step(lr)?;
+        let report = self.submit_step(lr)?;
         self.state.step += 1;
-        self.pending = Some((step + 1, self.engine.start_report()?));
+        self.pending = Some((step + 1, report));
         self.record_kernels(hooks)?;
         self.account(before, hooks)
     }
@@ -325,18 +327,18 @@ impl Trainer {
         self.tell(&Event::Kernels { step, seconds: tuner.spent().as_secs_f64(), choices }, hooks)
     }
 
-    pub(super) fn submit_step(&mut self, lr: f64) -> Result<()> {
+    pub(super) fn submit_step(&mut self, lr: f64) -> Result<PendingReport> {
         let Settings { seed, accumulate, .. } = self.state.settings;
         self.engine.begin_step();
         for pass in 0..accumulate as u64 {
             let index = self.state.step * accumulate as u64 + pass;
             let Ready { batch, next, passes } = self.batches.next_batch()?;
-            self.state.tokens += batch.n_tokens();
-            self.window.positions += batch.n_positions();
+            self.state.tokens += batch.n_tokens;
+            self.window.positions += batch.n_positions;
             (self.state.position, self.passes) = (next, passes);
             let halves = |x: u64| [x as u32, (x >> 32) as u32];
             let ([a, b], [c, d]) = (halves(seed), halves(index));
-            self.engine.micro_batch(&batch, [a, b, c, d])?;
+            self.engine.micro_batch_of(&batch, [a, b, c, d])?;
         }
         self.engine.finish_step(lr, self.state.step)
     }
@@ -496,4 +498,10 @@ impl Trainer {
     pub fn remarks(&self) -> &[String] {
         &self.remarks
     }
+}
+
+/// The batches as the engine wants them, made on threads of their own.
+fn prefetch(batches: Batches, settings: &Settings, config: &T5Config) -> Result<Prefetch<Inputs>> {
+    let config = config.clone();
+    Prefetch::new(batches, settings.prefetch, move |batch| Inputs::new(&batch, &config))
 }

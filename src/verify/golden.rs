@@ -14,10 +14,11 @@ use crate::checkpoint::{Dtype, Weights};
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 use crate::generate::{Decoding, EarlyStopping, Generation, Generator, LengthPenalty, greedy_ids, padded};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Sequence};
 use crate::model::{Builder, Model, read_span};
 use crate::plan::{Plan, PlanOptions, SlotPool};
-use crate::train::engine::{Engine, Regularization, write_batch};
+use crate::train::engine::{Engine, Regularization};
+use crate::train::inputs::Inputs;
 use crate::train::optimizer::OptimizerConfig;
 
 /// Results may lie this many times as far from the float64 reference as PyTorch's own float32 does.
@@ -119,8 +120,10 @@ impl<'a> Golden<'a> {
         let outputs = [("encoded", encoded), ("logits", logits), ("stats", stats)];
         let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };
         let plan = Plan::compile(gpu, &b.graph, &outputs, &options)?;
-        write_batch(&plan, &batch);
-        plan.run()?;
+        let mut sequence = Sequence::new(gpu);
+        Inputs::new(&batch, &model.config)?.write(&plan, &mut sequence);
+        plan.run_in(&mut sequence)?;
+        sequence.submit()?;
 
         let found = plan.read::<f32>("encoded").await?;
         let reference = self.floats(&format!("{prefix}encoder_last_hidden_state"))?;
@@ -150,7 +153,7 @@ impl<'a> Golden<'a> {
         let batch = self.batch("", engine.model.config.decoder_start_token_id)?;
         engine.begin_step();
         engine.micro_batch(&batch, [0; 4])?;
-        let (stats, _) = engine.report().await?;
+        let (stats, _) = engine.finish_gradients()?.finish().await?;
         let tolerance = self.noise("grad_max_relative_l2")?;
         for tensor in engine.model.layout.tensors() {
             let found = read_span(gpu, tensor, engine.gradients()).await?;
@@ -204,10 +207,11 @@ impl<'a> Golden<'a> {
             for (step, expected) in losses.iter().enumerate() {
                 engine.begin_step();
                 engine.micro_batch(&batch, [0; 4])?;
-                if step < 10 {
-                    engine.finish_step(1e-3, step as u64)?;
-                }
-                let loss = engine.report().await?.0.mean_loss();
+                let report = match step {
+                    10 => engine.finish_gradients(),
+                    _ => engine.finish_step(1e-3, step as u64),
+                };
+                let loss = report?.finish().await?.0.mean_loss();
                 worst = f64::max(worst, (loss - expected).abs() / expected);
             }
             rows.push(Row { what: format!("{name}: losses of 10 steps"), error: worst, tolerance: 1e-4 });

@@ -131,7 +131,7 @@ impl Recorded {
                 Param::U32(v) => (name, v),
                 Param::F32(v) => (name, v.to_bits()),
             })
-            .chain([("grid_x", grid[0] as u32)])
+            .chain([("grid_x", grid[0] as u32), ("first_group", 0)])
             .collect();
         let mut params = vec![0; kernel.params.iter().map(|(_, word)| word + 1).max().unwrap_or(0).next_multiple_of(4)];
         for (name, word) in &kernel.params {

@@ -1,0 +1,64 @@
+//! Batches as the leaves that the model's graphs read.
+
+use crate::batch::{Batch, BatchShape, IGNORE, Segments};
+use crate::error::{Error, Result};
+use crate::gpu::Sequence;
+use crate::model::T5Config;
+use crate::ops::{Sight, gather_index, segment_ranges};
+use crate::plan::Plan;
+
+/// A batch, checked and indexed, ready to be written: all that the host has to do for it but the upload.
+pub struct Inputs {
+    pub shape: BatchShape,
+    /// Source and target tokens, padding not counted.
+    pub n_tokens: u64,
+    /// Source and target positions, padding counted.
+    pub n_positions: u64,
+    leaves: Vec<(&'static str, Vec<u32>)>,
+}
+
+impl Inputs {
+    /// # Errors
+    /// `Input` for an id outside of the vocabulary.
+    pub fn new(batch: &Batch, config: &T5Config) -> Result<Inputs> {
+        let vocab = config.vocab_size as u32;
+        let ids = batch.src_ids.iter().chain(&batch.tgt_in);
+        let labels = batch.labels.iter().filter(|&&label| label != IGNORE);
+        if let Some(id) = ids.chain(labels).find(|&&id| id >= vocab) {
+            return Err(Error::Input(format!(
+                "token id {id} is outside of the model's vocabulary of {vocab}: the tokenizer does not belong to this model"
+            )));
+        }
+        let shape = batch.shape;
+        let index = |ids: &[u32], lens: &[u32], width: usize| {
+            gather_index(ids, |i: usize| i % width < lens[i / width] as usize)
+        };
+        let mut leaves = vec![
+            ("src_ids", batch.src_ids.clone()),
+            ("src_index", index(&batch.src_ids, &batch.src_lens, shape.src_len)),
+            ("tgt_ids", batch.tgt_in.clone()),
+            ("tgt_index", index(&batch.tgt_in, &batch.tgt_lens, shape.tgt_len)),
+            ("labels", batch.labels.clone()),
+        ];
+        if let Some(Segments { src, tgt }) = &batch.segments {
+            let ranges = |own: &[u32], seen: &[u32], sight| segment_ranges(own, seen, shape.batch, sight);
+            leaves.extend([
+                ("src_ranges", ranges(src, src, Sight::Segment)),
+                ("tgt_keys", ranges(tgt, tgt, Sight::UpToSelf)),
+                ("tgt_queries", ranges(tgt, tgt, Sight::FromSelf)),
+                ("cross_keys", ranges(tgt, src, Sight::Segment)),
+                ("cross_queries", ranges(src, tgt, Sight::Segment)),
+            ]);
+        } else {
+            leaves.push(("src_lens", batch.src_lens.clone()));
+        }
+        Ok(Inputs { shape, n_tokens: batch.n_tokens(), n_positions: batch.n_positions(), leaves })
+    }
+
+    /// Has `sequence` upload them into the leaves of a plan of their shape.
+    pub fn write(&self, plan: &Plan, sequence: &mut Sequence) {
+        for (name, data) in &self.leaves {
+            plan.write_in(sequence, name, data);
+        }
+    }
+}
