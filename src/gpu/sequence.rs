@@ -228,5 +228,5 @@ fn written(parts: &[Part<'_>]) -> Range<usize> {
         _ => None,
     });
     let first = ranges.next().unwrap_or_default();
-    first.start..ranges.last().map_or(first.end, |range| range.end)
+    first.start..ranges.next_back().map_or(first.end, |range| range.end)
 }
