@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use t5_wgpu::batch::{Batch, BatchShape};
-use t5_wgpu::bench::random_batch;
+use t5_wgpu::bench::Workload;
 use t5_wgpu::gpu::Gpu;
 use t5_wgpu::model::{Model, T5Config};
 use t5_wgpu::train::engine::{Engine, Regularization};
@@ -77,7 +77,8 @@ fn engine(optimizer: &OptimizerConfig) -> Engine {
 
 /// A batch of made-up bytes.
 fn batch(shape: BatchShape) -> Batch {
-    random_batch(shape, 259)
+    let config = T5Config::from_json(CONFIG, "benches/training.rs").expect("a sound configuration");
+    Workload::train(shape.batch, shape.src_len, shape.tgt_len, 0.1).batch(&config)
 }
 
 fn positions(batch: &Batch) -> ItemsCount {

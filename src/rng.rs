@@ -22,6 +22,8 @@ pub enum Purpose {
     Mixture = 8,
     /// Which lines a vocabulary is learned from.
     Lines = 9,
+    /// Weights and token ids of benchmarks.
+    Benchmark = 10,
 }
 
 /// The `counter`-th number is `mix(key + counter * GAMMA)`: cheap to create anywhere, nothing to save.

@@ -16,6 +16,8 @@ pub struct Ceilings {
     pub flops: f64,
     /// Bytes a second of a copy, read and written.
     pub bytes: f64,
+    /// Seconds from one dispatch to the next that depends on it.
+    pub dispatch: f64,
     /// Which product that was.
     pub matmul: String,
 }
@@ -143,6 +145,7 @@ impl Bench<'_, '_> {
             }),
         ];
         let spreads = self.time(&mut arms)?;
+        self.report.ceilings.dispatch = spreads[0].median / 1e6;
         let units = ["us", "us", "us", "us", "GB/s", "GB/s"];
         for ((arm, spread), unit) in arms.iter().zip(spreads).zip(units) {
             self.report.figures.push(Figure::new(Section::Ceilings, &arm.name, unit, spread));

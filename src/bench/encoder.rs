@@ -1,53 +1,93 @@
 //! The encoder over whole batches.
 
+use super::ceilings::Ceilings;
+use super::gate::WorkloadOutcome;
 use super::report::Figure;
-use super::spread::{Arm, seconds};
-use super::subject::{Needed, random_batch};
+use super::run::{WorkloadRun, arms};
+use super::spread::{Spread, seconds};
+use super::subject::Needed;
+use super::workload::Workload;
 use super::{Bench, Section};
-use crate::batch::BatchShape;
 use crate::error::Result;
+use crate::gpu::{Gpu, StepTime, StepWork};
 use crate::model::{Builder, Model};
-use crate::plan::{Plan, PlanOptions, SlotPool};
+use crate::plan::{KernelUse, Plan, PlanOptions, SlotPool};
 
-impl Bench<'_, '_> {
-    pub(super) fn encoder(&mut self, model: &Model) -> Result<()> {
-        let section = Section::Encoder;
-        let shape = BatchShape {
-            batch: self.options.batch(self.gpu),
-            src_len: self.options.source_len.unwrap_or(512),
-            tgt_len: 1,
-            packed: false,
-        };
-        let mut builder = Builder::new(model, shape, 0.0);
+pub(super) struct EncoderRun {
+    gpu: Gpu,
+    workload: Workload,
+    width: usize,
+    plan: Plan,
+}
+
+impl EncoderRun {
+    pub fn compile(model: &Model, workload: &Workload) -> Result<EncoderRun> {
+        let mut builder = Builder::new(model, workload.shape(), 0.0);
         let encoded = builder.encoder();
         let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };
-        let plan = Plan::compile(self.gpu, &builder.graph, &[("encoded", encoded)], &options)
-            .map_err(|e| Needed::of(&model.config, false).explain(&self.options.subject, e))?;
-        let batch = random_batch(shape, model.config.vocab_size);
+        let choices = model.tuner.choices(&model.gpu, &builder.graph, &[encoded])?;
+        let plan = Plan::compile_with(&model.gpu, &builder.graph, &[("encoded", encoded)], &options, &choices)?;
+        let batch = workload.batch(&model.config);
         plan.write("src_ids", &batch.src_ids);
         plan.write("src_lens", &batch.src_lens);
-        let name = format!("{} x {} tokens", shape.batch, shape.src_len);
-        let gpu = self.gpu;
-        let mut arms = [Arm::new(format!("encoder {name}"), || {
-            seconds(|| {
-                plan.run()?;
-                gpu.wait()
-            })
-        })];
-        let spread = self.time(&mut arms)?[0];
-        let tokens = (shape.batch * shape.src_len) as f64;
-        self.report.figures.push(Figure::new(section, &name, "tokens/s", spread.map(|s| tokens / s)));
-        let time = Figure::new(section, &format!("{name}, time"), "ms", spread.map(|s| 1e3 * s));
-        self.report.figures.push(time.with_work(&plan.work(), spread.median, &self.report.ceilings));
+        Ok(EncoderRun { gpu: model.gpu.clone(), workload: *workload, width: model.config.d_model, plan })
+    }
+}
+
+impl WorkloadRun for EncoderRun {
+    fn parts(&self) -> Vec<String> {
+        vec![self.workload.to_string()]
+    }
+
+    fn sample(&self, _: usize) -> Result<f64> {
+        seconds(|| {
+            self.plan.run()?;
+            self.gpu.wait()
+        })
+    }
+
+    fn figures(&self, parts: &[Spread], ceilings: &Ceilings) -> Result<Vec<Figure>> {
+        let (name, run) = (self.workload.to_string(), parts[0]);
+        let tokens = self.workload.tokens() as f64;
+        let time = Figure::new(Section::Encoder, &format!("{name}, time"), "ms", run.map(|s| 1e3 * s));
+        Ok(vec![
+            Figure::new(Section::Encoder, &name, "tokens/s", run.map(|s| tokens / s)),
+            time.with_work(&self.plan.work(), run.median, ceilings),
+        ])
+    }
+
+    fn work(&self) -> Result<Vec<StepWork>> {
+        Ok(self.plan.work())
+    }
+
+    fn profile(&self) -> Result<Vec<StepTime>> {
+        pollster::block_on(self.plan.profile())
+    }
+
+    fn kernels(&self) -> Result<Vec<KernelUse>> {
+        Ok(self.plan.kernels().to_vec())
+    }
+
+    fn outcome(&self) -> Result<WorkloadOutcome> {
+        Ok(WorkloadOutcome::Encoder { states: pollster::block_on(self.plan.read("encoded"))?, width: self.width })
+    }
+}
+
+impl Bench<'_, '_> {
+    pub(super) fn encoder(&mut self, model: &Model, workload: &Workload) -> Result<()> {
+        let run = EncoderRun::compile(model, workload)
+            .map_err(|e| Needed::of(&model.config, false).explain(&self.options.subject, e))?;
+        let spreads = self.time(&mut arms(&run))?;
+        let figures = run.figures(&spreads, &self.report.ceilings)?;
+        self.report.figures.extend(figures);
         if self.gpu.caps().timestamps {
-            let steps = pollster::block_on(plan.profile())?;
-            self.profile(section, &name, &steps);
+            self.profile(Section::Encoder, &workload.to_string(), &run.profile()?);
         }
         Ok(())
     }
 
     /// Adds the table of a profiled step, and how its matrix products do.
-    pub(super) fn profile(&mut self, section: Section, name: &str, steps: &[crate::gpu::StepTime]) {
+    pub(super) fn profile(&mut self, section: Section, name: &str, steps: &[StepTime]) {
         let profile = self.report.add_profile(section, name, steps);
         let (seconds, work) = profile.products();
         if seconds > 0.0 {

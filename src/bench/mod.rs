@@ -7,32 +7,50 @@ mod ceilings;
 mod compare;
 mod data;
 mod decode;
+mod efficiency;
 mod encoder;
+mod gate;
 mod gpus;
+mod machine;
 mod ops;
 mod predict;
 mod render;
 mod report;
+mod result;
+mod run;
 mod spread;
 mod subject;
+mod suite;
+mod table;
 mod trace;
 mod train;
+mod workload;
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 pub use ceilings::{Ceilings, kernels};
 pub use compare::{Comparison, Saved, Verdict};
+pub use efficiency::{Accuracy, Efficiencies};
+pub use gate::{ExpectedResult, Gate, WorkloadOutcome, recorded_results, sampled_places};
 pub use gpus::{GPUS, NamedGpu};
-pub use predict::{Forecast, Occupancy, SMALL_DISPATCH, Workload, predict, seconds_on};
-pub use render::{render, render_comparison, render_forecasts};
-pub use report::{BenchReport, Figure, KernelShare, Profile, SCHEMA};
+pub use machine::{AdapterFacts, MachineFacts, vendor_name};
+pub use predict::{Basis, CardForecasts, CountedWorkload, Forecast, Occupancy, SMALL_DISPATCH, predict, seconds_on};
+pub use render::{render, render_comparison, render_prediction, render_suite};
+pub use report::{BenchReport, Better, Figure, KernelShare, Profile, SCHEMA};
+pub use result::{
+    BadResult, ColdStart, KernelChoice, KernelWork, ResultsFolder, SUITE_FORMAT, SUITE_SCHEMA, SuiteCeilings,
+    SuiteResult, SuiteSettings, Sustained, WorkloadResult, read_results, submission_path,
+};
 pub use spread::{Arm, Spread, in_turn};
-pub use subject::{Subject, random_batch};
+pub use subject::Subject;
+pub use suite::{SuiteOptions, SuiteProgress, run_suite};
+pub use table::{table_html, table_text};
 pub use trace::{Trace, chrome_trace};
+pub use workload::{FrozenWorkload, Workload, WorkloadKind};
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Caps, Gpu};
 use spread::Budget;
 
 /// A part of the benchmark.
@@ -113,9 +131,37 @@ impl BenchOptions {
         Budget { seconds: self.seconds, least, most: 50 }
     }
 
-    /// Sequences of the encoder's and of the training batch.
-    fn batch(&self, gpu: &Gpu) -> usize {
-        self.batch.unwrap_or(if gpu.caps().is_cpu() || self.quick { 1 } else { 8 })
+    /// The options of everything at the default sizes.
+    pub fn new(subject: Subject) -> BenchOptions {
+        BenchOptions {
+            sections: Vec::new(),
+            subject,
+            batch: None,
+            source_len: None,
+            target_len: None,
+            seconds: 1.0,
+            quick: false,
+            trace: false,
+            text: Vec::new(),
+            tokenizer: None,
+        }
+    }
+
+    /// What is timed as a whole on such an adapter: the encoder, decoding at one or more batch sizes, training.
+    fn workloads(&self, caps: &Caps) -> Vec<Workload> {
+        let (is_cpu, quick) = (caps.is_cpu(), self.quick);
+        let batch = self.batch.unwrap_or(if is_cpu || quick { 1 } else { 8 });
+        let source_len = self.source_len.unwrap_or(512);
+        let new_tokens = match (quick, is_cpu) {
+            (true, _) => 8,
+            (false, true) => 32,
+            (false, false) => 64,
+        };
+        let new_tokens = self.target_len.unwrap_or(new_tokens).max(2);
+        let rows = self.batch.map_or(if quick { vec![1, 4] } else { vec![1, 16] }, |batch| vec![batch]);
+        let decode = |rows| Workload::decode(rows, self.source_len.unwrap_or(64), new_tokens);
+        let train = Workload::train(batch, source_len, self.target_len.unwrap_or(114), DROPOUT);
+        [vec![Workload::encoder(batch, source_len)], rows.into_iter().map(decode).collect(), vec![train]].concat()
     }
 
     fn check(&self) -> Result<()> {
@@ -130,6 +176,9 @@ impl BenchOptions {
         Ok(())
     }
 }
+
+/// Of the training step that is timed.
+const DROPOUT: f32 = 0.1;
 
 /// Is called with the name of each measurement as it begins.
 pub type Progress<'a> = dyn FnMut(&str) + 'a;
@@ -163,14 +212,16 @@ pub fn run(gpu: &Gpu, options: &BenchOptions, progress: &mut Progress<'_>) -> Re
         (bench.progress)("making the model");
         let model = options.subject.open(gpu, options.has(Section::Train))?;
         bench.report.set_model(&options.subject, &model);
+        let workloads = options.workloads(gpu.caps());
+        let of = |kind| workloads.iter().filter(|w| w.kind == kind).copied().collect::<Vec<_>>();
         if options.has(Section::Encoder) {
-            bench.encoder(&model)?;
+            of(WorkloadKind::Encoder).iter().try_for_each(|workload| bench.encoder(&model, workload))?;
         }
         if options.has(Section::Decode) {
-            bench.decode(&model)?;
+            bench.decode(&model, &of(WorkloadKind::Decode))?;
         }
         if options.has(Section::Train) {
-            bench.train(model)?;
+            of(WorkloadKind::Train).iter().try_for_each(|workload| bench.train(&model, workload))?;
         }
     }
     Ok((bench.report, bench.traces))

@@ -1,42 +1,62 @@
 //! What a card should need, from a count of the work: `max(flops / (a peak), bytes / (b bandwidth)) + launch` summed over
-//! the dispatches of a step. Nothing is run, and no adapter is needed.
+//! the dispatches of a step. Nothing is run, and no adapter is needed. The shares a and b come from results of cards, kernel by
+//! kernel; while there are none they are guessed.
 
+use super::BenchOptions;
+use super::efficiency::{Accuracy, Efficiencies};
 use super::gpus::{GPUS, NamedGpu};
-use super::{BenchOptions, Subject};
-use crate::batch::BatchShape;
+use super::result::{SuiteCeilings, SuiteResult};
+use super::spread::Spread;
+use super::workload::{Workload, WorkloadKind};
 use crate::error::Result;
 use crate::gpu::{Caps, StepWork, Work, Workgroup};
-use crate::graph::Dtype;
-use crate::model::{Builder, Chooser, DecodeShape, Layout, T5Config};
-use crate::plan::outline;
 
-/// The share of the peak that our plain f32 products are taken to reach, and with fewer than 64 rows.
+/// The share of the peak that our plain f32 products are guessed to reach, and with fewer than 64 rows.
 const COMPUTE: f64 = 0.35;
 const COMPUTE_FEW_ROWS: f64 = 0.2;
-/// The share of the bandwidth that streaming kernels are taken to reach.
+/// The share of the bandwidth that streaming kernels are guessed to reach.
 const STREAM: f64 = 0.75;
 /// Operations a byte of a product of 64 rows with a large matrix: 2 x 64 for the four bytes of each weight.
 const ROWS_64: f64 = 32.0;
-/// Bytes a parameter that AdamW moves: both moments and the parameter there and back, the gradient twice for its norm and
-/// for the update, and once to be cleared.
-const ADAMW_BYTES: f64 = 36.0;
-/// Dispatches of AdamW, for each window of the arenas and for all.
-const ADAMW_DISPATCHES: [usize; 2] = [2, 1];
-
 /// The times of one model on one card.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Forecast {
     #[serde(flatten)]
     pub gpu: NamedGpu,
-    /// In the order of `workloads`.
+    pub basis: Basis,
+    /// In the order of the workloads.
     pub seconds: Vec<f64>,
+}
+
+/// What a forecast rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Basis {
+    /// The vendor's sheet, and guessed shares of it.
+    Guess,
+    /// The vendor's sheet, and shares that other cards reached.
+    Fitted,
+    /// Rates measured on a card of this name, and the shares that cards' kernels reached.
+    Measured,
+}
+
+/// Forecasts for named cards, and what is known of their worth.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct CardForecasts {
+    pub workloads: Vec<CountedWorkload>,
+    #[serde(rename = "cards")]
+    pub forecasts: Vec<Forecast>,
+    /// The cards whose results were learned from.
+    pub learned_from: Vec<String>,
+    /// For every adapter with a result: how far off predictions are there.
+    pub accuracy: Vec<Accuracy>,
 }
 
 /// What is predicted.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct Workload {
+pub struct CountedWorkload {
     pub name: String,
-    /// Tokens of one run.
+    /// Tokens of one run; of decoding, of a step.
     pub tokens: usize,
     pub dispatches: usize,
     #[serde(flatten)]
@@ -83,17 +103,91 @@ impl Occupancy {
     }
 }
 
-/// Predicts the encoder, decoding and a training step for every card of [`GPUS`].
-pub fn predict(options: &BenchOptions) -> Result<(Vec<Workload>, Vec<Forecast>)> {
+/// Predicts the encoder, decoding and a training step for every card of [`GPUS`], learning from these results.
+pub fn predict(options: &BenchOptions, results: &[SuiteResult]) -> Result<CardForecasts> {
     options.check()?;
-    let workloads = workloads(options)?;
-    let forecast =
-        |gpu: &NamedGpu| Forecast { gpu: *gpu, seconds: workloads.iter().map(|w| seconds_on(gpu, &w.steps)).collect() };
+    let config = options.subject.config()?;
+    config.validate()?;
+    let caps = card();
+    let count = |workload: &Workload| CountedWorkload::new(workload, workload.outline(&config, &caps)?);
+    let workloads: Vec<CountedWorkload> = options.workloads(&caps).iter().map(count).collect::<Result<_>>()?;
+    let cards: Vec<&SuiteResult> = results.iter().filter(|result| !result.machine.is_software()).collect();
+    let learned = Efficiencies::fit(&cards);
+    let shares = sheet_shares(&cards);
+    let forecast = |gpu: &NamedGpu| {
+        let own = cards.iter().find(|result| gpu.is_called(&result.machine.adapter.name));
+        let (basis, rates) = match own {
+            Some(result) => (Basis::Measured, result.ceilings.clone()),
+            None => (Basis::Fitted, gpu.rates(shares)),
+        };
+        match &learned {
+            Some(learned) => Forecast {
+                gpu: *gpu,
+                basis,
+                seconds: workloads.iter().map(|w| learned.seconds(&rates, &w.steps)).collect(),
+            },
+            None => Forecast {
+                gpu: *gpu,
+                basis: Basis::Guess,
+                seconds: workloads.iter().map(|w| seconds_on(gpu, &w.steps)).collect(),
+            },
+        }
+    };
     let forecasts = GPUS.iter().map(forecast).collect();
-    Ok((workloads, forecasts))
+    let learned_from = match learned {
+        Some(_) => cards.iter().map(|result| result.machine.chip()).collect(),
+        None => Vec::new(),
+    };
+    let accuracy = Accuracy::of_all(results);
+    Ok(CardForecasts { workloads, forecasts, learned_from, accuracy })
 }
 
-/// Seconds of these dispatches, one after the other.
+/// Shares of the sheet's arithmetic and bandwidth that the ceilings' kernels reach, where no card's result tells.
+const SHEET_SHARES: [f64; 2] = [0.7, 0.85];
+
+/// The same as the cards tell whose sheet is known: the median.
+fn sheet_shares(cards: &[&SuiteResult]) -> [f64; 2] {
+    let mut known: [Vec<f64>; 2] = Default::default();
+    for result in cards {
+        if let Some(gpu) = GPUS.iter().find(|gpu| gpu.is_called(&result.machine.adapter.name)) {
+            let [flops, bytes] = &mut known;
+            flops.push(result.ceilings.flops / (1e12 * gpu.f32_rate));
+            bytes.push(result.ceilings.bytes / (1e9 * gpu.bandwidth));
+        }
+    }
+    let median = |(known, guess): (Vec<f64>, f64)| if known.is_empty() { guess } else { Spread::of(known).median };
+    let [flops, bytes] = known;
+    [(flops, SHEET_SHARES[0]), (bytes, SHEET_SHARES[1])].map(median)
+}
+
+impl NamedGpu {
+    /// Whether a driver's name for an adapter means this card.
+    fn is_called(&self, adapter: &str) -> bool {
+        // What makes another card of the same number.
+        const KINDS: [&str; 9] = ["ti", "super", "laptop", "mobile", "max", "pro", "xt", "xtx", "ultra"];
+        let words = |text: &str| -> Vec<String> {
+            let lower = text.to_lowercase();
+            lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+        };
+        let (own, given) = (words(self.name), words(adapter));
+        // Drivers leave the maker out, or add to it.
+        let makers = ["nvidia", "amd", "intel", "qualcomm"];
+        own.iter().all(|word| makers.contains(&word.as_str()) || given.contains(word))
+            && given.iter().all(|word| !KINDS.contains(&word.as_str()) || own.contains(word))
+    }
+
+    /// The ceilings that it should have, if kernels reach these shares of its sheet.
+    fn rates(&self, [flops, bytes]: [f64; 2]) -> SuiteCeilings {
+        SuiteCeilings {
+            flops: 1e12 * self.f32_rate * flops,
+            bytes: 1e9 * self.bandwidth * bytes,
+            dispatch_seconds: 1e-6 * self.launch,
+            product: String::new(),
+        }
+    }
+}
+
+/// Seconds of these dispatches, one after the other, as a guess.
 pub fn seconds_on(gpu: &NamedGpu, steps: &[StepWork]) -> f64 {
     let seconds = |step: &StepWork| {
         let few = step.work.flops < ROWS_64 * step.work.bytes;
@@ -101,71 +195,6 @@ pub fn seconds_on(gpu: &NamedGpu, steps: &[StepWork]) -> f64 {
         step.work.floor(compute * gpu.f32_rate * 1e12, STREAM * gpu.bandwidth * 1e9) + gpu.launch * 1e-6
     };
     steps.iter().map(seconds).sum()
-}
-
-fn workloads(options: &BenchOptions) -> Result<Vec<Workload>> {
-    let config = options.subject.config()?;
-    config.validate()?;
-    let caps = card();
-    let untied = !config.tie_word_embeddings;
-    let layout = Layout::new(&config, untied, &caps, &|_| Dtype::F32)?;
-    let (scale, _) = config.output_scale(untied);
-    let batch = options.batch.unwrap_or(8);
-    let shape = BatchShape { batch, src_len: options.source_len.unwrap_or(512), tgt_len: 1, packed: false };
-    let mut workloads = Vec::new();
-
-    let mut b = Builder::on_layout(&config, &layout, scale, shape, 0.0);
-    let encoded = b.encoder();
-    let steps = outline(&caps, &b.graph, &[encoded])?;
-    workloads.push(Workload::new(format!("encoder {batch} x {}", shape.src_len), batch * shape.src_len, steps));
-
-    for batch in options.batch.map_or(vec![1, 16], |batch| vec![batch]) {
-        let src_len = options.source_len.unwrap_or(64);
-        let max_len = options.target_len.unwrap_or(64) + 32;
-        let shape = DecodeShape { batch, beams: 1, drafts: 0, src_len, max_len };
-        let mut b = Builder::on_layout(
-            &config,
-            &layout,
-            scale,
-            BatchShape { batch, src_len, tgt_len: max_len, packed: false },
-            0.0,
-        );
-        b.decode_step(shape.beams, shape.drafts);
-        let mut steps = outline(&caps, &b.graph, &[])?;
-        steps.extend(outline(
-            &caps,
-            &shape.chooser(config.vocab_size, Chooser { n_eos: 1, ..Chooser::default() }),
-            &[],
-        )?);
-        workloads.push(Workload::new(format!("decode batch {batch}"), batch, steps));
-    }
-
-    let shape = BatchShape { tgt_len: options.target_len.unwrap_or(114), ..shape };
-    let tokens = batch * (shape.src_len + shape.tgt_len);
-    let mut b = Builder::on_layout(&config, &layout, scale, shape, 0.1);
-    let encoded = b.encoder();
-    let hidden = b.decoder(encoded);
-    let stats = b.loss(hidden, 0.0, 0.0);
-    b.backward(stats);
-    let mut steps = outline(&caps, &b.graph, &[])?;
-    steps.extend(adamw(&config, &layout));
-    workloads.push(Workload::new(format!("train {batch} x ({} + {})", shape.src_len, shape.tgt_len), tokens, steps));
-    Ok(workloads)
-}
-
-fn adamw(config: &T5Config, layout: &Layout) -> Vec<StepWork> {
-    let windows = layout.tensors().iter().flat_map(|t| &t.pieces).map(|p| p.window + 1).max().unwrap_or(1);
-    let count = ADAMW_DISPATCHES[0] * windows + ADAMW_DISPATCHES[1];
-    let bytes = ADAMW_BYTES * config.param_count() as f64 / count as f64;
-    let step = StepWork {
-        kernel: "adamw",
-        label: "optimiser".into(),
-        work: Work { flops: 0.0, bytes },
-        // Four parameters an invocation.
-        workgroups: (config.param_count() / windows as u64).div_ceil(4 * 256),
-        workgroup: Workgroup { invocations: 256, shared_bytes: 0 },
-    };
-    vec![step; count]
 }
 
 /// The capabilities of a common graphics card: they decide which kernels are counted.
@@ -185,33 +214,22 @@ fn card() -> Caps {
     }
 }
 
-impl Workload {
-    fn new(name: String, tokens: usize, steps: Vec<StepWork>) -> Workload {
+impl CountedWorkload {
+    fn new(workload: &Workload, steps: Vec<StepWork>) -> Result<CountedWorkload> {
         let work = steps.iter().map(|step| step.work).sum();
-        Workload { name, tokens, dispatches: steps.len(), work, kernels: Occupancy::of(&steps), steps }
-    }
-}
-
-/// The options of a prediction at the default sizes.
-impl BenchOptions {
-    pub fn new(subject: Subject) -> BenchOptions {
-        BenchOptions {
-            sections: Vec::new(),
-            subject,
-            batch: None,
-            source_len: None,
-            target_len: None,
-            seconds: 1.0,
-            quick: false,
-            trace: false,
-            text: Vec::new(),
-            tokenizer: None,
-        }
+        let tokens = match workload.kind {
+            WorkloadKind::Decode => workload.batch,
+            WorkloadKind::Encoder | WorkloadKind::Train => workload.tokens(),
+        };
+        let (dispatches, kernels) = (steps.len(), Occupancy::of(&steps));
+        Ok(CountedWorkload { name: workload.to_string(), tokens, dispatches, work, kernels, steps })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Subject;
+    use super::super::efficiency::tests::made_up;
     use super::*;
 
     fn step(flops: f64, bytes: f64) -> StepWork {
@@ -232,8 +250,9 @@ mod tests {
     fn better_cards_are_faster() {
         let mut options = BenchOptions::new(Subject::parse("t5-small").unwrap());
         options.source_len = Some(64);
-        let (workloads, forecasts) = predict(&options).unwrap();
-        assert_eq!(forecasts.len(), GPUS.len());
+        let CardForecasts { workloads, forecasts, learned_from, accuracy } = predict(&options, &[]).unwrap();
+        assert!(forecasts.len() == GPUS.len() && learned_from.is_empty() && accuracy.is_empty());
+        assert!(forecasts.iter().all(|forecast| forecast.basis == Basis::Guess));
         for a in &forecasts {
             for b in &forecasts {
                 let better = a.gpu.bandwidth >= b.gpu.bandwidth
@@ -247,5 +266,44 @@ mod tests {
         let weights = 4.0 * 38.5e6;
         let moved = workloads[1].work.bytes;
         assert!((weights..1.1 * weights).contains(&moved), "{moved}");
+    }
+    #[test]
+    fn cards_are_found_by_their_drivers_names() {
+        let named = |name: &str| GPUS.iter().filter(|gpu| gpu.is_called(name)).map(|gpu| gpu.name).collect::<Vec<_>>();
+        assert_eq!(named("NVIDIA GeForce RTX 4090"), ["NVIDIA RTX 4090"]);
+        assert_eq!(named("NVIDIA GeForce RTX 4090 Laptop GPU"), [""; 0]);
+        assert_eq!(named("NVIDIA GeForce RTX 2080 Ti"), ["NVIDIA RTX 2080 Ti"]);
+        assert_eq!(named("AMD Radeon RX 7900 XTX (RADV NAVI31)"), ["AMD RX 7900 XTX"]);
+        assert_eq!(named("Apple M2 Pro"), ["Apple M2 Pro"]);
+        assert_eq!(named("Apple M1 Max"), [""; 0]);
+    }
+
+    #[test]
+    fn results_of_cards_replace_guesses() {
+        let mut options = BenchOptions::new(Subject::parse("tiny").unwrap());
+        options.source_len = Some(64);
+        // Kernels of other names count as a whole: a third of the ceilings, which are 1e12 of a sheet's 12.7e12.
+        let card = made_up("NVIDIA GeForce RTX 3060", 1e12, [0.5, 0.25]);
+        let found = predict(&options, std::slice::from_ref(&card)).unwrap();
+        assert_eq!(found.learned_from, ["NVIDIA GeForce RTX 3060"]);
+        let of = |name: &str| found.forecasts.iter().find(|forecast| forecast.gpu.name == name).unwrap();
+        assert_eq!([of("NVIDIA RTX 3060").basis, of("Apple M1").basis], [Basis::Measured, Basis::Fitted]);
+        let steps = &found.workloads[0].steps;
+        let expected = Efficiencies::fit(&[&card]).unwrap().seconds(&card.ceilings, steps);
+        assert_eq!(of("NVIDIA RTX 3060").seconds[0], expected);
+        let rates = SuiteCeilings {
+            flops: 1e12 / 12.7e12 * 2.6e12,
+            bytes: 1e11 / 360e9 * 68e9,
+            dispatch_seconds: 4.5e-6,
+            product: String::new(),
+        };
+        let expected = Efficiencies::fit(&[&card]).unwrap().seconds(&rates, steps);
+        assert!((of("Apple M1").seconds[0] / expected - 1.0).abs() < 1e-9);
+        // A processor teaches nothing about cards, but its accuracy is told.
+        let mut software = card;
+        software.machine.adapter.kind = "CPU".into();
+        let found = predict(&options, &[software]).unwrap();
+        assert!(found.learned_from.is_empty() && found.accuracy.len() == 1);
+        assert!(found.forecasts.iter().all(|forecast| forecast.basis == Basis::Guess));
     }
 }

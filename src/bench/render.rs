@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use super::Section;
 use super::compare::{Comparison, Verdict};
-use super::predict::{Forecast, Workload};
+use super::predict::{Basis, CardForecasts, Forecast};
 use super::report::{BenchReport, Figure, Profile};
+use super::result::{SuiteResult, WorkloadResult};
 use crate::gpu::Workgroup;
 
 /// The whole report as tables.
@@ -82,12 +83,116 @@ pub fn render_comparison(comparisons: &[Comparison]) -> String {
     table(&header, comparisons.iter().map(row).collect()) + &summary
 }
 
-/// A table of cards and what they should need.
-pub fn render_forecasts(model: &str, workloads: &[Workload], forecasts: &[Forecast]) -> String {
-    let mut text = format!(
-        "PREDICTED for {model}, not measured: work counted from the plans' dispatches, f32; rates from vendors' sheets, of \
-         which\n35 % of the peak (20 % below 64 rows) and 75 % of the bandwidth are taken to be reached; launches estimated.\n\n"
+/// The result of a suite: every workload with its gate, its start, and what was left out.
+pub fn render_suite(result: &SuiteResult) -> String {
+    let mut text = String::new();
+    let SuiteResult { machine, ceilings, settings, .. } = result;
+    let commit = result.commit.as_ref().map(|c| format!(" ({c})")).unwrap_or_default();
+    let checked = if settings.checked { ", shaders with bounds checks" } else { "" };
+    let adapter = &machine.adapter;
+    let _ = writeln!(
+        text,
+        "t5 {}{commit} on {} ({}, {}, {} {}){checked}, {}",
+        result.version, adapter.name, adapter.kind, adapter.backend, adapter.driver, adapter.driver_info, result.date
     );
+    let memory = machine.memory_bytes.map(|bytes| format!("{} GiB", number(bytes as f64 / f64::from(1 << 30))));
+    let known = [machine.os_version.clone(), machine.cpu.clone(), Some(format!("{} threads", machine.threads)), memory];
+    let known: Vec<String> = known.into_iter().flatten().chain(machine.power.clone()).collect();
+    let _ = writeln!(text, "{} ({}): {}", machine.os, machine.arch, known.join(", "));
+    let _ = writeln!(
+        text,
+        "ceilings: {} GF/s by {}; {} GB/s; {} us a dispatch\nopening the adapter: {} s; kernels chosen with tune {}, {} otherwise \
+         than by rule\n",
+        number(ceilings.flops / 1e9),
+        ceilings.product,
+        number(ceilings.bytes / 1e9),
+        number(1e6 * ceilings.dispatch_seconds),
+        number(result.adapter_seconds),
+        settings.tune,
+        settings.choices.iter().filter(|choice| choice.variant != choice.rule).count(),
+    );
+    let measured = result.workloads.iter().filter(|w| w.left_out.is_none());
+    let header = ["", "median", "quartiles", "samples", "of ceiling", "gate", "weights", "compiling", "first run"];
+    text += &table(&header, measured.flat_map(suite_rows).collect());
+    for workload in &result.workloads {
+        if let Some(failure) = workload.gate.as_ref().and_then(|gate| gate.failure()) {
+            let _ = writeln!(text, "  FAILED {}: {failure}. Its figures do not count.", workload.name);
+        }
+    }
+    for (workload, why) in result.workloads.iter().filter_map(|w| Some((w, w.left_out.as_ref()?))) {
+        let _ = writeln!(text, "  left out {}: {why}", workload.name);
+    }
+    for (workload, lasted) in result.workloads.iter().filter_map(|w| Some((w, w.sustained?))) {
+        let _ = writeln!(
+            text,
+            "\n  {} for {} s on end, {} runs: {} ms a run at first, {} ms at last: {:.1} % {}",
+            workload.name,
+            number(lasted.seconds),
+            lasted.runs,
+            number(1e3 * lasted.first),
+            number(1e3 * lasted.last),
+            100.0 * lasted.drop.abs(),
+            if lasted.drop > 0.0 { "slower" } else { "faster" }
+        );
+    }
+    text
+}
+
+/// The figures of a workload that people compare; struck out where the gate failed.
+fn suite_rows(workload: &WorkloadResult) -> Vec<Vec<String>> {
+    let passed = workload.gate.as_ref().is_some_and(|gate| gate.passed);
+    let seconds = |seconds: f64| format!("{} s", number(seconds));
+    let rates = workload.figures.iter().take(2).filter(|figure| figure.samples > 1).enumerate();
+    let row = |(at, figure): (usize, &Figure)| {
+        let value = format!("{} {}", number(figure.value), figure.unit);
+        let value = if passed { value } else { format!("~~{value}~~") };
+        let mut cells = vec![
+            if at == 0 {
+                workload.name.clone()
+            } else {
+                format!("  {}", figure.name.rsplit(", ").next().unwrap_or(""))
+            },
+            value,
+            format!("{}-{}", number(figure.low), number(figure.high)),
+            figure.samples.to_string(),
+            figure.ceiling_share.map(share_of_ceiling).unwrap_or_default(),
+        ];
+        let start = workload.cold.filter(|_| at == 0);
+        cells.push(
+            if at > 0 {
+                ""
+            } else if passed {
+                "PASS"
+            } else {
+                "FAILED"
+            }
+            .into(),
+        );
+        cells.extend(
+            [start.map(|s| s.weights), start.map(|s| s.compile), start.map(|s| s.first_run)]
+                .map(|s| s.map(seconds).unwrap_or_default()),
+        );
+        cells
+    };
+    rates.map(row).collect()
+}
+
+/// A table of cards and what they should need.
+pub fn render_prediction(model: &str, prediction: &CardForecasts) -> String {
+    let CardForecasts { workloads, forecasts, learned_from, accuracy } = prediction;
+    let mut text = format!("PREDICTED for {model}, not measured: work counted from the plans' dispatches, f32.\n");
+    text += &match learned_from.as_slice() {
+        [] => "A GUESS: no result of a graphics card is at hand. Rates are from vendors' sheets, of which 35 % of the peak (20 % \
+               below 64\nrows) and 75 % of the bandwidth are taken to be reached; launches are estimated. `t5 bench suite --submit` \
+               on a card teaches more.\n\n"
+            .into(),
+        cards => format!(
+            "What each kernel reaches of an adapter's ceilings was learned from {}: {}. Ceilings are those\nthat were measured on a \
+             card of the name (*), or the share of the vendor's sheet that such cards reach.\n\n",
+            cards.len(),
+            cards.join("; ")
+        ),
+    };
     let work = workloads.iter().map(|w| {
         vec![
             w.name.clone(),
@@ -121,14 +226,35 @@ pub fn render_forecasts(model: &str, workloads: &[Workload], forecasts: &[Foreca
     let row = |f: &Forecast| {
         let cells = f.seconds.iter().zip(workloads);
         let cells = cells.flat_map(|(s, w)| [number(1e3 * s), number(w.tokens as f64 / s)]);
-        [f.gpu.name.to_owned()].into_iter().chain(cells).collect()
+        let mark = if f.basis == Basis::Measured { " *" } else { "" };
+        [format!("{}{mark}", f.gpu.name)].into_iter().chain(cells).collect()
     };
-    text + &table(&header, forecasts.iter().map(row).collect())
+    text += &table(&header, forecasts.iter().map(row).collect());
+    if !accuracy.is_empty() {
+        let _ = writeln!(
+            text,
+            "\nHow far off this is where results are known: efficiencies of the kernels learned from the other results of the kind \
+             (cards, or\nsoftware adapters), or where there is none from the adapter's own, with the adapter's own ceilings.\n"
+        );
+        let rows = accuracy.iter().flat_map(|adapter| {
+            adapter.workloads.iter().map(|run| {
+                vec![
+                    format!("{}, {}", adapter.adapter, run.name),
+                    number(1e3 * run.measured),
+                    number(1e3 * run.predicted),
+                    format!("{:.2}x", run.factor()),
+                    if adapter.from_others { "others" } else { "itself" }.into(),
+                ]
+            })
+        });
+        text += &table(&["", "measured, ms", "predicted, ms", "off by", "learned from"], rows.collect());
+    }
+    text
 }
 
 fn row(f: &Figure) -> Vec<String> {
     let seconds = match f.unit.as_str() {
-        "ms" => Some(f.value / 1e3),
+        "ms" | "ms/token" => Some(f.value / 1e3),
         _ => None,
     };
     let rate = |work: Option<f64>| match (work, seconds) {
@@ -170,7 +296,7 @@ fn share_of_ceiling(share: f64) -> String {
 }
 
 /// Four digits, without an exponent where that is readable.
-fn number(x: f64) -> String {
+pub(super) fn number(x: f64) -> String {
     let digits = match x.abs() {
         a if a >= 1000.0 || a == 0.0 => 0,
         a if a >= 100.0 => 1,
@@ -181,7 +307,7 @@ fn number(x: f64) -> String {
 }
 
 /// Columns as wide as their widest cell, the first to the left, the others to the right.
-fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let widest = |i: usize| {
         let cells = rows.iter().map(|row| row[i].chars().count());
         cells.chain([header[i].chars().count()]).max().unwrap_or(0)

@@ -13,7 +13,7 @@ use crate::gpu::{Caps, Gpu, StepTime, StepWork, Work};
 use crate::model::Model;
 
 /// The version of the saved form; a reader refuses others.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Everything that a run measured, and the circumstances.
 #[derive(Clone, Debug, Serialize)]

@@ -1,9 +1,10 @@
-//! The model that is timed: a published size with random weights, or a folder.
+//! The model that is timed: a published size with made-up weights, or a folder.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::batch::{Batch, BatchShape};
+use super::machine::memory;
+use super::workload;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::{Model, T5Config};
@@ -11,7 +12,7 @@ use crate::model::{Model, T5Config};
 /// Which model.
 #[derive(Clone, Debug)]
 pub enum Subject {
-    /// Random weights; the name is for the report.
+    /// Made-up weights; the name is for the report.
     Random {
         name: String,
         config: Box<T5Config>,
@@ -57,7 +58,7 @@ impl Subject {
         let config = self.config()?;
         config.validate()?;
         let needed = Needed::of(&config, training);
-        if let Some(available) = host_memory().filter(|_| gpu.caps().is_cpu())
+        if let Some(available) = memory("MemAvailable:").filter(|_| gpu.caps().is_cpu())
             && needed.total() > available
         {
             let what = format!("{self} {needed}; this machine has {} MiB available", available >> 20);
@@ -74,7 +75,7 @@ impl Subject {
         let config = self.config()?;
         let needed = Needed::of(&config, training);
         let opened = match self {
-            Subject::Random { .. } => Model::init(gpu, config, 0),
+            Subject::Random { .. } => workload::model(gpu, config),
             Subject::Folder(dir) => Model::load(gpu, dir).map(|(model, _)| model),
         };
         opened.map_err(|e| needed.explain(self, e))
@@ -101,7 +102,7 @@ impl Needed {
         Needed { parameters: config.param_count().saturating_mul(4), training }
     }
 
-    fn total(&self) -> u64 {
+    pub fn total(&self) -> u64 {
         self.parameters.saturating_mul(if self.training { 4 } else { 1 })
     }
 
@@ -122,30 +123,5 @@ impl fmt::Display for Needed {
             write!(f, ", {rest} MiB for gradients and moments")?;
         }
         write!(f, ", and activations")
-    }
-}
-
-/// Bytes that can still be taken, where the operating system says so.
-fn host_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
-}
-
-/// A batch of made-up ids below `vocab`, no sequence padded.
-pub fn random_batch(shape: BatchShape, vocab: usize) -> Batch {
-    let BatchShape { batch, src_len, tgt_len, .. } = shape;
-    // Past the special tokens.
-    let ids = |rows: usize, seed: usize| -> Vec<u32> {
-        (0..batch * rows).map(|i| ((3 + (i * 7919 + seed) % vocab.max(4).abs_diff(3)) % vocab) as u32).collect()
-    };
-    Batch {
-        shape,
-        src_ids: ids(src_len, 1),
-        src_lens: vec![src_len as u32; batch],
-        tgt_in: ids(tgt_len, 2),
-        labels: ids(tgt_len, 3),
-        tgt_lens: vec![tgt_len as u32; batch],
-        segments: None,
     }
 }

@@ -1,10 +1,16 @@
 //! `t5 bench`: how fast the engine is on an adapter.
 
-use std::path::PathBuf;
+mod suite;
+mod table;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use t5_wgpu::bench::{self, BenchOptions, Saved, Section, chrome_trace, render, render_comparison, render_forecasts};
+use t5_wgpu::bench::{
+    self, BenchOptions, ResultsFolder, Saved, Section, SuiteResult, chrome_trace, read_results, render,
+    render_comparison, render_prediction,
+};
 use t5_wgpu::files;
 use t5_wgpu::recipe::checkpoint::tokenizer_of_run;
 
@@ -23,16 +29,21 @@ Examples:
   Whether text and tokenizer of your own keep up with the training step:
     t5 bench train --text corpus.txt.gz --tokenizer spiece.model
   What cards that you do not have should need:
-    t5 bench --predict --model flan-t5-xl";
+    t5 bench --predict --model flan-t5-xl
+  Figures that can be compared with those of other cards, each checked:
+    t5 bench suite --submit";
 
 /// Measure how fast the engine is on this adapter
 ///
 /// Measures first what the adapter itself can do (matrix products, bandwidth, the cost of dispatches and transfers), then
 /// each op at T5's shapes, the encoder, generation and a training step, and says how much of the adapter's ceilings each
-/// of them reaches. What is to be compared is timed in turn; figures are medians, with quartiles.
+/// of them reaches. What is to be compared is timed in turn; figures are medians, with quartiles. `t5 bench suite` measures
+/// workloads of fixed names instead, so that results of different cards can be laid side by side with `t5 bench table`.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
     /// What to measure: ceilings, ops, encoder, decode, train, or all; ceilings always are [default: all]
     #[arg(value_name = "SECTION", value_parser = section)]
     sections: Vec<Choice>,
@@ -75,9 +86,21 @@ pub struct Args {
     /// Measure nothing; say what named graphics cards should need for this model
     #[arg(long, conflicts_with_all = ["compare", "trace", "csv", "sections"])]
     predict: bool,
+    /// Results of `t5 bench suite` that --predict learns from [default: the folder results, if there is one]
+    #[arg(long, value_name = "DIR", requires = "predict")]
+    results: Option<PathBuf>,
     #[command(flatten)]
     gpu: GpuArgs,
 }
+
+#[derive(clap::Subcommand)]
+enum Action {
+    Suite(suite::Args),
+    Table(table::Args),
+}
+
+/// Where results lie in a clone of the repository.
+const RESULTS: &str = "results";
 
 #[derive(Clone, Copy)]
 enum Choice {
@@ -112,6 +135,11 @@ impl Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.action {
+        Some(Action::Suite(suite)) => return suite::run(suite, &args.gpu),
+        Some(Action::Table(table)) => return table::run(table),
+        None => {}
+    }
     let options = args.options()?;
     if args.predict {
         return predict(args, &options);
@@ -154,16 +182,35 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn predict(args: &Args, options: &BenchOptions) -> anyhow::Result<ExitCode> {
-    let (workloads, forecasts) = bench::predict(options)?;
+    let results = match &args.results {
+        Some(folder) => results_in(folder)?,
+        None if Path::new(RESULTS).is_dir() => results_in(Path::new(RESULTS))?,
+        None => Vec::new(),
+    };
+    let prediction = bench::predict(options, &results)?;
     if args.json {
-        let report = serde_json::json!({
-            "schema": bench::SCHEMA, "prediction": true, "model": options.subject.to_string(), "workloads": workloads,
-            "cards": forecasts,
+        let mut report = serde_json::json!({
+            "schema": bench::SCHEMA, "prediction": true, "guess": prediction.learned_from.is_empty(),
+            "model": options.subject.to_string(),
         });
+        if let (Some(report), serde_json::Value::Object(found)) =
+            (report.as_object_mut(), serde_json::to_value(&prediction)?)
+        {
+            report.extend(found);
+        }
         say!("{report:#}")?;
     } else {
-        print(&render_forecasts(&options.subject.to_string(), &workloads, &forecasts))?;
+        print(&render_prediction(&options.subject.to_string(), &prediction))?;
         say!("\nNext: `t5 bench --model {}` measures this machine's adapter.", options.subject)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The results below a folder; those that cannot be read are named.
+fn results_in(folder: &Path) -> t5_wgpu::Result<Vec<SuiteResult>> {
+    let ResultsFolder { results, bad } = read_results(folder)?;
+    for bad in bad {
+        note!("warning: not read: {}", bad.error);
+    }
+    Ok(results.into_iter().map(|(_, result)| result).collect())
 }

@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Caps {
     pub name: String,
+    /// The maker's number in PCI's list, or in Khronos's where it is above 65,535; 0 where the backend does not say.
+    pub vendor: u32,
     pub driver: String,
     pub driver_info: String,
     pub backend: String,
@@ -74,6 +76,7 @@ impl Caps {
         let max_iterations = old_lavapipe(&info.driver, &info.driver_info, 25).then_some(65_535);
         Caps {
             name: info.name,
+            vendor: info.vendor,
             driver: info.driver,
             driver_info: info.driver_info,
             backend: info.backend.to_string(),

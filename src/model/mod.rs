@@ -115,9 +115,14 @@ impl ModelParts {
 impl Model {
     /// A model with fresh random weights; the same seed gives the same weights on every adapter.
     pub fn init(gpu: &Gpu, config: T5Config, seed: u64) -> Result<Model> {
+        Model::filled(gpu, config, &|config, tensor| init::weights(config, tensor, seed))
+    }
+
+    /// A model with the weights that `weights` gives for each tensor, in row-major order.
+    pub fn filled(gpu: &Gpu, config: T5Config, weights: &dyn Fn(&T5Config, &TensorSpan) -> Vec<f32>) -> Result<Model> {
         let model = Model::zeroed(gpu, config)?;
         for tensor in model.layout.tensors() {
-            model.write_tensor(tensor, &init::weights(&model.config, tensor, seed))?;
+            model.write_tensor(tensor, &weights(&model.config, tensor))?;
         }
         Ok(model)
     }

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use page::Page;
+pub(crate) use page::{document, escape, section};
 use read::Run;
 pub use read::{METRICS, PREDICTIONS, RECIPE};
 pub(crate) use settings::flatten;

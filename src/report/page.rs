@@ -20,14 +20,7 @@ pub(super) struct Page<'a> {
 
 impl Page<'_> {
     pub(super) fn html(&self) -> String {
-        let mut html = format!(
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta name=\"color-scheme\" content=\"light dark\">\n<title>{0}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-             <header><h1>{0}</h1></header>\n<main>\n",
-            escape(self.title)
-        );
-        html.push_str(&self.bar());
+        let mut html = self.bar();
         for stage in self.stage_names() {
             let figures = figures::of_stage(self.runs, &stage);
             if !figures.is_empty() {
@@ -41,13 +34,8 @@ impl Page<'_> {
         section(&mut html, "Settings that differ", &results::settings(self.runs));
         section(&mut html, "Predictions", &samples(self.runs, self.samples));
         section(&mut html, "Warnings", &results::warnings(self.runs));
-        let version = env!("CARGO_PKG_VERSION");
-        let _ = write!(
-            html,
-            "</main>\n<footer>Written by <code>t5 report</code> {version}</footer>\n<div id=\"tip\" hidden></div>\n\
-             <script>\n{SCRIPT}</script>\n</body>\n</html>\n"
-        );
-        html
+        let after = format!("<div id=\"tip\" hidden></div>\n<script>\n{SCRIPT}</script>\n");
+        document(self.title, "t5 report", &html, &after)
     }
 
     /// The legend, and the choice of what curves are drawn against; it stays in view.
@@ -85,6 +73,19 @@ impl Page<'_> {
     }
 }
 
+/// A whole page in the style of all pages: its sections, who wrote it, and what comes behind.
+pub(crate) fn document(title: &str, writer: &str, sections: &str, after: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{0}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+         <header><h1>{0}</h1></header>\n<main>\n{sections}</main>\n\
+         <footer>Written by <code>{writer}</code> {version}</footer>\n{after}</body>\n</html>\n",
+        escape(title)
+    )
+}
+
 fn card(figure: &Figure) -> String {
     let better = match figure.better {
         Some(Direction::Higher) => "↑ ",
@@ -103,7 +104,7 @@ fn card(figure: &Figure) -> String {
 }
 
 /// Nothing for an empty body.
-fn section(html: &mut String, title: &str, body: &str) {
+pub(crate) fn section(html: &mut String, title: &str, body: &str) {
     if !body.is_empty() {
         let _ = writeln!(html, "<section><h2>{title}</h2>{body}</section>");
     }
@@ -115,7 +116,7 @@ pub(super) fn key(run: usize, name: &str) -> String {
 }
 
 /// Text as HTML, between tags or within quotes.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

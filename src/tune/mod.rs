@@ -44,6 +44,16 @@ impl std::str::FromStr for Mode {
     }
 }
 
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Mode::Off => "off",
+            Mode::Cache => "cache",
+            Mode::On => "on",
+        })
+    }
+}
+
 /// What measuring may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct TuneBudget {

@@ -22,7 +22,7 @@ use crate::train::inputs::Inputs;
 use crate::train::optimizer::OptimizerConfig;
 
 /// Results may lie this many times as far from the float64 reference as PyTorch's own float32 does.
-const NOISE_FACTOR: f64 = 4.0;
+pub const NOISE_FACTOR: f64 = 4.0;
 
 /// Runs every comparison that the folder has reference data for.
 pub async fn check_golden(gpu: &Gpu, dir: &Path) -> Result<Vec<Row>> {

@@ -15,11 +15,11 @@ use crate::plan::{Plan, PlanOptions, SlotPool};
 
 pub use bench_cases::{Timed, bench_cases};
 pub use cases::{Case, CaseBuilder, cases};
-pub use golden::check_golden;
+pub use golden::{NOISE_FACTOR, check_golden};
 pub use large::large_cases;
 
 /// The worst error of one comparison, and the largest one allowed.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Row {
     /// The case, and the tensor that was compared.
     pub what: String,
