@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use super::ceilings::Ceilings;
 use super::gate::{ExpectedResult, Gate};
 use super::machine::{MachineFacts, memory};
+use super::render::number;
 use super::report::BenchReport;
 use super::result::{
     ColdStart, KernelChoice, KernelWork, SUITE_FORMAT, SUITE_SCHEMA, SuiteCeilings, SuiteResult, SuiteSettings,
@@ -47,6 +48,21 @@ pub struct SuiteProgress {
     pub what: String,
     /// A guess, once there is one.
     pub seconds_left: Option<f64>,
+    /// Whether this tells a workload's result, which stays true.
+    pub is_result: bool,
+}
+
+impl SuiteProgress {
+    fn of_result(measured: &WorkloadResult) -> SuiteProgress {
+        let name = &measured.name;
+        let what = match (&measured.left_out, measured.figures.first(), measured.gate.as_ref().and_then(Gate::failure))
+        {
+            (Some(why), ..) => format!("{name}: left out, {why}"),
+            (None, Some(figure), None) => format!("{name}: {} {}, PASS", number(figure.value), figure.unit),
+            (None, _, failure) => format!("{name}: FAILED, {}", failure.unwrap_or_default()),
+        };
+        SuiteProgress { what, seconds_left: None, is_result: true }
+    }
 }
 
 /// Seconds of each ceiling's measurement.
@@ -84,7 +100,7 @@ pub fn run_suite(gpu: &Gpu, options: &SuiteOptions, progress: &mut dyn FnMut(&Su
     let lasting = options.workloads.iter().find(|frozen| frozen.workload.kind == WorkloadKind::Train);
     let lasting = lasting.or(options.workloads.last()).copied();
     let mut suite = Suite { gpu, options, ceilings, model: None, lasting, spent: 0.0, guessed: 0.0 };
-    let mut workloads = Vec::new();
+    let mut workloads: Vec<WorkloadResult> = Vec::new();
     for (at, frozen) in options.workloads.iter().enumerate() {
         let sustained = if lasting == Some(*frozen) { options.sustained } else { 0.0 };
         let needed = suite.speed() * estimates[at] + sustained;
@@ -97,6 +113,7 @@ pub fn run_suite(gpu: &Gpu, options: &SuiteOptions, progress: &mut dyn FnMut(&Su
                 )),
                 ..named(frozen)
             });
+            progress(&SuiteProgress::of_result(&workloads[at]));
             continue;
         }
         let began = Instant::now();
@@ -105,7 +122,7 @@ pub fn run_suite(gpu: &Gpu, options: &SuiteOptions, progress: &mut dyn FnMut(&Su
         let later = suite.speed() * estimates[at + 1..].iter().filter(|&&seconds| fits(seconds)).sum::<f64>();
         let mut tell = |what: &str| {
             let left = (needed - began.elapsed().as_secs_f64()).max(0.0) + later;
-            progress(&SuiteProgress { what: format!("{frozen}: {what}"), seconds_left: Some(left) });
+            progress(&SuiteProgress { what: format!("{frozen}: {what}"), seconds_left: Some(left), is_result: false });
         };
         let measured = match suite.measure(frozen, &mut tell) {
             Err(Error::OutOfMemory(what)) => {
@@ -117,6 +134,7 @@ pub fn run_suite(gpu: &Gpu, options: &SuiteOptions, progress: &mut dyn FnMut(&Su
             suite.spent += began.elapsed().as_secs_f64() - measured.sustained.map_or(0.0, |s| s.seconds);
             suite.guessed += estimates[at];
         }
+        progress(&SuiteProgress::of_result(&measured));
         workloads.push(measured);
     }
     Ok(suite.result(workloads))
@@ -129,7 +147,9 @@ fn measure_ceilings(gpu: &Gpu, options: &SuiteOptions, progress: &mut dyn FnMut(
         seconds: options.seconds.min(CEILING_SECONDS),
         ..BenchOptions::new(subject)
     };
-    let mut tell = |what: &str| progress(&SuiteProgress { what: format!("ceilings: {what}"), seconds_left: None });
+    let mut tell = |what: &str| {
+        progress(&SuiteProgress { what: format!("ceilings: {what}"), seconds_left: None, is_result: false })
+    };
     let (BenchReport { ceilings, .. }, _) = super::run(gpu, &bench, &mut tell)?;
     Ok(ceilings)
 }

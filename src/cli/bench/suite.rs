@@ -89,6 +89,10 @@ pub fn run(args: &Args, gpu: &GpuArgs) -> anyhow::Result<ExitCode> {
         expected: recorded_results()?,
     };
     let result = run_suite(&gpu, &options, &mut |progress| {
+        if progress.is_result {
+            note!("{}", progress.what);
+            return;
+        }
         let left = progress.seconds_left.map(|left| format!(", about {} left", duration(left))).unwrap_or_default();
         show_progress(0, 0, &format!("{}{left}", progress.what));
     })?;
