@@ -11,8 +11,7 @@ mod adapter;
 use std::time::Instant;
 
 use adapter::gpu;
-use t5_wgpu::batch::BatchShape;
-use t5_wgpu::bench::random_batch;
+use t5_wgpu::bench::Workload;
 use t5_wgpu::gpu::Gpu;
 use t5_wgpu::graph::{Add, Dtype, Graph};
 use t5_wgpu::model::{Model, T5Config};
@@ -50,9 +49,10 @@ fn main() {
 }
 
 fn training_step(gpu: &Gpu) {
-    let shape = BatchShape { batch: 2, src_len: 16, tgt_len: 16, packed: false };
+    let workload = Workload::train(2, 16, 16, 0.1);
+    let shape = workload.shape();
     let model = Model::init(gpu, T5Config::preset("t5-small").expect("a published size"), 0).expect("a model");
-    let inputs = Inputs::new(&random_batch(shape, model.config.vocab_size), &model.config).expect("a batch");
+    let inputs = Inputs::new(&workload.batch(&model.config), &model.config).expect("a batch");
     let regularization = Regularization { dropout: 0.1, ..Regularization::default() };
     let mut engine = Engine::new(model, regularization, &OptimizerConfig::adamw(), 1.0).expect("an engine");
     engine.prepare(shape).expect("a plan");
