@@ -254,7 +254,7 @@ fn file_name(text: &str) -> String {
         match c {
             c if c.is_ascii_alphanumeric() => name.push(c),
             '.' if !name.is_empty() && !name.ends_with(['-', '.']) => name.push('.'),
-            _ if name.ends_with('-') || name.is_empty() => {}
+            _ if name.ends_with(['-', '.']) || name.is_empty() => {}
             _ => name.push('-'),
         }
     }

@@ -33,7 +33,7 @@ pub(super) trait WorkloadRun {
     /// The kernels of a run.
     fn kernels(&self) -> Result<Vec<KernelUse>>;
 
-    /// What it computes. Of training, this changes the weights, and is done last.
+    /// What the latest sample computed, and a little more. Of training, this changes the weights, and is done last.
     fn outcome(&self) -> Result<WorkloadOutcome>;
 }
 
