@@ -43,7 +43,7 @@ pub enum ExpectedResult {
         gradient_norm: f64,
         /// The norm of the difference of both gradients, over the norm.
         gradient_noise: f64,
-        /// After a step of AdamW at [`STEP_RATE`].
+        /// After a step of AdamW with a learning rate of 1e-5.
         loss_after: f64,
         loss_after_noise: f64,
     },

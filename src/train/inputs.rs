@@ -1,6 +1,8 @@
 //! Batches as the leaves that the model's graphs read.
 
 use crate::batch::{Batch, BatchShape, IGNORE, Segments};
+use crate::data::prefetch::Prefetch;
+use crate::data::stream::Batches;
 use crate::error::{Error, Result};
 use crate::gpu::Sequence;
 use crate::model::T5Config;
@@ -53,6 +55,12 @@ impl Inputs {
             leaves.push(("src_lens", batch.src_lens.clone()));
         }
         Ok(Inputs { shape, n_tokens: batch.n_tokens(), n_positions: batch.n_positions(), leaves })
+    }
+
+    /// The batches of a stream, made and prepared by so many threads: see [`Prefetch::new`].
+    pub fn prefetch(batches: Batches, threads: usize, config: &T5Config) -> Result<Prefetch<Inputs>> {
+        let config = config.clone();
+        Prefetch::new(batches, threads, move |batch| Inputs::new(&batch, &config))
     }
 
     /// Has `sequence` upload them into the leaves of a plan of their shape.

@@ -17,10 +17,10 @@ use super::tensorboard;
 use super::window::{Session, Window};
 use crate::data::Split;
 use crate::data::prefetch::{Prefetch, Ready};
-use crate::data::stream::{BatchPosition, Batches};
+use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::model::{Model, T5Config};
+use crate::model::Model;
 use crate::run_folder::{RunFolder, recover};
 use crate::tokenizer::Tokenizer;
 use crate::tune::Tuner;
@@ -200,7 +200,7 @@ impl Trainer {
             ));
         }
         let largest = batches.largest_shape();
-        let batches = prefetch(batches, settings, &config)?;
+        let batches = Inputs::prefetch(batches, settings.prefetch, &config)?;
         let evaluator = (!evaluated.is_empty())
             .then(|| Evaluator::new(evaluated, settings.eval_batch_size, Default::default(), &model, &tokenizer));
         let engine = Engine::new(model, settings.regularization(), &settings.optimizer, settings.clip)?;
@@ -240,7 +240,7 @@ impl Trainer {
         self.state.position = BatchPosition::default();
         let config = &self.engine.model.config;
         let batches = self.sources.stream(config, &self.state.position)?;
-        self.batches = prefetch(batches, &self.state.settings, config)?;
+        self.batches = Inputs::prefetch(batches, self.state.settings.prefetch, config)?;
         Ok(())
     }
 
@@ -304,10 +304,9 @@ impl Trainer {
     /// Submits one step, then hears of the step before it.
     fn train_step(&mut self, lr: f64, hooks: &mut Hooks<'_>) -> Result<()> {
         let step = self.state.step;
-        let before = self.pending.take();
         let report = self.submit_step(lr)?;
         self.state.step += 1;
-        self.pending = Some((step + 1, report));
+        let before = self.pending.replace((step + 1, report));
         self.record_kernels(hooks)?;
         self.account(before, hooks)
     }
@@ -498,10 +497,4 @@ impl Trainer {
     pub fn remarks(&self) -> &[String] {
         &self.remarks
     }
-}
-
-/// The batches as the engine wants them, made on threads of their own.
-fn prefetch(batches: Batches, settings: &Settings, config: &T5Config) -> Result<Prefetch<Inputs>> {
-    let config = config.clone();
-    Prefetch::new(batches, settings.prefetch, move |batch| Inputs::new(&batch, &config))
 }
