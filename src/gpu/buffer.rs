@@ -119,8 +119,8 @@ impl Gpu {
 }
 
 /// Bytes up to which a buffer for reading is kept, and how many of them: the reports of training steps, tokens.
-const KEPT_STAGING: u64 = 64 << 10;
-const MOST_KEPT: usize = 8;
+const KEPT_STAGING: u64 = 4 << 10;
+const MOST_KEPT: usize = 4;
 
 /// A copy on its way to the host.
 pub struct Readback<T> {

@@ -9,7 +9,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
-use t5_wgpu::bench::{Comparison, Saved};
+use t5_wgpu::bench::{Comparison, SCHEMA, Saved};
 use t5_wgpu::checkpoint::{Dtype, Encoding, Weights};
 use t5_wgpu::data::lines::Lines;
 use t5_wgpu::data::task::{Files, Format, OnBadRow, TaskConfig, presets};
@@ -591,7 +591,7 @@ fn run_recipe() -> Target {
 fn bench() -> Target {
     let figure = json!({"section": "ops", "name": "matmul", "unit": "GFLOP/s", "better": "higher", "value": 20.5, "low": 20.0, "high": 21.0,
         "samples": 9, "flops": 1e9, "ceiling_share": 0.5});
-    let seed = json!({"schema": 1, "version": "0.1.0", "commit": null, "date": "2026-01-31T12:00:00Z", "checked": false, "quick": true,
+    let seed = json!({"schema": SCHEMA, "version": "0.1.0", "commit": null, "date": "2026-01-31T12:00:00Z", "checked": false, "quick": true,
         "seconds": 1.0, "adapter": {"name": "llvmpipe", "driver_info": "Mesa", "backend": "vulkan"}, "figures": [figure, figure]});
     target("bench.json", Shape::Json, vec![seed.to_string().into_bytes()], |folder| {
         let saved = Saved::read(&folder.join("bench.json"))?;
