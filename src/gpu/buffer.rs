@@ -147,7 +147,8 @@ impl<T: bytemuck::Pod> Readback<T> {
     /// The data, once it has arrived. Waiting for it blocks no thread.
     pub async fn finish(self) -> Result<Vec<T>> {
         self.gpu.ended(self.submission, self.mapping.clone(), true).await?;
-        let view = self.staging.slice(..self.bytes).get_mapped_range().map_err(|e| Error::Driver(e.to_string()))?;
+        // What was mapped a moment ago goes with its device alone.
+        let view = self.staging.slice(..self.bytes).get_mapped_range().map_err(|_| self.gpu.no_answer())?;
         let data = bytemuck::pod_collect_to_vec::<u8, T>(&view);
         drop(view);
         self.staging.unmap();
