@@ -135,13 +135,17 @@ fn dropped_streams_leave_no_memory_behind() {
     }
 }
 
-/// All handles gone, all memory is, but for the small buffers that the device keeps for reading: a second model takes no more
-/// than the first did.
+/// All handles gone, all memory is: a second model takes no more than the first did.
 #[test]
 fn a_dropped_model_is_freed() {
     let gpu = common::gpu();
+    // A device keeps a few small buffers for reading. Once it has them all, it holds neither more nor less.
+    let data = gpu.buffer("data", 4096).unwrap();
+    let reads: Vec<_> = (0..16).map(|_| gpu.start_read::<u32>(&data, 0..4096).unwrap()).collect();
+    reads.into_iter().for_each(|read| drop(pollster::block_on(read.finish()).unwrap()));
+    drop(data);
+    gpu.flush().unwrap();
     let Some(before) = gpu.allocated() else { return };
-    let kept = before + (4 << 10);
     let mut most = Vec::new();
     for _ in 0..3 {
         let t5 = T5::builder(MODEL).gpu(&gpu).load().wait().unwrap();
@@ -150,7 +154,7 @@ fn a_dropped_model_is_freed() {
         drop(t5);
         let begun = Instant::now();
         // The worker sees a little later that its last handle is gone.
-        while gpu.allocated().unwrap() > kept {
+        while gpu.allocated().unwrap() > before {
             gpu.flush().unwrap();
             assert!(begun.elapsed() < Duration::from_secs(20), "{:?} bytes are still held", gpu.allocated());
             std::thread::sleep(Duration::from_millis(5));
@@ -158,7 +162,7 @@ fn a_dropped_model_is_freed() {
     }
     // The same but for what the allocator adds to align them.
     let model = most[0] - before;
-    assert!(model > 10 * (4 << 10) && most.iter().all(|&bytes| bytes <= most[0] + model / 100), "{before} {most:?}");
+    assert!(model > 0 && most.iter().all(|&bytes| bytes <= most[0] + model / 100), "{before} {most:?}");
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(super) struct Step {
 }
 
 /// A part of a [`Dispatch`].
-struct Piece {
+struct DispatchPart {
     /// The first of its workgroups.
     first: u32,
     workgroups: u64,
@@ -101,7 +101,7 @@ impl ProgramBuilder {
         let mut pieces = Vec::new();
         for ((dispatch, work), kernel) in self.pending.iter().zip(&kernels) {
             let work = work.unwrap_or_else(|| dispatch.whole(kernel));
-            for Piece { first, workgroups, grid } in dispatch.pieces(&work, &self.gpu) {
+            for DispatchPart { first, workgroups, grid } in dispatch.pieces(&work, &self.gpu) {
                 let mut params = dispatch.params.clone();
                 params.extend([("grid_x", Param::U32(grid[0])), ("first_group", first.into())]);
                 let packed = kernel.pack_params(&params);
@@ -137,7 +137,7 @@ impl Dispatch {
     }
 
     /// The dispatches that this one becomes: one, or several where one would keep a slow card busy for too long.
-    fn pieces(&self, work: &Work, gpu: &Gpu) -> impl Iterator<Item = Piece> {
+    fn pieces(&self, work: &Work, gpu: &Gpu) -> impl Iterator<Item = DispatchPart> {
         let row = u64::from(gpu.caps().max_workgroups_per_dim);
         let wanted = (work.flops / MOST_WORK.flops).max(work.bytes / MOST_WORK.bytes).ceil() as u64;
         let wanted = wanted.max(u64::from(gpu.options().pieces)).max(1);
@@ -149,7 +149,7 @@ impl Dispatch {
             let workgroups = size.min(total - first);
             let rows = workgroups.div_ceil(row);
             let columns = if rows > 1 && first + workgroups < total { row } else { workgroups.div_ceil(rows) };
-            Piece { first: first as u32, workgroups, grid: [columns as u32, rows as u32] }
+            DispatchPart { first: first as u32, workgroups, grid: [columns as u32, rows as u32] }
         })
     }
 

@@ -34,13 +34,6 @@ enum Part<'a> {
     Step(&'a Step),
 }
 
-/// A submit that is underway.
-struct Piece {
-    submission: wgpu::SubmissionIndex,
-    /// As [`Pace::seconds`](super::pace::Pace::seconds) guesses them.
-    seconds: f64,
-}
-
 /// Where the last piece of a sequence copies what is to be read.
 struct Reading<'a> {
     from: &'a [Slice],
@@ -87,47 +80,44 @@ impl Sequence {
     /// # Errors
     /// `Cancelled` if `should_stop` says so before a piece: the rest is forgotten.
     pub async fn submit_until(&mut self, should_stop: &(dyn Fn() -> bool + Sync)) -> Result<()> {
-        let recorded = std::mem::replace(self, Sequence::new(&self.gpu));
-        recorded.send(None, should_stop).await
+        if self.commands.is_empty() {
+            return Ok(());
+        }
+        self.take().send(None, should_stop).await.map(drop)
     }
 
     /// Submits what was recorded and behind it, in the same submit, begins to read these windows back, as one list. Work
     /// submitted afterwards does not delay that.
     pub fn submit_reading<T: bytemuck::Pod>(&mut self, from: &[Slice]) -> Result<Readback<T>> {
-        let recorded = std::mem::replace(self, Sequence::new(&self.gpu));
-        let staging = self.gpu.staging(from.iter().map(|slice| slice.bytes).sum());
-        let reading = Reading { from, staging: staging.clone(), mapping: Mapping::default() };
-        let mapping = reading.mapping.clone();
-        let submission = pollster::block_on(recorded.send_all(Some(reading), &|| false))?;
         let bytes = from.iter().map(|slice| slice.bytes).sum();
+        let (staging, mapping) = (self.gpu.staging(bytes), Mapping::default());
+        let reading = Reading { from, staging: staging.clone(), mapping: mapping.clone() };
+        let submission = pollster::block_on(self.take().send(Some(reading), &|| false))?;
         Ok(Readback::new(&self.gpu, staging, bytes, submission, mapping))
     }
 
-    async fn send(self, reading: Option<Reading<'_>>, should_stop: &(dyn Fn() -> bool + Sync)) -> Result<()> {
-        if self.commands.is_empty() && reading.is_none() {
-            return Ok(());
-        }
-        self.send_all(reading, should_stop).await.map(drop)
+    fn take(&mut self) -> Sequence {
+        let empty = Sequence::new(&self.gpu);
+        std::mem::replace(self, empty)
     }
 
-    /// Submits everything, in pieces of the budget. Waits until all of them but the last two have run.
-    async fn send_all(
+    /// Submits everything, in pieces of the budget, and waits until all of them but the last two have run. Gives the last.
+    async fn send(
         self,
         mut reading: Option<Reading<'_>>,
         should_stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<wgpu::SubmissionIndex> {
         let pace = &self.gpu.inner.pace;
+        let guess = |part: &Part<'_>| if let Part::Step(step) = part { pace.seconds(&step.work) } else { 0.0 };
         let parts = self.parts();
         let mut rest = parts.as_slice();
-        let mut before: Option<Piece> = None;
-        // When the piece that is underway began, as far as that is known.
-        let mut began = None;
+        // The piece that is underway, with the seconds that were guessed for it, and when it began, as far as that is known.
+        let (mut underway, mut began) = (None, None);
         loop {
             if should_stop() {
                 return Err(Error::Cancelled);
             }
             let (budget, mut seconds) = (pace.budget(), 0.0);
-            let guess = |part: &Part<'_>| if let Part::Step(step) = part { pace.seconds(&step.work) } else { 0.0 };
             let fits = |part: &&Part<'_>| {
                 let is_first = seconds == 0.0;
                 seconds += guess(part);
@@ -135,25 +125,21 @@ impl Sequence {
             };
             let (now, after) = rest.split_at(rest.iter().take_while(fits).count());
             rest = after;
-            let seconds = now.iter().map(guess).sum();
             let submission = self.submit_piece(now, reading.take_if(|_| rest.is_empty()))?;
-            if rest.is_empty() && before.is_none() {
-                return Ok(submission);
-            }
             // The device works at this piece while the one before it is waited for.
             let submitted = Instant::now();
-            if let Some(piece) = before.take() {
-                self.gpu.submission_ended(piece.submission).await?;
-                if let Some(began) = began.replace(Instant::now()) {
-                    pace.learn(piece.seconds, began.elapsed().as_secs_f64());
+            match underway.replace((submission.clone(), now.iter().map(guess).sum())) {
+                None => began = Some(submitted),
+                Some((before, guessed)) => {
+                    self.gpu.submission_ended(before).await?;
+                    if let Some(began) = began.replace(Instant::now()) {
+                        pace.learn(guessed, began.elapsed().as_secs_f64());
+                    }
                 }
-            } else {
-                began = Some(submitted);
             }
             if rest.is_empty() {
                 return Ok(submission);
             }
-            before = Some(Piece { submission, seconds });
         }
     }
 
