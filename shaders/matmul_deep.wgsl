@@ -59,6 +59,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if GATED { up = loads(ib + k * STRIDE + rows_apart(p.n)); }
         /* registers */ var part = array<vec4<f32>, ROWS>();
         /* registers */ var up_part = array<vec4<f32>, ROWS>();
+        /* registers */ var x_sum = array<f32, ROWS>(); // of the load's numbers of a
         /* unroll */ for (var i = 0u; i < LOAD4; i++) {
             let at4 = k * LOAD4 + i;
             let w = weights(now, i);
@@ -71,14 +72,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                     x *= s;
                 }
                 part[r] += x * w;
+                if HAS_LEASTS { x_sum[r] += dot(x, vec4(1.0)); }
                 if GATED { up_part[r] += x * weights(up, i); }
             }
         }
-        let factors = weight_scales(at, k);
-        /* unroll */ for (var r = 0u; r < ROWS; r++) { acc[r] += factors * part[r]; }
+        let scales = weight_scales(at, k);
+        /* unroll */ for (var r = 0u; r < ROWS; r++) {
+            acc[r] += scales.factors * part[r];
+            if HAS_LEASTS { acc[r] += scales.leasts * x_sum[r]; }
+        }
         if GATED {
-            let up_factors = weight_scales(at + p.n, k);
-            /* unroll */ for (var r = 0u; r < ROWS; r++) { gate[r] += up_factors * up_part[r]; }
+            let up_scales = weight_scales(at + p.n, k);
+            /* unroll */ for (var r = 0u; r < ROWS; r++) {
+                gate[r] += up_scales.factors * up_part[r];
+                if HAS_LEASTS { gate[r] += up_scales.leasts * x_sum[r]; }
+            }
         }
         k += DEEP;
     }

@@ -57,6 +57,7 @@ pub enum WeightsArg {
     F16,
     Bf16,
     Int8,
+    Int4,
 }
 
 impl From<WeightsArg> for Storage {
@@ -67,6 +68,7 @@ impl From<WeightsArg> for Storage {
             WeightsArg::F16 => Storage::F16,
             WeightsArg::Bf16 => Storage::Bf16,
             WeightsArg::Int8 => Storage::Int8,
+            WeightsArg::Int4 => Storage::Int4,
         }
     }
 }

@@ -264,7 +264,7 @@ fn fxc_is_spared_staged_attention() {
 /// weights take to come, must use all of each.
 #[test]
 fn neighbours_read_neighbouring_weights() {
-    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8] {
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::Q4, Dtype::Q5K, Dtype::Q6K] {
         let shares = used_shares("card", dtype);
         assert!(shares.len() > 60, "{} products", shares.len());
         for (kernel, share) in shares {
@@ -303,9 +303,11 @@ fn used_share(launch: &Launch) -> f64 {
     for lane in 0..32 {
         let reads = addresses::reads(&module, &launch.params, launch.workgroups as u32 / 2, lane);
         let own: Vec<_> = reads.iter().filter(|read| read.variable == "b").collect();
-        let first = own.first().expect("a product reads its weights").turn;
+        // A row of few loads leaves the last lanes without one.
+        let Some(first) = own.first().map(|read| read.turn) else { continue };
         words.extend(own.iter().filter(|read| read.turn == first).flat_map(|read| read.bytes.clone().step_by(4)));
     }
+    assert!(!words.is_empty(), "a product reads its weights");
     let lines: BTreeSet<u32> = words.iter().map(|word| word / LINE).collect();
     f64::from(4 * words.len() as u32) / f64::from(LINE * lines.len() as u32)
 }

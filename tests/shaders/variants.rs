@@ -175,7 +175,7 @@ impl Found {
         let untied = !config.tie_word_embeddings;
         let (scale, _) = config.output_scale(untied);
         for (profile, caps) in &*PROFILES {
-            for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8] {
+            for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::Q4, Dtype::Q5K, Dtype::Q6K] {
                 let Ok(layout) = Layout::new(config, untied, caps, &|_| dtype) else { continue };
                 let mut add = |batch, src_len, tgt_len, packed, dropout, write: &dyn Fn(&mut Builder<'_>)| {
                     let shape = BatchShape { batch, src_len, tgt_len, packed };
