@@ -150,9 +150,10 @@ impl Conversion {
             Format::Folder => {
                 let tensors = self.tensors.iter().map(|(name, _, info)| match info.encoding {
                     Encoding::Plain(dtype) => Ok((name.clone(), dtype, info.shape.clone())),
-                    Encoding::Blocks(format) => {
-                        Err(Error::Input(format!("a folder holds no {}: write a file that ends in .gguf", format.name())))
-                    }
+                    Encoding::Blocks(format) => Err(Error::Input(format!(
+                        "a folder holds no {}: write a file that ends in .gguf",
+                        format.name()
+                    ))),
                 });
                 let tensors = tensors.collect::<Result<Vec<_>>>()?;
                 new_folder(out, |dir| {
@@ -184,12 +185,15 @@ impl Conversion {
             Encoding::Blocks(format) if from == info.encoding => weights.read_blocks(origin, format, &info.shape)?,
             // Not as they are: numbers that are not finite would go unseen.
             _ => {
-                let (bytes, error) = weights.look_f32(origin, &info.shape, |numbers| rounded(numbers, info.encoding))?.map_err(|e| match e {
-                    Error::Numeric(what) => {
-                        Error::Numeric(format!("{name} cannot be stored as {}: {what}; bf16 has the range of f32", info.encoding))
-                    }
-                    other => other,
-                })?;
+                let (bytes, error) = weights
+                    .look_f32(origin, &info.shape, |numbers| rounded(numbers, info.encoding))?
+                    .map_err(|e| match e {
+                        Error::Numeric(what) => Error::Numeric(format!(
+                            "{name} cannot be stored as {}: {what}; bf16 has the range of f32",
+                            info.encoding
+                        )),
+                        other => other,
+                    })?;
                 (converted.relative_error, converted.largest_error) = error;
                 bytes.into()
             }
@@ -312,7 +316,8 @@ fn missing(weights: &Weights, name: &str, shape: &[usize]) -> Error {
 fn expect_gguf(config: &T5Config, untied: bool) -> Result<()> {
     let activation = config.feed_forward_proj;
     let usual = if activation.gated { Function::GeluTanh } else { Function::Relu };
-    let refuse = |what: String| Err(Error::Input(format!("a GGUF file cannot say that {what}: write a folder instead")));
+    let refuse =
+        |what: String| Err(Error::Input(format!("a GGUF file cannot say that {what}: write a folder instead")));
     if activation.function != usual {
         return refuse(format!("the activation is {}", activation.config_name()));
     }
@@ -320,7 +325,8 @@ fn expect_gguf(config: &T5Config, untied: bool) -> Result<()> {
         return refuse(format!("the largest relative distance is {}", config.relative_attention_max_distance));
     }
     let scale = config.output_scale(untied).0;
-    let taken = if untied || config.model_type == Family::Umt5 { 1.0 } else { (config.d_model as f64).powf(-0.5) as f32 };
+    let taken =
+        if untied || config.model_type == Family::Umt5 { 1.0 } else { (config.d_model as f64).powf(-0.5) as f32 };
     if config.num_decoder_layers > 0 && scale != taken {
         return refuse(format!("the output is scaled by {scale}"));
     }

@@ -139,7 +139,10 @@ fn errors_are_those_of_the_type() {
         let weights = Weights::open(&file).unwrap();
         for tensor in &said {
             let is_matrix = tensor.shape.len() == 2 && !tensor.name.contains("relative_attention_bias");
-            assert_eq!(weights.encoding(&tensor.name), Some(if is_matrix { encoding } else { Encoding::Plain(Dtype::F32) }));
+            assert_eq!(
+                weights.encoding(&tensor.name),
+                Some(if is_matrix { encoding } else { Encoding::Plain(Dtype::F32) })
+            );
             let range = if is_matrix { least..most } else { 0.0..1e-300 };
             assert!(range.contains(&tensor.relative_error), "{encoding}: {tensor:?}");
             assert!(tensor.largest_error >= tensor.relative_error * 1e-3 || !is_matrix);
@@ -168,7 +171,8 @@ fn vocabularies_go_along() {
         config.vocab_size = before.vocab_size();
         fs::write(dir.join("config.json"), config.to_json()).unwrap();
         let shapes = config.tensor_shapes(false);
-        let zeros = |tensor: &str| Ok(vec![0.0; shapes.iter().find(|(name, _)| name == tensor).unwrap().1.iter().product()]);
+        let zeros =
+            |tensor: &str| Ok(vec![0.0; shapes.iter().find(|(name, _)| name == tensor).unwrap().1.iter().product()]);
         write_model(dir.join("model.safetensors"), &shapes, zeros).unwrap();
         let parts = ModelParts::open(&dir).unwrap();
         let conversion = Conversion::new(parts, Some(before.clone()), Format::Gguf, None).unwrap();

@@ -14,9 +14,9 @@ mod weights;
 mod writer;
 
 pub use gguf::BlockFormat;
+pub(crate) use gguf::{GgufFile, Setting};
 #[cfg(feature = "train")]
 pub(crate) use gguf::{Value as GgufValue, write_gguf};
-pub(crate) use gguf::{GgufFile, Setting};
 #[cfg(feature = "train")]
 pub(crate) use naming::llama_cpp_name;
 pub(crate) use open::other_format;

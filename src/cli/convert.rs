@@ -125,7 +125,12 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.json {
         print_tensors(&tensors)?;
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        say!("written: {} ({:.1} MiB of weights, {:.1} s)", args.out.display(), mib(total), began.elapsed().as_secs_f64())?;
+        say!(
+            "written: {} ({:.1} MiB of weights, {:.1} s)",
+            args.out.display(),
+            mib(total),
+            began.elapsed().as_secs_f64()
+        )?;
     }
     let check = match &args.check {
         None => None,
@@ -200,7 +205,9 @@ impl Comparison {
         let examples = match (pairs, tokenizer) {
             (None, _) => answers(load(model, Storage::F32)?)?,
             (Some(file), Some(tokenizer)) => read_pairs(file, tokenizer)?,
-            (Some(file), None) => bail!("the model has no tokenizer to read {} with: name one with --tokenizer", file.display()),
+            (Some(file), None) => {
+                bail!("the model has no tokenizer to read {} with: name one with --tokenizer", file.display())
+            }
         };
         let score = |path: &Path, storage| -> Result<Vec<TargetScore>> {
             let mut scorer = TargetScorer::new(load(path, storage)?);
@@ -226,7 +233,9 @@ impl Comparison {
         let Comparison { examples, tokens, losses: [before, after], difference, likeliest } = self;
         let [was, is] = likeliest.map(|share| 100.0 * share);
         say!("check: {examples} targets of {tokens} tokens")?;
-        say!("  loss {before:.4} in f32, {after:.4} as written; a token's log-probability differs by {difference:.2e} (root mean square)")?;
+        say!(
+            "  loss {before:.4} in f32, {after:.4} as written; a token's log-probability differs by {difference:.2e} (root mean square)"
+        )?;
         Ok(say!("  the likeliest token is the target's for {was:.1} % in f32, {is:.1} % as written")?)
     }
 
@@ -254,7 +263,12 @@ fn answers(model: Model) -> Result<Vec<Example>> {
     let mut generator = Generator::new(model);
     let made = pollster::block_on(generator.generate_best(&sources, &Decoding::greedy().max_new_tokens(32)))?;
     let targets = made.iter().map(|answer| answer.tokens().collect::<Vec<u32>>());
-    Ok(sources.into_iter().zip(targets).filter(|(_, target)| !target.is_empty()).map(|(source, target)| Example { source, target }).collect())
+    Ok(sources
+        .into_iter()
+        .zip(targets)
+        .filter(|(_, target)| !target.is_empty())
+        .map(|(source, target)| Example { source, target })
+        .collect())
 }
 
 fn read_pairs(file: &Path, tokenizer: &Tokenizer) -> Result<Vec<Example>> {

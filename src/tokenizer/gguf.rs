@@ -95,7 +95,9 @@ impl Tokenizer {
         match &self.0.kind {
             Kind::Bytes(_) => None,
             Kind::SentencePiece(model) => Some(model.vocabulary()),
-            Kind::Json(_) => of_json(&serde_json::from_slice(super::contents_of(&self.0.files, super::JSON_FILE)).ok()?),
+            Kind::Json(_) => {
+                of_json(&serde_json::from_slice(super::contents_of(&self.0.files, super::JSON_FILE)).ok()?)
+            }
         }
     }
 }

@@ -108,7 +108,9 @@ impl BlockFormat {
                 Q8_0 => (extreme.abs() / 127.0, None),
                 Q4_0 => (extreme / -8.0, None),
                 Q4_1 => ((largest - least) / 15.0, Some(least)),
-                _ => return Err(Error::Input(format!("numbers cannot be turned into {}: it is only read", self.name()))),
+                _ => {
+                    return Err(Error::Input(format!("numbers cannot be turned into {}: it is only read", self.name())));
+                }
             };
             for half in [Some(scale), low].into_iter().flatten() {
                 let bits = f16::from_f32(half);
