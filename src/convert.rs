@@ -48,6 +48,7 @@ pub struct Conversion {
     parts: ModelParts,
     tokenizer: Option<Tokenizer>,
     format: Format,
+    encoding: Option<Encoding>,
     /// HuggingFace's name, the name in the source, and how the tensor will be stored.
     tensors: Vec<(String, String, TensorInfo)>,
 }
@@ -89,14 +90,13 @@ impl Conversion {
                 _ => F32,
             });
             let info = TensorInfo { encoding: wanted, shape: shape.clone() };
-            let is_matrix = shape.len() == 2 && !name.ends_with("relative_attention_bias.weight");
-            let fits = is_matrix && info.bytes().is_some();
+            let fits = is_matrix(&name, &shape) && info.bytes().is_some();
             let info = if fits { info } else { TensorInfo { encoding: F32, ..info } };
             let origin = origin.to_owned();
             Ok((name, origin, info))
         };
         let tensors = config.tensor_shapes(untied).into_iter().map(of).collect::<Result<_>>()?;
-        Ok(Conversion { parts, tokenizer, format, tensors })
+        Ok(Conversion { parts, tokenizer, format, encoding, tensors })
     }
 
     /// Bytes of all weights as they will be written.
@@ -107,6 +107,17 @@ impl Conversion {
     /// Worth telling before it is written.
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = self.parts.remarks.clone();
+        if let Some(wanted) = self.encoding {
+            let kept =
+                self.tensors.iter().filter(|(name, _, info)| is_matrix(name, &info.shape) && info.encoding != wanted);
+            let kept: Vec<&str> = kept.map(|(name, ..)| &**name).collect();
+            if let [first, ..] = kept[..] {
+                let n = kept.len();
+                remarks.push(format!(
+                    "{n} matrices stay f32, since their rows are no whole blocks of {wanted}: {first} ..."
+                ));
+            }
+        }
         if self.format == Format::Gguf && self.vocabulary().is_none() {
             let what = "no vocabulary is written: the model has none of unigrams, and only these have a place in such a file; name the tokenizer \
                         where the file is used";
@@ -282,6 +293,10 @@ fn new_folder(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> 
 }
 
 const F32: Encoding = Encoding::Plain(Dtype::F32);
+
+fn is_matrix(name: &str, shape: &[usize]) -> bool {
+    shape.len() == 2 && !name.ends_with("relative_attention_bias.weight")
+}
 
 /// The bytes of numbers, and by how much these differ from them: relatively, and the largest.
 fn rounded(numbers: &[f32], to: Encoding) -> Result<(Vec<u8>, (f64, f64))> {

@@ -109,7 +109,10 @@ impl BlockFormat {
                 Q4_0 => (extreme / -8.0, None),
                 Q4_1 => ((largest - least) / 15.0, Some(least)),
                 _ => {
-                    return Err(Error::Input(format!("numbers cannot be turned into {}: it is only read", self.name())));
+                    return Err(Error::Input(format!(
+                        "numbers cannot be turned into {}: it is only read",
+                        self.name()
+                    )));
                 }
             };
             for half in [Some(scale), low].into_iter().flatten() {
