@@ -20,29 +20,29 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let i = w.first + 4u * ti;
     let mask = mask_of(w, i);
     let walk = walk_of(w);
-    // Arrays, since FXC cannot store to a vector's component by an index.
-    var m = array<f32, 4>(LEAST, LEAST, LEAST, LEAST);
-    var l = array<f32, 4>();
-    var o: array<vec4<f32>, 4u * DV>;
+    /* registers */ var m = array<f32, 4u>();
+    /* registers */ var l = array<f32, 4u>();
+    /* unroll */ for (var r = 0u; r < 4u; r++) { m[r] = LEAST; }
+    /* registers */ var o = array<vec4<f32>, 4u * DV>();
     var j = walk.x;
     loop {
         if j >= walk.y { break; }
         let s = scores(w, i, j + 4u * tj, mask);
-        for (var r = 0u; r < 4u; r++) {
+        /* unroll */ for (var r = 0u; r < 4u; r++) {
             partial[(4u * ti + r) * SIDE + tj] = max(max(s[r].x, s[r].y), max(s[r].z, s[r].w));
         }
         workgroupBarrier();
-        for (var r = 0u; r < 4u; r++) {
+        /* unroll */ for (var r = 0u; r < 4u; r++) {
             var top = m[r];
             for (var t = 0u; t < SIDE; t++) { top = max(top, partial[(4u * ti + r) * SIDE + t]); }
             let shrink = exp(m[r] - top);
             m[r] = top;
             let e = exp(s[r] - top);
             l[r] = l[r] * shrink + e.x + e.y + e.z + e.w;
-            for (var x = 0u; x < DV; x++) { o[r * DV + x] *= shrink; }
+            /* unroll */ for (var x = 0u; x < DV; x++) { o[r * DV + x] *= shrink; }
             let row = stat_row(w, i + r);
             let at = (4u * ti + r) * PITCH + 4u * tj;
-            for (var c = 0u; c < 4u; c++) { weights[at + c] = e[c] * keep_weight(row, j + 4u * tj + c); }
+            /* unroll */ for (var c = 0u; c < 4u; c++) { weights[at + c] = e[c] * keep_weight(row, j + 4u * tj + c); }
         }
         workgroupBarrier();
         let here = min(p.tile, walk.y - j);
@@ -54,7 +54,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let w1 = weights[(4u * ti + 1u) * PITCH + key];
             let w2 = weights[(4u * ti + 2u) * PITCH + key];
             let w3 = weights[(4u * ti + 3u) * PITCH + key];
-            for (var x = 0u; x < DV; x++) {
+            /* unroll */ for (var x = 0u; x < DV; x++) {
                 let v = load_kv(at, min(tj + SIDE * x, p.d4 - 1u));
                 o[x] = fma(vec4(w0), v, o[x]);
                 o[DV + x] = fma(vec4(w1), v, o[DV + x]);
@@ -65,17 +65,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         j += TILE;
     }
-    for (var r = 0u; r < 4u; r++) { partial[(4u * ti + r) * SIDE + tj] = l[r]; }
+    /* unroll */ for (var r = 0u; r < 4u; r++) { partial[(4u * ti + r) * SIDE + tj] = l[r]; }
     workgroupBarrier();
-    for (var r = 0u; r < 4u; r++) {
-        if i + r >= p.q_len { continue; }
-        var sum = 0.0;
-        for (var t = 0u; t < SIDE; t++) { sum += partial[(4u * ti + r) * SIDE + t]; }
-        // A query that sees no key attends to nothing.
-        let scale = select(0.0, 1.0 / sum, sum > 0.0);
-        for (var x = 0u; x < DV; x++) {
-            if tj + SIDE * x < p.d4 { store_out(o_at(w, i + r), tj + SIDE * x, o[r * DV + x] * scale); }
+    /* unroll */ for (var r = 0u; r < 4u; r++) {
+        if i + r < p.q_len {
+            var sum = 0.0;
+            for (var t = 0u; t < SIDE; t++) { sum += partial[(4u * ti + r) * SIDE + t]; }
+            // A query that sees no key attends to nothing.
+            let scale = select(0.0, 1.0 / sum, sum > 0.0);
+            /* unroll */ for (var x = 0u; x < DV; x++) {
+                if tj + SIDE * x < p.d4 { store_out(o_at(w, i + r), tj + SIDE * x, o[r * DV + x] * scale); }
+            }
+            if tj == 0u { lse[stat_row(w, i + r)] = select(0.0, m[r] + log(sum), sum > 0.0); }
         }
-        if tj == 0u { lse[stat_row(w, i + r)] = select(0.0, m[r] + log(sum), sum > 0.0); }
     }
 }

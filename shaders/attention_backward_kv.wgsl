@@ -22,8 +22,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let tj = lane % SIDE;
     let mask = mask_of(w, w.first + 4u * tj);
     let walk = walk_of(w);
-    var dk: array<vec4<f32>, 4u * DV>;
-    var dv: array<vec4<f32>, 4u * DV>;
+    /* registers */ var dk = array<vec4<f32>, 4u * DV>();
+    /* registers */ var dv = array<vec4<f32>, 4u * DV>();
     var below = 0.0; // bias gradient of distances <= -reach
     var above = 0.0; // and >= reach
     if HAS_BIAS {
@@ -39,8 +39,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if i >= walk.y { break; }
         workgroupBarrier();
         let t = tile_gradient(w, i + 4u * ti, w.first + 4u * tj, mask);
-        for (var r = 0u; r < 4u; r++) {
-            for (var c = 0u; c < 4u; c++) {
+        /* unroll */ for (var r = 0u; r < 4u; r++) {
+            /* unroll */ for (var c = 0u; c < 4u; c++) {
                 weights[(4u * ti + r) * PITCH + 4u * tj + c] = t.weight[r][c];
                 dscores[(4u * ti + r) * PITCH + 4u * tj + c] = t.dscore[r][c];
             }
@@ -53,11 +53,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let at_q = q_at(w, i + row);
             let at_g = o_at(w, i + row);
             let at = row * PITCH + 4u * ti;
-            for (var x = 0u; x < DV; x++) {
+            /* unroll */ for (var x = 0u; x < DV; x++) {
                 let d = min(tj + SIDE * x, p.d4 - 1u);
                 let g = load_dout(at_g, d);
                 let b = load_q(at_q, d);
-                for (var c = 0u; c < 4u; c++) {
+                /* unroll */ for (var c = 0u; c < 4u; c++) {
                     dv[c * DV + x] = fma(vec4(weights[at + c]), g, dv[c * DV + x]);
                     dk[c * DV + x] = fma(vec4(dscores[at + c]), b, dk[c * DV + x]);
                 }
@@ -90,12 +90,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         i += TILE;
     }
-    for (var c = 0u; c < 4u; c++) {
+    /* unroll */ for (var c = 0u; c < 4u; c++) {
         let j = w.first + 4u * ti + c;
-        if j >= p.kv_len { continue; }
         let at = (w.sequence * p.kv_len + j) * p.out_ld + w.head * p.d_kv;
-        for (var x = 0u; x < DV; x++) {
-            if tj + SIDE * x < p.d4 {
+        /* unroll */ for (var x = 0u; x < DV; x++) {
+            if j < p.kv_len && tj + SIDE * x < p.d4 {
                 store_out(at + p.out_offset, tj + SIDE * x, dk[c * DV + x]);
                 store_out(at + p.second_offset, tj + SIDE * x, dv[c * DV + x]);
             }

@@ -16,14 +16,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let i = w.first + 4u * ti;
     let mask = mask_of(w, i);
     let walk = walk_of(w);
-    var dq: array<vec4<f32>, 4u * DV>;
+    /* registers */ var dq = array<vec4<f32>, 4u * DV>();
     var j = walk.x;
     loop {
         if j >= walk.y { break; }
         workgroupBarrier();
         let t = tile_gradient(w, i, j + 4u * tj, mask);
-        for (var r = 0u; r < 4u; r++) {
-            for (var c = 0u; c < 4u; c++) { dscores[(4u * ti + r) * PITCH + 4u * tj + c] = t.dscore[r][c]; }
+        /* unroll */ for (var r = 0u; r < 4u; r++) {
+            /* unroll */ for (var c = 0u; c < 4u; c++) { dscores[(4u * ti + r) * PITCH + 4u * tj + c] = t.dscore[r][c]; }
         }
         workgroupBarrier();
         let here = min(p.tile, walk.y - j);
@@ -31,9 +31,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         loop {
             if key >= here { break; }
             let at = k_at(w, j + key);
-            for (var x = 0u; x < DV; x++) {
+            /* unroll */ for (var x = 0u; x < DV; x++) {
                 let k = load_kv(at, min(tj + SIDE * x, p.d4 - 1u));
-                for (var r = 0u; r < 4u; r++) {
+                /* unroll */ for (var r = 0u; r < 4u; r++) {
                     dq[r * DV + x] = fma(vec4(dscores[(4u * ti + r) * PITCH + key]), k, dq[r * DV + x]);
                 }
             }
@@ -41,11 +41,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         j += TILE;
     }
-    for (var r = 0u; r < 4u; r++) {
-        if i + r >= p.q_len { continue; }
+    /* unroll */ for (var r = 0u; r < 4u; r++) {
         let at = (w.sequence * p.q_len + i + r) * p.out_ld + p.out_offset + w.head * p.d_kv;
-        for (var x = 0u; x < DV; x++) {
-            if tj + SIDE * x < p.d4 { store_out(at, tj + SIDE * x, dq[r * DV + x]); }
+        /* unroll */ for (var x = 0u; x < DV; x++) {
+            if i + r < p.q_len && tj + SIDE * x < p.d4 { store_out(at, tj + SIDE * x, dq[r * DV + x]); }
         }
     }
 }

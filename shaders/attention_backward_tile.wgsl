@@ -1,7 +1,5 @@
 // The gradient of a tile of attention weights, made again from q, k, v and the saved statistics.
 
-@group(0) @binding(7) var<storage, read> stats: array<vec2<f32>>; // [batch, heads, q_len] of (lse, delta)
-
 struct TileGradient {
     weight: array<vec4<f32>, 4>, // after dropout
     dscore: array<vec4<f32>, 4>,
@@ -39,14 +37,10 @@ fn tile_gradient(w: Work, i: u32, j: u32, mask: Mask) -> TileGradient {
     // Apart until they are whole: FXC does not compile stores by index into an array of a struct.
     var weight = array<vec4<f32>, 4>();
     var dscore = array<vec4<f32>, 4>();
-    for (var r = 0u; r < 4u; r++) {
-        let row = stat_row(w, min(i + r, p.q_len - 1u));
-        let stat = stats[row];
-        let exists = vec4(i + r < p.q_len) & (s[r] > vec4(0.5 * MASKED));
-        let probability = select(vec4<f32>(), exp(s[r] - stat.x), exists);
-        let kept = vec4(keep_weight(row, j), keep_weight(row, j + 1u), keep_weight(row, j + 2u), keep_weight(row, j + 3u));
-        weight[r] = probability * kept;
-        dscore[r] = probability * (dweight[r] * kept - stat.y);
+    /* unroll */ for (var r = 0u; r < 4u; r++) {
+        let row = row_gradient(w, i + r, j, s[r], dweight[r]);
+        weight[r] = row.weight;
+        dscore[r] = row.dscore;
     }
     return TileGradient(weight, dscore);
 }

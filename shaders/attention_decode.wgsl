@@ -76,7 +76,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let column = lane % p.d4;
     var top = MASKED;
     var total = 0.0; // of this lane's keys
-    var o: array<vec4<f32>, DV>;
+    /* registers */ var o = array<vec4<f32>, DV>();
     var first = start;
     loop {
         if first >= end { break; }
@@ -121,11 +121,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if lane < KEYS { scores[lane] = e; }
         total = total * shrink + e;
         workgroupBarrier();
-        for (var x = 0u; x < DV; x++) { o[x] *= shrink; }
+        /* unroll */ for (var x = 0u; x < DV; x++) { o[x] *= shrink; }
         var i = team;
         loop {
             if i >= here || team >= p.groups { break; }
-            for (var x = 0u; x < DV; x++) {
+            /* unroll */ for (var x = 0u; x < DV; x++) {
                 o[x] += scores[i] * load_kv(values[i], min(column + LANES * x, p.d4 - 1u));
             }
             i += p.groups;
@@ -145,7 +145,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // A row of no keys attends to nothing.
     let scale = select(select(0.0, 1.0 / total, total > 0.0), 1.0, SPLIT);
     let o_at = (index * p.parts + part) * select(p.d_kv, 4u * p.d4, SPLIT);
-    for (var x = 0u; x < DV; x++) {
+    /* unroll */ for (var x = 0u; x < DV; x++) {
         sums[lane] = o[x];
         workgroupBarrier();
         let d = lane + LANES * x;

@@ -21,5 +21,7 @@ fn load_dout(at: u32, d: u32) -> vec4<f32> {
 }
 
 fn store_out(at: u32, d: u32, v: vec4<f32>) {
-    for (var i = 0u; i < min(4u, p.d_kv - 4u * d); i++) { out[at + 4u * d + i] = v[i]; }
+    /* unroll */ for (var i = 0u; i < 4u; i++) {
+        if 4u * d + i < p.d_kv { out[at + 4u * d + i] = v[i]; }
+    }
 }

@@ -30,19 +30,6 @@ fn scores(w: Work, i: u32, j: u32, mask: Mask) -> array<vec4<f32>, 4> {
         s[3] += vec4(dot(b3, a0), dot(b3, a1), dot(b3, a2), dot(b3, a3));
         d += 1u;
     }
-    for (var r = 0u; r < 4u; r++) {
-        var row = s[r];
-        if HAS_BIAS {
-            let d = i32(j) - i32(i + r);
-            row += vec4(bias_at(w.head, d), bias_at(w.head, d + 1), bias_at(w.head, d + 2), bias_at(w.head, d + 3));
-        }
-        let hidden = vec4(
-            is_hidden(mask, select(0u, r, WALKS_KEYS), i + r, j),
-            is_hidden(mask, select(1u, r, WALKS_KEYS), i + r, j + 1u),
-            is_hidden(mask, select(2u, r, WALKS_KEYS), i + r, j + 2u),
-            is_hidden(mask, select(3u, r, WALKS_KEYS), i + r, j + 3u),
-        );
-        s[r] = select(row, vec4(MASKED), hidden);
-    }
+    /* unroll */ for (var r = 0u; r < 4u; r++) { s[r] = biased(w, mask, i, r, j, s[r]); }
     return s;
 }

@@ -39,8 +39,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var ia1 = p.a_offset4 + min(row / 4u + 1u, a_last);
     var ib0 = p.b_offset4 + min(col / 4u, b_last);
     var ib1 = p.b_offset4 + min(col / 4u + 1u, b_last);
-    var c0: array<vec4<f32>, 8>;
-    var c1: array<vec4<f32>, 8>;
+    /* registers */ var c0 = array<vec4<f32>, 8u>();
+    /* registers */ var c1 = array<vec4<f32>, 8u>();
     var k = 0u;
     loop {
         if k >= p.k { break; }
@@ -48,7 +48,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let a1 = a[ia1];
         let b0 = b[ib0];
         let b1 = b[ib1];
-        for (var i = 0u; i < 4u; i++) {
+        /* unroll */ for (var i = 0u; i < 4u; i++) {
             c0[i] = fma(vec4(a0[i]), b0, c0[i]);
             c1[i] = fma(vec4(a0[i]), b1, c1[i]);
             c0[i + 4u] = fma(vec4(a1[i]), b0, c0[i + 4u]);
@@ -60,8 +60,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         ib1 += p.ldb4;
         k += 1u;
     }
-    for (var i = 0u; i < 8u; i++) { kept[i] = c0[i]; }
+    /* unroll */ for (var i = 0u; i < 8u; i++) { kept[i] = c0[i]; }
     emit_kept(row, col);
-    for (var i = 0u; i < 8u; i++) { kept[i] = c1[i]; }
+    /* unroll */ for (var i = 0u; i < 8u; i++) { kept[i] = c1[i]; }
     emit_kept(row, col + 4u);
 }

@@ -44,11 +44,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // A row or column past the end reads the last one again; its results are not stored.
     let at = min(col, p.n - 1u);
     let ib = row_starts(at);
-    var ia: array<u32, ROWS>;
-    var acc: array<vec4<f32>, ROWS>;
-    var gate: array<vec4<f32>, ROWS>;
-    var square: array<f32, ROWS>;
-    for (var r = 0u; r < ROWS; r++) {
+    /* registers */ var ia = array<u32, ROWS>();
+    /* registers */ var acc = array<vec4<f32>, ROWS>();
+    /* registers */ var gate = array<vec4<f32>, ROWS>();
+    /* registers */ var square = array<f32, ROWS>();
+    /* unroll */ for (var r = 0u; r < ROWS; r++) {
         ia[r] = p.a_offset4 + min(first + r, p.m - 1u) * p.lda4;
     }
     var k = lane;
@@ -57,34 +57,42 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let now = loads(ib + k * STRIDE);
         var up = now;
         if GATED { up = loads(ib + k * STRIDE + rows_apart(p.n)); }
-        var part = array<vec4<f32>, ROWS>();
-        var up_part = array<vec4<f32>, ROWS>();
-        for (var i = 0u; i < LOAD4; i++) {
+        /* registers */ var part = array<vec4<f32>, ROWS>();
+        /* registers */ var up_part = array<vec4<f32>, ROWS>();
+        /* registers */ var x_sum = array<f32, ROWS>(); // of the load's numbers of a
+        /* unroll */ for (var i = 0u; i < LOAD4; i++) {
             let at4 = k * LOAD4 + i;
             let w = weights(now, i);
             var s = vec4(1.0);
             if NORM { s = scale[at4]; }
-            for (var r = 0u; r < ROWS; r++) {
+            /* unroll */ for (var r = 0u; r < ROWS; r++) {
                 var x = a[ia[r] + at4];
                 if NORM {
                     square[r] += dot(x, x);
                     x *= s;
                 }
                 part[r] += x * w;
+                if HAS_LEASTS { x_sum[r] += dot(x, vec4(1.0)); }
                 if GATED { up_part[r] += x * weights(up, i); }
             }
         }
-        let factors = weight_scales(at, k);
-        for (var r = 0u; r < ROWS; r++) { acc[r] += factors * part[r]; }
+        let scales = weight_scales(at, k);
+        /* unroll */ for (var r = 0u; r < ROWS; r++) {
+            acc[r] += scales.factors * part[r];
+            if HAS_LEASTS { acc[r] += scales.leasts * x_sum[r]; }
+        }
         if GATED {
-            let up_factors = weight_scales(at + p.n, k);
-            for (var r = 0u; r < ROWS; r++) { gate[r] += up_factors * up_part[r]; }
+            let up_scales = weight_scales(at + p.n, k);
+            /* unroll */ for (var r = 0u; r < ROWS; r++) {
+                gate[r] += up_scales.factors * up_part[r];
+                if HAS_LEASTS { gate[r] += up_scales.leasts * x_sum[r]; }
+            }
         }
         k += DEEP;
     }
     let row = min(lane, ROWS - 1u);
     let share = columns * ROWS * DEEP + lane;
-    for (var r = 0u; r < ROWS; r++) {
+    /* unroll */ for (var r = 0u; r < ROWS; r++) {
         shares[share + r * DEEP] = acc[r];
         squares[share + r * DEEP] = square[r];
     }
@@ -99,7 +107,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     sum *= r_rms;
     if GATED {
-        for (var r = 0u; r < ROWS; r++) { shares[share + r * DEEP] = gate[r]; }
+        /* unroll */ for (var r = 0u; r < ROWS; r++) { shares[share + r * DEEP] = gate[r]; }
         let up_sum = add_up(columns, lane, row) * r_rms;
         if lane < ROWS { emit_gated4(first + row, col, sum, up_sum); }
     } else if lane < ROWS {

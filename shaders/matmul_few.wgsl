@@ -25,6 +25,12 @@ struct Params {
 @group(0) @binding(2) var<storage, read> b: array<Load>; // [n, ldb4], or [n / 4, ldb4] in groups; GATED: 2 n
 @group(0) @binding(5) var<storage, read> scale: array<vec4<f32>>; // [k / 4]
 
+// What turns the products of a load's integers into those of weights, for four rows: each integer stands for factor * integer + least.
+struct Scales {
+    factors: vec4<f32>,
+    leasts: vec4<f32>,
+}
+
 // A load of each of four rows of b. A struct, since naga writes the helpers of an array of `Load` twice where Load is vec4<f32>.
 struct Loads {
     x: Load,

@@ -64,6 +64,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if GATED { up = loads(ib + k * STRIDE + rows_apart(p.n)); }
         var part = array<vec4<f32>, ROWS>();
         var up_part = array<vec4<f32>, ROWS>();
+        var x_sum = array<f32, ROWS>(); // of the load's numbers of a
         for (var i = 0u; i < LOAD4; i++) {
             let at4 = k * LOAD4 + i;
             let w = weights(now, i);
@@ -79,14 +80,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                     x = a[ia[r] + at4] * r_rms[r] * s;
                 }
                 part[r] += x * w;
+                if HAS_LEASTS { x_sum[r] += dot(x, vec4(1.0)); }
                 if GATED { up_part[r] += x * weights(up, i); }
             }
         }
-        let factors = weight_scales(at, k);
-        for (var r = 0u; r < ROWS; r++) { acc[r] += factors * part[r]; }
+        let scales = weight_scales(at, k);
+        for (var r = 0u; r < ROWS; r++) {
+            acc[r] += scales.factors * part[r];
+            if HAS_LEASTS { acc[r] += scales.leasts * x_sum[r]; }
+        }
         if GATED {
-            let up_factors = weight_scales(at + p.n, k);
-            for (var r = 0u; r < ROWS; r++) { gate[r] += up_factors * up_part[r]; }
+            let up_scales = weight_scales(at + p.n, k);
+            for (var r = 0u; r < ROWS; r++) {
+                gate[r] += up_scales.factors * up_part[r];
+                if HAS_LEASTS { gate[r] += up_scales.leasts * x_sum[r]; }
+            }
         }
         k += 1u;
     }

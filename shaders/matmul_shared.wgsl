@@ -70,7 +70,7 @@ fn stage_a(lane: u32, first: u32, k: u32, end: u32) {
             a_row(step + 2u, row, end, p.rows),
             a_row(step + 3u, row, end, p.rows));
     }
-    for (var i = 0u; i < 4u; i++) { tile_a[into + i * PITCH] = v[i]; }
+    /* unroll */ for (var i = 0u; i < 4u; i++) { tile_a[into + i * PITCH] = v[i]; }
 }
 
 fn stage_b(lane: u32, first: u32, k: u32, end: u32) {
@@ -92,7 +92,7 @@ fn stage_b(lane: u32, first: u32, k: u32, end: u32) {
             b_row(step + 2u, col, end, p.n),
             b_row(step + 3u, col, end, p.n));
     }
-    for (var i = 0u; i < 4u; i++) { tile_b[into + i * PITCH] = v[i]; }
+    /* unroll */ for (var i = 0u; i < 4u; i++) { tile_b[into + i * PITCH] = v[i]; }
 }
 
 @compute @workgroup_size(64)
@@ -106,7 +106,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let end = min((part + 1u) * p.part_k, p.k);
     let a_quad = lane / 8u;
     let b_quad = lane % 8u;
-    var acc: array<vec4<f32>, 4u * QUADS * QUADS>; // [row, quad of columns]
+    /* registers */ var acc = array<vec4<f32>, 4u * QUADS * QUADS>(); // [row, quad of columns]
     var k = part * p.part_k;
     loop {
         if k >= end { break; }
@@ -118,18 +118,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var step = 0u;
         loop {
             if step >= depth { break; }
-            for (var s = 0u; s < 4u; s++) {
+            /* unroll */ for (var s = 0u; s < 4u; s++) {
                 let at = (step + s) * PITCH;
-                var bv = array<vec4<f32>, QUADS>();
-                for (var j = 0u; j < QUADS; j++) { bv[j] = tile_b[at + b_quad + 8u * j]; }
-                for (var i = 0u; i < QUADS; i++) {
+                /* registers */ var bv = array<vec4<f32>, QUADS>();
+                /* unroll */ for (var j = 0u; j < QUADS; j++) { bv[j] = tile_b[at + b_quad + 8u * j]; }
+                /* unroll */ for (var i = 0u; i < QUADS; i++) {
                     let av = tile_a[at + a_quad + 8u * i];
-                    for (var j = 0u; j < QUADS; j++) {
-                        let c = 4u * i * QUADS + j;
-                        acc[c] = fma(vec4(av.x), bv[j], acc[c]);
-                        acc[c + QUADS] = fma(vec4(av.y), bv[j], acc[c + QUADS]);
-                        acc[c + 2u * QUADS] = fma(vec4(av.z), bv[j], acc[c + 2u * QUADS]);
-                        acc[c + 3u * QUADS] = fma(vec4(av.w), bv[j], acc[c + 3u * QUADS]);
+                    /* unroll */ for (var j = 0u; j < QUADS; j++) {
+                        acc[4u * i * QUADS + j] = fma(vec4(av.x), bv[j], acc[4u * i * QUADS + j]);
+                        acc[(4u * i + 1u) * QUADS + j] = fma(vec4(av.y), bv[j], acc[(4u * i + 1u) * QUADS + j]);
+                        acc[(4u * i + 2u) * QUADS + j] = fma(vec4(av.z), bv[j], acc[(4u * i + 2u) * QUADS + j]);
+                        acc[(4u * i + 3u) * QUADS + j] = fma(vec4(av.w), bv[j], acc[(4u * i + 3u) * QUADS + j]);
                     }
                 }
             }
@@ -138,12 +137,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
         k += DEPTH;
     }
-    for (var i = 0u; i < 4u * QUADS; i++) {
-        let r = row + 32u * (i / 4u) + 4u * a_quad + i % 4u;
-        if r < p.rows {
-            for (var j = 0u; j < QUADS; j++) {
-                emit4(part * p.rows + r, col + 32u * j + 4u * b_quad, acc[i * QUADS + j]);
-            }
+    /* unroll */ for (var i = 0u; i < QUADS; i++) {
+        /* unroll */ for (var j = 0u; j < QUADS; j++) {
+            emit_rows(
+                part * p.rows,
+                row + 32u * i + 4u * a_quad,
+                col + 32u * j + 4u * b_quad,
+                acc[4u * i * QUADS + j],
+                acc[(4u * i + 1u) * QUADS + j],
+                acc[(4u * i + 2u) * QUADS + j],
+                acc[(4u * i + 3u) * QUADS + j]);
         }
+    }
+}
+
+// Stores results of rows row .. row + 3 of a part that begins at row `first` of c. A loop with a run-time bound, since FXC would
+// take longer over the epilogue, once for each row, than over all the rest.
+fn emit_rows(first: u32, row: u32, col: u32, v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>) {
+    var i = 0u;
+    loop {
+        if i >= min(4u, max(p.rows, row) - row) { break; }
+        emit4(first + row + i, col, select(select(v0, v1, i == 1u), select(v2, v3, i == 3u), i >= 2u));
+        i += 1u;
     }
 }

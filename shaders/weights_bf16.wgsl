@@ -7,5 +7,3 @@ fn weights4(load: Load, i: u32) -> vec4<f32> {
     let upper = load[2u * i + 1u];
     return bitcast<vec4<f32>>(vec4(lower << 16u, lower & 0xffff0000u, upper << 16u, upper & 0xffff0000u));
 }
-
-fn weight_scales(col: u32, k: u32) -> vec4<f32> { return vec4(1.0); }

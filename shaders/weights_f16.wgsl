@@ -5,5 +5,3 @@ const LOAD4 = 2u; // vec4s of weights in a load
 fn weights4(load: Load, i: u32) -> vec4<f32> {
     return vec4(unpack2x16float(load[2u * i]), unpack2x16float(load[2u * i + 1u]));
 }
-
-fn weight_scales(col: u32, k: u32) -> vec4<f32> { return vec4(1.0); }

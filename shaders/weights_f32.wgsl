@@ -12,5 +12,3 @@ fn row_starts(col: u32) -> vec4<u32> {
 fn rows_apart(rows: u32) -> u32 { return rows * p.ldb4; }
 
 fn weights4(load: Load, i: u32) -> vec4<f32> { return load; }
-
-fn weight_scales(col: u32, k: u32) -> vec4<f32> { return vec4(1.0); }

@@ -49,6 +49,8 @@ pub mod batch;
 pub mod bench;
 pub mod checkpoint;
 #[cfg(feature = "train")]
+pub mod convert;
+#[cfg(feature = "train")]
 pub mod data;
 pub mod error;
 pub mod files;

@@ -39,8 +39,9 @@ fn kernels_match_the_oracle() {
         let (first, step) = share.split_once('/').expect("FIRST/STEP");
         let (first, step) = (first.parse().unwrap(), step.parse().unwrap());
         let gpu = gpu();
+        // Four tilings take turns: neighbouring quarters begin with other ones.
         let is_wanted = |(i, case): &(usize, Case)| {
-            quarter.is_none_or(|quarter| i % 4 == quarter || !case.name.starts_with("attention "))
+            quarter.is_none_or(|quarter| (i / 4 + i) % 4 == quarter || !case.name.starts_with("attention "))
         };
         let cases = cases().into_iter().enumerate().filter(is_wanted).map(|(_, case)| case).skip(first).step_by(step);
         return assert_all(cases.flat_map(|case| check_kernels(&gpu, &case).expect("a case runs")).collect());

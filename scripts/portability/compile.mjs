@@ -21,7 +21,7 @@ const files = (folder, ...ends) => readdirSync(join(shaders, folder)).filter((f)
 const id = (file) => file.split('.').slice(0, 2).join('.');
 
 const expected = {}; // files a compiler is to see
-const results = []; // [compiler, file, ok, milliseconds, message]
+const results = []; // [compiler, file, ok, milliseconds, message, multiply-adds, arrays in memory]
 let announced = Date.now();
 function report(...result) {
   results.push(result);
@@ -81,7 +81,7 @@ async function hlslCompilers() {
     const wine = idle.pop();
     const [status, ms, message] = (await wine.ask(`${compiler}\t${target}\t${file}`)).split('\t');
     idle.push(wine);
-    report(name, file, status === 'ok', Number(ms), status === 'ok' ? '' : `${status} ${message}`);
+    report(name, file, status === 'ok', Number(ms), status === 'ok' ? '' : `${status} ${message}`, ...(status === 'ok' ? message.split(' ').map(Number) : []));
   });
   idle.forEach((wine) => wine.close());
 }
@@ -133,7 +133,7 @@ await tint();
 await spirvVal();
 
 const tsv = results.map((r) => r.map((x) => String(x).replace(/\s+/g, ' ')).join('\t'));
-writeFileSync(join(shaders, 'results.tsv'), ['compiler\tfile\tok\tms\tmessage', ...tsv].join('\n') + '\n');
+writeFileSync(join(shaders, 'results.tsv'), ['compiler\tfile\tok\tms\tmessage\tfmas\tarrays', ...tsv].join('\n') + '\n');
 const slow = (r) => /^(DXC|FXC)/.test(r[0]) && r[3] > LIMIT_MS;
 const rows = [['compiler', 'files', 'variants', 'refused', 'over 2 s', 'median ms', 'slowest ms', 'slowest']];
 for (const name of new Set(results.map((r) => r[0]))) {

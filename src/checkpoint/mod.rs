@@ -15,7 +15,13 @@ mod writer;
 
 pub use gguf::BlockFormat;
 pub(crate) use gguf::{GgufFile, Setting};
+#[cfg(feature = "train")]
+pub(crate) use gguf::{Value as GgufValue, write_gguf};
+#[cfg(feature = "train")]
+pub(crate) use naming::llama_cpp_name;
 pub(crate) use open::other_format;
 pub use safetensors::Dtype;
 pub use weights::{Encoding, TensorInfo, WeightSource, Weights};
+#[cfg(feature = "train")]
+pub(crate) use writer::write_tensors;
 pub use writer::{tensor_file, write_model};

@@ -132,6 +132,14 @@ const FLAX: Naming = Naming {
     rules: &[("{}/embedding", "{}.weight"), ("{}/kernel", "{}.weight"), ("{}/weight", "{}.weight")],
 };
 
+/// llama.cpp's name of a parameter that HuggingFace calls `name`, if it has one.
+pub(crate) fn llama_cpp_name(name: &str) -> Option<String> {
+    // Of a gate's two halves, llama.cpp calls the second as the one matrix of a network without a gate.
+    let name = name.replace(".wi_1.", ".wi.");
+    let of = |(from, to): &(&str, &str)| Some(from.replace("{}", matched(to, &name)?));
+    LLAMA_CPP.rules.iter().find_map(of)
+}
+
 /// HuggingFace's names of tensors that a file has under these names. An error are two tensors that mean the same parameter.
 pub(super) fn huggingface_names<'a>(
     names: impl Iterator<Item = &'a str> + Clone,
@@ -211,6 +219,17 @@ mod tests {
         assert_eq!(gated["encoder.block.1.layer.1.DenseReluDense.wi_1.weight"].name, up);
         assert!(gated.contains_key("encoder.block.1.layer.1.DenseReluDense.wi_0.weight"));
         assert!(gated.contains_key("encoder.block.0.layer.1.DenseReluDense.wi.weight"));
+    }
+
+    #[test]
+    fn llama_cpp_has_names_for_all() {
+        for (from, to) in LLAMA_CPP.rules {
+            let (from, to) = (from.replace("{}", "11"), to.replace("{}", "11"));
+            assert_eq!(llama_cpp_name(&to), Some(from));
+        }
+        let up = llama_cpp_name("decoder.block.3.layer.2.DenseReluDense.wi_1.weight");
+        assert_eq!(up.as_deref(), Some("dec.blk.3.ffn_up.weight"));
+        assert_eq!(llama_cpp_name("classification_head.dense.weight"), None);
     }
 
     #[test]

@@ -58,6 +58,52 @@ impl TensorInfo {
     }
 }
 
+impl Encoding {
+    /// The bytes of numbers stored so, little-endian; of blocks, those of whole rows.
+    ///
+    /// # Errors
+    /// `Numeric` if a finite number is beyond the range of what stores it; `Input` for encodings that are only read.
+    pub fn encode(self, numbers: &[f32]) -> Result<Vec<u8>> {
+        let halves = |bits: fn(f32) -> u16, infinity: u16| {
+            let half = |&x: &f32| match bits(x) {
+                half if half & 0x7fff == infinity && x.is_finite() => {
+                    Err(Error::Numeric(format!("{x} is beyond the range of {self}")))
+                }
+                half => Ok(half.to_le_bytes()),
+            };
+            numbers.iter().map(half).collect::<Result<Vec<_>>>().map(|halves| halves.into_flattened())
+        };
+        match self {
+            Encoding::Plain(Dtype::F32) => Ok(numbers.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            Encoding::Plain(Dtype::F16) => halves(|x| f16::from_f32(x).to_bits(), f16::INFINITY.to_bits()),
+            Encoding::Plain(Dtype::BF16) => halves(|x| bf16::from_f32(x).to_bits(), bf16::INFINITY.to_bits()),
+            Encoding::Plain(other) => Err(Error::Input(format!("weights are not written as {other}"))),
+            Encoding::Blocks(format) => format.encode(numbers),
+        }
+    }
+
+    /// The numbers that bytes stand for: the reverse of [`Encoding::encode`].
+    pub(crate) fn decode(self, bytes: &[u8]) -> Option<Cow<'_, [f32]>> {
+        Some(match self {
+            Encoding::Plain(Dtype::F32) => match bytemuck::try_cast_slice(bytes) {
+                Ok(values) if cfg!(target_endian = "little") => values.into(),
+                _ => convert(bytes, f32::from_le_bytes).into(),
+            },
+            Encoding::Plain(Dtype::F16) => convert(bytes, |b| f16::from_le_bytes(b).to_f32()).into(),
+            Encoding::Plain(Dtype::BF16) => convert(bytes, |b| bf16::from_le_bytes(b).to_f32()).into(),
+            Encoding::Plain(Dtype::F64) => convert(bytes, |b| f64::from_le_bytes(b) as f32).into(),
+            Encoding::Plain(_) => return None,
+            Encoding::Blocks(format) => {
+                let mut values = vec![0.0; bytes.len() / format.bytes() * format.elements()];
+                let runs = bytes.par_chunks(BLOCKS_A_TASK * format.bytes());
+                runs.zip(values.par_chunks_mut(BLOCKS_A_TASK * format.elements()))
+                    .for_each(|(b, v)| format.decode(b, v));
+                values.into()
+            }
+        })
+    }
+}
+
 impl std::fmt::Display for Encoding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -193,25 +239,9 @@ impl Weights {
     fn values<R>(&self, name: &str, expected: &[usize], take: impl FnOnce(Cow<'_, [f32]>) -> R) -> Result<R> {
         let encoding = self.find(name, expected)?.info.encoding;
         let bytes = &*self.bytes_of(name, encoding, expected)?;
-        let values: Cow<'_, [f32]> = match encoding {
-            Encoding::Plain(Dtype::F32) => match bytemuck::try_cast_slice(bytes) {
-                Ok(values) if cfg!(target_endian = "little") => values.into(),
-                _ => convert(bytes, f32::from_le_bytes).into(),
-            },
-            Encoding::Plain(Dtype::F16) => convert(bytes, |b| f16::from_le_bytes(b).to_f32()).into(),
-            Encoding::Plain(Dtype::BF16) => convert(bytes, |b| bf16::from_le_bytes(b).to_f32()).into(),
-            Encoding::Plain(Dtype::F64) => convert(bytes, |b| f64::from_le_bytes(b) as f32).into(),
-            Encoding::Plain(other) => {
-                let what = "only F32, F16, BF16, F64 and GGUF's blocks can be read; convert the checkpoint";
-                return Err(self.wrong(Some(name), format!("tensor {name} is stored as {other}; {what}")));
-            }
-            Encoding::Blocks(format) => {
-                let mut values = vec![0.0; bytes.len() / format.bytes() * format.elements()];
-                let runs = bytes.par_chunks(BLOCKS_A_TASK * format.bytes());
-                runs.zip(values.par_chunks_mut(BLOCKS_A_TASK * format.elements()))
-                    .for_each(|(b, v)| format.decode(b, v));
-                values.into()
-            }
+        let Some(values) = encoding.decode(bytes) else {
+            let what = "only F32, F16, BF16, F64 and GGUF's blocks can be read; convert the checkpoint";
+            return Err(self.wrong(Some(name), format!("tensor {name} is stored as {encoding}; {what}")));
         };
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             let what = format!(
@@ -234,9 +264,17 @@ impl Weights {
     /// The blocks of a quantized tensor as they are stored, row by row.
     ///
     /// # Errors
-    /// It is missing, or stored otherwise or with another shape.
+    /// It is missing, or stored otherwise or with another shape, or holds a scale that is not finite.
     pub fn read_blocks(&self, name: &str, format: BlockFormat, expected: &[usize]) -> Result<Cow<'_, [u8]>> {
-        self.bytes_of(name, Encoding::Blocks(format), expected)
+        let blocks = self.bytes_of(name, Encoding::Blocks(format), expected)?;
+        match format.first_bad(&blocks) {
+            None => Ok(blocks),
+            Some(bad) => {
+                let what =
+                    format!("tensor {name} holds a scale that is not finite in block {bad}: the file is damaged");
+                Err(self.wrong(Some(name), what))
+            }
+        }
     }
 
     fn bytes_of(&self, name: &str, encoding: Encoding, expected: &[usize]) -> Result<Cow<'_, [u8]>> {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod console;
+mod convert;
 mod data;
 mod decoding;
 mod devices;
@@ -68,6 +69,7 @@ enum Command {
     Tokenizer(tokenizer::Args),
     ShowObjective(show_objective::Args),
     Data(data::Args),
+    Convert(convert::Args),
     Report(report::Args),
     Bench(bench::Args),
     Completions(shell::CompletionsArgs),
@@ -172,6 +174,7 @@ pub fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),
         Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
         Command::ShowObjective(args) => show_objective::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Convert(args) => convert::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
         Command::Report(args) => report::run(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),

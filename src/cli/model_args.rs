@@ -20,9 +20,9 @@ pub struct ModelArgs {
     /// Read texts from this file, one a line; plain, .gz, .xz or .zst ("-": standard input)
     #[arg(long, short, value_name = "FILE", conflicts_with = "text")]
     pub file: Option<PathBuf>,
-    /// How weights are held in the adapter's memory; sums are f32 always. auto: f16 and bf16 as the file has them, else f32,
-    /// so that nothing is rounded. int8 takes 28 % of f32's memory, and rounds each weight by up to 0.4 % of the largest
-    /// beside it
+    /// How weights are held in the adapter's memory; sums are f32 always. auto: as the file has them, f16, bf16 or GGUF's blocks,
+    /// else f32, so that nothing is rounded. int8 takes 28 % of f32's memory, and rounds each weight by up to 0.4 % of the largest
+    /// beside it; int4 takes 16 %, and rounds by up to 3 % of the range of the 32 beside it
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = WeightsArg::Auto)]
     pub weights: WeightsArg,
 }
@@ -57,6 +57,7 @@ pub enum WeightsArg {
     F16,
     Bf16,
     Int8,
+    Int4,
 }
 
 impl From<WeightsArg> for Storage {
@@ -67,6 +68,7 @@ impl From<WeightsArg> for Storage {
             WeightsArg::F16 => Storage::F16,
             WeightsArg::Bf16 => Storage::Bf16,
             WeightsArg::Int8 => Storage::Int8,
+            WeightsArg::Int4 => Storage::Int4,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Writes files so that a crash at any instant leaves either the old or the new one, never a mixture.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use tempfile::NamedTempFile;
@@ -20,6 +20,20 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
         return File::options().write(true).open(path).and_then(write).map_err(Error::io("write", path));
     }
     write_all_atomic(&[(path, bytes)])
+}
+
+/// As [`write_atomic`], with contents that `fill` writes bit by bit. Its error leaves what was there.
+pub fn write_streamed(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let path = path.as_ref();
+    let folder = folder_of(path);
+    let mut temporary = temporary_in(folder).map_err(Error::io("create", path))?;
+    let mut file = BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
+    fill(&mut file)?;
+    file.flush().map_err(Error::io("write", path))?;
+    drop(file);
+    temporary.as_file().sync_all().map_err(Error::io("write", path))?;
+    temporary.persist(path).map_err(|e| Error::io("replace", path)(e.error))?;
+    sync_folder(folder)
 }
 
 /// As [`write_atomic`], several files: none is replaced before all are written.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 #[cfg(feature = "train")]
 pub(crate) use atomic::{LEFT_OVER, folder_of, sync_folder};
-pub use atomic::{write_all_atomic, write_atomic};
+pub use atomic::{write_all_atomic, write_atomic, write_streamed};
 
 use crate::error::{Error, Result};
 

@@ -13,6 +13,7 @@ mod poller;
 mod program;
 mod sequence;
 mod shader;
+mod unroll;
 mod work;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::unroll::unroll;
 use crate::error::{Error, Result};
 
 /// A kernel's source: one `.wgsl` file of `shaders/`, the files that it shares with others, and the header constants
@@ -24,7 +25,7 @@ pub enum Constant {
 }
 
 /// Constants that specialise a shader: `const NAME = value;` lines put in front of it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Header {
     pub constants: Vec<(&'static str, Constant)>,
     /// Sources chosen for this variant (element width, storage type), put in front.
@@ -63,10 +64,10 @@ impl Header {
 }
 
 impl Shader {
-    /// The source that is compiled: header, parts, shared files, the file itself.
+    /// The source that is compiled: header, parts, shared files, the file itself, with marked loops written out.
     ///
     /// # Panics
-    /// If the header names a constant that the shader does not declare as its default.
+    /// If the header names a constant that the shader does not declare as its default, or a marked loop has no constant count.
     pub fn expand(&self, header: &Header) -> String {
         for (name, _) in &header.constants {
             let known = self.defaults.iter().any(|(default, _)| default == name);
@@ -84,7 +85,7 @@ impl Shader {
             out.push_str(source);
             out.push('\n');
         }
-        out
+        unroll(&out).unwrap_or_else(|why| panic!("{}.wgsl: {why}", self.name))
     }
 }
 

@@ -1,18 +1,11 @@
-//! Element types, and how packed ones lie in memory.
-//!
-//! Weights may be packed: two f16 or bf16 a 32-bit word, or 8-bit integers in blocks of [`BLOCK`] with an f32 scale each
-//! (llama.cpp's `q8_0`, but for the scale's width and place). Packed tensors are matrices. Each [`GROUP`] of rows lies
-//! together: 16 bytes of its first row, 16 of its second and so on, then the next 16 of each, up to the rows' end; then, where
-//! there are scales, those of the rows' first blocks, of their second and so on. A kernel that makes neighbouring columns of a
-//! product with one invocation so reads one stream of memory. A last group that is not full is filled up with zeros.
-//!
-//! Values that are packed are rounded to the nearest, halves to even.
+//! Element types.
 
-use half::{bf16, f16};
+use super::packing::{self, GROUP, Packing};
+use crate::error::Result;
 
-use crate::error::{Error, Result};
-
-/// Element types.
+/// Element types. Those that share words are the packed ones (see [`Packing`]): only some ops read such operands.
+///
+/// Values that are packed are rounded to the nearest, halves to even.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
     F32,
@@ -21,32 +14,52 @@ pub enum Dtype {
     F16,
     /// The upper half of an f32: 8 bits of significand, the range of f32.
     Bf16,
-    /// Integers from -127 to 127 along a row, with a scale for every [`BLOCK`] of them.
+    /// Integers from -127 to 127 along a row, with an f32 scale for every [`BLOCK`] of them: llama.cpp's `Q8_0` but for the scale's width.
     Q8,
+    /// Integers from 0 to 15, with a scale and a least value for every [`BLOCK`] of them, both f16. llama.cpp's `Q4_0` and `Q4_1` fit in.
+    Q4,
+    /// As `Q4`, but integers up to 31, held as bytes: llama.cpp's `Q5_1`.
+    Q5,
+    /// Integers from 0 to 15; every 32 have a scale and a least value of 8 bits, every 256 two f16 by which these are multiplied: llama.cpp's `Q4_K`.
+    Q4K,
+    /// As `Q4K`, but integers up to 31, held as bytes: llama.cpp's `Q5_K`.
+    Q5K,
+    /// Integers from -32 to 31, held as bytes; every 16 have a scale of 8 bits, every 256 an f16 by which these are multiplied: llama.cpp's `Q6_K`.
+    Q6K,
 }
 
-/// Elements that share a scale in [`Dtype::Q8`].
+/// Elements that share scales in [`Dtype::Q8`] and [`Dtype::Q4`].
 pub const BLOCK: usize = 32;
 
-/// Rows of a packed matrix that lie together.
-pub const GROUP: usize = 4;
-
-/// Words of one row, of those that lie together, before those of the next: 16 bytes, what a kernel loads at once.
-const PIECE: usize = 4;
-
 impl Dtype {
-    /// Whether several elements share a word; only some ops read such operands.
+    /// How a packed type lies in memory; none of f32 and u32.
+    pub fn packing(self) -> Option<&'static Packing> {
+        match self {
+            Dtype::F32 | Dtype::U32 => None,
+            Dtype::F16 => Some(&packing::F16),
+            Dtype::Bf16 => Some(&packing::BF16),
+            Dtype::Q8 => Some(&packing::Q8),
+            Dtype::Q4 => Some(&packing::Q4),
+            Dtype::Q5 => Some(&packing::Q5),
+            Dtype::Q4K => Some(&packing::Q4K),
+            Dtype::Q5K => Some(&packing::Q5K),
+            Dtype::Q6K => Some(&packing::Q6K),
+        }
+    }
+
+    /// What people call it.
+    pub fn name(self) -> &'static str {
+        self.packing().map_or("f32", |packing| packing.name)
+    }
+
+    /// Whether several elements share a word.
     pub fn is_packed(self) -> bool {
-        !matches!(self, Dtype::F32 | Dtype::U32)
+        self.packing().is_some()
     }
 
     /// What the length of a row must be a multiple of.
     pub fn row_multiple(self) -> usize {
-        match self {
-            Dtype::F32 | Dtype::U32 => 1,
-            Dtype::F16 | Dtype::Bf16 => 8,
-            Dtype::Q8 => BLOCK,
-        }
+        self.packing().map_or(1, Packing::row_multiple)
     }
 
     /// 32-bit words for a row of `cols` elements, on average over the rows of a group.
@@ -56,11 +69,7 @@ impl Dtype {
     #[track_caller]
     pub fn row_words(self, cols: usize) -> usize {
         assert!(cols.is_multiple_of(self.row_multiple()), "a row of {cols} elements of type {self:?}");
-        match self {
-            Dtype::F32 | Dtype::U32 => cols,
-            Dtype::F16 | Dtype::Bf16 => cols / 2,
-            Dtype::Q8 => cols / 4 + cols / BLOCK,
-        }
+        self.packing().map_or(cols, |packing| packing.words(cols).iter().sum())
     }
 
     /// Bytes of a tensor. The last dimension makes the rows.
@@ -75,119 +84,37 @@ impl Dtype {
     /// Rows of `cols` numbers as they lie in memory. f16 and bf16 keep NaN and infinity.
     ///
     /// # Errors
-    /// `Numeric` if a finite number is beyond the type's range, or one that is not finite has no place in it.
+    /// `Numeric` if a finite number is beyond the type's range, or one that is not finite has no place in it; `Input` if
+    /// the type is only read.
     ///
     /// # Panics
     /// If the data are no whole rows, or rows cannot have that length.
     #[track_caller]
     pub fn encode(self, cols: usize, data: &[f32]) -> Result<Vec<u32>> {
         assert!(data.len().is_multiple_of(cols), "{} elements in rows of {cols}", data.len());
-        let row_words = self.row_words(cols);
-        let halves = |words: Vec<u32>| interleave(data.len() / cols, &[(&words, row_words, PIECE)]);
-        Ok(match self {
-            Dtype::F32 => data.iter().map(|x| x.to_bits()).collect(),
-            Dtype::U32 => data.iter().map(|&x| x as u32).collect(),
-            Dtype::F16 => {
-                halves(encode_halves(data, |x| f16::from_f32(x).to_bits(), |bits| f16::from_bits(bits).is_infinite())?)
-            }
-            Dtype::Bf16 => halves(encode_halves(
-                data,
-                |x| bf16::from_f32(x).to_bits(),
-                |bits| bf16::from_bits(bits).is_infinite(),
-            )?),
-            Dtype::Q8 => {
-                let (integers, scales) = encode_q8(data)?;
-                interleave(data.len() / cols, &[(&integers, cols / 4, PIECE), (&scales, cols / BLOCK, 1)])
-            }
-        })
+        assert!(cols.is_multiple_of(self.row_multiple()), "a row of {cols} elements of type {self:?}");
+        match self.packing() {
+            Some(packing) => packing.encode(cols, data),
+            None if self == Dtype::U32 => Ok(data.iter().map(|&x| x as u32).collect()),
+            None => Ok(data.iter().map(|x| x.to_bits()).collect()),
+        }
     }
 
     /// The numbers that `rows` rows of `cols` elements in memory stand for.
     #[track_caller]
     pub fn decode(self, rows: usize, cols: usize, words: &[u32]) -> Vec<f32> {
-        let group = GROUP * self.row_words(cols);
-        let halves = |decode: fn(u16) -> f32| -> Vec<f32> {
-            let words = (0..rows).flat_map(|row| words_of_row(words, row, group, cols / 2));
-            words.flat_map(|w| [decode(w as u16), decode((w >> 16) as u16)]).collect()
-        };
-        match self {
-            Dtype::F32 => words.iter().map(|&w| f32::from_bits(w)).collect(),
-            Dtype::U32 => words.iter().map(|&w| w as f32).collect(),
-            Dtype::F16 => halves(|bits| f16::from_bits(bits).to_f32()),
-            Dtype::Bf16 => halves(|bits| bf16::from_bits(bits).to_f32()),
-            Dtype::Q8 => {
-                let of_row = |row: usize| {
-                    let scales = row / GROUP * group + cols / 4 * GROUP + row % GROUP;
-                    let integers = words_of_row(words, row, group, cols / 4).flat_map(u32::to_le_bytes);
-                    let scale = move |i: usize| f32::from_bits(words[scales + i / BLOCK * GROUP]);
-                    integers.enumerate().map(move |(i, byte)| f32::from(byte as i8) * scale(i))
-                };
-                (0..rows).flat_map(of_row).collect()
-            }
+        match self.packing() {
+            Some(packing) => packing.decode(rows, cols, words),
+            None if self == Dtype::U32 => words.iter().map(|&w| w as f32).collect(),
+            None => words.iter().map(|&w| f32::from_bits(w)).collect(),
         }
     }
-}
-
-/// Groups of rows out of parts (words row by row, words in a row, words of a row that stay together), one part after the
-/// other in each group.
-fn interleave(rows: usize, parts: &[(&[u32], usize, usize)]) -> Vec<u32> {
-    let mut out =
-        Vec::with_capacity(parts.iter().map(|(_, row_words, _)| rows.next_multiple_of(GROUP) * row_words).sum());
-    for first in (0..rows).step_by(GROUP) {
-        for &(words, row_words, piece) in parts {
-            for at in (0..row_words).step_by(piece) {
-                for row in first..first + GROUP {
-                    match words.get(row * row_words + at..) {
-                        Some(rest) if row < rows => out.extend_from_slice(&rest[..piece]),
-                        _ => out.extend(std::iter::repeat_n(0, piece)),
-                    }
-                }
-            }
-        }
-    }
-    out
-}
-
-/// The first `count` words of one row, in groups of `group` words.
-fn words_of_row(words: &[u32], row: usize, group: usize, count: usize) -> impl Iterator<Item = u32> {
-    let start = row / GROUP * group + row % GROUP * PIECE;
-    (0..count).map(move |i| words[start + i / PIECE * (PIECE * GROUP) + i % PIECE])
-}
-
-/// Two numbers a word, the first in the lower half.
-fn encode_halves(data: &[f32], encode: fn(f32) -> u16, is_infinite: fn(u16) -> bool) -> Result<Vec<u32>> {
-    let half = |&x: &f32| {
-        let bits = encode(x);
-        if is_infinite(bits) && x.is_finite() {
-            return Err(Error::Numeric(format!("{x} is beyond its range")));
-        }
-        Ok(u32::from(bits))
-    };
-    let pair = |pair: &[f32]| Ok(half(&pair[0])? | half(&pair[1])? << 16);
-    data.chunks_exact(2).map(pair).collect()
-}
-
-/// Integers, four a word, and the bits of the scales, row by row. The largest magnitude of a block becomes 127.
-fn encode_q8(data: &[f32]) -> Result<(Vec<u32>, Vec<u32>)> {
-    let (mut words, mut scales) = (Vec::with_capacity(data.len() / 4), Vec::with_capacity(data.len() / BLOCK));
-    for block in data.chunks_exact(BLOCK) {
-        let largest = block.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        if let Some(bad) = block.iter().find(|x| !x.is_finite()) {
-            return Err(Error::Numeric(format!("{bad} has no place in a block of integers")));
-        }
-        // 127 times the scale must not overflow.
-        let scale = (largest / 127.0).min(f32::MAX / 127.5);
-        // A scale so small that it has no reciprocal stands for numbers that are 0 next to any others.
-        let inverse = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
-        let integer = |x: f32| (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
-        words.extend(block.chunks_exact(4).map(|four| u32::from_le_bytes([0, 1, 2, 3].map(|i| integer(four[i])))));
-        scales.push(scale.to_bits());
-    }
-    Ok((words, scales))
 }
 
 #[cfg(test)]
 mod tests {
+    use half::f16;
+
     use super::*;
 
     fn round_trip(dtype: Dtype, row: &[f32]) -> Vec<f32> {

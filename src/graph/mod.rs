@@ -10,6 +10,7 @@ mod choice;
 mod dtype;
 mod interpret;
 mod op;
+mod packing;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,9 +21,10 @@ use crate::{Error, Result};
 pub use add::{Add, AddInto};
 pub use backward::Backward;
 pub use choice::{Candidate, Choices, Class, Fill, Question, Trial, questions};
-pub use dtype::{BLOCK, Dtype, GROUP};
+pub use dtype::{BLOCK, Dtype};
 pub use interpret::{Tensor64, interpret};
 pub use op::{Launch, Launcher, Op, Operand, Place};
+pub use packing::{GROUP, Packing};
 
 /// A value of a [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -25,7 +25,7 @@ pub use generation::{DecodingSettings, EarlyStopping, GenerationConfig};
 pub use layout::{Layout, Piece, TensorSpan};
 pub use storage::Storage;
 
-use crate::checkpoint::{Weights, write_model};
+use crate::checkpoint::{BlockFormat, Encoding, Weights, write_model};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Slice};
 use crate::graph::Dtype;
@@ -179,10 +179,18 @@ impl Model {
         let (start, mut reading, mut underway) = (Instant::now(), Duration::ZERO, 0);
         for tensor in model.layout.tensors() {
             let began = Instant::now();
-            weights.look_f32(in_file(&tensor.name, embedding), &tensor.shape, |data| {
-                reading += began.elapsed();
-                model.write_tensor(tensor, data)
-            })??;
+            let name = in_file(&tensor.name, embedding);
+            match weights.encoding(name) {
+                Some(Encoding::Blocks(format)) if format.dtype() == model.layout.dtype(tensor) => {
+                    let blocks = weights.read_blocks(name, format, &tensor.shape)?;
+                    reading += began.elapsed();
+                    model.write_blocks(tensor, format, &blocks)?;
+                }
+                _ => weights.look_f32(name, &tensor.shape, |data| {
+                    reading += began.elapsed();
+                    model.write_tensor(tensor, data)
+                })??,
+            }
             done += tensor.len() as u64;
             underway += 4 * tensor.len() as u64;
             if underway < UNDERWAY {
@@ -253,15 +261,35 @@ impl Model {
             return Ok(());
         }
         let cols = tensor.shape[1];
+        self.write_packed(tensor, data, cols, |rows| storage::encode(dtype, tensor, cols, rows))
+    }
+
+    /// Writes quantized blocks of a file, in the type that holds them as they are.
+    fn write_blocks(&self, tensor: &TensorSpan, format: BlockFormat, blocks: &[u8]) -> Result<()> {
+        let cols = tensor.shape[1];
+        let row = cols / format.elements() * format.bytes();
+        self.write_packed(tensor, blocks, row, |rows| Ok(format.pack(cols, rows)))
+    }
+
+    /// Writes rows of `row_len` items each, which `encode` packs, some at a time.
+    fn write_packed<T: Sync>(
+        &self,
+        tensor: &TensorSpan,
+        data: &[T],
+        row_len: usize,
+        encode: impl Fn(&[T]) -> Result<Vec<u32>> + Sync,
+    ) -> Result<()> {
         let mut rest = data;
         for piece in &tensor.pieces {
-            let (now, after) = rest.split_at(piece.len);
-            let encode = |rows| storage::encode(dtype, tensor, cols, rows);
-            let chunks: Vec<Vec<u32>> = now.par_chunks(ROWS_A_TASK * cols).map(encode).collect::<Result<_>>()?;
+            let (now, after) = rest.split_at(piece.rows * row_len);
             let mut at = 4 * piece.offset as u64;
-            for words in chunks {
-                self.gpu.write(&self.params[piece.window], at, &words);
-                at += 4 * words.len() as u64;
+            for some in now.chunks(ROWS_A_TASK * row_len * rayon::current_num_threads()) {
+                let chunks: Vec<Vec<u32>> =
+                    some.par_chunks(ROWS_A_TASK * row_len).map(&encode).collect::<Result<_>>()?;
+                for words in chunks {
+                    self.gpu.write(&self.params[piece.window], at, &words);
+                    at += 4 * words.len() as u64;
+                }
             }
             rest = after;
         }

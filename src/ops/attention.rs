@@ -49,6 +49,8 @@ pub enum Mask {
 pub enum Tiling {
     /// A workgroup of `side` x `side` invocations, tiles in workgroup memory; any adapter.
     Workgroup { side: usize },
+    /// Workgroups of 8 x 8 whose operands, too, pass through workgroup memory; any adapter, made for cards.
+    Staged,
     /// Outer products across a subgroup, which has `side` lanes; d_kv a multiple of four.
     Subgroup { side: usize },
 }
@@ -65,14 +67,28 @@ macro_rules! part {
 }
 
 const COMMON: &str = part!("attention_common");
+const SCORES: &str = part!("attention_scores");
 const TILE: &str = part!("attention_tile");
+const GRADIENT: &str = part!("attention_gradient");
+const STAGE: &str = part!("attention_stage");
 const OUTER: &str = part!("attention_outer");
 pub(super) const OUTER_PRODUCT: &str = part!("outer");
 const DV: (&str, Constant) = ("DV", Constant::U32(1));
 const SIDE: (&str, Constant) = ("SIDE", Constant::U32(8));
 
-static ATTENTION: Shader =
-    Shader { name: "attention", source: part!("attention"), shared: &[RANDOM, COMMON, TILE], defaults: &[DV, SIDE] };
+static ATTENTION: Shader = Shader {
+    name: "attention",
+    source: part!("attention"),
+    shared: &[RANDOM, COMMON, SCORES, TILE],
+    defaults: &[DV, SIDE],
+};
+
+static ATTENTION_STAGED: Shader = Shader {
+    name: "attention_staged",
+    source: part!("attention_staged"),
+    shared: &[RANDOM, COMMON, SCORES, STAGE],
+    defaults: &[DV, SIDE],
+};
 
 static ATTENTION_SUBGROUP: Shader = Shader {
     name: "attention_subgroup",
@@ -81,20 +97,38 @@ static ATTENTION_SUBGROUP: Shader = Shader {
     defaults: &[DV, SIDE],
 };
 
-static ATTENTION_DELTA: Shader =
-    Shader { name: "attention_delta", source: part!("attention_delta"), shared: &[], defaults: &[] };
+static ATTENTION_DELTA: Shader = Shader {
+    name: "attention_delta",
+    source: part!("attention_delta"),
+    shared: &[],
+    defaults: &[("LANES", Constant::U32(1))],
+};
 
 static ATTENTION_BACKWARD_KV: Shader = Shader {
     name: "attention_backward_kv",
     source: part!("attention_backward_kv"),
-    shared: &[RANDOM, COMMON, TILE, part!("attention_backward_tile")],
+    shared: &[RANDOM, COMMON, SCORES, TILE, GRADIENT, part!("attention_backward_tile")],
     defaults: &[DV, SIDE, ("DISTANCES", Constant::U32(1))],
 };
 
 static ATTENTION_BACKWARD_Q: Shader = Shader {
     name: "attention_backward_q",
     source: part!("attention_backward_q"),
-    shared: &[RANDOM, COMMON, TILE, part!("attention_backward_tile")],
+    shared: &[RANDOM, COMMON, SCORES, TILE, GRADIENT, part!("attention_backward_tile")],
+    defaults: &[DV, SIDE],
+};
+
+static ATTENTION_STAGED_BACKWARD_KV: Shader = Shader {
+    name: "attention_staged_backward_kv",
+    source: part!("attention_staged_backward_kv"),
+    shared: &[RANDOM, COMMON, SCORES, GRADIENT, STAGE],
+    defaults: &[DV, SIDE, ("DISTANCES", Constant::U32(1))],
+};
+
+static ATTENTION_STAGED_BACKWARD_Q: Shader = Shader {
+    name: "attention_staged_backward_q",
+    source: part!("attention_staged_backward_q"),
+    shared: &[RANDOM, COMMON, SCORES, GRADIENT, STAGE],
     defaults: &[DV, SIDE],
 };
 
@@ -111,6 +145,9 @@ static ATTENTION_SUBGROUP_BACKWARD_Q: Shader = Shader {
     shared: &[RANDOM, COMMON, OUTER_PRODUCT, OUTER, part!("attention_outer_backward")],
     defaults: &[DV, SIDE],
 };
+
+/// Invocations of a card that share a row of the output and its gradient: 64 bytes in one piece.
+const DELTA_LANES: usize = 16;
 
 /// Positions of the inputs.
 pub(super) struct Slots {
@@ -135,12 +172,14 @@ impl Tiling {
     fn side(self) -> usize {
         match self {
             Tiling::Workgroup { side } | Tiling::Subgroup { side } => side,
+            Tiling::Staged => 8,
         }
     }
 
-    fn pick<T>(self, workgroup: T, subgroup: T) -> T {
+    fn pick<T>(self, workgroup: T, staged: T, subgroup: T) -> T {
         match self {
             Tiling::Workgroup { .. } => workgroup,
+            Tiling::Staged => staged,
             Tiling::Subgroup { .. } => subgroup,
         }
     }
@@ -185,9 +224,16 @@ impl Attention {
         // its subgroups are wider, or the rows longer, the accumulators take too long to compile.
         let lanes = caps.fixed_subgroup().map_or(0, |s| s as usize);
         let outer = caps.is_cpu() && matches!(lanes, 4 | 8) && self.d_kv.is_multiple_of(4) && self.d_kv <= 64;
-        let sides = if caps.is_cpu() { [4, 8] } else { [8, 4] };
-        let workgroups = sides.map(|side| Tiling::Workgroup { side });
-        outer.then_some(Tiling::Subgroup { side: lanes }).into_iter().chain(workgroups).collect()
+        let workgroups = if caps.is_cpu() { [4, 8] } else { [8, 4] }.map(|side| Tiling::Workgroup { side });
+        // FXC takes several seconds over the staged kernels.
+        let staged = (!caps.compiler.contains("FXC")).then_some(Tiling::Staged);
+        let mut candidates: Vec<_> = outer.then_some(Tiling::Subgroup { side: lanes }).into_iter().collect();
+        if caps.is_cpu() {
+            candidates.extend(workgroups.into_iter().chain(staged));
+        } else {
+            candidates.extend(staged.into_iter().chain(workgroups));
+        }
+        candidates
     }
 
     fn tiling(&self, l: &mut Launcher<'_>, backward: bool) -> Tiling {
@@ -252,10 +298,13 @@ impl Attention {
     }
 
     /// Declares what an invocation loops over as it walks over `len` keys or queries, tile by tile: twice the dot products
-    /// of d_kv (the backward pass has two), the tile's rows, and its diagonals.
-    fn declare_iterations(&self, l: &mut Launcher<'_>, len: usize, side: usize) {
-        let (d4, tile) = (self.d_kv.div_ceil(4), 4 * side);
-        let per_tile = 2 * d4 + 4 * tile;
+    /// of d_kv (the backward pass has two), the tile's rows, and its diagonals. Staged kernels go over the rows once for each slice
+    /// of d_kv, for either gradient.
+    fn declare_iterations(&self, l: &mut Launcher<'_>, len: usize, tiling: Tiling) {
+        let (d4, side) = (self.d_kv.div_ceil(4), tiling.side());
+        let tile = 4 * side;
+        let slices = if tiling == Tiling::Staged { d4.div_ceil(side) } else { 0 };
+        let per_tile = 2 * d4 + 4 * tile + 2 * slices * (tile + 2);
         l.iterations(len.div_ceil(tile) * per_tile, &format!("attention over {len} positions"));
     }
 
@@ -289,11 +338,11 @@ impl Op for Attention {
     fn launch(&self, l: &mut Launcher<'_>) {
         let tiling = self.tiling(l, false);
         let side = tiling.side();
-        self.declare_iterations(l, self.kv_len, side);
+        self.declare_iterations(l, self.kv_len, tiling);
         let mut bindings = self.bindings(l, Walk::Keys);
         bindings.extend([("lse", l.output(1)), ("out", l.output(0))]);
         l.launch(Launch {
-            shader: tiling.pick(&ATTENTION, &ATTENTION_SUBGROUP),
+            shader: tiling.pick(&ATTENTION, &ATTENTION_STAGED, &ATTENTION_SUBGROUP),
             header: self.header(side),
             bindings,
             params: self.params([self.inner(), 0, 0], side),
@@ -342,12 +391,13 @@ impl Op for AttentionBackward {
         let a = &self.0;
         let (slots, tiling) = (a.slots(), a.tiling(l, true));
         let side = tiling.side();
-        a.declare_iterations(l, a.q_len.max(a.kv_len), side);
+        a.declare_iterations(l, a.q_len.max(a.kv_len), tiling);
         let (out, lse, dout) = (l.input(slots.count), l.input(slots.count + 1), l.input(slots.count + 2));
         let stats = l.scratch(2 * lse.len);
+        let lanes = if l.caps.is_cpu() { 1 } else { DELTA_LANES };
         l.launch(Launch {
             shader: &ATTENTION_DELTA,
-            header: Header::new(),
+            header: Header::new().u32("LANES", lanes as u32),
             bindings: vec![("o", out), ("dout", dout), ("lse", lse), ("stats", stats)],
             params: vec![
                 ("batch", a.batch.into()),
@@ -355,7 +405,7 @@ impl Op for AttentionBackward {
                 ("d_kv", a.d_kv.into()),
                 ("q_len", a.q_len.into()),
             ],
-            workgroups: lse.len.div_ceil(64) as u64,
+            workgroups: (lse.len * lanes).div_ceil(64) as u64,
         });
         let [mut over_keys, mut over_queries] = [Walk::Keys, Walk::Queries].map(|walks| {
             let mut bindings = a.bindings(l, walks);
@@ -367,8 +417,11 @@ impl Op for AttentionBackward {
         let dbias = l.scratch(if a.reach.is_some() { tiles * a.heads * a.distances() } else { 4 });
         over_queries.extend([("dbias", dbias), ("out", l.output(usize::from(!a.fused)))]);
         l.launch(Launch {
-            shader: tiling.pick(&ATTENTION_BACKWARD_KV, &ATTENTION_SUBGROUP_BACKWARD_KV),
-            header: tiling.pick(a.header(side).u32("DISTANCES", a.distances() as u32), a.header(side)),
+            shader: tiling.pick(&ATTENTION_BACKWARD_KV, &ATTENTION_STAGED_BACKWARD_KV, &ATTENTION_SUBGROUP_BACKWARD_KV),
+            header: match tiling {
+                Tiling::Subgroup { .. } => a.header(side),
+                _ => a.header(side).u32("DISTANCES", a.distances() as u32),
+            },
             bindings: over_queries,
             params: a.params(a.kv_layout(), side),
             workgroups: a.workgroups(a.kv_len, side),
@@ -379,7 +432,7 @@ impl Op for AttentionBackward {
 
         over_keys.push(("out", l.output(0)));
         l.launch(Launch {
-            shader: tiling.pick(&ATTENTION_BACKWARD_Q, &ATTENTION_SUBGROUP_BACKWARD_Q),
+            shader: tiling.pick(&ATTENTION_BACKWARD_Q, &ATTENTION_STAGED_BACKWARD_Q, &ATTENTION_SUBGROUP_BACKWARD_Q),
             header: a.header(side),
             bindings: over_keys,
             params: a.params([a.q_ld(), 0, 0], side),

@@ -112,6 +112,7 @@ impl Tiling {
         match self {
             Tiling::Workgroup { side: 4 } => "workgroup 4",
             Tiling::Workgroup { .. } => "workgroup 8",
+            Tiling::Staged => "staged",
             Tiling::Subgroup { .. } => "subgroup",
         }
     }

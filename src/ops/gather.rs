@@ -102,7 +102,7 @@ impl Op for Gather {
             let table_rows = weights::rows(table.dtype, cols);
             l.launch(Launch {
                 shader: &GATHER,
-                header: header.part(weights::load_part(table, cols.is_multiple_of(4))),
+                header: weights::load_parts(header, table, cols.is_multiple_of(4)),
                 bindings: vec![("src", table), ("ids", l.input(0)), ("out", l.output(0))],
                 params: vec![
                     ("count", count.into()),

@@ -31,34 +31,41 @@ pub(super) fn lanes_per_row(caps: &Caps, cols: usize) -> u32 {
 /// Rows at least this long are always shared by a whole workgroup.
 const LONG_ROW: usize = 4096;
 
-/// Rows that one invocation adds up.
-const PART_ROWS: usize = 256;
+/// The most and the fewest rows that one invocation adds up.
+const PART_ROWS: [usize; 2] = [256, 32];
+
+/// Invocations that a sum over rows should have on a card.
+const WANTED_INVOCATIONS: usize = 1 << 14;
+
+/// Rows that one invocation adds up of `rows` of `cols` numbers. A software rasteriser has no lanes to keep busy.
+fn part_rows(caps: &Caps, rows: usize, cols: usize) -> usize {
+    let [most, fewest] = PART_ROWS;
+    if caps.is_cpu() { most } else { (rows * cols / WANTED_INVOCATIONS).clamp(fewest, most) }
+}
 
 /// `out [cols] = sum of the rows of x [rows, cols]`, added to what `out` holds if `accumulate`.
 pub(super) fn column_sum(l: &mut Launcher<'_>, x: Operand, rows: usize, out: Operand, accumulate: bool) {
     let cols = out.len;
     let (mut x, mut rows) = (x, rows);
-    while rows > PART_ROWS {
-        let parts = rows.div_ceil(PART_ROWS);
-        let sums = l.scratch(parts * cols);
-        launch_column_sum(l, x, rows, sums, cols, false);
+    loop {
+        let part = part_rows(l.caps, rows, cols);
+        let parts = rows.div_ceil(part).max(1);
+        let sums = if parts > 1 { l.scratch(parts * cols) } else { out };
+        l.launch(Launch {
+            shader: &COLUMN_SUM,
+            header: Header::new().bool("ACCUMULATE", accumulate && parts == 1),
+            bindings: vec![("x", x), ("out", sums)],
+            params: vec![
+                ("rows", rows.into()),
+                ("cols", cols.into()),
+                ("part_rows", part.into()),
+                ("parts", parts.into()),
+            ],
+            workgroups: (parts * cols).div_ceil(64) as u64,
+        });
+        if parts == 1 {
+            return;
+        }
         (x, rows) = (sums, parts);
     }
-    launch_column_sum(l, x, rows, out, cols, accumulate);
-}
-
-fn launch_column_sum(l: &mut Launcher<'_>, x: Operand, rows: usize, out: Operand, cols: usize, accumulate: bool) {
-    let parts = out.len / cols;
-    l.launch(Launch {
-        shader: &COLUMN_SUM,
-        header: Header::new().bool("ACCUMULATE", accumulate),
-        bindings: vec![("x", x), ("out", out)],
-        params: vec![
-            ("rows", rows.into()),
-            ("cols", cols.into()),
-            ("part_rows", PART_ROWS.into()),
-            ("parts", parts.into()),
-        ],
-        workgroups: out.len.div_ceil(64) as u64,
-    });
 }

@@ -89,6 +89,7 @@ impl Op for Sample {
         l.iterations(iterations, &format!("the choice among {vocab} tokens"));
         let is_shared = self.shared.unwrap_or(shares_rows(l.caps, vocab));
         let (found, shares) = if is_shared { launch_likeliest(l, true) } else { (l.scratch(2 * batch), 0) };
+        let listed = l.scratch(2 * batch * vocab.next_multiple_of(LANES));
         l.launch(Launch {
             shader: &SAMPLE,
             header: Header::new(),
@@ -101,6 +102,7 @@ impl Op for Sample {
                 ("pos", l.output(3)),
                 ("tokens", l.output(1)),
                 ("found", found),
+                ("listed", listed),
             ],
             params: vec![
                 ("batch", batch.into()),
@@ -112,10 +114,11 @@ impl Op for Sample {
             workgroups: batch as u64,
         });
         l.moves("tokens", batch);
+        // Of the likeliest. A draw reads them all, several times, and lists some.
         if is_shared {
-            // Of the likeliest. A draw reads them all, several times.
             l.moves("logits", batch);
         }
+        l.moves("listed", 0);
     }
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {

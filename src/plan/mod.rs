@@ -350,7 +350,7 @@ pub fn outline(caps: &Caps, graph: &Graph, outputs: &[ValueId]) -> Result<Vec<St
         }
         let label = if node.label.is_empty() { node.op.name() } else { &node.label };
         for (launch, work) in launcher.launches.iter().zip(works).filter(|(l, _)| l.workgroups > 0) {
-            let workgroup = match known.entry(launch.shader.expand(&launch.header)) {
+            let workgroup = match known.entry((launch.shader.name, launch.header.clone())) {
                 Entry::Occupied(known) => *known.get(),
                 Entry::Vacant(place) => *place.insert(launch.shader.workgroup(&launch.header)?),
             };

@@ -1,6 +1,13 @@
 //! The vocabulary in a GGUF file of a T5: a SentencePiece model in another wrapping.
 
+#[cfg(feature = "train")]
+use base64::prelude::{BASE64_STANDARD, Engine};
+#[cfg(feature = "train")]
+use serde_json::Value;
+
 use super::sentencepiece::{self, PieceOf};
+#[cfg(feature = "train")]
+use super::{Kind, Tokenizer};
 use crate::checkpoint::{GgufFile, Setting};
 use crate::error::{Error, Result};
 
@@ -56,3 +63,81 @@ pub(super) fn spiece(gguf: &GgufFile) -> Result<Option<(Vec<u8>, usize)>> {
 
 /// SentencePiece's number for pieces that nothing becomes.
 const UNUSED: i32 = 5;
+
+/// A unigram vocabulary as GGUF's settings have it.
+#[cfg(feature = "train")]
+pub(crate) struct Vocabulary {
+    pub texts: Vec<String>,
+    pub scores: Vec<f32>,
+    /// SentencePiece's numbers.
+    pub kinds: Vec<i32>,
+    pub charsmap: Vec<u8>,
+    pub add_space_prefix: bool,
+    pub remove_extra_whitespaces: bool,
+}
+
+#[cfg(feature = "train")]
+impl Vocabulary {
+    /// Fills it up to `rows` with pieces that nothing becomes, as llama.cpp's converter does.
+    pub fn fill(&mut self, rows: usize) {
+        for id in self.texts.len()..rows {
+            self.texts.push(format!("[PAD{id}]"));
+            self.scores.push(-10_000.0);
+            self.kinds.push(UNUSED);
+        }
+    }
+}
+
+#[cfg(feature = "train")]
+impl Tokenizer {
+    /// The vocabulary, if it is one of unigrams.
+    pub(crate) fn vocabulary(&self) -> Option<Vocabulary> {
+        match &self.0.kind {
+            Kind::Bytes(_) => None,
+            Kind::SentencePiece(model) => Some(model.vocabulary()),
+            Kind::Json(_) => {
+                of_json(&serde_json::from_slice(super::contents_of(&self.0.files, super::JSON_FILE)).ok()?)
+            }
+        }
+    }
+}
+
+/// The vocabulary of a `tokenizer.json`.
+#[cfg(feature = "train")]
+fn of_json(file: &Value) -> Option<Vocabulary> {
+    // SentencePiece's numbers.
+    let [normal, unknown, control, kept_whole] = [1, 2, 3, 4];
+    let model = &file["model"];
+    if model["type"].as_str().is_some_and(|kind| kind != "Unigram") {
+        return None;
+    }
+    let pieces = model["vocab"].as_array()?;
+    let mut texts = Vec::with_capacity(pieces.len());
+    let mut scores = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        texts.push(piece.get(0)?.as_str()?.to_owned());
+        scores.push(piece.get(1)?.as_f64()? as f32);
+    }
+    let mut kinds = vec![normal; texts.len()];
+    let special = file["added_tokens"].as_array().into_iter().flatten().filter(|token| token["special"] == true);
+    for id in special.filter_map(|token| token["id"].as_u64()) {
+        if let Some(kind) = kinds.get_mut(id as usize) {
+            *kind = if texts[id as usize].contains("<extra_id_") { kept_whole } else { control };
+        }
+    }
+    // T5's sentinels end the vocabulary, the first one last: readers give them the last ids without being told.
+    let n_last = (0..).take_while(|k| texts.iter().rev().nth(*k) == Some(&super::sentinels::name(*k))).count();
+    let rest = texts.len() - n_last;
+    texts.truncate(rest);
+    scores.truncate(rest);
+    kinds.truncate(rest);
+    if let Some(kind) = model["unk_id"].as_u64().and_then(|id| kinds.get_mut(id as usize)) {
+        *kind = unknown;
+    }
+    // A normaliser by itself, or one of several.
+    let normalizer = &file["normalizer"];
+    let steps = normalizer["normalizers"].as_array().map_or(std::slice::from_ref(normalizer), Vec::as_slice);
+    let charsmap = steps.iter().find_map(|step| step["precompiled_charsmap"].as_str());
+    let charsmap = charsmap.map(|text| BASE64_STANDARD.decode(text)).transpose().ok()?.unwrap_or_default();
+    Some(Vocabulary { texts, scores, kinds, charsmap, add_space_prefix: true, remove_extra_whitespaces: true })
+}

@@ -142,6 +142,18 @@ impl SentencePiece {
         sentinels::lookup(|piece| ids.get(piece).copied())
     }
 
+    #[cfg(feature = "train")]
+    pub(super) fn vocabulary(&self) -> super::gguf::Vocabulary {
+        super::gguf::Vocabulary {
+            texts: self.pieces.iter().map(|piece| piece.piece().to_owned()).collect(),
+            scores: self.pieces.iter().map(Piece::score).collect(),
+            kinds: self.pieces.iter().map(|piece| piece.kind().into()).collect(),
+            charsmap: self.normalizer.precompiled_charsmap().to_vec(),
+            add_space_prefix: self.normalizer.add_dummy_prefix(),
+            remove_extra_whitespaces: self.normalizer.remove_extra_whitespaces(),
+        }
+    }
+
     pub(super) fn encode(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::new();
         for segment in sentinels::segments(text, self.n_appended, &self.added) {

@@ -123,7 +123,7 @@ impl Case {
     pub fn plan(&self, gpu: &Gpu, timed: Timed) -> Result<Plan> {
         let (built, outputs) = self.timed(timed);
         let outputs: Vec<_> = outputs.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        compile(gpu, &built.graph, &outputs, &built.leaves)
+        compile(gpu, &built, &outputs)
     }
 
     fn timed(&self, timed: Timed) -> (CaseBuilder, Vec<(String, crate::graph::ValueId)>) {

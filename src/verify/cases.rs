@@ -10,7 +10,8 @@ mod packed;
 use std::collections::HashMap;
 
 use crate::batch::IGNORE;
-use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, interpret};
+use crate::error::Result;
+use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, ValueInfo, interpret};
 use crate::ops::{
     Activation, CrossEntropy, Dropout, Function, Gather, Logits, Matmul, MatmulLayout, MeanPool, PositionBias, RmsNorm,
     Variant, distance_buckets, gather_index, gather_index_len,
@@ -29,6 +30,8 @@ pub struct Case {
 pub struct CaseBuilder {
     pub graph: Graph,
     pub leaves: HashMap<String, Tensor64>,
+    /// What leaves of quantized blocks, which no numbers can be turned into, hold in memory.
+    words: HashMap<String, Vec<u32>>,
     pub outputs: Vec<(String, ValueId)>,
     /// Names of the leaves whose gradients are checked.
     pub differentiable: Vec<String>,
@@ -44,6 +47,7 @@ impl CaseBuilder {
         CaseBuilder {
             graph: Graph::new(),
             leaves: HashMap::new(),
+            words: HashMap::new(),
             outputs: Vec::new(),
             differentiable: Vec::new(),
             seeds: Vec::new(),
@@ -66,6 +70,23 @@ impl CaseBuilder {
     pub fn leaf(&mut self, name: &str, shape: &[usize], dtype: Dtype, data: Vec<f64>) -> ValueId {
         self.leaves.insert(name.to_owned(), Tensor64::new(shape, data));
         self.graph.leaf(name, shape, dtype)
+    }
+
+    /// A leaf's contents as they lie in memory; nothing for leaves that have none.
+    ///
+    /// # Errors
+    /// A number has no place in the leaf's type.
+    pub fn memory(&self, leaf: &ValueInfo) -> Result<Option<Vec<u32>>> {
+        if let Some(words) = self.words.get(&leaf.label) {
+            return Ok(Some(words.clone()));
+        }
+        let Some(tensor) = self.leaves.get(&leaf.label) else { return Ok(None) };
+        // Whole numbers not by way of f32, which does not hold every one.
+        if leaf.dtype == Dtype::U32 {
+            return Ok(Some(tensor.data.iter().map(|&x| x as u32).collect()));
+        }
+        let data: Vec<f32> = tensor.data.iter().map(|&x| x as f32).collect();
+        leaf.dtype.encode(leaf.shape.last().copied().unwrap_or(1), &data).map(Some)
     }
 
     /// Integers.

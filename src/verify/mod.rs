@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::graph::{Dtype, Graph, Tensor64, ValueId, interpret};
+use crate::graph::{Dtype, ValueId, interpret};
 use crate::plan::{Plan, PlanOptions, SlotPool};
 
 pub use bench_cases::{Timed, bench_cases};
@@ -65,40 +65,26 @@ pub const KERNEL_TOLERANCE: f64 = 2e-5;
 /// Finite differences in f64 with a step of 1e-5 agree with the true derivative to about 1e-9 of the values involved.
 const GRADIENT_TOLERANCE: f64 = 1e-6;
 
-/// Runs a graph on the device and gives the outputs and the final contents of the leaves that it stores in.
-pub fn run_on_gpu(
-    gpu: &Gpu,
-    graph: &Graph,
-    outputs: &[ValueId],
-    leaves: &HashMap<String, Tensor64>,
-) -> Result<Vec<Vec<f32>>> {
+/// Runs a case's graph on the device and gives the outputs and the final contents of the leaves that it stores in.
+fn run_on_gpu(gpu: &Gpu, built: &CaseBuilder, outputs: &[ValueId]) -> Result<Vec<Vec<f32>>> {
     let names: Vec<String> = (0..outputs.len()).map(|i| i.to_string()).collect();
     let named: Vec<_> = names.iter().map(String::as_str).zip(outputs.iter().copied()).collect();
-    let plan = compile(gpu, graph, &named, leaves)?;
+    let plan = compile(gpu, built, &named)?;
     plan.run()?;
     names.iter().map(|name| pollster::block_on(plan.read(name))).collect()
 }
 
 /// A plan of its own memory, its leaves filled.
-fn compile(gpu: &Gpu, graph: &Graph, outputs: &[(&str, ValueId)], leaves: &HashMap<String, Tensor64>) -> Result<Plan> {
+fn compile(gpu: &Gpu, built: &CaseBuilder, outputs: &[(&str, ValueId)]) -> Result<Plan> {
     let mut buffers = HashMap::new();
-    for (value, info) in graph.leaves() {
-        let Some(tensor) = leaves.get(&info.label) else {
-            continue;
-        };
-        let words = match info.dtype {
-            // Not by way of f32, which does not hold every whole number.
-            Dtype::U32 => tensor.data.iter().map(|&x| x as u32).collect(),
-            dtype => {
-                let data: Vec<f32> = tensor.data.iter().map(|&x| x as f32).collect();
-                dtype.encode(info.shape.last().copied().unwrap_or(1), &data)?
-            }
-        };
-        let buffer = gpu.buffer_of(&info.label, &words)?;
-        buffers.insert(info.label.clone(), buffer.slice(0, graph.bytes(value)));
+    for (value, info) in built.graph.leaves() {
+        if let Some(words) = built.memory(info)? {
+            let buffer = gpu.buffer_of(&info.label, &words)?;
+            buffers.insert(info.label.clone(), buffer.slice(0, built.graph.bytes(value)));
+        }
     }
     let options = PlanOptions { bind: &|name| buffers.get(name).cloned(), pool: &SlotPool::new() };
-    Plan::compile(gpu, graph, outputs, &options)
+    Plan::compile(gpu, &built.graph, outputs, &options)
 }
 
 /// Compares every output and every gradient kernel of a case with the oracle.
@@ -106,7 +92,7 @@ pub fn check_kernels(gpu: &Gpu, case: &Case) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut compare = |part: &str, built: &CaseBuilder, outputs: &[(String, ValueId)]| -> Result<()> {
         let values: Vec<_> = outputs.iter().map(|(_, v)| *v).collect();
-        let found = run_on_gpu(gpu, &built.graph, &values, &built.leaves)?;
+        let found = run_on_gpu(gpu, built, &values)?;
         let reference = interpret(&built.graph, &values, &mut built.leaves.clone());
         for (((name, value), found), reference) in outputs.iter().zip(&found).zip(&reference) {
             let error = match built.graph.value(*value).dtype {

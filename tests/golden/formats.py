@@ -9,7 +9,7 @@
 Formats: bin (torch.save), shards (transformers' pytorch_model-0000n-of-0000m.bin), gguf (llama.cpp's names and
 keys), hf-gguf (HuggingFace's names, no keys), flax (flax_model.msgpack), t5x (T5X's checkpoint); and small files that hold
 no model: views (odd tensors of torch.save), vocabulary (of SentencePiece, in GGUF), blocks (every kind of GGUF's quantized blocks,
-with numpy's values of them).
+with numpy's values of them), quantized (numbers, and the blocks that numpy makes of them).
 """
 
 import json
@@ -197,6 +197,27 @@ def gguf_blocks(_, __, out):
     save_file({n: np.ascontiguousarray(t) for n, t in expected.items()}, out / "blocks.safetensors")
 
 
+def gguf_quantized(_, __, out):
+    """Numbers of many magnitudes, and what gguf's numpy code makes of them."""
+    import gguf
+    from safetensors.numpy import save_file
+
+    random = np.random.default_rng(5)
+    numbers = random.standard_normal((6, 256), dtype=np.float32)
+    numbers *= np.float32(10) ** np.repeat(np.arange(48, dtype=np.float32) % 9 - 6, 32).reshape(6, 256)
+    # Halfway cases, a block of zeros, one of equal numbers, and one with a largest magnitude of either sign.
+    numbers[0, :32] = np.arange(32) - 16
+    numbers[1, :32] = 0
+    numbers[2, :32] = 0.7
+    numbers[3, :32] = np.where(np.arange(32) % 2, 1.5, -1.5)
+    save_file({"numbers": numbers}, out / "quantized.safetensors")
+    writer = gguf.GGUFWriter(out / "quantized.gguf", "none")
+    for name in ["Q8_0", "Q4_0", "Q4_1"]:
+        kind = gguf.GGMLQuantizationType[name]
+        writer.add_tensor(name, gguf.quants.quantize(numbers, kind), raw_dtype=kind)
+    finish(writer)
+
+
 def flax_bytes(tree):
     """What flax.serialization.msgpack_serialize makes: extension 1 is a packed (shape, type, bytes)."""
     import msgpack
@@ -266,7 +287,7 @@ def t5x(tensors, config, out):
 
 
 FORMATS = {"bin": torch_bin, "shards": torch_shards, "views": torch_views, "gguf": gguf_llama_cpp,
-           "hf-gguf": gguf_huggingface, "vocabulary": gguf_vocabulary, "blocks": gguf_blocks, "flax": flax_huggingface, "t5x": t5x}
+           "hf-gguf": gguf_huggingface, "vocabulary": gguf_vocabulary, "blocks": gguf_blocks, "quantized": gguf_quantized, "flax": flax_huggingface, "t5x": t5x}
 
 
 def main(source, kind, out):

@@ -4,6 +4,7 @@
 //! `T5_SHADERS_TO=FOLDER` keeps the sources and their translations there: scripts/portability.sh has the compilers
 //! themselves read them.
 
+mod addresses;
 mod replay;
 mod translate;
 mod variants;
@@ -16,6 +17,11 @@ use std::path::{Path, PathBuf};
 use naga::back::hlsl::ShaderModel;
 use naga::{AddressSpace, ArraySize, Expression, Function, Module, Statement, TypeInner};
 use replay::Recorded;
+use t5_wgpu::batch::BatchShape;
+use t5_wgpu::gpu::Caps;
+use t5_wgpu::graph::{Dtype, Launch, Launcher};
+use t5_wgpu::model::{Builder, Layout, T5Config};
+use t5_wgpu::ops::{Attention, Mask, Tiling};
 use translate::{Parsed, parse, to_hlsl, to_msl, to_spirv};
 use variants::{PROFILES, VARIANTS};
 
@@ -60,7 +66,7 @@ fn sources_translate_to_every_backend() {
             let checks = if checked { "checked" } else { "unchecked" };
             // Before 6.0 HLSL has no subgroup operations, before 2.1 Metal, before 1.3 SPIR-V.
             for model in [ShaderModel::V5_1, ShaderModel::V6_0] {
-                if variant.uses_subgroups() && model == ShaderModel::V5_1 {
+                if variant.needs_dxc() && model == ShaderModel::V5_1 {
                     continue;
                 }
                 let text = to_hlsl(&parsed, model, checked).unwrap_or_else(|e| panic!("{id} to HLSL: {e}"));
@@ -198,6 +204,141 @@ fn mixed(source: &str) -> Vec<String> {
     found
 }
 
+/// What a card's compiler leaves in memory: naga writes loops that no compiler counts, and an array that such a loop indexes
+/// finds no place in registers. `/* unroll */` writes a loop out.
+#[test]
+fn products_and_attention_of_cards_stay_in_registers() {
+    // But for what is made for processors, with walks inside its loops that would be written out eight times. The rules give cards
+    // another kernel.
+    let for_cards = |variant: &&variants::Variant| {
+        ["card", "webgpu"].iter().any(|p| variant.profiles.contains(p))
+            && ["matmul", "attention"].iter().any(|name| variant.shader.starts_with(name))
+            && variant.shader != "matmul_rows"
+    };
+    assert!(VARIANTS.iter().filter(for_cards).count() > 300);
+    let mut found = BTreeSet::new();
+    for variant in VARIANTS.iter().filter(for_cards) {
+        let parsed = parse(&variant.id, &variant.source);
+        found.extend(indexed_arrays(&parsed).map(|name| format!("{}: {name}", variant.shader)));
+    }
+    assert!(found.is_empty(), "indexed by variables: {found:#?}");
+}
+
+#[test]
+fn indexed_arrays_are_seen() {
+    let seen = |body: &str| {
+        let source = format!(
+            "const N = 2u; var<workgroup> w: array<u32, N>; fn f() -> array<u32, N> {{ return array(1u, 2u); }}
+            @compute @workgroup_size(1) fn main() {{ var i = 1u; var a: array<u32, N>; var v = vec2(0u); {body} }}"
+        );
+        indexed_arrays(&parse("planted", &source)).collect::<Vec<_>>()
+    };
+    assert_eq!(seen("a[0u * N + 1u] = w[i] + v[i];"), [""; 0]);
+    assert_eq!(seen("a[i] = 1u;"), ["a"]);
+    assert_eq!(seen("let b = f(); let c = a; i = b[i] + c[i] + a[i];").len(), 3);
+}
+
+#[test]
+fn fxc_is_spared_staged_attention() {
+    let sizes = Attention {
+        batch: 1,
+        heads: 8,
+        d_kv: 64,
+        q_len: 512,
+        kv_len: 512,
+        mask: Mask::Padded,
+        fused: true,
+        reach: None,
+        dropout: 0.0,
+        site: 0,
+        tiling: None,
+    };
+    let first = |compiler| sizes.candidates(&Caps { kind: "discrete GPU", compiler, ..Caps::default() })[0];
+    assert_eq!(first("naga to HLSL, then DXC, built in"), Tiling::Staged);
+    for compiler in ["naga to HLSL, then FXC (d3dcompiler_47.dll)", "naga to HLSL, then DXC or FXC"] {
+        assert_eq!(first(compiler), Tiling::Workgroup { side: 8 });
+    }
+}
+
+/// A card fetches memory in lines for all invocations that run side by side: a step of decoding, which takes as long as its
+/// weights take to come, must use all of each.
+#[test]
+fn neighbours_read_neighbouring_weights() {
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::Q4, Dtype::Q5K, Dtype::Q6K] {
+        let shares = used_shares("card", dtype);
+        assert!(shares.len() > 60, "{} products", shares.len());
+        for (kernel, share) in shares {
+            assert!(share > 0.99, "{kernel}: {dtype:?} weights are {share} of the lines that 32 neighbours fetch");
+        }
+    }
+    // Software adapters have kernels that do not care: what the test must see.
+    assert!(used_shares("cpu", Dtype::F32).iter().all(|(_, share)| *share < 0.5));
+}
+
+/// For each product of a step of T5-base, how much of the lines that neighbours fetch they use.
+fn used_shares(profile: &str, dtype: Dtype) -> Vec<(String, f64)> {
+    let caps: &Caps = &PROFILES.iter().find(|(name, _)| *name == profile).expect("a known kind").1;
+    let config = T5Config::preset("t5-base").expect("a known name");
+    let layout = Layout::new(&config, false, caps, &|_| dtype).expect("no table is too large");
+    let shape = BatchShape { batch: 1, src_len: 512, tgt_len: 480, packed: false };
+    let mut builder = Builder::on_layout(&config, &layout, 1.0, shape, 0.0);
+    builder.decode_step(1, 0);
+    let mut shares = Vec::new();
+    for node in builder.graph.nodes() {
+        let mut launcher = Launcher::new(caps, &builder.graph, node);
+        node.op.launch(&mut launcher);
+        for launch in launcher.launches.iter().filter(|l| l.bindings.iter().any(|(name, _)| *name == "b")) {
+            let name = format!("{} {}", launch.shader.name, launch.header.constants_text());
+            shares.push((name, used_share(launch)));
+        }
+    }
+    shares
+}
+
+/// How much of the lines of weights `b` that 32 neighbours fetch in one turn of their innermost loop they use.
+fn used_share(launch: &Launch) -> f64 {
+    const LINE: u32 = 64;
+    let module = parse(launch.shader.name, &launch.shader.expand(&launch.header)).module;
+    let mut words = BTreeSet::new();
+    for lane in 0..32 {
+        let reads = addresses::reads(&module, &launch.params, launch.workgroups as u32 / 2, lane);
+        let own: Vec<_> = reads.iter().filter(|read| read.variable == "b").collect();
+        // A row of few loads leaves the last lanes without one.
+        let Some(first) = own.first().map(|read| read.turn) else { continue };
+        words.extend(own.iter().filter(|read| read.turn == first).flat_map(|read| read.bytes.clone().step_by(4)));
+    }
+    assert!(!words.is_empty(), "a product reads its weights");
+    let lines: BTreeSet<u32> = words.iter().map(|word| word / LINE).collect();
+    f64::from(4 * words.len() as u32) / f64::from(LINE * lines.len() as u32)
+}
+
+/// The arrays of its own that a function indexes by what is no constant.
+fn indexed_arrays(Parsed { module, info }: &Parsed) -> impl Iterator<Item = String> {
+    let functions = module.functions.iter().map(|(handle, f)| (f, &info[handle]));
+    let main = (&module.entry_points[0].function, info.get_entry_point(0));
+    let mut found = Vec::new();
+    for (function, info) in functions.chain([main]) {
+        for (_, expression) in function.expressions.iter() {
+            let Expression::Access { base, .. } = *expression else { continue };
+            let is_array = match *info[base].ty.inner_with(&module.types) {
+                TypeInner::Array { .. } => true,
+                TypeInner::Pointer { base, space: AddressSpace::Function } => {
+                    matches!(module.types[base].inner, TypeInner::Array { .. })
+                }
+                _ => false,
+            };
+            if is_array {
+                let name = match function.expressions[base] {
+                    Expression::LocalVariable(v) => function.local_variables[v].name.clone(),
+                    _ => function.named_expressions.get(&base).cloned(),
+                };
+                found.push(name.unwrap_or_else(|| "an array without a name".into()));
+            }
+        }
+    }
+    found.into_iter()
+}
+
 fn refused(module: &Module) -> impl Iterator<Item = String> {
     let mut found = Vec::new();
     for (_, ty) in module.types.iter() {
@@ -284,10 +425,19 @@ fn element(module: &Module, inner: TypeInner, index: usize) -> Option<TypeInner>
 fn every_file_is_used() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
     let files = fs::read_dir(folder).expect("shaders/").map(|f| f.expect("an entry").path());
+    let code = |line: &str| line.split("//").next().unwrap_or_default().trim_end().to_owned();
+    let lines: Vec<BTreeSet<String>> =
+        VARIANTS.iter().map(|variant| variant.source.lines().map(code).collect()).collect();
     let unused: BTreeSet<_> = files
         .filter(|file| {
             let text = fs::read_to_string(file).expect("a shader is readable");
-            !VARIANTS.iter().any(|variant| variant.source.contains(&text))
+            if text.contains("@compute") {
+                return !VARIANTS.iter().any(|variant| file.file_stem().is_some_and(|stem| stem == variant.shader));
+            }
+            // A part: what it declares outside of functions, since their bodies may be written out.
+            let own = |line: &String| !line.is_empty() && !line.starts_with([' ', '}']);
+            let declared: Vec<String> = text.lines().map(code).filter(own).collect();
+            !lines.iter().any(|lines| declared.iter().all(|line| lines.contains(line)))
         })
         .collect();
     assert!(unused.is_empty(), "no variant holds {unused:?}");

@@ -103,16 +103,8 @@ impl Recorded {
     /// A value's buffer; a leaf's has its contents at `at`.
     fn memory(&mut self, built: &CaseBuilder, value: ValueId) -> Value {
         let (info, bytes) = (built.graph.value(value), built.graph.bytes(value));
-        let Some(tensor) = built.leaves.get(&info.label).filter(|_| info.is_leaf) else {
-            return json!({ "bytes": bytes });
-        };
-        let words: Vec<u32> = match info.dtype {
-            Dtype::U32 => tensor.data.iter().map(|&x| x as u32).collect(),
-            dtype => {
-                let data: Vec<f32> = tensor.data.iter().map(|&x| x as f32).collect();
-                dtype.encode(info.shape.last().copied().unwrap_or(1), &data).expect("a case's numbers fit its types")
-            }
-        };
+        let words = built.memory(info).expect("a case's numbers fit its types").filter(|_| info.is_leaf);
+        let Some(words) = words else { return json!({ "bytes": bytes }) };
         let at = self.data.len();
         self.data.extend(words.iter().flat_map(|w| w.to_le_bytes()));
         json!({ "bytes": bytes, "at": at })

@@ -1,6 +1,6 @@
 //! Every kernel variant that the program can launch, on any kind of adapter, found without one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::LazyLock;
 
 use t5_wgpu::batch::BatchShape;
@@ -25,6 +25,11 @@ pub struct Variant {
 impl Variant {
     pub fn uses_subgroups(&self) -> bool {
         self.source.contains("subgroup")
+    }
+
+    /// FXC has no subgroup operations, and takes several seconds over staged attention, which `Attention::candidates` spares it.
+    pub fn needs_dxc(&self) -> bool {
+        self.uses_subgroups() || self.shader.starts_with("attention_staged")
     }
 }
 
@@ -109,12 +114,15 @@ const PRESETS: &[&str] = &[
     "tiny",
 ];
 
-/// By expanded source.
+/// By expanded source; and what is there already.
 #[derive(Default)]
-struct Found(BTreeMap<String, Variant>);
+struct Found(BTreeMap<String, Variant>, HashSet<(&'static str, Header, &'static str)>);
 
 impl Found {
     fn add(&mut self, shader: &'static Shader, header: &Header, profile: &'static str) {
+        if !self.1.insert((shader.name, header.clone(), profile)) {
+            return;
+        }
         let source = shader.expand(header);
         let variant = self.0.entry(source.clone()).or_insert_with(|| Variant {
             id: String::new(),
@@ -167,7 +175,7 @@ impl Found {
         let untied = !config.tie_word_embeddings;
         let (scale, _) = config.output_scale(untied);
         for (profile, caps) in &*PROFILES {
-            for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8] {
+            for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::Q4, Dtype::Q5K, Dtype::Q6K] {
                 let Ok(layout) = Layout::new(config, untied, caps, &|_| dtype) else { continue };
                 let mut add = |batch, src_len, tgt_len, packed, dropout, write: &dyn Fn(&mut Builder<'_>)| {
                     let shape = BatchShape { batch, src_len, tgt_len, packed };

@@ -4,6 +4,7 @@
 //! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 mod blocks;
+mod writer;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub use blocks::BlockFormat;
+pub(crate) use writer::{Value, write_gguf};
 
 use super::mapped::MappedFile;
 use super::weights::{Encoding, TensorInfo, WeightSource};

@@ -7,7 +7,7 @@ use super::super::rows::elem;
 use super::super::{Activation, DropoutMask, RmsNorm, weights};
 use super::MatmulLayout;
 use crate::gpu::{Caps, Constant, Header, Param, Shader};
-use crate::graph::{Dtype, GROUP, Launch, Launcher, Operand};
+use crate::graph::{GROUP, Launch, Launcher, Operand};
 
 /// The kernels that make matrix products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -376,7 +376,8 @@ impl Gemm {
         let plain = self.activation.is_none() && self.norm.is_none() && self.dropout.is_none();
         assert!(plain || depth.steps <= MOST_STEPS, "{self:?}");
         let b_rows = weights::rows(b.operand.dtype, b.ld);
-        let b_scales = (b.operand.dtype == Dtype::Q8 && depth.col_groups.is_some()).then_some(("b_scales", b.operand));
+        let scales = b.operand.dtype.packing().filter(|packing| packing.scale_words > 0 && depth.col_groups.is_some());
+        let b_scales = scales.map(|_| ("b_scales", b.operand));
         for first in (0..depth.steps).step_by(MOST_STEPS) {
             let at = |matrix: Matrix, stride: usize| (matrix.offset + first * stride) / 4;
             l.launch(Launch {
@@ -407,8 +408,10 @@ impl Gemm {
                 .chain(self.epilogue_params())
                 .chain(depth.col_groups.is_none().then(|| ("tile_rows", depth.tile_rows.min(self.m).into())))
                 .chain(depth.col_groups.map(|groups| ("col_groups", groups.into())))
-                // A scale serves two loads.
-                .chain(depth.col_groups.map(|_| ("b_scales4", (b_rows.scales / 4 + first / 2).into())))
+                .chain(depth.col_groups.map(|_| {
+                    let before = scales.map_or(0, |packing| packing.words(first * packing.load_len())[1]);
+                    ("b_scales4", (b_rows.scales / 4 + before).into())
+                }))
                 .chain(depth.col_groups.map(|_| ("eps", self.norm.map_or(0.0, |(_, eps)| eps).into())))
                 .collect(),
                 workgroups: workgroups as u64,
@@ -441,7 +444,7 @@ pub(super) fn k_major(
     let packed = l.scratch(k * padded);
     l.launch(Launch {
         shader: &PACK,
-        header: Header::new().bool("TRANSPOSE", transpose).part(weights::load_part(source.operand, vec4)),
+        header: weights::load_parts(Header::new().bool("TRANSPOSE", transpose), source.operand, vec4),
         bindings: vec![("src", source.operand), ("dst", packed)],
         params: vec![
             ("rows", k.into()),

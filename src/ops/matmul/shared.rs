@@ -58,7 +58,7 @@ impl Cut {
         let most = (k / LEAST_PART).max(1);
         let tile = if tiles(64) * most >= WANTED_WORKGROUPS { 64 } else { 32 };
         let tiles = tiles(tile);
-        let wanted = if any_rows { 1 } else { (WANTED_WORKGROUPS / tiles).clamp(1, most) };
+        let wanted = if any_rows { 1 } else { WANTED_WORKGROUPS.div_ceil(tiles).min(most) };
         let parts = wanted.max(k.div_ceil(MOST_PART));
         // A multiple of the kernel's DEPTH for either tile.
         let part_k = k.div_ceil(parts).next_multiple_of(32);
@@ -170,6 +170,11 @@ mod tests {
         assert_eq!(activations, Cut { tile: 64, tiles: 512, parts: 1, part_k: 512 });
         let rows_alike = [16, 4096].map(|m| Cut::of(m, 512, 4096, true));
         assert!(rows_alike.iter().all(|cut| (cut.parts, cut.part_k) == (1, 4096)), "{rows_alike:?}");
+        // 144 and 216 tiles: one workgroup each would leave the second half of a card idle.
+        let square = Cut::of(768, 768, 4096, false);
+        assert_eq!(square, Cut { tile: 64, tiles: 144, parts: 2, part_k: 2048 });
+        assert_eq!(Cut::of(1152, 768, 4096, false).parts, 2);
+        assert_eq!(Cut::of(1024, 1024, 4096, false).parts, 1);
         let small = Cut::of(512, 512, 512, false);
         assert_eq!(small, Cut { tile: 32, tiles: 256, parts: 1, part_k: 512 });
     }

@@ -4,7 +4,8 @@ use super::{Case, CaseBuilder};
 use crate::graph::{Dtype, ValueId};
 use crate::ops::{Attention, Mask, Sight, Tiling, segment_ranges};
 
-const TILINGS: [Option<Tiling>; 3] = [Some(Tiling::Workgroup { side: 4 }), None, Some(Tiling::Workgroup { side: 8 })];
+const TILINGS: [Option<Tiling>; 4] =
+    [Some(Tiling::Workgroup { side: 4 }), None, Some(Tiling::Workgroup { side: 8 }), Some(Tiling::Staged)];
 
 /// Sequences, heads, d_kv, queries, keys.
 type AttentionSize = [usize; 5];
@@ -40,8 +41,8 @@ fn push_attention(
     dropout: f32,
     scale: f64,
 ) {
-    // The cases are dealt out to both sides of workgroup and to the preferred tiling.
-    let tiling = TILINGS[cases.len() % 3];
+    // The cases are dealt out to the tilings.
+    let tiling = TILINGS[cases.len() % 4];
     let [batch, heads, d_kv, q_len, kv_len] = size;
     let name = format!("attention {size:?} fused={fused} causal={causal} reach={reach:?} dropout={dropout} x{scale}");
     let mask = if causal { Mask::Causal } else { Mask::Padded };
