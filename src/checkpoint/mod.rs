@@ -16,6 +16,10 @@ mod writer;
 pub use gguf::BlockFormat;
 pub(crate) use gguf::{GgufFile, Setting};
 pub(crate) use open::other_format;
+#[cfg(feature = "hub")]
+pub(crate) use open::{ModelFiles, NO_WEIGHTS, files_among, not_in_this_build, other_format_among};
 pub use safetensors::Dtype;
+#[cfg(feature = "hub")]
+pub(crate) use shards::shard_names;
 pub use weights::{Encoding, TensorInfo, WeightSource, Weights};
 pub use writer::{tensor_file, write_model};

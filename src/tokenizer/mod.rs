@@ -38,6 +38,8 @@ use folder::{CONFIG_FILE, JSON_FILE, SPIECE_FILE, TokenizerConfig};
 use json::JsonTokenizer;
 use sentencepiece::SentencePiece;
 
+#[cfg(feature = "hub")]
+pub(crate) use folder::FILES;
 pub use stream::DecodeStream;
 #[cfg(feature = "train")]
 pub use train::{TrainOptions, TrainSummary, Trained, train};
