@@ -36,6 +36,7 @@ check: toolchain
 	$(CARGO) clippy --release --all-targets -- -D warnings
 	$(CARGO) clippy --release --lib --no-default-features -- -D warnings
 	$(CARGO) clippy --release --lib --no-default-features --features train -- -D warnings
+	$(CARGO) clippy --release --lib --no-default-features --features hub -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --no-deps
 
 bench: toolchain

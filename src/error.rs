@@ -44,6 +44,9 @@ pub enum Error {
     /// The driver failed, or a call was refused: a bug in this program or its driver.
     #[error("the GPU's driver failed or refused a call: {0}")]
     Driver(String),
+    /// A model cannot be had from the hub.
+    #[error("{model}: {}", readable(what))]
+    Hub { model: String, problem: HubProblem, what: String },
     /// The model was unloaded, and not opened again.
     #[error("the model is unloaded: reopen it first")]
     Unloaded,
@@ -53,6 +56,22 @@ pub enum Error {
     /// A number that should be finite is not.
     #[error("{0}")]
     Numeric(String),
+}
+
+/// Why a model cannot be had from the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HubProblem {
+    /// There is no connection, or it does not last; or the hub is overloaded. It may work later.
+    Network,
+    /// No request was to be made, and the model is not in the cache.
+    Offline,
+    /// The hub wants a token, or another one.
+    Access,
+    /// There is no such model, revision or file.
+    Missing,
+    /// What the hub sends cannot be used: no model that is read here, or a file that is not what the hub says it is.
+    Content,
 }
 
 impl Error {

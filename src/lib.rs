@@ -42,6 +42,9 @@
 //! - **`train`**: `train`, `data`, `recipe` (whole experiments as files), `report`, `bench`, `verify` (the proofs).
 //! - **`cli`**, the default: the program `t5`. Applications say `default-features = false`.
 //!
+//! Beside the rings, **`hub`** loads models by their names on a hub, **`pytorch`** and **`flax`** read more formats of weights. Without
+//! `hub` nothing touches the network.
+//!
 //! `ARCHITECTURE.md` beside the sources is the map of the engine; `examples/` has programs that ask, stream, search and serve.
 
 pub mod batch;
@@ -58,6 +61,8 @@ pub mod forward;
 pub mod generate;
 pub mod gpu;
 pub mod graph;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod model;
 pub mod ops;
 pub mod plan;
@@ -76,5 +81,5 @@ pub mod tune;
 #[cfg(feature = "train")]
 pub mod verify;
 
-pub use error::{Error, Result};
+pub use error::{Error, HubProblem, Result};
 pub use t5::T5;

@@ -9,7 +9,7 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["verify", "bench", "recipe", "t5", "convert"],
-    &["train", "generate", "forward", "report"],
+    &["train", "generate", "forward", "report", "hub"],
     &["model", "data", "tokenizer", "checkpoint", "tune", "run_folder"],
     &["ops"],
     &["plan", "graph"],
@@ -24,6 +24,7 @@ const PEERS: &[(&str, &str)] = &[
     ("tokenizer", "checkpoint"),
     ("data", "tokenizer"),
     ("train", "generate"),
+    ("hub", "forward"),
     ("plan", "graph"),
     ("bench", "verify"),
 ];
@@ -88,11 +89,20 @@ fn only_the_gpu_layer_names_wgpu() {
 }
 
 #[test]
+fn only_the_hub_touches_the_network() {
+    let words = ["ureq", "ring", "hf_hub", "TcpStream", "TcpListener", "UdpSocket", "ToSocketAddrs"];
+    let stray = words_outside(&words, |path| path.starts_with("src/hub/"));
+    assert_none(stray.into_iter().map(|at| format!("{at}: a build without the feature `hub` goes nowhere")).collect());
+}
+
+#[test]
 fn the_core_takes_what_it_is_given() {
     let mut found = Vec::new();
     for file in rust_files(&["src"]).iter().filter(|file| file.is_core()) {
         let tokens = lex(&file.text);
-        for (line, what) in environment_reads(&tokens) {
+        // A default place for models lies in the home folder.
+        let may_look_for_home = file.path == "src/hub/mod.rs";
+        for (line, what) in environment_reads(&tokens).filter(|(_, what)| !(may_look_for_home && *what == "home_dir")) {
             let why = "the core reads no environment: make it an option, which src/cli/environment.rs fills";
             found.push(format!("{}:{line}: `{what}`: {why}", file.path));
         }
@@ -115,8 +125,9 @@ use std::env;
 fn f() { std::env::var("A"); let v = env!("CARGO_PKG_VERSION"); option_env!("B"); }
 use std::time::{Duration, Instant};
 fn g() { std::time::SystemTime::now(); let s: std::time::Duration = x; web_time::Instant::now(); }
+fn h() { std::env::home_dir() }
 "#;
-    assert_eq!(environment_reads(&lex(text)).map(|(line, _)| line).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(environment_reads(&lex(text)).collect::<Vec<_>>(), [(2, "env"), (3, "var"), (6, "home_dir")]);
     assert_eq!(std_clocks(&lex(text)).map(|(line, _)| line).collect::<Vec<_>>(), [4, 5]);
     for text in ["use --tune", "(--weights bf16)", "--adapter", "set T5_DEBUG=1", "WGPU_DX12_COMPILER"] {
         assert!(names_the_command_line(text), "{text}");
@@ -340,10 +351,14 @@ fn may_use(user: &str, used: &str) -> Result<(), String> {
     }
 }
 
-/// Places that name `std::env`, but for the macros that read the environment of the compiler.
+/// Places that name `std::env`, but for the macros that read the environment of the compiler; and what they take from there.
 fn environment_reads<'a>(tokens: &'a [Token<'a>]) -> impl Iterator<Item = (usize, &'a str)> {
-    let code = tokens.iter().zip(tokens.iter().skip(1)).filter(|(token, _)| !token.is_string);
-    code.filter(|(token, next)| token.text == "env" && next.text != "!").map(|(token, _)| (token.line, token.text))
+    let code = tokens.iter().enumerate().filter(|(_, token)| !token.is_string && token.text == "env");
+    code.filter_map(|(at, token)| match &tokens[at + 1..] {
+        [next, ..] if next.text == "!" => None,
+        [a, b, what, ..] if [a.text, b.text] == [":", ":"] => Some((token.line, what.text)),
+        _ => Some((token.line, token.text)),
+    })
 }
 
 /// Places that take a clock from `std::time`.

@@ -20,7 +20,11 @@ pub(crate) use gguf::{Value as GgufValue, write_gguf};
 #[cfg(feature = "train")]
 pub(crate) use naming::llama_cpp_name;
 pub(crate) use open::other_format;
+#[cfg(feature = "hub")]
+pub(crate) use open::{ModelFiles, NO_WEIGHTS, files_among, not_in_this_build, other_format_among};
 pub use safetensors::Dtype;
+#[cfg(feature = "hub")]
+pub(crate) use shards::shard_names;
 pub use weights::{Encoding, TensorInfo, WeightSource, Weights};
 #[cfg(feature = "train")]
 pub(crate) use writer::write_tensors;

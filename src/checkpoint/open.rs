@@ -21,9 +21,9 @@ const T5X: &str = "checkpoint";
 pub(super) fn open_model(path: &Path) -> Result<(Box<dyn WeightSource>, Option<String>)> {
     let (dir, files, remark) = located(path)?;
     let source: Box<dyn WeightSource> = match files {
-        Files::Whole(name) => open_file(&dir.join(name))?,
-        Files::Index(name) => Box::new(Shards::of_index(&dir.join(name), &open_file)?),
-        Files::Shards(names) => Box::new(Shards::of_files(dir, &names, &open_file)?),
+        ModelFiles::Whole(name) => open_file(&dir.join(name))?,
+        ModelFiles::Index(name) => Box::new(Shards::of_index(&dir.join(name), &open_file)?),
+        ModelFiles::Shards(names) => Box::new(Shards::of_files(dir, &names, &open_file)?),
     };
     Ok((source, remark))
 }
@@ -38,7 +38,7 @@ pub(super) fn gguf_of(path: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// The folder and the files in it that a model's path stands for: one of its shards stands for all.
-fn located(path: &Path) -> Result<(&Path, Files, Option<String>)> {
+fn located(path: &Path) -> Result<(&Path, ModelFiles, Option<String>)> {
     if path.is_dir() {
         let Some((files, remark)) = files_of(path)? else { return Err(no_weights(path)) };
         return Ok((path, files, remark));
@@ -46,8 +46,8 @@ fn located(path: &Path) -> Result<(&Path, Files, Option<String>)> {
     let dir = path.parent().unwrap_or(Path::new(""));
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let files = match shard_of(&name) {
-        _ if name.ends_with(".index.json") => Files::Index(name),
-        None => Files::Whole(name),
+        _ if name.ends_with(".index.json") => ModelFiles::Index(name),
+        None => ModelFiles::Whole(name),
         Some(ShardName { before, of, after, .. }) => {
             let found = (1..=of).map(|number| (number, format!("{before}-{number:05}-of-{of:05}{after}")));
             let shards = found.filter(|(_, name)| dir.join(name).exists()).collect();
@@ -82,9 +82,7 @@ fn flax(file: MappedFile) -> Result<Box<dyn WeightSource>> {
 
 #[cfg(not(feature = "flax"))]
 fn flax(file: MappedFile) -> Result<Box<dyn WeightSource>> {
-    let what = "a file of Flax, which a build without the feature `flax` does not read; build with it, or save the model as safetensors \
-                (transformers: save_pretrained)";
-    Err(Error::file(&file.path, what))
+    Err(Error::file(&file.path, NO_FLAX))
 }
 
 /// In lower case.
@@ -99,14 +97,30 @@ fn pytorch(file: &MappedFile) -> Result<Box<dyn WeightSource>> {
 
 #[cfg(not(feature = "pytorch"))]
 fn pytorch(file: &MappedFile) -> Result<Box<dyn WeightSource>> {
-    let what = "a file of PyTorch, which a build without the feature `pytorch` does not read; build with it, or save the model as \
-                safetensors (transformers: save_pretrained)";
-    Err(Error::file(&file.path, what))
+    Err(Error::file(&file.path, NO_PYTORCH))
+}
+
+#[cfg(any(feature = "hub", not(feature = "flax")))]
+const NO_FLAX: &str = "a file of Flax, which a build without the feature `flax` does not read; build with it, or save the model as \
+                       safetensors (transformers: save_pretrained)";
+#[cfg(any(feature = "hub", not(feature = "pytorch")))]
+const NO_PYTORCH: &str = "a file of PyTorch, which a build without the feature `pytorch` does not read; build with it, or save the \
+                          model as safetensors (transformers: save_pretrained)";
+
+/// Why this build cannot read a model's file of this name, if it cannot.
+#[cfg(feature = "hub")]
+pub(crate) fn not_in_this_build(name: &str) -> Option<&'static str> {
+    let name = name.strip_suffix(".index.json").unwrap_or(name);
+    match extension(Path::new(name)).as_str() {
+        "bin" if !cfg!(feature = "pytorch") => Some(NO_PYTORCH),
+        "msgpack" | "" if !cfg!(feature = "flax") => Some(NO_FLAX),
+        _ => None,
+    }
 }
 
 /// The files of one model, by their names in its folder.
 #[derive(Debug, PartialEq)]
-enum Files {
+pub(crate) enum ModelFiles {
     Whole(String),
     Index(String),
     Shards(Vec<String>),
@@ -130,12 +144,23 @@ struct Found {
     shards: BTreeMap<u32, BTreeMap<u32, String>>,
 }
 
-/// The files of the model in a folder: those with plain names, or of the only variant (`model.fp16.safetensors`).
-fn files_of(dir: &Path) -> Result<Option<(Files, Option<String>)>> {
+/// The files of the model in a folder.
+fn files_of(dir: &Path) -> Result<Option<(ModelFiles, Option<String>)>> {
+    let mut names = names_in(dir);
+    names.retain(|name| name != T5X || dir.join(T5X).is_file());
+    files_among(dir, &names)
+}
+
+/// The files of the model among those that `place` holds: those with plain names, or of the only variant
+/// (`model.fp16.safetensors`); and a sentence where it is not plain which these are.
+///
+/// # Errors
+/// There are several models, or a shard is missing.
+pub(crate) fn files_among(place: &Path, names: &BTreeSet<String>) -> Result<Option<(ModelFiles, Option<String>)>> {
     let mut models: Vec<BTreeMap<String, Found>> = NAMES.iter().map(|_| BTreeMap::new()).collect();
-    for name in names_in(dir) {
+    for name in names {
         for ((stem, extension), variants) in NAMES.into_iter().zip(&mut models) {
-            let Some((variant, part)) = part_of(&name, stem, extension) else { continue };
+            let Some((variant, part)) = part_of(name, stem, extension) else { continue };
             let found = variants.entry(variant.to_owned()).or_default();
             match part {
                 Part::Whole => found.whole = Some(name.clone()),
@@ -145,35 +170,35 @@ fn files_of(dir: &Path) -> Result<Option<(Files, Option<String>)>> {
         }
     }
     if let Some(plain) = models.iter_mut().find_map(|variants| variants.remove("")) {
-        return Ok(Some((plain.choose(dir)?, None)));
+        return Ok(Some((plain.choose(place)?, None)));
     }
     for variants in models {
-        let files = variants.into_values().map(|found| found.choose(dir)).collect::<Result<Vec<Files>>>()?;
-        match <[Files; 1]>::try_from(files) {
+        let files = variants.into_values().map(|found| found.choose(place)).collect::<Result<Vec<ModelFiles>>>()?;
+        match <[ModelFiles; 1]>::try_from(files) {
             Ok([files]) => {
                 let remark = format!("the weights are those of {}", files.name());
                 return Ok(Some((files, Some(remark))));
             }
             Err(files) if files.is_empty() => {}
             Err(files) => {
-                let names: Vec<&str> = files.iter().map(Files::name).collect();
+                let names: Vec<&str> = files.iter().map(ModelFiles::name).collect();
                 let what = format!(
                     "holds several variants of a model, and none without a variant's name: {}; name the file itself, or leave \
                      only one here",
                     names.join(", ")
                 );
-                return Err(Error::file(dir, what));
+                return Err(Error::file(place, what));
             }
         }
     }
-    gguf_files_of(dir)
+    gguf_files_among(place, names)
 }
 
-/// The only GGUF model of a folder, whatever it is called; or T5X's checkpoint.
-fn gguf_files_of(dir: &Path) -> Result<Option<(Files, Option<String>)>> {
+/// The only GGUF model, whatever it is called; or T5X's checkpoint.
+fn gguf_files_among(place: &Path, names: &BTreeSet<String>) -> Result<Option<(ModelFiles, Option<String>)>> {
     let mut models: BTreeMap<String, Found> = BTreeMap::new();
-    for name in names_in(dir).into_iter().filter(|name| extension(Path::new(name)) == "gguf") {
-        match shard_of(&name) {
+    for name in names.iter().filter(|name| extension(Path::new(name)) == "gguf") {
+        match shard_of(name) {
             None => _ = models.entry(name.clone()).or_default().whole.insert(name.clone()),
             Some(ShardName { before, number, of, .. }) => {
                 let found = models.entry(before.to_owned()).or_default();
@@ -184,42 +209,43 @@ fn gguf_files_of(dir: &Path) -> Result<Option<(Files, Option<String>)>> {
     if models.len() > 1 {
         let names: Vec<&str> = models.keys().map(String::as_str).collect();
         let what = format!("holds several GGUF files: {}; name one of them", names.join(", "));
-        return Err(Error::file(dir, what));
+        return Err(Error::file(place, what));
     }
     let Some((_, found)) = models.pop_first() else {
-        let t5x = dir.join(T5X).is_file();
-        return Ok(t5x.then(|| (Files::Whole(T5X.into()), Some(format!("the weights are those of {T5X}")))));
+        let t5x = names.contains(T5X);
+        return Ok(t5x.then(|| (ModelFiles::Whole(T5X.into()), Some(format!("the weights are those of {T5X}")))));
     };
-    let files = found.choose(dir)?;
+    let files = found.choose(place)?;
     let remark = format!("the weights are those of {}", files.name());
     Ok(Some((files, Some(remark))))
 }
 
 impl Found {
-    fn choose(self, dir: &Path) -> Result<Files> {
-        if let Some(files) = self.whole.map(Files::Whole).or(self.index.map(Files::Index)) {
+    fn choose(self, place: &Path) -> Result<ModelFiles> {
+        if let Some(files) = self.whole.map(ModelFiles::Whole).or(self.index.map(ModelFiles::Index)) {
             return Ok(files);
         }
         // Shards tell the whole by their names alone. The last is of the largest number.
         let Some((of, shards)) = self.shards.into_iter().next_back() else {
-            return Err(no_weights(dir));
+            return Err(no_weights(place));
         };
         match (1..=of).find(|number| !shards.contains_key(number)) {
-            None => Ok(Files::Shards(shards.into_values().collect())),
+            None => Ok(ModelFiles::Shards(shards.into_values().collect())),
             Some(number) => {
                 let one = shards.values().next().map_or("", |name| name);
                 let what = format!("shard {number} of {of} is missing beside {one}; download the model again");
-                Err(Error::file(dir, what))
+                Err(Error::file(place, what))
             }
         }
     }
 }
 
-impl Files {
-    fn name(&self) -> &str {
+impl ModelFiles {
+    /// That of the file, or of the first.
+    pub fn name(&self) -> &str {
         match self {
-            Files::Whole(name) | Files::Index(name) => name,
-            Files::Shards(names) => names.first().map_or("", |name| name),
+            ModelFiles::Whole(name) | ModelFiles::Index(name) => name,
+            ModelFiles::Shards(names) => names.first().map_or("", |name| name),
         }
     }
 }
@@ -277,15 +303,20 @@ fn names_in(dir: &Path) -> BTreeSet<String> {
 
 /// Names the remedy for folders that hold a model in another format.
 fn no_weights(dir: &Path) -> Error {
-    let none = "holds no weights: neither model.safetensors nor pytorch_model.bin, nor an index or shards of one, nor GGUF, nor flax_model.msgpack";
-    Error::file(dir, other_format(dir).unwrap_or_else(|| none.to_owned()))
+    Error::file(dir, other_format(dir).unwrap_or_else(|| NO_WEIGHTS.to_owned()))
 }
+
+/// What is said of a folder in which nothing looks like a model.
+pub(crate) const NO_WEIGHTS: &str = "holds no weights: neither model.safetensors nor pytorch_model.bin, nor an index or shards of \
+                                     one, nor GGUF, nor flax_model.msgpack";
 
 /// What a folder without `model.safetensors` holds instead, and the way from there.
 pub(crate) fn other_format(dir: &Path) -> Option<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(dir).ok()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
+    other_format_among(&names_in(dir))
+}
+
+/// The same of the names of its files.
+pub(crate) fn other_format_among(names: &BTreeSet<String>) -> Option<String> {
     let original = "use the HuggingFace folder that it was converted from";
     let convert = |model: &str, finish: &str| {
         format!(

@@ -25,6 +25,35 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
+impl ShardIndex {
+    fn read(path: &Path) -> Result<ShardIndex> {
+        let text = files::read_text(path, SETTINGS_LIMIT)?;
+        serde_json::from_str(&text).map_err(|e| Error::line(path, e.line(), format!("not an index of shards: {e}")))
+    }
+
+    /// The shards, each once.
+    fn names(&self, path: &Path) -> Result<BTreeSet<&str>> {
+        let names: BTreeSet<&str> = self.weight_map.values().map(String::as_str).collect();
+        // A hostile index must not make us open files elsewhere.
+        let inside = |part: Component| matches!(part, Component::Normal(_));
+        let leads_out =
+            |name: &&&str| name.is_empty() || name.contains('\\') || !Path::new(name).components().all(inside);
+        match names.iter().find(leads_out) {
+            None => Ok(names),
+            Some(name) => {
+                let what = format!("shard \"{name}\" lies outside of this folder; refusing to read it");
+                Err(Error::file(path, what))
+            }
+        }
+    }
+}
+
+/// The files that an index lists.
+#[cfg(feature = "hub")]
+pub(crate) fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
+    Ok(ShardIndex::read(index)?.names(index)?.into_iter().map(str::to_owned).collect())
+}
+
 type Open<'a> = &'a dyn Fn(&Path) -> Result<Box<dyn WeightSource>>;
 
 impl Shards {
@@ -32,18 +61,9 @@ impl Shards {
     /// a tensor of one name, the index says which is meant.
     pub fn of_index(index_path: &Path, open: Open) -> Result<Shards> {
         let dir = index_path.parent().unwrap_or(Path::new(""));
-        let text = files::read_text(index_path, SETTINGS_LIMIT)?;
-        let index: ShardIndex = serde_json::from_str(&text)
-            .map_err(|e| Error::line(index_path, e.line(), format!("not an index of shards: {e}")))?;
-        let names: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
+        let index = ShardIndex::read(index_path)?;
         let mut shards = Shards { files: Vec::new(), home: BTreeMap::new(), path: dir.to_path_buf() };
-        for name in names {
-            // A hostile index must not make us open files elsewhere.
-            let inside = |part: Component| matches!(part, Component::Normal(_));
-            if name.is_empty() || name.contains('\\') || !Path::new(name).components().all(inside) {
-                let what = format!("shard \"{name}\" lies outside of this folder; refusing to read it");
-                return Err(Error::file(index_path, what));
-            }
+        for name in index.names(index_path)? {
             let path = dir.join(name);
             if !path.exists() {
                 let what = format!("shard {name} is missing from {}; download the model again", dir.display());

@@ -47,8 +47,9 @@ pub struct Args {
     /// What to measure: ceilings, ops, encoder, decode, train, or all; ceilings always are [default: all]
     #[arg(value_name = "SECTION", value_parser = section)]
     sections: Vec<Choice>,
-    /// The model: a published size by name, with random weights, or a model's or a run's folder
-    #[arg(long, value_name = "NAME|DIR", default_value = "t5-small")]
+    /// The model: a published size by its plain name, with random weights; or a model's or a run's folder; or with its owner a model
+    /// of the hub, as google/flan-t5-small
+    #[arg(long, value_name = "SIZE|DIR|OWNER/MODEL", default_value = "t5-small")]
     model: String,
     /// Sequences [default: 8, or 1 on a software adapter; in decoding 1 and 16]
     #[arg(long, value_name = "N")]

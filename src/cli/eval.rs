@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use t5_wgpu::data::{Metric, Split, TaskConfig};
 use t5_wgpu::model::{Model, T5Config};
-use t5_wgpu::recipe::Recipe;
 use t5_wgpu::recipe::conductor::Watch;
 use t5_wgpu::recipe::evaluation::{evaluate, write_evaluation};
 use t5_wgpu::tokenizer::Tokenizer;
@@ -18,7 +17,7 @@ use super::decoding::DecodingArgs;
 use super::pairs::{self, OnBadRowArg, PAIRS};
 use super::prefix::{Prefix, Wish};
 use super::progress::{LookArgs, Renderer};
-use super::{GpuArgs, TuneArgs, model_folder, open_tokenizer, signals};
+use super::{GpuArgs, TuneArgs, model_folder, open_tokenizer, read_recipe, signals};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,8 +33,8 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// HuggingFace folder, or a run's folder: its best checkpoint
-    #[arg(long, value_name = "DIR")]
+    /// HuggingFace folder, or a run's folder: its best checkpoint; or a model of the hub, as google/flan-t5-small
+    #[arg(long, value_name = "DIR|OWNER/MODEL")]
     model: PathBuf,
     /// The recipe that declares the task
     #[arg(long, value_name = "FILE", conflicts_with = "pairs")]
@@ -144,7 +143,7 @@ pub fn run(args: &Args) -> Result<()> {
 fn settings(args: &Args) -> Result<Settings> {
     let mut settings = Settings { eval_batch_size: args.batch, seed: args.decoding.seed, ..Settings::new() };
     if let Some(file) = &args.recipe {
-        let recipe = Recipe::read(file, &[])?;
+        let recipe = read_recipe(file, &[], args.json)?;
         let has = |name: &String| {
             recipe.texts.get(name).is_some_and(|text| args.split == Split::Validation && text.has_validation())
                 || recipe.tasks.get(name).is_some_and(|task| task.has(args.split))

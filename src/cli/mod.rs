@@ -11,6 +11,7 @@ mod embed;
 mod environment;
 mod eval;
 mod generate;
+mod hub;
 mod model_args;
 mod pairs;
 mod prefix;
@@ -37,7 +38,10 @@ use std::sync::LazyLock;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use console::note;
 use t5_wgpu::bench::Subject;
+use t5_wgpu::error::HubProblem;
 use t5_wgpu::gpu::{Gpu, GpuOptions};
+use t5_wgpu::hub::ModelName;
+use t5_wgpu::recipe::Recipe;
 use t5_wgpu::recipe::checkpoint::{model_of_run, tokenizer_of_run};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::tune::cache::{Cache, Identity};
@@ -104,8 +108,12 @@ impl GpuArgs {
     }
 }
 
-/// The model's folder that `--model` means: of a run's folder its best checkpoint, which is said unless `quiet`.
+/// The model's folder that `--model` means: of a run's folder its best checkpoint, of a name on the hub the folder in the cache, which is
+/// said unless `quiet`.
 pub fn model_folder(path: &Path, quiet: bool) -> t5_wgpu::Result<PathBuf> {
+    if let Some(name) = ModelName::in_place_of(path) {
+        return hub::fetch(&name, quiet);
+    }
     let Some((folder, about)) = model_of_run(path)? else { return Ok(path.to_path_buf()) };
     if !quiet {
         note!("{} in {}", about.trim_end_matches(','), folder.display());
@@ -118,10 +126,17 @@ pub fn open_tokenizer(spec: &str) -> t5_wgpu::Result<Tokenizer> {
     Tokenizer::open(&tokenizer_of_run(spec)?)
 }
 
+/// The recipe in a file, whose model may be one of the hub's.
+pub fn read_recipe(file: &Path, overrides: &[String], quiet: bool) -> t5_wgpu::Result<Recipe> {
+    let of_hub =
+        |path: &Path| path.to_str().and_then(ModelName::parse).map(|name| hub::fetch(&name, quiet)).transpose();
+    Recipe::read_finding(file, overrides, &of_hub)
+}
+
 /// The model that is measured: a published size, a config.json, or the folder that `model_folder` finds.
 pub fn subject(model: &str, quiet: bool) -> t5_wgpu::Result<Subject> {
     let path = Path::new(model);
-    match path.is_dir() {
+    match path.is_dir() || ModelName::in_place_of(path).is_some() {
         true => Ok(Subject::Folder(model_folder(path, quiet)?)),
         false => Subject::parse(model),
     }
@@ -199,6 +214,15 @@ fn advice(error: &t5_wgpu::Error) -> Option<&'static str> {
     match error {
         t5_wgpu::Error::Vocabulary { .. } => Some(
             "--tokenizer names a tokenizer; a model from scratch has as many rows as --vocab says, or as its tokenizer needs",
+        ),
+        t5_wgpu::Error::Hub { problem: HubProblem::Access, .. } => {
+            Some("the token is taken from the environment variable HF_TOKEN, or where `hf auth login` puts it")
+        }
+        t5_wgpu::Error::Hub { problem: HubProblem::Offline, .. } => {
+            Some("HF_HUB_OFFLINE forbids to ask the hub: unset it")
+        }
+        t5_wgpu::Error::Hub { problem: HubProblem::Missing | HubProblem::Network, .. } => Some(
+            "--model takes OWNER/MODEL for a model of the hub; if a folder was meant, there is none of this name here",
         ),
         _ => None,
     }

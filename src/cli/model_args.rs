@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use t5_wgpu::hub::ModelName;
 use t5_wgpu::model::Storage;
 use t5_wgpu::tokenizer::Tokenizer;
 
@@ -11,8 +12,9 @@ use super::{model_folder, open_tokenizer};
 #[derive(clap::Args, Debug)]
 pub struct ModelArgs {
     /// Model folder as HuggingFace and `t5 train` write it: config.json, weights, tokenizer; or the file of weights in one; or a
-    /// run's folder: its best checkpoint
-    #[arg(long, short, value_name = "DIR|FILE")]
+    /// run's folder: its best checkpoint; or, if nothing here has that name, a model of the hub, as google/flan-t5-small or
+    /// google/flan-t5-small@REVISION, which is fetched once and then kept in the cache that other programs share
+    #[arg(long, short, value_name = "DIR|FILE|OWNER/MODEL")]
     model: PathBuf,
     /// Tokenizer to use instead of the model folder's: "bytes", a file, or the folder of a model or a run
     #[arg(long, value_name = "FILE|bytes|DIR")]
@@ -33,9 +35,12 @@ impl ModelArgs {
     /// # Errors
     /// There is no such folder or file.
     pub fn folder(&self, quiet: bool) -> Result<PathBuf> {
-        if !self.model.exists() {
+        if !self.model.exists() && ModelName::in_place_of(&self.model).is_none() {
             let shown = self.model.display();
-            bail!("{shown} does not exist; --model takes a folder with config.json, weights and a tokenizer");
+            bail!(
+                "{shown} does not exist; --model takes a folder with config.json, weights and a tokenizer, or a model of the hub with \
+                 its owner, such as google/flan-t5-small"
+            );
         }
         Ok(model_folder(&self.model, quiet)?)
     }

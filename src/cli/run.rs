@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use t5_wgpu::recipe::Recipe;
 use t5_wgpu::recipe::checkpoint::model_of_run;
 use t5_wgpu::recipe::conductor::Conductor;
 use t5_wgpu::recipe::run::{Run, RunOutcome};
@@ -13,7 +12,7 @@ use t5_wgpu::report::summary;
 
 use super::console::{note, say};
 use super::progress::{LookArgs, Renderer, tuner};
-use super::{GpuArgs, TuneArgs, dry_run, signals};
+use super::{GpuArgs, TuneArgs, dry_run, read_recipe, signals};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -64,7 +63,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     signals::listen()?;
-    let recipe = Recipe::read(&args.recipe, &args.overrides)?;
+    let recipe = read_recipe(&args.recipe, &args.overrides, !args.look.is_human())?;
     let gpu = args.gpu.open(!args.look.is_human())?;
     if args.dry_run {
         let standings = standings(recipe.clone(), args.out.clone(), args.overwrite)?;

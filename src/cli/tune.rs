@@ -30,7 +30,7 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A model folder, a config.json or the name of a published size
+    /// A model folder, a config.json, the name of a published size, or with its owner a model of the hub
     #[arg(value_name = "MODEL", default_value = "t5-small")]
     model: String,
     /// Sequences in a batch

@@ -6,8 +6,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
+#[cfg(any(feature = "train", feature = "hub"))]
+pub(crate) use atomic::sync_folder;
 #[cfg(feature = "train")]
-pub(crate) use atomic::{LEFT_OVER, folder_of, sync_folder};
+pub(crate) use atomic::{LEFT_OVER, folder_of};
 pub use atomic::{write_all_atomic, write_atomic, write_streamed};
 
 use crate::error::{Error, Result};

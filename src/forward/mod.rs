@@ -13,6 +13,8 @@ use std::ops::Range;
 pub use encode::{Embeddings, EncodeOptions, Encoder, HiddenStates, Pooling};
 pub use score::{TargetScore, TargetScorer};
 pub use sentence::SentenceHead;
+#[cfg(feature = "hub")]
+pub(crate) use sentence::module_folders;
 
 use crate::error::{Error, Result};
 use crate::model::Model;

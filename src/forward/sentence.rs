@@ -27,6 +27,31 @@ struct Module {
     r#type: String,
 }
 
+impl Module {
+    fn kind(&self) -> &str {
+        self.r#type.rsplit('.').next().unwrap_or_default()
+    }
+}
+
+/// The modules that a `modules.json` lists.
+fn modules_in(path: &Path) -> Result<Vec<Module>> {
+    let modules: Vec<Module> = read_json(path)?;
+    // A hostile file must not make us read elsewhere.
+    let leads_out = |module: &Module| !module.path.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    match modules.iter().position(leads_out) {
+        None => Ok(modules),
+        Some(i) => Err(Error::file(path, format!("module {i} ({}): its path is no plain name", modules[i].r#type))),
+    }
+}
+
+/// The folders, beside this `modules.json`, of the modules that have files of their own to be read.
+#[cfg(feature = "hub")]
+pub(crate) fn module_folders(path: &Path) -> Result<Vec<String>> {
+    let mut modules = modules_in(path)?;
+    modules.retain(|module| !module.path.is_empty() && matches!(module.kind(), "Pooling" | "Dense"));
+    Ok(modules.into_iter().map(|module| module.path).collect())
+}
+
 #[derive(Deserialize)]
 struct PoolingConfig {
     #[serde(default)]
@@ -56,17 +81,12 @@ impl SentenceHead {
         if !path.exists() {
             return Ok(None);
         }
-        let modules: Vec<Module> = read_json(&path)?;
+        let modules = modules_in(&path)?;
         let mut head = SentenceHead { dense: None, normalize: false };
         let mut has_pooling = false;
         for (i, module) in modules.iter().enumerate() {
             let refuse = |why: &str| Err(Error::file(&path, format!("module {i} ({}): {why}", module.r#type)));
-            let kind = module.r#type.rsplit('.').next().unwrap_or_default();
-            // A hostile file must not make us read elsewhere.
-            if !module.path.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-                return refuse("its path is no plain name");
-            }
-            match (kind, i) {
+            match (module.kind(), i) {
                 ("Transformer", 0) => {}
                 ("Pooling", 1) => {
                     let config = dir.join(&module.path).join("config.json");

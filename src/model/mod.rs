@@ -21,6 +21,8 @@ use web_time::Instant;
 
 pub use builder::{Builder, Chooser, DecodeShape, StateLeaf};
 pub use config::T5Config;
+#[cfg(feature = "hub")]
+pub(crate) use generation::GENERATION_FILE;
 pub use generation::{DecodingSettings, EarlyStopping, GenerationConfig};
 pub use layout::{Layout, Piece, TensorSpan};
 pub use storage::Storage;

@@ -100,11 +100,29 @@ impl Recipe {
     /// The file cannot be read or is no TOML; an unknown key, a value of the wrong type, an impossible size, a file that is
     /// not there: with the line.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Recipe> {
+        Recipe::read_finding(path, overrides, &|_| Ok(None))
+    }
+
+    /// [`Recipe::read`] where a model that is no folder may have a name by which `find` knows one.
+    ///
+    /// # Errors
+    /// Those, and those of `find`.
+    pub fn read_finding(
+        path: &Path,
+        overrides: &[String],
+        find: &dyn Fn(&Path) -> Result<Option<PathBuf>>,
+    ) -> Result<Recipe> {
         let source = Source::read(path, overrides)?;
         let mut recipe: Recipe = source.parse()?;
         let absolute = std::path::absolute(path).map_err(Error::io("find", path))?;
         let base = absolute.parent().unwrap_or(Path::new("/"));
         recipe.name.get_or_insert_with(|| path.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned()));
+        if let Some(from) = &mut recipe.model.from
+            && !base.join(&*from).exists()
+            && let Some(found) = find(from).map_err(|e| source.error(&Wrong::new("model.from", e.to_string())))?
+        {
+            *from = found;
+        }
         recipe.start_paths_at(base);
         recipe.resolve_runs().map_err(|wrong| source.error(&wrong))?;
         recipe.check().map_err(|wrong| source.error(&wrong))?;

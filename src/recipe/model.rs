@@ -18,7 +18,7 @@ macro_rules! model_spec {
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct ModelSpec {
-            /// A HuggingFace folder to start from.
+            /// A HuggingFace folder to start from, or a model of the hub.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub from: Option<PathBuf>,
             /// From scratch at the size of a published model, such as "t5-small"; single sizes may be given besides.

@@ -1,5 +1,7 @@
 //! Opening a [`T5`]: what it is made of, on which device, and who hears of the progress.
 
+#[cfg(feature = "hub")]
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,13 +10,16 @@ use super::{Pending, T5};
 use crate::error::Result;
 use crate::forward::SentenceHead;
 use crate::gpu::{Gpu, GpuOptions};
+#[cfg(feature = "hub")]
+use crate::hub::{DownloadProgress, Hub, HubOptions, ModelName};
 use crate::model::{ModelParts, Storage};
 use crate::tokenizer::Tokenizer;
 
 /// What a [`T5`] is loaded from, at first and whenever it is opened again.
 #[derive(Clone)]
 pub enum ModelSource {
-    /// A folder with `config.json`, weights and a tokenizer, or the file of weights in it.
+    /// A folder with `config.json`, weights and a tokenizer, or the file of weights in it; with the feature `hub` also a model's name on
+    /// the hub, as `google/flan-t5-small` or `google/flan-t5-small@REVISION`, if there is neither a folder nor a file of this name.
     Folder(PathBuf),
     /// The parts, from wherever the application has them.
     Parts { parts: Arc<ModelParts>, tokenizer: Tokenizer },
@@ -54,9 +59,19 @@ impl ModelSource {
 /// How far loading has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadProgress {
-    /// Numbers of the model that are on the device or on their way to it.
+    pub step: LoadStep,
     pub done: u64,
     pub total: u64,
+}
+
+/// The steps of loading, and what is counted in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LoadStep {
+    /// Bytes of the model's files that are in the cache, if they come from a hub.
+    Downloading,
+    /// Numbers of the model that are on the device or on their way to it.
+    Uploading,
 }
 
 /// Who hears of the progress.
@@ -69,6 +84,8 @@ pub struct T5Builder {
     pub(super) gpu_options: GpuOptions,
     pub(super) storage: Storage,
     pub(super) on_progress: OnProgress,
+    #[cfg(feature = "hub")]
+    hub: HubOptions,
 }
 
 impl T5Builder {
@@ -79,6 +96,8 @@ impl T5Builder {
             gpu_options: GpuOptions::default(),
             storage: Storage::AsStored,
             on_progress: Box::new(|_| ()),
+            #[cfg(feature = "hub")]
+            hub: HubOptions::default(),
         }
     }
 
@@ -103,7 +122,15 @@ impl T5Builder {
         self
     }
 
-    /// Has `on_progress` told after each tensor, on the thread that loads.
+    /// Looks for models on this hub and in this cache, if they are named and not there as folders.
+    #[cfg(feature = "hub")]
+    #[must_use]
+    pub fn hub(mut self, options: HubOptions) -> T5Builder {
+        self.hub = options;
+        self
+    }
+
+    /// Has `on_progress` told after each tensor, and now and then while files come from a hub, on the thread that loads.
     #[must_use]
     pub fn progress(mut self, on_progress: impl FnMut(LoadProgress) + Send + 'static) -> T5Builder {
         self.on_progress = Box::new(on_progress);
@@ -118,6 +145,20 @@ impl T5Builder {
         let (reply, canceller, pending) = Pending::new();
         worker::spawn(self, reply, canceller);
         pending
+    }
+
+    /// Puts a model's folder in the place of its name on the hub, from now on.
+    #[cfg(feature = "hub")]
+    pub(super) fn find(&mut self, is_cancelled: &dyn Fn() -> bool) -> Result<()> {
+        let ModelSource::Folder(path) = &self.source else { return Ok(()) };
+        let Some(name) = ModelName::in_place_of(path) else { return Ok(()) };
+        let mut tell = |DownloadProgress { done, total, .. }: DownloadProgress<'_>| {
+            (self.on_progress)(LoadProgress { step: LoadStep::Downloading, done, total });
+            if is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let found = Hub::new(self.hub.clone())?.fetch(&name, &mut tell)?;
+        self.source = ModelSource::Folder(found.folder);
+        Ok(())
     }
 
     /// The device that was given, or a new one. This lets go of it: it may be lost one day.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_channel::mpsc;
 
-pub use load::{LoadProgress, ModelSource, T5Builder};
+pub use load::{LoadProgress, LoadStep, ModelSource, T5Builder};
 pub use pending::{AnswerPiece, AnswerStream, Canceller, Pending};
 
 use crate::forward::{Embeddings, Pooling, TargetScore};
@@ -67,10 +67,11 @@ pub struct Answer {
 }
 
 impl T5 {
-    /// Loads a HuggingFace model folder or a GGUF file onto the best adapter of this machine. [`T5::builder`] has choices.
+    /// Loads a HuggingFace model folder or a GGUF file onto the best adapter of this machine. With the feature `hub` also a model by its
+    /// name on the hub, `google/flan-t5-small`, which is then kept in the cache of huggingface_hub. [`T5::builder`] has choices.
     ///
     /// # Errors
-    /// `Io`, `File`: a file cannot be read; `Adapter`: there is no GPU driver; `OutOfMemory`.
+    /// `Io`, `File`: a file cannot be read; `Hub`: it cannot be had from the hub; `Adapter`: there is no GPU driver; `OutOfMemory`.
     pub fn load(model: impl AsRef<std::path::Path>) -> Pending<T5> {
         T5::builder(model.as_ref()).load()
     }

@@ -7,7 +7,7 @@ use futures_channel::{mpsc, oneshot};
 use futures_core::Stream as _;
 
 use super::load::OnProgress;
-use super::{Answer, AnswerPiece, Canceller, LoadProgress, MemoryUse, Shared, State, T5, T5Builder};
+use super::{Answer, AnswerPiece, Canceller, LoadProgress, LoadStep, MemoryUse, Shared, State, T5, T5Builder};
 use crate::batch::Example;
 use crate::error::{Error, Result};
 use crate::forward::{Embeddings, Encoder, Pooling, SentenceHead, TargetScore, TargetScorer};
@@ -112,7 +112,7 @@ impl Engine {
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<Engine> {
         let mut tell = |done, total| {
-            on_progress(LoadProgress { done, total });
+            on_progress(LoadProgress { step: LoadStep::Uploading, done, total });
             if is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let (model, _) = Model::upload(gpu, parts, storage, &mut tell)?;
@@ -131,6 +131,8 @@ struct Worker {
 
 impl Worker {
     async fn open(builder: &mut T5Builder, canceller: &Canceller) -> Result<(Engine, Arc<Shared>)> {
+        #[cfg(feature = "hub")]
+        builder.find(&|| canceller.is_cancelled())?;
         let (parts, tokenizer) = builder.source.open()?;
         parts.config.check_vocabulary(tokenizer.vocab_size())?;
         let gpu = builder.open_gpu().await?;

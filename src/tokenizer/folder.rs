@@ -16,8 +16,8 @@ pub(super) const SPIECE_FILE: &str = "spiece.model";
 pub(super) const CONFIG_FILE: &str = "tokenizer_config.json";
 const ADDED_FILE: &str = "added_tokens.json";
 
-/// Files that make up a tokenizer; `save` writes back those that were read.
-const FILES: [&str; 5] = [JSON_FILE, SPIECE_FILE, CONFIG_FILE, "special_tokens_map.json", ADDED_FILE];
+/// Files that make up a tokenizer, as far as a folder has them; `save` writes back those that were read.
+pub(crate) const FILES: [&str; 5] = [JSON_FILE, SPIECE_FILE, CONFIG_FILE, "special_tokens_map.json", ADDED_FILE];
 
 /// More sentinels than any model has: a guard against damaged files.
 pub(super) const MAX_EXTRA_IDS: usize = 1 << 16;

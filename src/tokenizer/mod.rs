@@ -38,6 +38,8 @@ use folder::{CONFIG_FILE, JSON_FILE, SPIECE_FILE, TokenizerConfig};
 use json::JsonTokenizer;
 use sentencepiece::SentencePiece;
 
+#[cfg(feature = "hub")]
+pub(crate) use folder::FILES;
 #[cfg(feature = "train")]
 pub(crate) use gguf::Vocabulary;
 pub use stream::DecodeStream;

@@ -122,7 +122,7 @@ impl Chat {
         write(&progress, "loading".into());
         self.fault = None;
         self.opening = Some(Box::pin(async move {
-            let on_progress = move |LoadProgress { done, total }| {
+            let on_progress = move |LoadProgress { done, total, .. }| {
                 write(&progress, format!("loading: {} %", 100 * done / total.max(1)));
             };
             let t5 = match t5 {

@@ -80,8 +80,9 @@ pub struct Args {
     #[arg(long, value_name = "SHARE", help_heading = "Data", value_parser = share)]
     pub held_out: Option<f64>,
 
-    /// Start from this HuggingFace folder, or from a run's folder: its best checkpoint
-    #[arg(long, value_name = "DIR", help_heading = "Model", conflicts_with_all = ["preset", "config", SIZES])]
+    /// Start from this HuggingFace folder, or from a run's folder: its best checkpoint; or from a model of the hub, as
+    /// google/flan-t5-small
+    #[arg(long, value_name = "DIR|OWNER/MODEL", help_heading = "Model", conflicts_with_all = ["preset", "config", SIZES])]
     pub model: Option<PathBuf>,
     /// Start from scratch at the size of a published model, such as t5-small, t5-v1_1-base, byt5-small
     #[arg(long, value_name = "NAME", help_heading = "Model", conflicts_with = "config")]
