@@ -763,7 +763,7 @@ mod program {
         let offline = |arguments: &[&str]| run(t5(&server, &scratch, arguments).env("HF_HUB_OFFLINE", "1"));
         server.asked();
         let (code, _, said) = offline(&["embed", "--model", NAME, "a text", "--quiet"]);
-        assert_eq!((code, said.as_str()), (Some(0), ""));
+        assert!(code == Some(0) && !said.contains(NAME), "{said}");
         let pairs = scratch.pairs(3);
         let pairs = pairs.to_str().unwrap();
         let (code, scores, said) = offline(&["score", "--model", NAME, "--pairs", pairs, "--quiet"]);
