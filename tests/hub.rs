@@ -436,7 +436,8 @@ fn a_server_that_sends_the_whole_again_is_understood() {
 
 #[test]
 fn a_file_that_is_not_what_it_should_be_is_removed_and_named() {
-    let cases: [(&str, fn() -> Fault); 6] = [
+    type MakesFault = fn() -> Fault;
+    let cases: [(&str, MakesFault); 6] = [
         (WEIGHTS, || Fault::WrongBytes),
         ("config.json", || Fault::WrongBytes),
         (WEIGHTS, || Fault::OtherLength(45_975)),
@@ -699,7 +700,7 @@ fn an_application_names_a_model() {
         .load()
         .wait()
         .unwrap();
-    let folder = T5::builder(&data("tiny-model")).gpu(&gpu).load().wait().unwrap();
+    let folder = T5::builder(data("tiny-model")).gpu(&gpu).load().wait().unwrap();
     let text = "a text";
     let [a, b] =
         [named.clone(), folder].map(|t5| t5.answer(&[text], &t5.decoding()).wait().unwrap().remove(0).generation.ids);

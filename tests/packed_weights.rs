@@ -70,7 +70,7 @@ fn relative_l2(found: &[f32], reference: &[f32]) -> f64 {
 /// numbers the largest is about 2.1 deviations, so that the step is 2.1 / 127 deviations, again over sqrt(12).
 fn rounding(storage: Storage) -> f64 {
     match storage {
-        Storage::F32 | Storage::AsStored => 6e-8,
+        Storage::F32 | Storage::AsStored | Storage::Fitting => 6e-8,
         Storage::F16 => 2.0e-4,
         Storage::Bf16 => 1.6e-3,
         Storage::Int8 => 4.8e-3,
@@ -228,4 +228,27 @@ fn short_rows_are_named() {
     let remark = remarks.iter().find(|r| r.contains("weights held as f32 and int8")).expect("it is told");
     assert!(remark.contains("shared.weight [384 x 40]") && remark.contains("more"), "{remark}");
     assert!(model.layout.is_packed());
+}
+
+/// 4 MiB of weights, more or less, in memory that holds them as they are, or not even as bytes.
+#[test]
+fn weights_fit_the_memory_that_there_is() {
+    let size = |storage| load(&gpu(), "t5v10", storage).layout.bytes();
+    for (memory, expected) in [
+        (2 * size(Storage::F32), Storage::F32),
+        (size(Storage::F32) + size(Storage::F32) / 16, Storage::Int8),
+        (size(Storage::Int8) + size(Storage::Int8) / 16, Storage::Int4),
+    ] {
+        // Besides weights there are two tables of buckets and the smallest of buffers.
+        let options = GpuOptions { memory: Some(memory + (16 << 10)), ..gpu_options() };
+        let small = pollster::block_on(Gpu::open(&options)).expect("an adapter");
+        let (model, remarks) = Model::load_as(&small, &folder("t5v10"), Storage::Fitting).expect("the model loads");
+        assert_eq!(model.layout.bytes(), size(expected), "{memory}");
+        let said = remarks.iter().any(|remark| remark.contains("memory does not hold the weights as they are stored"));
+        assert_eq!(said, expected != Storage::F32, "{remarks:?}");
+    }
+    let options = GpuOptions { memory: Some(1000), ..gpu_options() };
+    let tiny = pollster::block_on(Gpu::open(&options)).expect("an adapter");
+    let refused = Model::load_as(&tiny, &folder("t5v10"), Storage::Fitting).err().expect("there is no memory");
+    assert!(matches!(refused, t5_wgpu::Error::OutOfMemory(_)), "{refused}");
 }

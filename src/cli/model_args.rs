@@ -23,7 +23,7 @@ pub struct ModelArgs {
     #[arg(long, short, value_name = "FILE", conflicts_with = "text")]
     pub file: Option<PathBuf>,
     /// How weights are held in the adapter's memory; sums are f32 always. auto: as the file has them, f16, bf16 or GGUF's blocks,
-    /// else f32, so that nothing is rounded. int8 takes 28 % of f32's memory, and rounds each weight by up to 0.4 % of the largest
+    /// else f32, so that nothing is rounded; where the adapter's memory does not hold that, int8 or int4. int8 takes 28 % of f32's memory, and rounds each weight by up to 0.4 % of the largest
     /// beside it; int4 takes 16 %, and rounds by up to 3 % of the range of the 32 beside it
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = WeightsArg::Auto)]
     pub weights: WeightsArg,
@@ -68,7 +68,7 @@ pub enum WeightsArg {
 impl From<WeightsArg> for Storage {
     fn from(weights: WeightsArg) -> Storage {
         match weights {
-            WeightsArg::Auto => Storage::AsStored,
+            WeightsArg::Auto => Storage::Fitting,
             WeightsArg::F32 => Storage::F32,
             WeightsArg::F16 => Storage::F16,
             WeightsArg::Bf16 => Storage::Bf16,

@@ -1,7 +1,8 @@
 //! Buffers on the device, uploads, and readback that never blocks a browser.
 
 use std::ops::Range;
-use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use super::Gpu;
 use super::poller::Mapping;
@@ -13,6 +14,20 @@ use crate::error::{Error, Result};
 pub struct Buffer {
     pub(super) raw: wgpu::Buffer,
     pub(super) bytes: u64,
+    /// None of buffers for a moment.
+    _share: Option<Arc<Share>>,
+}
+
+/// A buffer's part of what a [`Gpu`]'s buffers take together.
+struct Share {
+    bytes: u64,
+    all: Arc<AtomicU64>,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// A window of a buffer, in bytes.
@@ -24,6 +39,11 @@ pub struct Slice {
 }
 
 impl Buffer {
+    /// One that counts as nothing.
+    pub(super) fn uncounted(raw: wgpu::Buffer) -> Buffer {
+        Buffer { bytes: raw.size(), raw, _share: None }
+    }
+
     /// Size in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -44,7 +64,8 @@ impl Gpu {
     /// A zeroed storage buffer of at least `bytes` bytes.
     ///
     /// # Errors
-    /// `OutOfMemory` if the device refuses it or it is larger than the device's largest buffer.
+    /// `OutOfMemory` if the device refuses it, it is larger than the device's largest buffer, or all buffers together would take more than
+    /// [`GpuOptions::memory`](super::GpuOptions::memory) allows.
     pub fn buffer(&self, label: &str, bytes: u64) -> Result<Buffer> {
         let bytes = bytes.max(16).next_multiple_of(16);
         let limit = self.caps().max_buffer;
@@ -54,6 +75,17 @@ impl Gpu {
                 bytes >> 20,
                 self.caps().name,
                 limit >> 20
+            )));
+        }
+        let all = self.inner.bytes_held.clone();
+        let share = Share { bytes, all };
+        let held = share.all.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(most) = self.inner.options.memory.filter(|&most| held + bytes > most) {
+            return Err(Error::OutOfMemory(format!(
+                "{label} needs {} MiB, and {} of the {} MiB that may be used are taken; use a smaller batch or shorter sequences",
+                bytes >> 20,
+                held >> 20,
+                most >> 20
             )));
         }
         use wgpu::BufferUsages as Usage;
@@ -66,7 +98,7 @@ impl Gpu {
             })
         });
         self.check()?;
-        Ok(Buffer { raw, bytes })
+        Ok(Buffer { raw, bytes, _share: Some(Arc::new(share)) })
     }
 
     /// A storage buffer holding `data`.

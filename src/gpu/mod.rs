@@ -57,6 +57,8 @@ pub struct GpuOptions {
     pub table_bytes: Option<u64>,
     /// Cut each dispatch in at least so many pieces, as is done for those that take long: for tests.
     pub pieces: u32,
+    /// The most bytes that buffers may take together, for applications that need the rest. `None`: as many as the driver grants.
+    pub memory: Option<u64>,
     /// The folder that keeps compiled kernels for the next process, where the driver hands them out (Vulkan). `None`: nothing
     /// is read or written.
     pub cache_folder: Option<PathBuf>,
@@ -88,6 +90,8 @@ struct Inner {
     observer: Observer,
     /// Microseconds that went into compiling.
     compiling: AtomicU64,
+    /// That all buffers take.
+    bytes_held: Arc<AtomicU64>,
 }
 
 impl Gpu {
@@ -144,6 +148,7 @@ impl Gpu {
                 poller: poller::Poller::default(),
                 observer: Observer::new(),
                 compiling: AtomicU64::new(0),
+                bytes_held: Arc::default(),
             }),
         }
     }

@@ -306,7 +306,7 @@ impl Clock {
             usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
             mapped_at_creation: false,
         });
-        Clock { queries, ticks: Buffer { bytes: raw.size(), raw }, count }
+        Clock { queries, ticks: Buffer::uncounted(raw), count }
     }
 
     /// A pass's begin and end as queries `first` and the one after it.

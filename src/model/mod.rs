@@ -174,8 +174,21 @@ impl Model {
             remarks.extend(generation.remark());
         }
         let embedding = weights.embedding_name()?;
+        let mut refused = None;
+        let mut choices = storage.choices().into_iter().peekable();
+        let (mut model, storage) = loop {
+            let Some(storage) = choices.next() else { unreachable!("there is a last choice, which ends the loop") };
+            let wanted = |name: &str| storage.wanted(weights, in_file(name, embedding));
+            let made = Model::allocate(gpu, config.clone(), untied, scale, &wanted);
+            match made.and_then(|model| if choices.peek().is_some() { model.with_room() } else { Ok(model) }) {
+                Err(Error::OutOfMemory(why)) if choices.peek().is_some() => _ = refused.get_or_insert(why),
+                made => break (made?, storage),
+            }
+        };
+        if let Some(why) = refused {
+            remarks.push(format!("the adapter's memory does not hold the weights as they are stored ({why})"));
+        }
         let wanted = |name: &str| storage.wanted(weights, in_file(name, embedding));
-        let mut model = Model::allocate(gpu, config.clone(), untied, scale, &wanted)?;
         model.generation = generation.clone();
         let (mut done, total) = (0, model.layout.n_params() as u64);
         let (start, mut reading, mut underway) = (Instant::now(), Duration::ZERO, 0);
@@ -213,6 +226,18 @@ impl Model {
             remarks.push(format!("ignored {} tensors of the file: {}", unused.len(), unused.join(", ")));
         }
         Ok((model, remarks))
+    }
+
+    /// This, if there is memory for an eighth more: activations and caches.
+    fn with_room(self) -> Result<Model> {
+        let mut rest = self.layout.bytes() / 8;
+        let mut probes = Vec::new();
+        while rest > 0 {
+            let bytes = rest.min(self.gpu.caps().max_buffer);
+            probes.push(self.gpu.buffer("activations", bytes)?);
+            rest -= bytes;
+        }
+        Ok(self)
     }
 
     fn allocate(

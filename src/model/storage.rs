@@ -14,6 +14,8 @@ pub enum Storage {
     /// As the checkpoint has them: f16, bf16, or the quantized blocks of GGUF; else f32. Nothing is rounded.
     #[default]
     AsStored,
+    /// As stored if the adapter's memory holds that and an eighth more; else as `Int8`, or `Int4`.
+    Fitting,
     F32,
     /// Half the memory; rounds at the 11th bit.
     F16,
@@ -28,6 +30,14 @@ pub enum Storage {
 }
 
 impl Storage {
+    /// What is tried, in turn, as long as there is not enough memory.
+    pub(super) fn choices(self) -> Vec<Storage> {
+        match self {
+            Storage::Fitting => vec![Storage::AsStored, Storage::Int8, Storage::Int4],
+            storage => vec![storage],
+        }
+    }
+
     /// The type that a tensor of this checkpoint should have.
     pub(super) fn wanted(self, weights: &Weights, tensor: &str) -> Dtype {
         match self {
@@ -36,7 +46,7 @@ impl Storage {
             Storage::Bf16 => Dtype::Bf16,
             Storage::Int8 => Dtype::Q8,
             Storage::Int4 => Dtype::Q4,
-            Storage::AsStored => match weights.encoding(tensor) {
+            Storage::AsStored | Storage::Fitting => match weights.encoding(tensor) {
                 Some(Encoding::Plain(checkpoint::Dtype::F16)) => Dtype::F16,
                 Some(Encoding::Plain(checkpoint::Dtype::BF16)) => Dtype::Bf16,
                 Some(Encoding::Blocks(format)) => format.dtype(),
@@ -74,7 +84,10 @@ pub(super) fn remark(layout: &Layout, wanted: impl Fn(&TensorSpan) -> Dtype) -> 
     let mut text = format!("weights held as {}: {mib:.1} MiB", names(&held));
     if !refused.is_empty() {
         let (few, more) = refused.split_at(refused.len().min(4));
-        text += &format!("; as f32, since their rows are no whole number of blocks: {}", few.join(", "));
+        text += &format!(
+            "; as f32, since their rows are no whole number of blocks, or what shares a product with them has another type: {}",
+            few.join(", ")
+        );
         if !more.is_empty() {
             text += &format!(" and {} more", more.len());
         }
