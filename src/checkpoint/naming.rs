@@ -133,6 +133,7 @@ const FLAX: Naming = Naming {
 };
 
 /// llama.cpp's name of a parameter that HuggingFace calls `name`, if it has one.
+#[cfg(any(feature = "train", test))]
 pub(crate) fn llama_cpp_name(name: &str) -> Option<String> {
     // Of a gate's two halves, llama.cpp calls the second as the one matrix of a network without a gate.
     let name = name.replace(".wi_1.", ".wi.");

@@ -4,6 +4,7 @@
 //! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 mod blocks;
+#[cfg(feature = "train")]
 mod writer;
 
 use std::borrow::Cow;
@@ -12,6 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub use blocks::BlockFormat;
+#[cfg(feature = "train")]
 pub(crate) use writer::{Value, write_gguf};
 
 use super::mapped::MappedFile;
