@@ -39,7 +39,7 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The model: a folder, a file of weights, or a run's folder
+    /// The model: a folder, a file of weights, a run's folder, or a model of the hub, as google/flan-t5-small
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// A new folder, or a file that ends in .gguf
