@@ -26,8 +26,10 @@ fn activate(x: Elem) -> Elem {
         return 0.5 * x * (1.0 + safe_tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x)));
     } else if KIND == 2u {
         return 0.5 * x * (1.0 + erf(x * 0.7071067811865476));
+    } else if KIND == 3u {
+        return x * sigmoid(x);
     }
-    return x * sigmoid(x);
+    return safe_tanh(x);
 }
 
 fn activate_derivative(x: Elem) -> Elem {
@@ -38,7 +40,10 @@ fn activate_derivative(x: Elem) -> Elem {
         return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
     } else if KIND == 2u {
         return 0.5 * (1.0 + erf(x * 0.7071067811865476)) + x * 0.3989422804014327 * exp(-0.5 * x * x);
+    } else if KIND == 3u {
+        let s = sigmoid(x);
+        return s * (1.0 + x * (1.0 - s));
     }
-    let s = sigmoid(x);
-    return s * (1.0 + x * (1.0 - s));
+    let t = safe_tanh(x);
+    return 1.0 - t * t;
 }

@@ -37,8 +37,8 @@
 //!
 //! # Rings
 //!
-//! - **The core**, without features: [`T5`]; below it [`generate`] (decoding), [`forward`] (embeddings and scores), [`model`],
-//!   [`tokenizer`], [`checkpoint`]; and the engine: [`ops`], [`graph`], [`plan`], [`gpu`].
+//! - **The core**, without features: [`T5`]; below it [`generate`] (decoding), [`forward`] (embeddings, scores, labels), [`model`],
+//!   [`tokenizer`], [`checkpoint`]; [`forecast`] (Chronos); and the engine: [`ops`], [`graph`], [`plan`], [`gpu`].
 //! - **`train`**: `train`, `data`, `recipe` (whole experiments as files), `report`, `bench`, `verify` (the proofs).
 //! - **`cli`**, the default: the program `t5`. Applications say `default-features = false`.
 //!
@@ -57,6 +57,7 @@ pub mod convert;
 pub mod data;
 pub mod error;
 pub mod files;
+pub mod forecast;
 pub mod forward;
 pub mod generate;
 pub mod gpu;

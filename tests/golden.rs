@@ -14,6 +14,17 @@ fn check(folder: &str) {
     check_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder));
 }
 
+/// A folder of `families.py`, and how many comparisons it holds.
+fn check_family(name: &str, expected: usize) {
+    let gpu = gpu();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families").join(name);
+    let rows = pollster::block_on(check_golden(&gpu, &dir)).expect("the golden folder is complete");
+    assert_eq!(rows.len(), expected, "{name}");
+    for row in rows {
+        assert!(row.passed(), "{name}: {}: {:.2e} > {:.2e}", row.what, row.error, row.tolerance);
+    }
+}
+
 /// A golden model whose weights are those of `tests/data/sources` instead.
 fn check_source(folder: &str, source: &str, config: bool) {
     let (scratch, tests) = (Scratch::new("golden"), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"));
@@ -87,6 +98,28 @@ fn gguf_matches_pytorch() {
 fn flax_and_t5x_match_pytorch() {
     check_source("mt5", "mt5-flax", true);
     check_source("mt5", "mt5-t5x", true);
+}
+
+/// Encoder, logits, loss and greedy ids.
+#[test]
+fn families_that_write_text_match_pytorch() {
+    for name in ["ul2", "pile-t5", "madlad", "nanot5", "chronos-t5"] {
+        check_family(name, 4);
+    }
+}
+
+#[test]
+fn encoders_alone_match_pytorch() {
+    check_family("prott5", 1);
+    check_family("umt5-encoder", 1);
+    check_family("sentence-t5", 2);
+}
+
+#[test]
+fn classifiers_match_pytorch() {
+    for name in ["sequence-classifier", "mt5-sequence-classifier", "token-classifier", "umt5-token-classifier"] {
+        check_family(name, 1);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 /// The layers from top to bottom. A module may use what lies below its own line.
 const LAYERS: &[&[&str]] = &[
     &["cli"],
-    &["verify", "bench", "recipe", "t5", "convert"],
+    &["verify", "bench", "recipe", "t5", "convert", "forecast"],
     &["train", "generate", "forward", "report", "hub"],
     &["model", "data", "tokenizer", "checkpoint", "tune", "run_folder"],
     &["ops"],

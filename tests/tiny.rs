@@ -215,7 +215,7 @@ fn parts_of_a_model_are_named_as_what_they_are() {
     let is_decoder = |name: &str| name.starts_with("decoder.");
     let encoder = whole.tensors().into_iter().filter(|(name, _)| !is_decoder(name));
     let classifier = whole.tensors().into_iter().map(|(name, tensor)| match name == "shared.weight" {
-        true => ("classification_head.dense.weight".to_owned(), tensor),
+        true => ("classification_head.out_proj.weight".to_owned(), tensor),
         false => (format!("transformer.{name}"), tensor),
     });
     let parts = ["an encoder without a decoder", "take the whole T5"];

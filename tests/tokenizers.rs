@@ -380,8 +380,61 @@ fn a_post_processor_begins_what_a_model_reads() {
         assert_eq!(tokenizer.encode_with_eos(&text).unwrap(), ids, "{text}");
         assert_eq!(tokenizer.decode(&ids), decoded.unwrap());
     }
-    let error = Tokenizer::open(fixture("bpe-old").to_str().unwrap()).err().unwrap().to_string();
-    assert!(error.contains("vocab.json and merges.txt; make a tokenizer.json of it once with"), "{error}");
+    // The same in its old form.
+    let old = open("bpe-old");
+    for (text, ids, decoded) in expected("bpe.json") {
+        assert_eq!(old.encode_with_eos(&text).unwrap(), ids, "{text}");
+        assert_eq!(old.decode(&ids), decoded.unwrap());
+    }
+}
+
+/// CodeT5's, as two files and as one; LLaMA's with byte fallback and added tokens; T5's with `"legacy": false`.
+#[test]
+fn odd_lines_have_the_ids_of_transformers() {
+    let unlegacy = scratch("unlegacy");
+    fs::copy(fixture(T5_SPIECE), unlegacy.join("spiece.model")).unwrap();
+    fs::write(unlegacy.join("tokenizer_config.json"), r#"{"extra_ids": 100, "legacy": false}"#).unwrap();
+    for (folder, lines) in
+        [("codet5", "codet5"), ("codet5-json", "codet5"), ("llama", "llama"), ("unlegacy", "unlegacy")]
+    {
+        let tokenizer = if folder == "unlegacy" { Tokenizer::from_dir(&unlegacy).unwrap() } else { open(folder) };
+        let rows = golden::<SentencePieceGolden>(&format!("{lines}.golden_encodings.jsonl"));
+        assert!(rows.len() >= 200, "{lines} has {} lines", rows.len());
+        for row in rows {
+            assert_eq!(tokenizer.encode_with_eos(&row.text).unwrap(), row.ids, "{folder}: {:?}", row.text);
+            assert_eq!(streamed(&tokenizer, &row.ids), tokenizer.decode(&row.ids), "{folder}: {:?}", row.text);
+            if lines == "codet5" {
+                assert_eq!(tokenizer.decode(&row.ids), row.decoded, "{folder}: {:?}", row.text);
+            }
+        }
+        let dir = scratch(&format!("odd-{folder}"));
+        tokenizer.save(&dir).unwrap();
+        let again = Tokenizer::from_dir(&dir).unwrap();
+        let text = "fn f(x) { <extra_id_0> } foo_bar <hl>";
+        assert_eq!(again.encode_with_eos(text).unwrap(), tokenizer.encode_with_eos(text).unwrap(), "{folder}");
+        assert_eq!((again.pad(), again.eos()), (tokenizer.pad(), tokenizer.eos()), "{folder}");
+        fs::remove_dir_all(dir).unwrap();
+    }
+    assert_eq!(open("codet5").n_sentinels(), 10);
+    let llama = open("llama");
+    assert_eq!((llama.n_sentinels(), llama.eos(), llama.unk()), (10, 2, 0));
+    assert_eq!(llama.sentinel(9), Some(llama.pad()));
+}
+
+#[test]
+fn damaged_files_of_a_bpe_are_named() {
+    let dir = scratch("bpe-damaged");
+    let message = |vocab: &str, merges: &str| {
+        fs::write(dir.join("vocab.json"), vocab).unwrap();
+        fs::write(dir.join("merges.txt"), merges).unwrap();
+        Tokenizer::from_dir(&dir).err().expect("refused").to_string()
+    };
+    assert!(message("{\"a\": -1}", "").contains("vocab.json:1: not a vocabulary"));
+    assert!(message("{\"a\": 0}", "").contains("has no \"</s>\", which begins or ends"));
+    let whole = "{\"<s>\": 0, \"</s>\": 1, \"a\": 2}";
+    assert!(message(whole, "#version: 0.2\na b c\n").contains("merges.txt:2: \"a b c\" is no pair"));
+    assert!(message(whole, "a b\n").contains("not a usable tokenizer.json"));
+    fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]

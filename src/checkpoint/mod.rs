@@ -1,6 +1,7 @@
 //! Tensors in and out: the checkpoints that people have, and whatever else is a [`WeightSource`].
 
 mod gguf;
+mod grown;
 mod mapped;
 #[cfg(feature = "flax")]
 mod msgpack;

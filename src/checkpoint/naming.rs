@@ -4,8 +4,11 @@
 
 use std::collections::BTreeMap;
 
-/// What wraps whole models put before every name.
+/// What wraps whole models put before every name; `transformer.` stands before all but the head of classifiers.
 const WRAPPERS: [&str; 6] = ["model.", "module.", "_orig_mod.", "transformer.", "state_dict.", "model_state_dict."];
+
+/// What the names of classifiers' heads begin with.
+const HEADS: [&str; 2] = ["classification_head.", "classifier."];
 
 /// A tensor of a file under HuggingFace's name.
 #[derive(Debug, PartialEq, Eq)]
@@ -145,12 +148,11 @@ pub(crate) fn llama_cpp_name(name: &str) -> Option<String> {
 pub(super) fn huggingface_names<'a>(
     names: impl Iterator<Item = &'a str> + Clone,
 ) -> Result<BTreeMap<String, Origin>, String> {
-    let prefix = wrapper(names.clone());
-    let has = |wanted: &str| names.clone().any(|name| name[prefix..] == *wanted);
+    let unwrapped = unwrapped(names);
+    let has = |wanted: &str| unwrapped.iter().any(|(_, inner)| *inner == wanted);
     let naming = [&LLAMA_CPP, &T5X, &FLAX].into_iter().find(|naming| has(naming.sign));
     let mut found: BTreeMap<String, Origin> = BTreeMap::new();
-    for name in names.clone() {
-        let inner = &name[prefix..];
+    for &(name, inner) in &unwrapped {
         let renamed = naming.and_then(|naming| naming.rename(inner, &has)).unwrap_or_else(|| inner.to_owned());
         let transposed = naming.is_some() && (inner.ends_with("/kernel") || inner.ends_with("/rel_embedding"));
         if let Some(other) = found.insert(renamed.clone(), Origin { name: name.to_owned(), transposed }) {
@@ -160,18 +162,21 @@ pub(super) fn huggingface_names<'a>(
     Ok(found)
 }
 
-/// Bytes of the wrappers' names that all names begin with.
-fn wrapper<'a>(names: impl Iterator<Item = &'a str> + Clone) -> usize {
-    let mut len = 0;
-    let all_begin = |len: usize, prefix: &&str| {
-        names.clone().all(|name| name[len..].starts_with(*prefix) && name.len() > len + prefix.len())
+/// Names, each with what is left of it without the wrappers that all of them name.
+fn unwrapped<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, &'a str)> {
+    let mut all: Vec<(&str, &str)> = names.map(|name| (name, name)).collect();
+    let is_head = |name: &str| HEADS.iter().any(|head| name.starts_with(head));
+    let begins = |name: &str, prefix: &str| name.len() > prefix.len() && name.starts_with(prefix);
+    let wraps = |all: &[(&str, &str)], prefix: &str| {
+        all.iter().any(|(_, inner)| begins(inner, prefix))
+            && all.iter().all(|(_, inner)| begins(inner, prefix) || is_head(inner))
     };
-    if names.clone().next().is_some() {
-        while let Some(prefix) = WRAPPERS.iter().find(|prefix| all_begin(len, prefix)) {
-            len += prefix.len();
+    while let Some(prefix) = WRAPPERS.iter().find(|prefix| wraps(&all, prefix)) {
+        for (_, inner) in &mut all {
+            *inner = inner.strip_prefix(prefix).unwrap_or(inner);
         }
     }
-    len
+    all
 }
 
 impl Naming {
@@ -206,8 +211,14 @@ mod tests {
     fn wrappers_go_only_where_all_names_have_them() {
         let names = renamed(&["module.model.shared.weight", "module.model.encoder.final_layer_norm.weight"]);
         assert_eq!(names[1], ("shared.weight".into(), "module.model.shared.weight".into(), false));
-        let names = renamed(&["transformer.shared.weight", "classification_head.dense.weight"]);
-        assert_eq!(names[1].0, "transformer.shared.weight");
+        let names = renamed(&["transformer.shared.weight", "x.dense.weight"]);
+        assert_eq!(names[0].0, "transformer.shared.weight");
+        for head in ["classification_head.dense.weight", "classifier.bias"] {
+            let wrapped = format!("module.{head}");
+            let names = renamed(&["module.transformer.shared.weight", &wrapped]);
+            assert_eq!((names[0].0.as_str(), names[1].0.as_str()), (head, "shared.weight"));
+        }
+        assert_eq!(renamed(&["classifier.bias"])[0].0, "classifier.bias");
         assert_eq!(renamed(&["model."])[0].0, "model.");
         assert!(renamed(&[]).is_empty());
     }

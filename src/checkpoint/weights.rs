@@ -119,7 +119,7 @@ pub struct Weights {
     source: Box<dyn WeightSource>,
     tensors: BTreeMap<String, Tensor>,
     /// What is worth saying about how these were found.
-    remark: Option<String>,
+    pub(super) remark: Option<String>,
 }
 
 struct Tensor {
@@ -277,7 +277,7 @@ impl Weights {
         }
     }
 
-    fn bytes_of(&self, name: &str, encoding: Encoding, expected: &[usize]) -> Result<Cow<'_, [u8]>> {
+    pub(super) fn bytes_of(&self, name: &str, encoding: Encoding, expected: &[usize]) -> Result<Cow<'_, [u8]>> {
         let Tensor { info, origin } = self.find(name, expected)?;
         if info.encoding != encoding {
             let stored = info.encoding;
@@ -301,11 +301,12 @@ impl Weights {
     /// # Errors
     /// Say what it is.
     pub fn expect_decoder(&self) -> Result<()> {
-        let what = if self.names().any(|name| name.starts_with("decoder.")) {
+        let what = if self.classifier_labels().is_some() {
+            "this is a T5 with a head for classification (such as T5ForSequenceClassification), which gives labels their scores, \
+             writes no text and cannot be used here: classify texts with it, or take the model that it was fine-tuned from, and \
+             train it to write the labels as words"
+        } else if self.names().any(|name| name.starts_with("decoder.")) {
             return Ok(());
-        } else if self.names().any(|name| name.starts_with("transformer.")) {
-            "this is a T5 with a head for classification (such as T5ForSequenceClassification), which writes no text and cannot \
-             be used here: take the model that it was fine-tuned from, and train it to write the labels as words"
         } else if self.names().any(|name| name.starts_with("encoder.")) {
             "this is an encoder without a decoder (T5EncoderModel, as sentence embeddings and image generators use it), which \
              writes no text and cannot be used here: take the whole T5 that it was taken from"
@@ -318,7 +319,14 @@ impl Weights {
     /// Whether it is an encoder without a decoder.
     pub fn is_encoder(&self) -> bool {
         let has = |prefix| self.names().any(|name| name.starts_with(prefix));
-        has("encoder.") && !has("decoder.") && !has("transformer.")
+        has("encoder.") && !has("decoder.")
+    }
+
+    /// How many labels a head for classification gives scores, if there is one: of texts (T5ForSequenceClassification), or of
+    /// tokens (T5ForTokenClassification).
+    pub fn classifier_labels(&self) -> Option<usize> {
+        let rows = |name| self.shape(name)?.first().copied();
+        rows("classification_head.out_proj.weight").or(rows("classifier.weight"))
     }
 
     /// The name under which this checkpoint stores the embedding that encoder and decoder share.
@@ -353,13 +361,19 @@ impl Weights {
         Ok(tensor)
     }
 
-    fn wrong(&self, tensor: Option<&str>, what: impl Into<String>) -> Error {
+    /// What messages about a tensor should name, or about the whole.
+    pub(super) fn place(&self, tensor: Option<&str>) -> PathBuf {
         let origin = tensor.and_then(|name| self.tensors.get(name)).map(|tensor| tensor.origin.name.as_str());
-        Error::file(self.source.place(origin), what)
+        self.source.place(origin)
+    }
+
+    fn wrong(&self, tensor: Option<&str>, what: impl Into<String>) -> Error {
+        Error::file(self.place(tensor), what)
     }
 }
 
-const EMBEDDINGS: [&str; 3] = ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+pub(super) const EMBEDDINGS: [&str; 3] =
+    ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
 const CROSS_ATTENTION_BIAS: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
 
 /// Quantized blocks that are decoded at once.

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, each thin. Only here are clap, anyhow and ratatui known.
 
 mod bench;
+mod classify;
 mod console;
 mod convert;
 mod data;
@@ -10,6 +11,7 @@ mod dry_run;
 mod embed;
 mod environment;
 mod eval;
+mod forecast;
 mod generate;
 mod hub;
 mod model_args;
@@ -68,6 +70,8 @@ enum Command {
     Generate(generate::Args),
     Score(score::Args),
     Embed(embed::Args),
+    Classify(classify::Args),
+    Forecast(forecast::Args),
     Tune(tune::Args),
     Tokenize(tokenize::Args),
     Tokenizer(tokenizer::Args),
@@ -185,6 +189,8 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Score(args) => score::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Embed(args) => embed::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Classify(args) => classify::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Forecast(args) => forecast::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tune(args) => tune::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(args) => tokenize::run(args).map(|()| ExitCode::SUCCESS),
         Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
@@ -213,7 +219,8 @@ pub fn main() -> ExitCode {
 fn advice(error: &t5_wgpu::Error) -> Option<&'static str> {
     match error {
         t5_wgpu::Error::Vocabulary { .. } => Some(
-            "--tokenizer names a tokenizer; a model from scratch has as many rows as --vocab says, or as its tokenizer needs",
+            "--tokenizer names a tokenizer; a model from scratch has as many rows as --vocab says, or as its tokenizer needs; \
+             `t5 train --add-token` adds tokens to a model's own vocabulary, and rows for them",
         ),
         t5_wgpu::Error::Hub { problem: HubProblem::Access, .. } => {
             Some("the token is taken from the environment variable HF_TOKEN, or where `hf auth login` puts it")

@@ -1,8 +1,10 @@
-//! A model asked without decoding: what it makes of texts ([`Encoder`]) and how likely it finds targets ([`TargetScorer`]).
+//! A model asked without decoding: what it makes of texts ([`Encoder`]), how likely it finds targets ([`TargetScorer`]), which
+//! labels it gives ([`Classifier`]).
 //!
 //! Both run batches of rows of like length. Neither the order of the rows, nor what shares a batch with them, nor padding
 //! changes a bit of a row's result.
 
+mod classify;
 mod encode;
 mod score;
 mod sentence;
@@ -10,6 +12,7 @@ mod sentence;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+pub use classify::{Classifier, LabelScores};
 pub use encode::{Embeddings, EncodeOptions, Encoder, HiddenStates, Pooling};
 pub use score::{TargetScore, TargetScorer};
 pub use sentence::SentenceHead;

@@ -3,6 +3,7 @@
 //! Names in comments: B sequences, S source positions, T target positions, D = d_model, I = heads * d_kv.
 
 mod decoding;
+mod heads;
 
 pub use decoding::{Chooser, DecodeShape, StateLeaf};
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::head::ClassifierHead;
 use crate::checkpoint::{GgufFile, Weights, other_format};
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
@@ -39,6 +40,8 @@ pub struct T5Config {
     /// Generation stops at any of these.
     pub eos_token_id: Vec<u32>,
     pub decoder_start_token_id: u32,
+    /// The head of a model that gives labels their scores instead of writing text. No key of the file: the weights tell.
+    pub classifier: Option<ClassifierHead>,
     /// Keys of the file that mean nothing here; written back by [`T5Config::to_json`].
     pub extra: Map<String, Value>,
 }
@@ -244,6 +247,16 @@ impl From<T5Config> for Map<String, Value> {
     }
 }
 
+/// Models that are called after T5 and are none, by `model_type`, with what they are.
+const RELATIVES: [(&str, &str); 6] = [
+    ("t5gemma", "T5Gemma is made of Gemma 2's layers (rotary positions, grouped queries, soft caps), not of T5's"),
+    ("t5gemma2", "T5Gemma 2 is made of Gemma 3's layers and reads images, too; its layers are not T5's"),
+    ("longt5", "LongT5's encoder attends to windows and summaries of blocks, which a T5's weights know nothing of"),
+    ("switch_transformers", "its feed-forward networks are mixtures of experts"),
+    ("codet5p", "CodeT5+ 2B, 6B and 16B join a CodeGen encoder and decoder; those of 220M and 770M are T5s"),
+    ("codet5p_embedding", "CodeT5+'s embedding model has a projection of its own behind a T5's encoder"),
+];
+
 /// Derived from the keys that are read, or describe weights that are stored differently from those written here.
 const DROPPED: [&str; 5] = ["architectures", "is_encoder_decoder", "dtype", "torch_dtype", "quantization_config"];
 
@@ -273,6 +286,7 @@ fn from_map(mut keys: Keys) -> Result<T5Config> {
         pad_token_id,
         eos_token_id: keys.ids("eos_token_id", 1)?,
         decoder_start_token_id: keys.id("decoder_start_token_id", pad_token_id)?,
+        classifier: None,
         extra: Map::new(),
     };
     config.check().map_err(|(key, what)| keys.error(key, &what))?;
@@ -308,7 +322,14 @@ impl Keys<'_> {
             "t5" => Ok(Family::T5),
             "mt5" => Ok(Family::Mt5),
             "umt5" => Ok(Family::Umt5),
-            _ => Err(self.error("model_type", &format!("is \"{name}\"; only t5, mt5 and umt5 models are supported"))),
+            name => {
+                let relative = RELATIVES.iter().find(|(kind, _)| *kind == name).map(|(_, what)| format!(": {what}"));
+                let what = format!(
+                    "is \"{name}\"; only t5, mt5 and umt5 models are supported{}",
+                    relative.unwrap_or_default()
+                );
+                Err(self.error("model_type", &what))
+            }
         }
     }
 
@@ -357,7 +378,7 @@ impl Keys<'_> {
     /// `feed_forward_proj`, and over it `is_gated_act` and `dense_act_fn`, which transformers obeys where they differ.
     fn feed_forward(&mut self, default: &str) -> Result<Activation> {
         let value = self.take("feed_forward_proj").unwrap_or_else(|| json!(default));
-        let known = "relu, gelu, gelu_new or silu";
+        let known = "relu, gelu, gelu_new, silu or tanh";
         let said = value.as_str().and_then(Activation::parse).ok_or_else(|| {
             let what = format!("is {value}; known are {known}, with or without \"gated-\" before it");
             self.error("feed_forward_proj", &what)

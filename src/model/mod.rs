@@ -4,6 +4,7 @@ pub mod builder;
 pub mod config;
 mod generation;
 mod gguf;
+mod head;
 mod init;
 mod layout;
 mod limits;
@@ -24,11 +25,13 @@ pub use config::T5Config;
 #[cfg(feature = "hub")]
 pub(crate) use generation::GENERATION_FILE;
 pub use generation::{DecodingSettings, EarlyStopping, GenerationConfig};
+pub use head::{ClassifierHead, Labelled, Problem};
 pub use layout::{Layout, Piece, TensorSpan};
 pub use storage::Storage;
 
 use crate::checkpoint::{BlockFormat, Encoding, Weights, write_model};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::gpu::{Buffer, Gpu, Slice};
 use crate::graph::Dtype;
 use crate::ops::distance_buckets;
@@ -87,7 +90,8 @@ impl ModelParts {
         Ok(parts)
     }
 
-    /// [`ModelParts::open`] that also takes an encoder alone (T5EncoderModel), which can encode and not generate.
+    /// [`ModelParts::open`] that also takes models that write no text: an encoder alone (T5EncoderModel), and those with a head
+    /// for classification.
     pub fn open_any(model: &Path) -> Result<ModelParts> {
         let weights = Weights::open(model)?;
         let mut remarks: Vec<String> = weights.remark().map(str::to_owned).into_iter().collect();
@@ -103,13 +107,34 @@ impl ModelParts {
             }
         };
         let parts = ModelParts { config, generation, weights, remarks };
-        Ok(if parts.weights.is_encoder() { parts.encoder_only() } else { parts })
+        let mut parts = if parts.weights.is_encoder() { parts.encoder_only() } else { parts };
+        parts.config.classifier = ClassifierHead::find(&parts.config, &parts.weights)
+            .map_err(|what| Error::file(files::model_folder(model).join("config.json"), what))?;
+        Ok(parts)
+    }
+
+    /// The same with rows of embedding and head for `ids` tokens, of which the model knows the first `known`: a new token's row is
+    /// the mean of theirs. Rows that a model has beyond its tokenizer's ids are used first.
+    ///
+    /// # Errors
+    /// `File`: the checkpoint names a table twice.
+    pub fn with_rows(mut self, known: usize, ids: usize) -> Result<ModelParts> {
+        let before = self.config.vocab_size;
+        self.config.vocab_size = before.max(ids);
+        self.weights = self.weights.with_rows(known.min(before), ids)?;
+        let more = self.config.vocab_size - before;
+        self.remarks.push(format!(
+            "{} tokens added, their rows the mean of the others; embedding and head have {more} more rows",
+            ids - known.min(ids)
+        ));
+        Ok(self)
     }
 
     /// The encoder alone, for what needs no decoder: half of the memory or less.
     pub fn encoder_only(mut self) -> ModelParts {
         self.config.num_decoder_layers = 0;
         self.config.tie_word_embeddings = true;
+        self.config.classifier = None;
         self
     }
 }
@@ -164,11 +189,11 @@ impl Model {
         on_progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<(Model, Vec<String>)> {
         let ModelParts { config, generation, weights, remarks } = parts;
-        let has_decoder = config.num_decoder_layers > 0;
-        let untied = has_decoder && weights.contains("lm_head.weight");
+        let writes_text = config.writes_text();
+        let untied = writes_text && weights.contains("lm_head.weight");
         let (scale, rule) = config.output_scale(untied);
         let mut remarks = remarks.clone();
-        if has_decoder {
+        if writes_text {
             remarks.push(rule);
             remarks.extend(config.remark());
             remarks.extend(generation.remark());
@@ -222,7 +247,7 @@ impl Model {
         model.load_times = LoadTimes { reading, uploading: start.elapsed().saturating_sub(reading) };
         remarks.extend(storage::remark(&model.layout, |tensor| wanted(&tensor.name)));
         let unused = weights.unused(model.layout.tensors().iter().map(|t| t.name.as_str()));
-        if has_decoder && !unused.is_empty() {
+        if writes_text && !unused.is_empty() {
             remarks.push(format!("ignored {} tensors of the file: {}", unused.len(), unused.join(", ")));
         }
         Ok((model, remarks))
@@ -341,17 +366,17 @@ impl Model {
         Ok(data)
     }
 
-    /// Refuses an encoder alone.
+    /// Refuses a model that writes no text.
     ///
     /// # Errors
     /// `Input`.
     pub fn expect_decoder(&self) -> Result<()> {
-        if self.config.num_decoder_layers > 0 {
-            return Ok(());
-        }
-        Err(Error::Input(
-            "the model is an encoder without a decoder: it embeds texts, and neither writes nor scores any".into(),
-        ))
+        let what = match self.config.classifier {
+            _ if self.config.writes_text() => return Ok(()),
+            Some(_) => "the model gives labels their scores: it classifies texts, and writes none",
+            None => "the model is an encoder without a decoder: it embeds texts, and neither writes nor scores any",
+        };
+        Err(Error::Input(what.into()))
     }
 
     /// The ids that end an answer.
@@ -360,7 +385,11 @@ impl Model {
     }
 
     /// Writes `config.json`, `model.safetensors` and, if there was one, `generation_config.json` into an existing folder.
+    ///
+    /// # Errors
+    /// `Input` for a model that writes no text; `Io`.
     pub fn save(&self, dir: &Path) -> Result<()> {
+        self.expect_decoder()?;
         self.generation.save(dir)?;
         let config = self.config.for_head(self.untied()).to_json();
         std::fs::write(dir.join("config.json"), config).map_err(Error::io("write", dir.join("config.json")))?;

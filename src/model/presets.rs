@@ -72,6 +72,7 @@ impl Release {
             pad_token_id: 0,
             eos_token_id: vec![1],
             decoder_start_token_id: 0,
+            classifier: None,
             extra: Map::new(),
         }
     }

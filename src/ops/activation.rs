@@ -13,6 +13,8 @@ pub enum Function {
     /// The exact form, "gelu".
     GeluErf,
     Silu,
+    /// Of heads for classification.
+    Tanh,
 }
 
 /// `h [rows, n]` -> `act(h)`; gated: `h [rows, 2 n]` -> `act(first half) * second half`.
@@ -57,6 +59,7 @@ impl Activation {
             "gelu" | "gelu_python" => Function::GeluErf,
             "gelu_new" | "gelu_pytorch_tanh" => Function::GeluTanh,
             "silu" | "swish" => Function::Silu,
+            "tanh" => Function::Tanh,
             _ => return None,
         };
         Some(Activation { function, gated })
@@ -69,10 +72,12 @@ impl Activation {
             (false, Function::GeluTanh) => "gelu_new",
             (false, Function::GeluErf) => "gelu",
             (false, Function::Silu) => "silu",
+            (false, Function::Tanh) => "tanh",
             (true, Function::Relu) => "gated-relu",
             (true, Function::GeluTanh) => "gated-gelu",
             (true, Function::GeluErf) => "gated-gelu_python",
             (true, Function::Silu) => "gated-silu",
+            (true, Function::Tanh) => "gated-tanh",
         }
     }
 
@@ -118,6 +123,7 @@ impl Function {
                 let s = 1.0 / (1.0 + (-x).exp());
                 (x * s, s * (1.0 + x * (1.0 - s)))
             }
+            Function::Tanh => (x.tanh(), 1.0 - x.tanh() * x.tanh()),
         }
     }
 }

@@ -15,7 +15,7 @@ use futures_channel::mpsc;
 pub use load::{LoadProgress, LoadStep, ModelSource, T5Builder};
 pub use pending::{AnswerPiece, AnswerStream, Canceller, Pending};
 
-use crate::forward::{Embeddings, Pooling, TargetScore};
+use crate::forward::{Embeddings, LabelScores, Pooling, TargetScore};
 use crate::generate::{Decoding, Generation};
 use crate::gpu::Gpu;
 use crate::model::T5Config;
@@ -143,6 +143,17 @@ impl T5 {
         let pairs =
             pairs.iter().map(|(source, target)| (source.as_ref().to_owned(), target.as_ref().to_owned())).collect();
         self.send(Job::Score { pairs, reply, canceller });
+        pending
+    }
+
+    /// The scores of a classifier's labels for each text, in their order: of the text, or of each of its tokens.
+    /// [`T5Config::classifier`] names the labels and says what scores mean.
+    ///
+    /// # Errors
+    /// See [`T5::answer`]; `Input` if the model has no head for classification.
+    pub fn classify(&self, texts: &[impl AsRef<str>]) -> Pending<Vec<LabelScores>> {
+        let (reply, canceller, pending) = Pending::new();
+        self.send(Job::Classify { texts: owned(texts), reply, canceller });
         pending
     }
 

@@ -10,7 +10,7 @@ use super::load::OnProgress;
 use super::{Answer, AnswerPiece, Canceller, LoadProgress, LoadStep, MemoryUse, Shared, State, T5, T5Builder};
 use crate::batch::Example;
 use crate::error::{Error, Result};
-use crate::forward::{Embeddings, Encoder, Pooling, SentenceHead, TargetScore, TargetScorer};
+use crate::forward::{Classifier, Embeddings, Encoder, LabelScores, Pooling, SentenceHead, TargetScore, TargetScorer};
 use crate::generate::{Decoding, Generation, Generator};
 use crate::gpu::Gpu;
 use crate::model::{Model, ModelParts, Storage};
@@ -52,6 +52,11 @@ pub(super) enum Job {
     Score {
         pairs: Vec<(String, String)>,
         reply: Reply<Vec<TargetScore>>,
+        canceller: Canceller,
+    },
+    Classify {
+        texts: Vec<String>,
+        reply: Reply<Vec<LabelScores>>,
         canceller: Canceller,
     },
     Unload {
@@ -100,6 +105,8 @@ pub(super) struct Engine {
     generator: Generator,
     encoder: Encoder,
     scorer: TargetScorer,
+    /// Made when it is first asked for, of a model that has the head.
+    classifier: Option<Classifier>,
 }
 
 impl Engine {
@@ -117,7 +124,7 @@ impl Engine {
         };
         let (model, _) = Model::upload(gpu, parts, storage, &mut tell)?;
         let (encoder, scorer) = (Encoder::new(model.clone(), head)?, TargetScorer::new(model.clone()));
-        Ok(Engine { generator: Generator::new(model), encoder, scorer })
+        Ok(Engine { generator: Generator::new(model), encoder, scorer, classifier: None })
     }
 }
 
@@ -150,9 +157,12 @@ impl Worker {
     }
 
     fn publish(&self) {
-        let memory = self.engine.as_ref().map(|Engine { generator, encoder, scorer }| MemoryUse {
+        let memory = self.engine.as_ref().map(|Engine { generator, encoder, scorer, classifier }| MemoryUse {
             weights: generator.model.layout.bytes(),
-            working: generator.bytes() + encoder.bytes() + scorer.bytes(),
+            working: generator.bytes()
+                + encoder.bytes()
+                + scorer.bytes()
+                + classifier.as_ref().map_or(0, Classifier::bytes),
         });
         self.shared.state().memory = memory.unwrap_or_default();
     }
@@ -195,6 +205,10 @@ impl Worker {
                 let scores = self.score(&pairs, &canceller).await;
                 self.finish(reply, scores);
             }
+            Job::Classify { texts, reply, canceller } => {
+                let scores = self.classify(&texts, &canceller).await;
+                self.finish(reply, scores);
+            }
             Job::Unload { reply } => {
                 self.engine = None;
                 // wgpu frees what was dropped when the device is next polled.
@@ -224,6 +238,17 @@ impl Worker {
         };
         let examples: Vec<Example> = pairs.iter().map(example).collect::<Result<_>>()?;
         self.engine()?.scorer.score(&examples, &|| canceller.is_cancelled()).await
+    }
+
+    async fn classify(&mut self, texts: &[String], canceller: &Canceller) -> Result<Vec<LabelScores>> {
+        let ids = encoded(&self.shared.tokenizer, texts)?;
+        let engine = self.engine()?;
+        let classifier = match &mut engine.classifier {
+            Some(classifier) => classifier,
+            // Says that there is no head.
+            none => none.insert(Classifier::new(engine.generator.model.clone())?),
+        };
+        classifier.classify(&ids, &|| canceller.is_cancelled()).await
     }
 
     /// The best answer to each text.

@@ -34,7 +34,7 @@ impl ByteVocab {
             match segment {
                 Segment::Text(text) => ids.extend(text.bytes().map(|byte| u32::from(byte) + FIRST_BYTE)),
                 Segment::Sentinel(k) => ids.push(sentinel_id(k)),
-                Segment::Added(id) => ids.push(id),
+                Segment::Added(token) => ids.push(token.id),
             }
         }
         ids

@@ -10,10 +10,12 @@
 //! vocabulary must agree. A `tokenizer.json` itself is followed to the letter,
 //! except that a text never becomes one of the tokens that end, pad or begin a sequence.
 
+mod bpe;
 mod bytes;
 mod charsmap;
 mod folder;
 mod gguf;
+mod grow;
 mod guard;
 mod json;
 mod sentencepiece;
@@ -34,7 +36,7 @@ use crate::checkpoint::GgufFile;
 use crate::error::{Error, Result};
 use crate::files::{self, LARGE_LIMIT};
 use bytes::ByteVocab;
-use folder::{CONFIG_FILE, JSON_FILE, SPIECE_FILE, TokenizerConfig};
+use folder::{CONFIG_FILE, JSON_FILE, LLAMA_FILE, MERGES_FILE, SPIECE_FILE, TokenizerConfig, VOCAB_FILE};
 use json::JsonTokenizer;
 use sentencepiece::SentencePiece;
 
@@ -104,22 +106,23 @@ impl Tokenizer {
         // The files beside it say how many sentinels there are and what the special tokens are called.
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut found = folder::read_files(dir)?;
-        found.retain(|(name, _)| ![JSON_FILE, SPIECE_FILE].contains(name));
-        let config = read_config(dir, &found)?;
+        found.retain(|(name, _)| ![JSON_FILE, SPIECE_FILE, LLAMA_FILE].contains(name));
+        let config = TokenizerConfig::of_files(dir, &found)?;
         match format {
             Format::Json => {
-                found.push((JSON_FILE, contents));
-                Tokenizer::from_json(path, &config, found)
+                found.push((JSON_FILE, contents.clone()));
+                Tokenizer::from_json(path, &config, &contents, found)
             }
             Format::SentencePiece => {
-                found.push((SPIECE_FILE, contents));
+                let name = if path.ends_with(LLAMA_FILE) { LLAMA_FILE } else { SPIECE_FILE };
+                found.push((name, contents));
                 Tokenizer::from_spiece(path, &config, found)
             }
         }
     }
 
-    /// Opens the tokenizer of a model, in its folder or beside the file of its weights: `tokenizer.json` if there, else `spiece.model`, else the byte
-    /// vocabulary if `tokenizer_config.json` names `ByT5Tokenizer`. That file also
+    /// Opens the tokenizer of a model, in its folder or beside the file of its weights: `tokenizer.json` if there, else `spiece.model`
+    /// or `tokenizer.model`, else `vocab.json` with `merges.txt`, else the byte vocabulary if `tokenizer_config.json` names `ByT5Tokenizer`. That file also
     /// gives the number of sentinels and the special tokens. A GGUF file that is named, or lies in a folder without these, has a
     /// vocabulary itself.
     ///
@@ -135,26 +138,31 @@ impl Tokenizer {
             let config = TokenizerConfig::of_sentinels(if room < T5_SENTINELS { 0 } else { T5_SENTINELS });
             return Tokenizer::from_spiece(file.path(), &config, vec![(SPIECE_FILE, contents)]);
         }
+        Tokenizer::of_files(dir, files)
+    }
+
+    /// The tokenizer that these files of a folder are.
+    fn of_files(dir: &Path, files: Vec<(&'static str, Vec<u8>)>) -> Result<Tokenizer> {
         let has = |wanted| files.iter().any(|(name, _)| *name == wanted);
-        let config = read_config(dir, &files)?;
+        let config = TokenizerConfig::of_files(dir, &files)?;
         if has(JSON_FILE) {
-            Tokenizer::from_json(&dir.join(JSON_FILE), &config, files)
+            let contents = contents_of(&files, JSON_FILE).to_vec();
+            Tokenizer::from_json(&dir.join(JSON_FILE), &config, &contents, files)
         } else if has(SPIECE_FILE) {
             Tokenizer::from_spiece(&dir.join(SPIECE_FILE), &config, files)
+        } else if has(LLAMA_FILE) {
+            Tokenizer::from_spiece(&dir.join(LLAMA_FILE), &config, files)
+        } else if has(VOCAB_FILE) && has(MERGES_FILE) {
+            let contents = bpe::as_json(dir, &config, &files)?;
+            Tokenizer::from_json(&dir.join(VOCAB_FILE), &config, &contents, files)
         } else if config.is_byt5() {
             Ok(Tokenizer::byte_level(ByteVocab::new(config.n_sentinels().unwrap_or(bytes::BYT5_SENTINELS)), files))
-        } else if ["vocab.json", "merges.txt"].iter().all(|name| dir.join(name).exists()) {
-            Err(Error::file(
-                dir,
-                "the tokenizer is a byte-level BPE in its old form, vocab.json and merges.txt; make a tokenizer.json of it once \
-                 with: python -c \"from transformers import AutoTokenizer as T; \
-                 T.from_pretrained('IN', use_fast=True).save_pretrained('OUT')\"",
-            ))
         } else {
             Err(Error::file(
                 dir,
-                "the folder has no tokenizer: expected tokenizer.json, spiece.model, or a tokenizer_config.json with \
-                 tokenizer_class ByT5Tokenizer; copy one of them here, or name a tokenizer that lies elsewhere",
+                "the folder has no tokenizer: expected tokenizer.json, spiece.model, tokenizer.model, vocab.json with merges.txt, \
+                 or a tokenizer_config.json with tokenizer_class ByT5Tokenizer; copy one of them here, or name a tokenizer that \
+                 lies elsewhere (Chronos, which reads numbers, has none)",
             ))
         }
     }
@@ -173,7 +181,7 @@ impl Tokenizer {
     }
 
     /// As [`Tokenizer::encode`], with the end-of-sequence id behind, and before it what the `post_processor` of a
-    /// `tokenizer.json` puts there (`<s>` in CodeT5's).
+    /// `tokenizer.json` puts there (`<s>` in CodeT5's), or LLaMA's first token.
     pub fn encode_with_eos(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = self.prefix().to_vec();
         ids.extend(self.encode(text)?);
@@ -284,17 +292,25 @@ impl Tokenizer {
         Tokenizer::assemble(Kind::Bytes(vocab), special, sentinels, files)
     }
 
-    /// `files` holds the model under [`SPIECE_FILE`]; `path` is where it came from, for messages.
+    /// `files` holds the model under [`SPIECE_FILE`] or [`LLAMA_FILE`]; `path` is where it came from, for messages.
     fn from_spiece(path: &Path, config: &TokenizerConfig, files: Vec<(&'static str, Vec<u8>)>) -> Result<Tokenizer> {
-        let n_extra = config.n_sentinels().unwrap_or(T5_SENTINELS);
-        let added = folder::added_tokens(path, config, &files)?;
-        let model = SentencePiece::parse(path, contents_of(&files, SPIECE_FILE), n_extra, added)?;
-        let (special, sentinels) = (model.special(), model.sentinels());
+        let model = [SPIECE_FILE, LLAMA_FILE].map(|name| contents_of(&files, name)).concat();
+        let mut model = SentencePiece::parse(path, &model, config)?;
+        let added = folder::added_tokens(path, config, &files, &|token| model.id(token))?;
+        model.add(path, added)?;
+        let special = model.special(config);
+        let sentinels = model.sentinels();
         Ok(Tokenizer::assemble(Kind::SentencePiece(Box::new(model)), special, sentinels, files))
     }
 
-    fn from_json(path: &Path, config: &TokenizerConfig, files: Vec<(&'static str, Vec<u8>)>) -> Result<Tokenizer> {
-        let tokenizer = JsonTokenizer::parse(path, contents_of(&files, JSON_FILE), config)?;
+    /// `contents` are those of a `tokenizer.json`, `files` what is saved.
+    fn from_json(
+        path: &Path,
+        config: &TokenizerConfig,
+        contents: &[u8],
+        files: Vec<(&'static str, Vec<u8>)>,
+    ) -> Result<Tokenizer> {
+        let tokenizer = JsonTokenizer::parse(path, contents, config)?;
         let special = tokenizer.special(path, config)?;
         let sentinels = sentinels::lookup(|token| tokenizer.id(token));
         Ok(Tokenizer::assemble(Kind::Json(Box::new(tokenizer)), special, sentinels, files))
@@ -320,20 +336,13 @@ impl Tokenizer {
     fn prefix(&self) -> &[u32] {
         match &self.0.kind {
             Kind::Json(tokenizer) => tokenizer.prefix(),
-            _ => &[],
+            Kind::SentencePiece(model) => model.prefix(),
+            Kind::Bytes(_) => &[],
         }
     }
 
     fn is_silent(&self, id: u32) -> bool {
         id == self.pad() || id == self.eos() || self.prefix().contains(&id)
-    }
-}
-
-/// What `tokenizer_config.json` says, if it is among these files of a folder.
-fn read_config(dir: &Path, files: &[(&'static str, Vec<u8>)]) -> Result<TokenizerConfig> {
-    match contents_of(files, CONFIG_FILE) {
-        [] => Ok(TokenizerConfig::default()),
-        contents => TokenizerConfig::parse(&dir.join(CONFIG_FILE), contents),
     }
 }
 

@@ -1,28 +1,38 @@
-//! SentencePiece unigram models (`spiece.model`), with the same ids as the `sentencepiece` library.
+//! SentencePiece models (`spiece.model`), unigram or BPE, with the same ids as the `sentencepiece` library.
 //!
-//! Normalisation follows its `normalizer.cc`, segmentation `Model::EncodeOptimized` of `unigram_model.cc`, both as release
+//! Normalisation follows its `normalizer.cc`, segmentation of unigram models `Model::EncodeOptimized` of `unigram_model.cc`, both as release
 //! 0.2.3 behaves, rounding of f32 sums and strict `>` on ties included: `!!!!!!` has several best segmentations, and
 //! HuggingFace picks another one.
 
+mod merges;
+mod proto;
+
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::iter;
+use std::ops::Range;
 use std::path::Path;
 
 use prost::Message;
 
 use super::Special;
+use super::T5_SENTINELS;
 use super::charsmap::CharsMap;
-use super::folder::MAX_EXTRA_IDS;
+use super::folder::{AddedToken, MAX_EXTRA_IDS, TokenizerConfig};
 use super::sentinels::{self, Segment};
 use super::stream::{Fragment, LeadingSpace};
 use super::trie::PieceTrie;
 use crate::error::{Error, Result};
+use proto::{ModelProto, ModelType, NormalizerSpec, Piece, PieceKind, TrainerSpec};
+pub(super) use proto::{PieceOf, encode};
 
 /// Added to the lowest score for a character without a piece (`kUnkPenalty`).
 const UNK_PENALTY: f32 = 10.0;
 
 pub(super) struct SentencePiece {
     pieces: Vec<Piece>,
+    /// Whether pieces come of merging neighbours, not of their scores' best sum.
+    is_bpe: bool,
     /// Ids of all pieces that text can match.
     trie: PieceTrie,
     user_defined: PieceTrie,
@@ -37,19 +47,22 @@ pub(super) struct SentencePiece {
     byte_ids: Option<Vec<u32>>,
     /// Sentinels appended behind the pieces, `<extra_id_0>` last: 0 where the model has its own.
     n_appended: usize,
-    /// Tokens that were added behind all of these, with their ids.
-    added: Vec<(String, u32)>,
+    /// Tokens that were added behind all of these.
+    added: Vec<AddedToken>,
+    /// Whether sentinels take the whitespace before and behind them along.
+    sentinels_strip: [bool; 2],
+    /// Before every text.
+    prefix: Vec<u32>,
+    /// Whether each stretch of text between tokens begins as a text does; if not, only the text as a whole does.
+    legacy: bool,
+    /// Where not `legacy`: whether that beginning is a space.
+    prefix_space: bool,
 }
 
 impl SentencePiece {
-    /// `contents` is the protobuf; `n_extra` sentinels are appended unless the model has sentinels. Of the `added` tokens those
-    /// that are pieces or sentinels say nothing new.
-    pub(super) fn parse(
-        path: &Path,
-        contents: &[u8],
-        n_extra: usize,
-        added: Vec<(String, u32)>,
-    ) -> Result<SentencePiece> {
+    /// `contents` is the protobuf. Sentinels are appended, as many as the configuration says, unless the model has its own.
+    pub(super) fn parse(path: &Path, contents: &[u8], config: &TokenizerConfig) -> Result<SentencePiece> {
+        let n_extra = if config.is_llama() { 0 } else { config.n_sentinels().unwrap_or(T5_SENTINELS) };
         let invalid = |what: String| Error::file(path, format!("not a usable SentencePiece model: {what}"));
         let proto = ModelProto::decode(contents).map_err(|e| invalid(format!("{e} (cut short or damaged?)")))?;
         // Both follow the pieces: a file cut between two pieces is a valid protobuf without them.
@@ -80,8 +93,17 @@ impl SentencePiece {
         }
         let scores = proto.pieces.iter().filter(|piece| piece.kind() == PieceKind::Normal).map(Piece::score);
         let has_sentinels = !sentinels::lookup(|piece| ids.get(piece).copied()).is_empty();
-        let mut model = SentencePiece {
-            trie: of_kind(&[PieceKind::Normal, PieceKind::UserDefined]),
+        let prefix = match config.first_token() {
+            None => Vec::new(),
+            Some(first) => vec![ids.get(first).copied().ok_or_else(|| invalid(format!("it has no piece {first:?}")))?],
+        };
+        let is_bpe = trainer.model_type() == ModelType::Bpe;
+        let mut matched = vec![PieceKind::Normal, PieceKind::UserDefined];
+        // Merging goes through pieces that are then taken apart again.
+        matched.extend(is_bpe.then_some(PieceKind::Unused));
+        Ok(SentencePiece {
+            is_bpe,
+            trie: of_kind(&matched),
             user_defined: of_kind(&[PieceKind::UserDefined]),
             charsmap,
             unk_surface: trainer.unk_surface().to_string(),
@@ -93,27 +115,53 @@ impl SentencePiece {
             pieces: proto.pieces,
             normalizer,
             added: Vec::new(),
-        };
-        model.add(added).map_err(|what| Error::file(path, what))?;
-        Ok(model)
+            sentinels_strip: [true; 2],
+            prefix,
+            legacy: config.legacy != Some(false),
+            prefix_space: config.add_prefix_space != Some(false),
+        })
     }
 
-    fn add(&mut self, added: Vec<(String, u32)>) -> Result<(), String> {
-        for (token, id) in added {
-            match self.piece(id) {
-                None if (id as usize) < self.n_own() + MAX_EXTRA_IDS && !token.is_empty() => {
-                    self.added.push((token, id))
+    /// Adds tokens; those that are pieces or sentinels say nothing new.
+    ///
+    /// # Errors
+    /// A token's id is another piece's.
+    pub(super) fn add(&mut self, path: &Path, added: Vec<AddedToken>) -> Result<()> {
+        for token in added {
+            match self.piece(token.id) {
+                None if (token.id as usize) < self.n_own() + MAX_EXTRA_IDS && !token.content.is_empty() => {
+                    self.added.push(token)
                 }
-                Some(piece) if piece == token => {}
+                Some(piece) if piece == token.content => {
+                    if self.appended_sentinel(token.id).is_some() {
+                        self.sentinels_strip = [token.lstrip, token.rstrip];
+                    }
+                }
                 found => {
                     let there = found.map_or("no piece can be".to_owned(), |piece| format!("{piece:?} is"));
-                    return Err(format!(
-                        "the files beside the vocabulary give {token:?} the id {id}, where {there}: they do not belong together"
+                    return Err(Error::file(
+                        path,
+                        format!(
+                            "the files beside the vocabulary give {:?} the id {}, where {there}: they do not belong together",
+                            token.content, token.id
+                        ),
                     ));
                 }
             }
         }
         Ok(())
+    }
+
+    /// The id of a piece, a sentinel or an added token.
+    pub(super) fn id(&self, token: &str) -> Option<u32> {
+        let piece = (0..).zip(&self.pieces).find(|(_, piece)| piece.piece() == token).map(|(id, _)| id);
+        let sentinel = |k: &usize| sentinels::name(*k) == token;
+        let added = || self.added.iter().find(|added| added.content == token).map(|added| added.id);
+        piece.or_else(|| (0..self.n_appended).find(sentinel).map(|k| self.appended_id(k))).or_else(added)
+    }
+
+    pub(super) fn prefix(&self) -> &[u32] {
+        &self.prefix
     }
 
     /// Ids of pieces and sentinels.
@@ -122,10 +170,18 @@ impl SentencePiece {
     }
 
     pub(super) fn size(&self) -> usize {
-        self.added.iter().map(|&(_, id)| id as usize + 1).fold(self.n_own(), usize::max)
+        self.added.iter().map(|token| token.id as usize + 1).fold(self.n_own(), usize::max)
     }
 
-    pub(super) fn special(&self) -> Special {
+    /// Ids of the special tokens by the names that `config` gives, or those of the model.
+    pub(super) fn special(&mut self, config: &TokenizerConfig) -> Special {
+        let named = |name: Option<&str>| name.and_then(|name| self.id(name));
+        let Special { pad, eos, unk } = self.special;
+        self.special = Special {
+            pad: named(config.pad_token()).unwrap_or(pad),
+            eos: named(config.eos_token()).unwrap_or(eos),
+            unk,
+        };
         self.special
     }
 
@@ -138,7 +194,8 @@ impl SentencePiece {
             return (0..self.n_appended).map(|k| self.appended_id(k)).collect();
         }
         let named = (0..).zip(&self.pieces).filter(|(_, piece)| piece.piece().contains("<extra_id_"));
-        let ids: HashMap<&str, u32> = named.map(|(id, piece)| (piece.piece(), id)).collect();
+        let mut ids: HashMap<&str, u32> = named.map(|(id, piece)| (piece.piece(), id)).collect();
+        ids.extend(self.added.iter().map(|token| (token.content.as_str(), token.id)));
         sentinels::lookup(|piece| ids.get(piece).copied())
     }
 
@@ -156,14 +213,43 @@ impl SentencePiece {
 
     pub(super) fn encode(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::new();
-        for segment in sentinels::segments(text, self.n_appended, &self.added) {
+        // Where each stretch has its own beginning, transformers takes a piece's mark in the text for a space.
+        let text = &*if self.legacy { Cow::from(text) } else { text.replace('▁', " ").into() };
+        let segments = sentinels::segments(text, self.n_appended, &self.added);
+        let strips = |at: Option<usize>, side: usize| match at.and_then(|at| segments.get(at)) {
+            Some(Segment::Sentinel(_)) => self.sentinels_strip[side],
+            Some(Segment::Added(token)) => [token.lstrip, token.rstrip][side],
+            _ => false,
+        };
+        for (at, segment) in segments.iter().enumerate() {
             match segment {
-                Segment::Text(text) => self.segment_text(&self.normalize(text), &mut ids),
-                Segment::Sentinel(k) => ids.push(self.appended_id(k)),
-                Segment::Added(id) => ids.push(id),
+                Segment::Text(text) => {
+                    let text = if strips(Some(at + 1), 0) { text.trim_end() } else { text };
+                    let text = if strips(at.checked_sub(1), 1) { text.trim_start() } else { text };
+                    self.encode_text(text, at == 0, &mut ids);
+                }
+                Segment::Sentinel(k) => ids.push(self.appended_id(*k)),
+                Segment::Added(token) => ids.push(token.id),
             }
         }
         ids
+    }
+
+    /// Text between tokens, of which `is_first` is the beginning.
+    fn encode_text(&self, text: &str, is_first: bool, ids: &mut Vec<u32>) {
+        let normalized = match self.legacy {
+            true => self.normalize(text, self.normalizer.add_dummy_prefix()),
+            // The beginning has a space; elsewhere only a space that is there stands before a word.
+            false => {
+                let begins = is_first && self.prefix_space;
+                let keeps = self.normalizer.remove_extra_whitespaces() && text.starts_with(' ');
+                self.normalize(text, begins || keeps)
+            }
+        };
+        match self.is_bpe {
+            true => self.merge_text(&normalized, ids),
+            false => self.segment_text(&normalized, ids),
+        }
     }
 
     pub(super) fn piece(&self, id: u32) -> Option<String> {
@@ -200,7 +286,7 @@ impl SentencePiece {
     }
 
     fn added_token(&self, id: u32) -> Option<&str> {
-        self.added.iter().find(|(_, other)| *other == id).map(|(token, _)| token.as_str())
+        self.added.iter().find(|token| token.id == id).map(|token| token.content.as_str())
     }
 
     fn appended_sentinel(&self, id: u32) -> Option<usize> {
@@ -209,13 +295,13 @@ impl SentencePiece {
     }
 
     /// `Normalizer::Normalize`: replacement rules, runs of spaces, dummy prefix, `▁` for a space.
-    fn normalize(&self, text: &str) -> String {
+    fn normalize(&self, text: &str, dummy_prefix: bool) -> String {
         let squeeze = self.normalizer.remove_extra_whitespaces();
         let space = if self.normalizer.escape_whitespaces() { "▁" } else { " " };
         let mut chunks = self.normalized_chunks(text).peekable();
         while squeeze && chunks.next_if_eq(&" ").is_some() {}
         let mut out = String::with_capacity(text.len() + text.len() / 4 + 4);
-        if chunks.peek().is_some() && self.normalizer.add_dummy_prefix() {
+        if chunks.peek().is_some() && dummy_prefix {
             out.push_str(space);
         }
         let mut after_space = squeeze;
@@ -279,10 +365,6 @@ impl SentencePiece {
                 ends[start + first.len_utf8()].offer(self.unk_score + so_far, start, self.special.unk);
             }
         }
-        self.append_best_path(text, &ends, ids);
-    }
-
-    fn append_best_path(&self, text: &str, ends: &[PathEnd], ids: &mut Vec<u32>) {
         let mut path = Vec::new();
         let mut end = text.len();
         while end > 0 {
@@ -290,8 +372,13 @@ impl SentencePiece {
             path.push((id, start..end));
             end = start;
         }
+        self.append_pieces(text, path.into_iter().rev(), ids);
+    }
+
+    /// Appends the ids of pieces, which follow one another in `text`.
+    fn append_pieces(&self, text: &str, pieces: impl Iterator<Item = (u32, Range<usize>)>, ids: &mut Vec<u32>) {
         let mut after_unk = false;
-        for (id, range) in path.into_iter().rev() {
+        for (id, range) in pieces {
             let is_unk = id == self.special.unk;
             match &self.byte_ids {
                 Some(byte_ids) if is_unk => ids.extend(text[range].bytes().map(|byte| byte_ids[byte as usize])),
@@ -343,9 +430,9 @@ impl PathEnd {
 }
 
 fn check_supported(trainer: &TrainerSpec) -> Result<(), String> {
-    if trainer.model_type() != ModelType::Unigram {
+    if ![ModelType::Unigram, ModelType::Bpe].contains(&trainer.model_type()) {
         let kind = trainer.model_type();
-        return Err(format!("it is a {kind:?} model, only Unigram is read; convert it to tokenizer.json"));
+        return Err(format!("it is a {kind:?} model, only Unigram and BPE are read; convert it to tokenizer.json"));
     }
     if trainer.treat_whitespace_as_suffix() {
         return Err("treat_whitespace_as_suffix is on, which is not read; convert it to tokenizer.json".into());
@@ -369,114 +456,7 @@ fn unique_ids(pieces: &[Piece]) -> Result<HashMap<&str, u32>, String> {
     Ok(ids)
 }
 
-/// A piece as other files have it; its kind is SentencePiece's number.
-pub(super) struct PieceOf<'a> {
-    pub text: &'a str,
-    pub score: f32,
-    pub kind: i32,
-}
-
-/// The contents of a `spiece.model`.
-pub(super) fn encode(
-    pieces: &[PieceOf],
-    charsmap: Vec<u8>,
-    [eos, pad]: [String; 2],
-    add_dummy_prefix: bool,
-    remove_extra_whitespaces: bool,
-) -> Vec<u8> {
-    let piece = |piece: &PieceOf| Piece {
-        piece: Some(piece.text.to_owned()),
-        score: Some(piece.score),
-        kind: Some(piece.kind),
-    };
-    let trainer = TrainerSpec {
-        model_type: Some(ModelType::Unigram.into()),
-        byte_fallback: Some(pieces.iter().any(|piece| piece.kind == i32::from(PieceKind::Byte))),
-        eos_piece: Some(eos),
-        pad_piece: Some(pad),
-        ..TrainerSpec::default()
-    };
-    let normalizer = NormalizerSpec {
-        precompiled_charsmap: Some(charsmap),
-        add_dummy_prefix: Some(add_dummy_prefix),
-        remove_extra_whitespaces: Some(remove_extra_whitespaces),
-        escape_whitespaces: Some(true),
-    };
-    let pieces = pieces.iter().map(piece).collect();
-    ModelProto { pieces, trainer: Some(trainer), normalizer: Some(normalizer) }.encode_to_vec()
-}
-
 /// 0x41 of `<0x41>`.
 fn byte_of(piece: &str) -> Option<u8> {
     u8::from_str_radix(piece.strip_prefix("<0x")?.strip_suffix('>')?, 16).ok()
-}
-
-// The part of sentencepiece_model.proto (proto2) that is needed; numbers and defaults are the format's.
-
-#[derive(Clone, PartialEq, Message)]
-struct ModelProto {
-    #[prost(message, repeated, tag = "1")]
-    pieces: Vec<Piece>,
-    #[prost(message, optional, tag = "2")]
-    trainer: Option<TrainerSpec>,
-    #[prost(message, optional, tag = "3")]
-    normalizer: Option<NormalizerSpec>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Piece {
-    #[prost(string, optional, tag = "1")]
-    piece: Option<String>,
-    #[prost(float, optional, tag = "2")]
-    score: Option<f32>,
-    #[prost(enumeration = "PieceKind", optional, tag = "3")]
-    kind: Option<i32>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TrainerSpec {
-    #[prost(enumeration = "ModelType", optional, tag = "3")]
-    model_type: Option<i32>,
-    #[prost(bool, optional, tag = "24")]
-    treat_whitespace_as_suffix: Option<bool>,
-    #[prost(bool, optional, tag = "35")]
-    byte_fallback: Option<bool>,
-    #[prost(string, optional, tag = "44", default = " \u{2047} ")]
-    unk_surface: Option<String>,
-    #[prost(string, optional, tag = "47", default = "</s>")]
-    eos_piece: Option<String>,
-    #[prost(string, optional, tag = "48", default = "<pad>")]
-    pad_piece: Option<String>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct NormalizerSpec {
-    #[prost(bytes = "vec", optional, tag = "2")]
-    precompiled_charsmap: Option<Vec<u8>>,
-    #[prost(bool, optional, tag = "3", default = "true")]
-    add_dummy_prefix: Option<bool>,
-    #[prost(bool, optional, tag = "4", default = "true")]
-    remove_extra_whitespaces: Option<bool>,
-    #[prost(bool, optional, tag = "5", default = "true")]
-    escape_whitespaces: Option<bool>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
-#[repr(i32)]
-enum ModelType {
-    Unigram = 1,
-    Bpe = 2,
-    Word = 3,
-    Char = 4,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
-#[repr(i32)]
-enum PieceKind {
-    Normal = 1,
-    Unknown = 2,
-    Control = 3,
-    UserDefined = 4,
-    Unused = 5,
-    Byte = 6,
 }

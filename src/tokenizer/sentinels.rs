@@ -1,11 +1,13 @@
 //! The literal tokens `<extra_id_k>` in text and in vocabularies, and tokens that were added to a vocabulary.
 
-/// A stretch of text between tokens (never empty), the sentinel `<extra_id_k>`, or an added token's id.
+use super::folder::AddedToken;
+
+/// A stretch of text between tokens (never empty), the sentinel `<extra_id_k>`, or an added token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Segment<'a> {
     Text(&'a str),
     Sentinel(usize),
-    Added(u32),
+    Added(&'a AddedToken),
 }
 
 /// The token's spelling.
@@ -15,12 +17,14 @@ pub(super) fn name(k: usize) -> String {
 
 /// Cuts `text` at the sentinels k < `n` and at the `added` tokens, of several at a place the longest; anything else that looks
 /// like a sentinel (`<extra_id_007>`) stays text.
-pub(super) fn segments<'a>(text: &'a str, n: usize, added: &[(String, u32)]) -> Vec<Segment<'a>> {
+pub(super) fn segments<'a>(text: &'a str, n: usize, added: &'a [AddedToken]) -> Vec<Segment<'a>> {
     let find = |kind: usize, from: usize| match kind.checked_sub(1).map(|index| &added[index]) {
         None => next_sentinel(text, from, n),
-        Some((token, id)) => {
-            let start = from + text[from..].find(token.as_str())?;
-            Some((start, start + token.len(), Segment::Added(*id)))
+        Some(token) => {
+            let places = text[from..].match_indices(token.content.as_str());
+            let mut places = places.map(|(start, found)| (from + start, from + start + found.len()));
+            let (start, end) = places.find(|&(start, end)| !token.single_word || stands_alone(text, start, end))?;
+            Some((start, end, Segment::Added(token)))
         }
     };
     // Where each token is next, so that nothing is searched twice for one.
@@ -44,6 +48,12 @@ pub(super) fn segments<'a>(text: &'a str, n: usize, added: &[(String, u32)]) -> 
         found.push(Segment::Text(&text[at..]));
     }
     found
+}
+
+/// Whether no letter, digit or underscore stands beside `text[start..end]`.
+fn stands_alone(text: &str, start: usize, end: usize) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    !text[..start].ends_with(is_word) && !text[end..].starts_with(is_word)
 }
 
 /// Ids of sentinels 0, 1, ... as far as `id_of` knows them. mT5 spells them with a leading `▁`.
@@ -72,6 +82,11 @@ fn next_sentinel(text: &str, from: usize, n: usize) -> Option<(usize, usize, Seg
 mod tests {
     use super::*;
 
+    fn token(content: &str, id: u32) -> AddedToken {
+        let content = content.to_owned();
+        AddedToken { content, id, lstrip: false, rstrip: false, single_word: false, special: false }
+    }
+
     #[test]
     fn only_exact_sentinels_below_n_cut_the_text() {
         let text = "a<extra_id_<extra_id_12>é<extra_id_007><extra_id_100><extra_id_+1><extra_id_0><extra_id_";
@@ -86,10 +101,18 @@ mod tests {
             ]
         );
         assert_eq!(segments("", 100, &[]), []);
-        let added = [("<h".to_owned(), 7), ("<hl>".to_owned(), 8)];
-        let expected =
-            [Segment::Text("a"), Segment::Added(8), Segment::Sentinel(0), Segment::Added(7), Segment::Text(">")];
+        let added = [token("<h", 7), token("<hl>", 8)];
+        let expected = [
+            Segment::Text("a"),
+            Segment::Added(&added[1]),
+            Segment::Sentinel(0),
+            Segment::Added(&added[0]),
+            Segment::Text(">"),
+        ];
         assert_eq!(segments("a<hl><extra_id_0><h>", 1, &added), expected);
+        let word = [AddedToken { single_word: true, ..token("hl", 9) }];
+        let expected = [Segment::Text("ahl hl_ "), Segment::Added(&word[0]), Segment::Text("-")];
+        assert_eq!(segments("ahl hl_ hl-", 1, &word), expected);
     }
 
     #[test]
@@ -98,7 +121,7 @@ mod tests {
         let halves = OPEN.repeat(1 << 17);
         assert_eq!(segments(&halves, 100, &[]), [Segment::Text(&halves)]);
         let tokens = "<h>".repeat(1 << 17);
-        assert_eq!(segments(&tokens, 100, &[("<h>".into(), 7), ("<other>".into(), 8)]).len(), 1 << 17);
+        assert_eq!(segments(&tokens, 100, &[token("<h>", 7), token("<other>", 8)]).len(), 1 << 17);
         assert!(start.elapsed().as_secs() < 5);
     }
 }

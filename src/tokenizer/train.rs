@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::Tokenizer;
-use super::folder::{CONFIG_FILE, JSON_FILE, MAX_EXTRA_IDS, TokenizerConfig};
+use super::folder::{CONFIG_FILE, JSON_FILE, MAX_EXTRA_IDS};
 use crate::error::{Error, Result};
 use words::{Alphabet, count_words, sample};
 
@@ -144,9 +144,8 @@ pub fn train(lines: impl Iterator<Item = Result<String>>, options: &TrainOptions
         )));
     }
     let config = files::config_json(options);
-    let parsed = TokenizerConfig::parse(Path::new(CONFIG_FILE), &config)?;
     let contents = vec![(JSON_FILE, files::tokenizer_json(options, &learned)), (CONFIG_FILE, config)];
-    let tokenizer = Tokenizer::from_json(Path::new(JSON_FILE), &parsed, contents)?;
+    let tokenizer = Tokenizer::of_files(Path::new(""), contents)?;
     let (bytes_per_token, unknown) = density(&tokenizer, &lines)?;
     let summary = TrainSummary {
         lines: total,

@@ -67,6 +67,12 @@ impl PieceTrie {
         (value != NO_VALUE).then_some(value)
     }
 
+    /// The id of this piece.
+    pub(super) fn find(&self, piece: &str) -> Option<u32> {
+        let end = piece.bytes().try_fold(Self::ROOT, |node, byte| self.step(node, byte))?;
+        self.value(end)
+    }
+
     /// Length in bytes of the longest piece that `text` starts with.
     pub(super) fn longest_prefix(&self, text: &str) -> Option<usize> {
         let mut node = Self::ROOT;

@@ -247,7 +247,7 @@ fn rms_norm(cases: &mut Vec<Case>) {
 }
 
 fn activation(cases: &mut Vec<Case>) {
-    for function in [Function::Relu, Function::GeluTanh, Function::GeluErf, Function::Silu] {
+    for function in [Function::Relu, Function::GeluTanh, Function::GeluErf, Function::Silu, Function::Tanh] {
         for gated in [false, true] {
             for (cols, scale) in [(3, 4.0), (8, 4.0), (4, 50.0)] {
                 // The series of the oracle's erf converges for small arguments only.

@@ -1,5 +1,5 @@
 //! A model folder against reference results made by PyTorch: hidden states, logits, loss, every gradient, optimiser runs,
-//! greedy decoding and beam search.
+//! greedy decoding and beam search; of models that write no text their states, sentence embeddings or scores of labels.
 //!
 //! The folder is laid out as `tests/golden/README.md` says.
 
@@ -13,9 +13,10 @@ use crate::batch::{Batch, BatchShape, IGNORE};
 use crate::checkpoint::{Dtype, Weights};
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
+use crate::forward::{Classifier, EncodeOptions, Encoder, Pooling, SentenceHead};
 use crate::generate::{Decoding, EarlyStopping, Generation, Generator, LengthPenalty, greedy_ids, padded};
 use crate::gpu::{Gpu, Sequence};
-use crate::model::{Builder, Model, read_span};
+use crate::model::{Builder, Model, ModelParts, Storage, read_span};
 use crate::plan::{Plan, PlanOptions, SlotPool};
 use crate::train::engine::{Engine, Regularization};
 use crate::train::inputs::Inputs;
@@ -28,13 +29,25 @@ pub const NOISE_FACTOR: f64 = 4.0;
 pub async fn check_golden(gpu: &Gpu, dir: &Path) -> Result<Vec<Row>> {
     let golden = Golden::open(dir)?;
     let mut rows = Vec::new();
-    golden.check_forward(gpu, "", &mut rows).await?;
-    golden.check_forward(gpu, "long.", &mut rows).await?;
-    golden.check_gradients(gpu, &mut rows).await?;
-    golden.check_optimizers(gpu, &mut rows).await?;
-    golden.check_greedy(gpu, &mut rows).await?;
+    for prefix in ["", "long."] {
+        if golden.has(&format!("{prefix}logits")) {
+            golden.check_forward(gpu, prefix, &mut rows).await?;
+        }
+    }
+    if golden.tensors.names().any(|name| name.starts_with("grad/")) {
+        golden.check_gradients(gpu, &mut rows).await?;
+        golden.check_optimizers(gpu, &mut rows).await?;
+    }
+    if golden.has("generate.greedy") {
+        golden.check_greedy(gpu, &mut rows).await?;
+    }
     golden.check_beams(gpu, &mut rows).await?;
-    Ok(rows)
+    golden.check_encoder(gpu, &mut rows).await?;
+    golden.check_labels(gpu, &mut rows).await?;
+    match rows.is_empty() {
+        true => Err(Error::file(dir.join("golden.safetensors"), "holds no results")),
+        false => Ok(rows),
+    }
 }
 
 struct Golden<'a> {
@@ -54,6 +67,10 @@ impl<'a> Golden<'a> {
 
     fn model(&self, gpu: &Gpu) -> Result<Model> {
         Ok(Model::load(gpu, self.dir)?.0)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains(name)
     }
 
     fn shape(&self, name: &str) -> Result<Vec<usize>> {
@@ -227,18 +244,70 @@ impl<'a> Golden<'a> {
         Ok(())
     }
 
-    /// The sources of the generation results, without padding.
-    fn generation_sources(&self) -> Result<Vec<Vec<u32>>> {
-        let (ids, shape) = self.integers("generate.input_ids")?;
-        let (mask, _) = self.integers("generate.attention_mask")?;
+    /// Sources without padding: those of the generation results (prefix `generate.`), or of the others.
+    fn sources(&self, prefix: &str) -> Result<Vec<Vec<u32>>> {
+        let (ids, shape) = self.integers(&format!("{prefix}input_ids"))?;
+        let (mask, _) = self.integers(&format!("{prefix}attention_mask"))?;
         let lens = mask.chunks(shape[1]).map(|row| row.iter().sum::<i64>() as usize);
         Ok(ids.chunks(shape[1]).zip(lens).map(|(row, len)| row[..len].iter().map(|&id| id as u32).collect()).collect())
+    }
+
+    /// A model that writes no text.
+    fn silent_model(&self, gpu: &Gpu) -> Result<Model> {
+        let parts = ModelParts::open_any(self.dir)?;
+        Ok(Model::upload(gpu, &parts, Storage::F32, &mut |_, _| ControlFlow::Continue(()))?.0)
+    }
+
+    /// The states of an encoder alone, and the sentence embeddings that its folder says how to make.
+    async fn check_encoder(&self, gpu: &Gpu, rows: &mut Vec<Row>) -> Result<()> {
+        if self.has("logits") || !self.has("encoder_last_hidden_state") {
+            return Ok(());
+        }
+        let model = self.silent_model(gpu)?;
+        let (sources, width) = (self.sources("")?, model.config.d_model);
+        let head = SentenceHead::open(gpu, self.dir, width)?;
+        let mut encoder = Encoder::new(model, head)?;
+        let found = encoder.hidden_states(&sources, &EncodeOptions::default(), &|| false).await?;
+        let (reference, padded) =
+            (self.floats("encoder_last_hidden_state")?, self.shape("encoder_last_hidden_state")?[1]);
+        let pairs = found.iter().zip(reference.chunks(padded * width)).flat_map(|(f, r)| f.values.iter().zip(r));
+        let (error, tolerance) = (max_abs(pairs), self.noise("encoder_last_hidden_state_max_abs")?);
+        rows.push(Row { what: "encoder_last_hidden_state".into(), error, tolerance });
+        if self.has("sentence_embedding") {
+            let found = encoder.embed(&sources, Pooling::Sentence, &|| false).await?;
+            let reference = self.floats("sentence_embedding")?;
+            let error = if found.values.len() == reference.len() {
+                max_abs(found.values.iter().zip(&reference))
+            } else {
+                f64::INFINITY
+            };
+            let tolerance = self.noise("sentence_embedding_max_abs")?;
+            rows.push(Row { what: "sentence_embedding".into(), error, tolerance });
+        }
+        Ok(())
+    }
+
+    /// The scores of a classifier's labels: `[sources, labels]`, or `[sources, positions, labels]` of tokens.
+    async fn check_labels(&self, gpu: &Gpu, rows: &mut Vec<Row>) -> Result<()> {
+        if !self.has("scores") {
+            return Ok(());
+        }
+        let mut classifier = Classifier::new(self.silent_model(gpu)?)?;
+        let found = classifier.classify(&self.sources("")?, &|| false).await?;
+        let (reference, shape) = (self.floats("scores")?, self.shape("scores")?);
+        let each = shape[1..].iter().product();
+        let mut error = if shape.last() == Some(&classifier.head().labels.len()) { 0.0 } else { f64::INFINITY };
+        for (found, reference) in found.iter().zip(reference.chunks(each)) {
+            error = f64::max(error, max_abs(found.values.iter().zip(reference)));
+        }
+        rows.push(Row { what: "scores".into(), error, tolerance: self.noise("scores_max_abs")? });
+        Ok(())
     }
 
     /// Greedy decoding: every id must be the same.
     async fn check_greedy(&self, gpu: &Gpu, rows: &mut Vec<Row>) -> Result<()> {
         let max_new_tokens = self.scalar(&["greedy", "max_new_tokens"])?;
-        let found = greedy_ids(gpu, self.dir, &self.generation_sources()?, max_new_tokens as usize).await?;
+        let found = greedy_ids(gpu, self.dir, &self.sources("generate.")?, max_new_tokens as usize).await?;
         let wrong = self.wrong_rows("generate.greedy", &found)?;
         rows.push(Row { what: "greedy: sources with a wrong id".into(), error: wrong as f64, tolerance: 0.0 });
         Ok(())
@@ -258,7 +327,7 @@ impl<'a> Golden<'a> {
     /// scores.
     async fn check_beams(&self, gpu: &Gpu, rows: &mut Vec<Row>) -> Result<()> {
         let Some(searches) = self.scalars.get("beam").and_then(Value::as_object) else { return Ok(()) };
-        let sources = self.generation_sources()?;
+        let sources = self.sources("generate.")?;
         let mut generator = Generator::new(self.model(gpu)?);
         let config = generator.model.config.clone();
         for (name, search) in searches {

@@ -42,7 +42,7 @@ macro_rules! targets {
 mod tests {
     use super::fuzz;
     targets! {
-        config generation_config safetensors shards pytorch pytorch_shards gguf gguf_vocabulary flax t5x tokenizer_json tokenizer_config spiece recipe overrides tsv csv json_lines
+        config generation_config safetensors shards pytorch pytorch_shards gguf gguf_vocabulary flax t5x tokenizer_json tokenizer_config bpe_vocab bpe_merges special_tokens spiece llama recipe overrides tsv csv json_lines
         json_array cmudict scan parallel preset_rows gzip xz zstd state log metrics predictions run_recipe bench kernel_timings
     }
 }
@@ -244,6 +244,39 @@ fn tokenizer_config() -> Target {
 fn spiece() -> Target {
     let seeds = vec![data("tokenizers/added-new/spiece.model"), data("tokenizers/byte_fallback.spiece.model")];
     target("spiece.model", Shape::Protobuf, seeds, |folder| use_tokenizer(&Tokenizer::from_dir(folder)?, true))
+}
+
+/// One file of a byte-level BPE in its old form, with the others beside it.
+fn bpe(file: &'static str, shape: Shape) -> Target {
+    let names = ["vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"];
+    let of = |name: &str| data(&format!("tokenizers/codet5/{name}"));
+    let beside = names.into_iter().filter(|name| *name != file).map(|name| (name, of(name))).collect();
+    Target {
+        beside,
+        ..target(file, shape, vec![of(file)], |folder| use_tokenizer(&Tokenizer::from_dir(folder)?, false))
+    }
+}
+
+fn bpe_vocab() -> Target {
+    bpe("vocab.json", Shape::Json)
+}
+
+fn bpe_merges() -> Target {
+    bpe("merges.txt", Shape::Bytes)
+}
+
+fn special_tokens() -> Target {
+    bpe("special_tokens_map.json", Shape::Json)
+}
+
+fn llama() -> Target {
+    let beside = vec![("tokenizer_config.json", data("tokenizers/llama/tokenizer_config.json"))];
+    Target {
+        beside,
+        ..target("tokenizer.model", Shape::Protobuf, vec![data("tokenizers/llama/tokenizer.model")], |folder| {
+            use_tokenizer(&Tokenizer::from_dir(folder)?, true)
+        })
+    }
 }
 
 const RECIPE: &str = r#"

@@ -93,6 +93,10 @@ pub struct Args {
     /// "bytes", a tokenizer.json, a spiece.model, or the folder of a model or a run [default: that of --model, else bytes]
     #[arg(long, value_name = "FILE|bytes|DIR", help_heading = "Model")]
     pub tokenizer: Option<String>,
+    /// Add this token to the vocabulary that --model has, and rows for it to embedding and head; give it once for each. "\n" is a
+    /// line end, "\t" a tab
+    #[arg(long, value_name = "TOKEN", help_heading = "Model", requires = "model")]
+    pub add_token: Vec<String>,
     /// The model's sizes and the hyper-parameters of training.
     #[command(flatten)]
     pub keys: Keys,
@@ -287,6 +291,7 @@ impl Args {
         if let Some(tokenizer) = &self.tokenizer {
             parts.push(format!("tokenizer {tokenizer}"));
         }
+        parts.extend(self.add_token.iter().map(|token| format!("token {token:?}")));
         Ok((!parts.is_empty()).then(|| parts.join(", ")))
     }
 }

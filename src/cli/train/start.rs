@@ -1,10 +1,11 @@
 //! From flags to a trainer: a new run, or one that goes on.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use t5_wgpu::gpu::Gpu;
-use t5_wgpu::model::Model;
+use t5_wgpu::model::{Model, ModelParts, Storage};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::{Settings, Trainer};
 
@@ -67,7 +68,9 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
     }
     let (stage, spec) = (&args.keys.stage, args.model());
     let fine_tuning = spec.from.is_some();
-    let tokenizer = tokenizer(args)?;
+    let known = tokenizer(args)?;
+    let tokens: Vec<String> = args.add_token.iter().map(|token| unescaped(token)).collect();
+    let tokenizer = if tokens.is_empty() { known.clone() } else { known.with_added(&tokens)? };
     let config = spec.config(&tokenizer)?;
     let (none, no_text) = (Default::default(), Default::default());
     let mut settings: Settings = stage.settings(&no_text, &none, 0, fine_tuning, Some(config.dropout_rate as f32))?;
@@ -77,7 +80,11 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
     Trainer::refuse_run(&args.out, args.overwrite || args.resume)?;
     let mut model = match &spec.from {
         Some(dir) => {
-            let (model, remarks) = Model::load(gpu, dir)?;
+            let mut parts = ModelParts::open(dir)?;
+            if !tokens.is_empty() {
+                parts = parts.with_rows(known.vocab_size(), tokenizer.vocab_size())?;
+            }
+            let (model, remarks) = Model::upload(gpu, &parts, Storage::F32, &mut |_, _| ControlFlow::Continue(()))?;
             if args.look.is_human() {
                 remarks.iter().for_each(|remark| note!("{remark}"));
             }
@@ -88,6 +95,11 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
     let limit = stage.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
     model.tuner = tuner(&args.tune, gpu, settings.steps.saturating_mul(settings.accumulate as u64), limit);
     Ok(Trainer::create(model, tokenizer, settings, &args.out, args.overwrite || args.resume)?)
+}
+
+/// A token as a shell can say it.
+fn unescaped(token: &str) -> String {
+    token.replace("\\n", "\n").replace("\\t", "\t")
 }
 
 fn tokenizer(args: &Args) -> Result<Tokenizer> {

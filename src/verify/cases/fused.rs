@@ -10,13 +10,13 @@ pub(super) fn push(cases: &mut Vec<Case>) {
 
 /// Norm, activation and residual, which have no gradient.
 fn activations(cases: &mut Vec<Case>) {
-    let functions = [Function::Relu, Function::GeluTanh, Function::GeluErf, Function::Silu];
+    let functions = [Function::Relu, Function::GeluTanh, Function::GeluErf, Function::Silu, Function::Tanh];
     // The last is too large for workgroup memory.
     for (i, [m, n, k]) in [[1, 5, 8], [3, 132, 40], [9, 12, 36], [2, 9, 7], [8, 36, 400]].into_iter().enumerate() {
         for (v, variant) in variants(cases).into_iter().enumerate() {
             for gated in [false, true] {
                 for norm in [None, Some(1e-6)] {
-                    let function = functions[(i + v) % 4];
+                    let function = functions[(i + v) % functions.len()];
                     let residual = !gated && norm.is_some();
                     let name = format!("matmul [{m} {n} {k}] {variant:?} {function:?} gated={gated} norm={norm:?}");
                     cases.push(Case::new(name, move |b| {

@@ -1,0 +1,116 @@
+//! Forecasts against those of the package chronos-forecasting: tokens, scales, paths and quantiles.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::gpu;
+use serde_json::Value;
+use t5_wgpu::Error;
+use t5_wgpu::forecast::{ChronosConfig, Forecast, ForecastOptions, Forecaster, ValueBins};
+use t5_wgpu::model::{Model, T5Config};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families/chronos-t5")
+}
+
+fn golden() -> Value {
+    serde_json::from_str(&std::fs::read_to_string(folder().join("forecasts.json")).unwrap()).unwrap()
+}
+
+/// Numbers; `null` is NaN.
+fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|v| v.as_f64().map_or(f32::NAN, |v| v as f32)).collect()
+}
+
+fn forecaster() -> Forecaster {
+    Forecaster::new(Model::load(&gpu(), &folder()).unwrap().0).unwrap()
+}
+
+fn forecast(forecaster: &mut Forecaster, series: &[Vec<f32>], options: &ForecastOptions) -> Vec<Forecast> {
+    pollster::block_on(forecaster.forecast(series, options, &|| false)).unwrap()
+}
+
+#[test]
+fn tokens_and_scales_are_those_of_chronos() {
+    let config = T5Config::from_dir(&folder()).unwrap();
+    let bins = ValueBins::new(ChronosConfig::of(&config).unwrap(), config.vocab_size).unwrap();
+    for series in golden()["series"].as_array().unwrap() {
+        let (ids, scale) = bins.tokens(&floats(&series["values"])).unwrap();
+        let expected: Vec<u32> = floats(&series["ids"]).into_iter().map(|id| id as u32).collect();
+        assert_eq!(ids, expected);
+        assert!((f64::from(scale) / series["scale"].as_f64().unwrap() - 1.0).abs() < 1e-6);
+    }
+    assert!(bins.tokens(&[]).unwrap_err().contains("no value"));
+    assert!(bins.tokens(&[f32::NAN; 3]).unwrap_err().contains("no value"));
+    let error = bins.tokens(&[f32::NAN, 1.0, f32::NAN, 2.0]).unwrap_err();
+    assert!(error.contains("value 3") && error.contains("fill gaps first"), "{error}");
+}
+
+/// Where one token is drawn among one, there is but one path; it goes on from the median beyond what the model forecasts at once.
+#[test]
+fn the_likeliest_path_is_that_of_chronos() {
+    let (golden, mut forecaster) = (golden(), forecaster());
+    let rows = golden["series"].as_array().unwrap();
+    let series: Vec<Vec<f32>> = rows.iter().map(|row| floats(&row["values"])).collect();
+    let length = golden["prediction_length"].as_u64().map(|n| n as usize);
+    let options = ForecastOptions { length, paths: Some(3), top_k: Some(1), ..ForecastOptions::default() };
+    for (found, row) in forecast(&mut forecaster, &series, &options).iter().zip(rows) {
+        let expected = floats(&row["path"]);
+        assert_eq!(found.paths.len(), 3);
+        for path in &found.paths {
+            assert_eq!(path.len(), expected.len());
+            for (a, b) in path.iter().zip(&expected) {
+                assert!((a - b).abs() <= 1e-5 * b.abs().max(1e-3), "{path:?} {expected:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn quantiles_and_means_are_those_of_pytorch() {
+    let golden = golden();
+    let paths = golden["samples"].as_array().unwrap().iter().map(floats).collect();
+    let forecast = Forecast { paths };
+    let levels = floats(&golden["quantiles"]["levels"]);
+    for (level, expected) in levels.into_iter().zip(golden["quantiles"]["values"].as_array().unwrap()) {
+        for (a, b) in forecast.quantile(f64::from(level)).iter().zip(floats(expected)) {
+            assert!((a - b).abs() < 1e-5);
+        }
+    }
+    let mean: Vec<f32> = (0..4).map(|s| forecast.paths.iter().map(|path| path[s]).sum::<f32>() / 5.0).collect();
+    assert_eq!(forecast.mean(), mean);
+}
+
+/// Paths follow from the seed and the series' place alone; lengths and numbers of paths are those asked for, or the model's.
+#[test]
+fn draws_depend_on_the_seed_and_the_place() {
+    let mut forecaster = forecaster();
+    let series = vec![vec![1.0, 4.0, 2.0, 8.0], vec![3.0, 3.5, 4.0, 4.5, 5.0]];
+    let options = ForecastOptions { seed: 5, ..ForecastOptions::default() };
+    let both = forecast(&mut forecaster, &series, &options);
+    assert!(both.iter().all(|f| f.paths.len() == 4 && f.paths.iter().all(|path| path.len() == 6)));
+    assert!(both[0].paths.windows(2).any(|pair| pair[0] != pair[1]));
+    let second = ForecastOptions { first_series: 1, ..options.clone() };
+    assert_eq!(forecast(&mut forecaster, &series[1..], &second)[0], both[1]);
+    assert_ne!(forecast(&mut forecaster, &series, &ForecastOptions { seed: 6, ..options }), both);
+}
+
+#[test]
+fn what_is_no_chronos_t5_is_refused_with_its_name() {
+    let flan = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/flan");
+    let error = Forecaster::new(Model::load(&gpu(), &flan).unwrap().0).err().unwrap().to_string();
+    assert!(error.contains("no chronos_config"), "{error}");
+    let mut config = T5Config::from_dir(&folder()).unwrap();
+    config.extra["chronos_config"]["input_patch_size"] = 16.into();
+    let error = ChronosConfig::of(&config).unwrap_err();
+    assert!(matches!(&error, Error::Input(what) if what.contains("Chronos-Bolt")), "{error}");
+    config.extra["chronos_config"] = serde_json::json!({"model_type": "causal"});
+    assert!(ChronosConfig::of(&config).unwrap_err().to_string().contains("not that of a Chronos-T5"));
+    let mut forecaster = forecaster();
+    let gap = vec![vec![1.0, f32::NAN, 2.0]];
+    let refused = pollster::block_on(forecaster.forecast(&gap, &ForecastOptions::default(), &|| false));
+    assert!(refused.unwrap_err().to_string().contains("series 0: value 2"));
+    let none = ForecastOptions { paths: Some(0), ..ForecastOptions::default() };
+    assert!(pollster::block_on(forecaster.forecast(&[vec![1.0]], &none, &|| false)).is_err());
+}
