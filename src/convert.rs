@@ -7,14 +7,15 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use rayon::prelude::*;
+use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{
-    BlockFormat, Dtype, Encoding, GgufValue as Value, TensorInfo, Weights, llama_cpp_name, write_gguf, write_tensors,
+    BlockFormat, Dtype, Encoding, GgufValue, TensorInfo, Weights, llama_cpp_name, write_gguf, write_tensors,
 };
 use crate::error::{Error, Result};
 use crate::files::{LEFT_OVER, folder_of, sync_folder};
 use crate::model::config::Family;
-use crate::model::{ModelParts, T5Config};
+use crate::model::{Labelled, ModelParts, T5Config};
 use crate::ops::Function;
 use crate::tokenizer::{Tokenizer, Vocabulary};
 
@@ -160,13 +161,14 @@ impl Conversion {
             }
             Format::Folder => {
                 let tensors = self.tensors.iter().map(|(name, _, info)| match info.encoding {
-                    Encoding::Plain(dtype) => Ok((name.clone(), dtype, info.shape.clone())),
+                    Encoding::Plain(dtype) => Ok((self.name_in_folder(name), dtype, info.shape.clone())),
                     Encoding::Blocks(format) => Err(Error::Input(format!(
                         "a folder holds no {}: write a file that ends in .gguf",
                         format.name()
                     ))),
                 });
                 let tensors = tensors.collect::<Result<Vec<_>>>()?;
+                let bytes = |name: &str| bytes(name.strip_prefix("transformer.").unwrap_or(name));
                 new_folder(out, |dir| {
                     let path = dir.join("config.json");
                     fs::write(&path, self.config_json()).map_err(Error::io("write", &path))?;
@@ -215,8 +217,26 @@ impl Conversion {
 
     fn config_json(&self) -> String {
         let config = &self.parts.config;
-        let untied = self.tensors.iter().any(|(name, ..)| name == "lm_head.weight");
-        config.for_head(untied).to_json()
+        if config.writes_text() {
+            let untied = self.tensors.iter().any(|(name, ..)| name == "lm_head.weight");
+            return config.for_head(untied).to_json();
+        }
+        let class = match config.classifier.as_ref().map(|head| head.labelled) {
+            None => "EncoderModel",
+            Some(Labelled::Texts) => "ForSequenceClassification",
+            Some(Labelled::Tokens) => "ForTokenClassification",
+        };
+        // transformers counts the decoder's layers of an encoder, too, which has none.
+        let layers = if config.num_decoder_layers == 0 { config.num_layers } else { config.num_decoder_layers };
+        let mut map = Map::from(T5Config { num_decoder_layers: layers, ..config.clone() });
+        map.insert("architectures".into(), json!([format!("{}{class}", config.model_type.name().to_uppercase())]));
+        format!("{:#}\n", Value::Object(map))
+    }
+
+    /// What a folder's file calls a tensor: with a head for classification, the T5 is a part.
+    fn name_in_folder(&self, name: &str) -> String {
+        let is_head = name.starts_with("classif");
+        if self.parts.config.classifier.is_some() && !is_head { format!("transformer.{name}") } else { name.to_owned() }
     }
 
     fn vocabulary(&self) -> Option<Vocabulary> {
@@ -224,16 +244,16 @@ impl Conversion {
     }
 
     /// llama.cpp's settings of a T5: <https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py>.
-    fn settings(&self) -> Vec<(String, Value)> {
+    fn settings(&self) -> Vec<(String, GgufValue)> {
         let config = &self.parts.config;
         let encoder = config.num_decoder_layers == 0;
         let architecture = if encoder { "t5encoder" } else { "t5" };
-        let number = |n: usize| Value::U32(n as u32);
-        let own = |key: &str, value: Value| (format!("{architecture}.{key}"), value);
-        let general = |key: &str, value: Value| (format!("general.{key}"), value);
-        let eps = || Value::F32(config.layer_norm_epsilon as f32);
+        let number = |n: usize| GgufValue::U32(n as u32);
+        let own = |key: &str, value: GgufValue| (format!("{architecture}.{key}"), value);
+        let general = |key: &str, value: GgufValue| (format!("general.{key}"), value);
+        let eps = || GgufValue::F32(config.layer_norm_epsilon as f32);
         let mut settings = vec![
-            general("architecture", Value::Text(architecture.into())),
+            general("architecture", GgufValue::Text(architecture.into())),
             general("file_type", number(file_type(&self.tensors))),
             general("quantization_version", number(2)),
             // What llama.cpp reserves memory for; a T5 has no longest text.
@@ -250,29 +270,29 @@ impl Conversion {
         ];
         if !encoder {
             settings.push(own("decoder_block_count", number(config.num_decoder_layers)));
-            settings.push(own("decoder_start_token_id", Value::U32(config.decoder_start_token_id)));
+            settings.push(own("decoder_start_token_id", GgufValue::U32(config.decoder_start_token_id)));
         }
         if let Some(mut vocabulary) = self.vocabulary() {
             vocabulary.fill(config.vocab_size);
-            let tokens = |key: &str, value: Value| (format!("tokenizer.ggml.{key}"), value);
+            let tokens = |key: &str, value: GgufValue| (format!("tokenizer.ggml.{key}"), value);
             settings.extend([
-                tokens("model", Value::Text("t5".into())),
-                tokens("pre", Value::Text("default".into())),
-                tokens("tokens", Value::Texts(vocabulary.texts)),
-                tokens("scores", Value::Floats(vocabulary.scores)),
-                tokens("token_type", Value::Integers(vocabulary.kinds)),
-                tokens("add_space_prefix", Value::Flag(vocabulary.add_space_prefix)),
-                tokens("remove_extra_whitespaces", Value::Flag(vocabulary.remove_extra_whitespaces)),
-                tokens("add_bos_token", Value::Flag(false)),
-                tokens("add_eos_token", Value::Flag(true)),
+                tokens("model", GgufValue::Text("t5".into())),
+                tokens("pre", GgufValue::Text("default".into())),
+                tokens("tokens", GgufValue::Texts(vocabulary.texts)),
+                tokens("scores", GgufValue::Floats(vocabulary.scores)),
+                tokens("token_type", GgufValue::Integers(vocabulary.kinds)),
+                tokens("add_space_prefix", GgufValue::Flag(vocabulary.add_space_prefix)),
+                tokens("remove_extra_whitespaces", GgufValue::Flag(vocabulary.remove_extra_whitespaces)),
+                tokens("add_bos_token", GgufValue::Flag(false)),
+                tokens("add_eos_token", GgufValue::Flag(true)),
             ]);
             if !vocabulary.charsmap.is_empty() {
-                settings.push(tokens("precompiled_charsmap", Value::Bytes(vocabulary.charsmap)));
+                settings.push(tokens("precompiled_charsmap", GgufValue::Bytes(vocabulary.charsmap)));
             }
             if let Some(tokenizer) = &self.tokenizer {
-                settings.push(tokens("eos_token_id", Value::U32(tokenizer.eos())));
-                settings.push(tokens("unknown_token_id", Value::U32(tokenizer.unk())));
-                settings.push(tokens("padding_token_id", Value::U32(tokenizer.pad())));
+                settings.push(tokens("eos_token_id", GgufValue::U32(tokenizer.eos())));
+                settings.push(tokens("unknown_token_id", GgufValue::U32(tokenizer.unk())));
+                settings.push(tokens("padding_token_id", GgufValue::U32(tokenizer.pad())));
             }
         }
         settings
@@ -329,6 +349,9 @@ fn missing(weights: &Weights, name: &str, shape: &[usize]) -> Error {
 
 /// Refuses what readers of GGUF, this one too, would take for something else: such files say neither the activation nor the largest distance.
 fn expect_gguf(config: &T5Config, untied: bool) -> Result<()> {
+    if config.classifier.is_some() {
+        return Err(Error::Input("a GGUF file has no place for a head that classifies: write a folder instead".into()));
+    }
     let activation = config.feed_forward_proj;
     let usual = if activation.gated { Function::GeluTanh } else { Function::Relu };
     let refuse =

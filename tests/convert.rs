@@ -208,15 +208,42 @@ fn what_is_stopped_or_fails_leaves_nothing() {
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
 }
 
+/// Encoders, and heads over labels: a folder says which, a GGUF file has a place for encoders alone.
 #[test]
-fn encoders_stay_encoders() {
-    let scratch = Scratch::new("encoders");
+fn models_that_write_no_text_stay_so() {
+    let scratch = Scratch::new("no-text");
+    for name in ["umt5-encoder", "prott5", "sequence-classifier", "mt5-sequence-classifier", "token-classifier"] {
+        let model = golden("families").join(name);
+        let before = ModelParts::open_any(&model).unwrap();
+        let dir = scratch.path(name);
+        convert(&model, &dir, Format::Folder, None).unwrap();
+        let after = ModelParts::open_any(&dir).unwrap();
+        let without_extra = |parts: &ModelParts| T5Config { extra: Default::default(), ..parts.config.clone() };
+        assert_eq!(without_extra(&after), without_extra(&before), "{name}");
+        for (tensor, shape) in before.config.tensor_shapes(false) {
+            let read = |parts: &ModelParts| parts.weights.read_f32(&tensor, &shape);
+            // The embedding has several names in files.
+            if let Ok(values) = read(&before) {
+                assert_eq!(read(&after).unwrap(), values, "{name} {tensor}");
+            }
+        }
+        let class = |dir: &Path| {
+            let text = fs::read_to_string(dir.join("config.json")).unwrap();
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()["architectures"][0].clone()
+        };
+        assert_eq!(class(&dir), class(&model), "{name}");
+        if before.config.classifier.is_some() {
+            let refused = convert(&model, &scratch.path("x.gguf"), Format::Gguf, None).unwrap_err().to_string();
+            assert!(refused.contains("classifies"), "{refused}");
+        }
+    }
     let parts = ModelParts::open_any(&golden("t5v10")).unwrap().encoder_only();
-    let conversion = Conversion::new(parts, None, Format::Gguf, None).unwrap();
     let file = scratch.path("encoder.gguf");
-    conversion.write(&file, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    Conversion::new(parts, None, Format::Gguf, None)
+        .unwrap()
+        .write(&file, &mut |_, _| ControlFlow::Continue(()))
+        .unwrap();
     let parts = ModelParts::open_any(&file).unwrap();
-    assert_eq!(parts.config.num_decoder_layers, 0);
     let expected = T5Config::from_dir(&golden("t5v10")).unwrap();
-    assert_eq!(parts.config.num_layers, expected.num_layers);
+    assert_eq!((parts.config.num_decoder_layers, parts.config.num_layers), (0, expected.num_layers));
 }
