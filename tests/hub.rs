@@ -658,6 +658,21 @@ fn shards_and_modules_are_found_by_what_names_them() {
     assert_hub(fetch(&offline, NAME), HubProblem::Offline, &[]);
 }
 
+/// It has no tokenizer, and is whole all the same.
+#[test]
+fn a_model_of_time_series_is_fetched_once() {
+    let scratch = Scratch::new("hub-chronos");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families/chronos-t5");
+    let read = |name: &str| (name.to_owned(), fs::read(folder.join(name)).unwrap());
+    let server = Server::new(["config.json", "model.safetensors"].map(read).into(), Box::new(no_fault));
+    let options = server.options(&scratch);
+    let fetched = fetch(&options, NAME).unwrap().folder;
+    server.paths();
+    let offline = HubOptions { offline: true, ..options };
+    assert_eq!(fetch(&offline, NAME).unwrap().folder, fetched);
+    assert_eq!(server.paths(), [""; 0]);
+}
+
 #[test]
 fn two_at_once_fetch_one_file_once() {
     let scratch = Scratch::new("hub-two");
@@ -772,7 +787,7 @@ mod program {
         let (code, _, said) = offline(&["eval", "--model", NAME, "--pairs", pairs, "--json"]);
         assert_eq!(code, Some(0), "{said}");
         let recipe = format!(
-            "[model]\nfrom = \"{NAME}\"\n[tasks.a]\ntrain = \"{pairs}\"\n[[stage]]\nname = \"b\"\ntrain = [\"a\"]\nsteps = 1\n"
+            "[model]\nfrom = \"{NAME}\"\n[tasks.a]\ntrain = \"{pairs}\"\ncolumns = [\"source\", \"target\"]\n[[stage]]\nname = \"b\"\ntrain = [\"a\"]\nsteps = 1\n"
         );
         let recipe = scratch.file("recipe.toml", recipe);
         let out = scratch.path("out");

@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::cache::RepositoryCache;
 use crate::checkpoint::{ModelFiles, NO_WEIGHTS, files_among, not_in_this_build, other_format_among, shard_names};
 use crate::error::{Error, Result};
+use crate::files::{self, SETTINGS_LIMIT};
 use crate::forward::module_folders;
 use crate::model::GENERATION_FILE;
 use crate::tokenizer::FILES as TOKENIZER_FILES;
@@ -104,14 +107,20 @@ impl Selection {
 }
 
 /// Whether a snapshot has a model, so that no hub need be asked. Weights come last (see `Hub::bring`); other programs may have fetched them
-/// alone, and what shows that is the lack of a tokenizer.
+/// alone, and what shows that is the lack of a tokenizer. Models of time series have none.
 pub(super) fn is_whole(cache: &RepositoryCache, commit: &str) -> bool {
     let (names, folder) = (cache.names(commit), cache.snapshot(commit));
-    let has_tokenizer = || TOKENIZER_FILES.into_iter().any(|name| names.contains(name));
+    let has_tokenizer = || TOKENIZER_FILES.into_iter().any(|name| names.contains(name)) || forecasts(&folder);
     Selection::of(&folder, &names).is_ok_and(|selection| {
         selection.named_in(&folder, &names).is_ok_and(|named| named.iter().all(|name| names.contains(name)))
             && (is_gguf(&selection.weights) || has_tokenizer())
     })
+}
+
+fn forecasts(folder: &Path) -> bool {
+    let config = files::read_text(folder.join(CONFIG), SETTINGS_LIMIT).ok();
+    let config = config.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    config.is_some_and(|config| config.get("chronos_config").is_some())
 }
 
 fn is_gguf(weights: &ModelFiles) -> bool {

@@ -267,8 +267,11 @@ fn neighbours_read_neighbouring_weights() {
     for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::Q4, Dtype::Q5K, Dtype::Q6K] {
         let shares = used_shares("card", dtype);
         assert!(shares.len() > 60, "{} products", shares.len());
+        // Rows of these, with their scales, are no whole number of lines: each eight loads, half a kilobyte, begin within a line,
+        // whose other part is that of the turn before.
+        let least = if matches!(dtype, Dtype::Q5K | Dtype::Q6K) { 0.88 } else { 0.99 };
         for (kernel, share) in shares {
-            assert!(share > 0.99, "{kernel}: {dtype:?} weights are {share} of the lines that 32 neighbours fetch");
+            assert!(share > least, "{kernel}: {dtype:?} weights are {share} of the lines that 32 neighbours fetch");
         }
     }
     // Software adapters have kernels that do not care: what the test must see.
