@@ -73,13 +73,14 @@ fn activations() {
         ("gated-silu", true, Function::Silu),
         ("gated-gelu_python", true, Function::GeluErf),
         ("silu", false, Function::Silu),
+        ("tanh", false, Function::Tanh),
     ];
     for (name, gated, function) in cases {
         let parsed = Activation::parse(name).unwrap();
         assert_eq!(parsed, Activation { gated, function }, "{name}");
         assert_eq!(parsed.config_name(), name);
     }
-    for name in ["", "gated", "gated-", "gate-gelu", "gated-gelu-x", "tanh"] {
+    for name in ["", "gated", "gated-", "gate-gelu", "gated-gelu-x", "tan"] {
         assert_eq!(Activation::parse(name), None, "{name}");
     }
 }

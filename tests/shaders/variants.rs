@@ -183,6 +183,12 @@ impl Found {
                     write(&mut builder);
                     self.add_graph_for(caps, profile, &builder.graph);
                 };
+                // What integers and scales are unpacked by is the same in all kernels that read weights, and Q8's are all there.
+                if matches!(dtype, Dtype::Q4 | Dtype::Q5K | Dtype::Q6K) {
+                    add(1, 512, 160, false, 0.0, &|b| b.decode_step(1, 0));
+                    add(1, 77, 1, false, 0.0, &|b| _ = b.encoder());
+                    continue;
+                }
                 for (batch, src, max) in
                     [(1, 64, 96), (1, 512, 160), (4, 512, 2048), (8, 64, 96), (16, 64, 96), (3, 1000, 700)]
                 {
