@@ -1,18 +1,15 @@
 // Gradients of k, v and the position bias.
 //
 // One workgroup per (sequence, head, TILE keys) walks over the queries TILE at a time. Weights and score gradients of a tile
-// pass through workgroup memory; each invocation then adds up 4 keys x (DV vec4s of d_kv). The bias depends on the
-// distance alone, so that its gradient sums the diagonals of the tile: one invocation per diagonal, no atomics; each
-// workgroup writes its own sums, which `column_sum` adds up in a fixed order.
+// pass through workgroup memory; each invocation then adds up 4 keys x (DV vec4s of d_kv). The gradient of the bias:
+// attention_distances.wgsl.
 
 const WALKS_KEYS = false;
 
-@group(0) @binding(9) var<storage, read_write> dbias: array<f32>; // [key tiles, batch, heads, DISTANCES]
-
 var<workgroup> weights: array<f32, TILE * PITCH>; // [TILE queries, TILE keys + 1]
 var<workgroup> dscores: array<f32, TILE * PITCH>; // [TILE queries, TILE keys + 1]
-var<workgroup> by_distance: array<f32, DISTANCES>;
-var<workgroup> ends: array<vec2<f32>, SIDE * SIDE>;
+
+fn dscore_at(row: u32, key: u32) -> f32 { return dscores[row * PITCH + key]; }
 
 @compute @workgroup_size(SIDE * SIDE)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -24,16 +21,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let walk = walk_of(w);
     /* registers */ var dk = array<vec4<f32>, 4u * DV>();
     /* registers */ var dv = array<vec4<f32>, 4u * DV>();
-    var below = 0.0; // bias gradient of distances <= -reach
-    var above = 0.0; // and >= reach
-    if HAS_BIAS {
-        var x = lane;
-        loop {
-            if x >= 2u * p.reach + 1u { break; }
-            by_distance[x] = 0.0;
-            x += SIDE * SIDE;
-        }
-    }
+    var outside = vec2<f32>(); // gradient of the bias beyond its reach
+    if HAS_BIAS { clear_distances(lane); }
     var i = walk.x;
     loop {
         if i >= walk.y { break; }
@@ -64,30 +53,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             row += 1u;
         }
-        if HAS_BIAS {
-            var diagonal = lane;
-            loop {
-                if diagonal >= 2u * p.tile - 1u { break; }
-                let shift = i32(diagonal) - i32(TILE - 1u); // key - query inside the tile
-                var sum = 0.0;
-                row = u32(max(-shift, 0));
-                let last = min(p.tile, u32(i32(TILE) - shift));
-                loop {
-                    if row >= last { break; }
-                    sum += dscores[row * PITCH + u32(i32(row) + shift)];
-                    row += 1u;
-                }
-                let distance = i32(w.first) - i32(i) + shift;
-                if distance <= -i32(p.reach) {
-                    below += sum;
-                } else if distance >= i32(p.reach) {
-                    above += sum;
-                } else {
-                    by_distance[u32(distance + i32(p.reach))] += sum;
-                }
-                diagonal += SIDE * SIDE;
-            }
-        }
+        if HAS_BIAS { outside = add_diagonals(i32(w.first) - i32(i), outside, lane); }
         i += TILE;
     }
     /* unroll */ for (var c = 0u; c < 4u; c++) {
@@ -100,23 +66,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
     }
-    if HAS_BIAS {
-        ends[lane] = vec2(below, above);
-        workgroupBarrier();
-        if lane == 0u {
-            var sum = vec2<f32>();
-            for (var x = 0u; x < SIDE * SIDE; x++) { sum += ends[x]; }
-            by_distance[0] = sum.x;
-            by_distance[2u * p.reach] = sum.y;
-        }
-        workgroupBarrier();
-        let distances = 2u * p.reach + 1u;
-        let row = ((w.first / TILE) * p.batch + w.sequence) * p.heads + w.head;
-        var x = lane;
-        loop {
-            if x >= distances { break; }
-            dbias[row * distances + x] = by_distance[x];
-            x += SIDE * SIDE;
-        }
-    }
+    if HAS_BIAS { store_distances(w, outside, lane); }
 }

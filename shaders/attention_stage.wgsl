@@ -87,3 +87,38 @@ fn weighted(by: u32, of_rows: u32, count: u32, ti: u32, tj: u32) -> mat4x4<f32> 
     }
     return mat4x4(s0, s1, s2, s3);
 }
+
+// SIDE vec4s of a head at a time.
+fn slices() -> u32 { return (p.d4 + SIDE - 1u) / SIDE; }
+
+// Products of queries 4 ti + r from `query` on (columns) and keys 4 tj + c from `key` on, by way of slabs 0 and 1.
+fn staged_scores(w: Work, query: u32, key: u32, lane: u32) -> mat4x4<f32> {
+    var s = mat4x4<f32>();
+    var slice = 0u;
+    loop {
+        if slice >= slices() { break; }
+        workgroupBarrier();
+        stage_q(0u, w, query, slice, lane);
+        stage_k(1u, w, key, slice, lane);
+        workgroupBarrier();
+        s = with_products(s, slice, lane / SIDE, lane % SIDE);
+        slice += 1u;
+    }
+    return s;
+}
+
+// The same of the output's gradient at these queries and of v: gradients of weights.
+fn staged_weight_gradients(w: Work, query: u32, key: u32, lane: u32) -> mat4x4<f32> {
+    var s = mat4x4<f32>();
+    var slice = 0u;
+    loop {
+        if slice >= slices() { break; }
+        workgroupBarrier();
+        stage_dout(0u, w, query, slice, lane);
+        stage_v(1u, w, key, slice, lane);
+        workgroupBarrier();
+        s = with_products(s, slice, lane / SIDE, lane % SIDE);
+        slice += 1u;
+    }
+    return s;
+}

@@ -20,7 +20,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let i = w.first + 4u * ti;
     let mask = mask_of(w, i);
     let walk = walk_of(w);
-    let slices = (p.d4 + SIDE - 1u) / SIDE;
     /* registers */ var m = array<f32, 4u>();
     /* registers */ var l = array<f32, 4u>();
     /* unroll */ for (var r = 0u; r < 4u; r++) { m[r] = LEAST; }
@@ -28,17 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var j = walk.x;
     loop {
         if j >= walk.y { break; }
-        var s = mat4x4<f32>();
-        var slice = 0u;
-        loop {
-            if slice >= slices { break; }
-            workgroupBarrier();
-            stage_q(0u, w, w.first, slice, lane);
-            stage_k(1u, w, j, slice, lane);
-            workgroupBarrier();
-            s = with_products(s, slice, ti, tj);
-            slice += 1u;
-        }
+        var s = staged_scores(w, w.first, j, lane);
         /* unroll */ for (var r = 0u; r < 4u; r++) {
             s[r] = biased(w, mask, i, r, j + 4u * tj, s[r]);
             partial[(4u * ti + r) * SIDE + tj] = max(max(s[r].x, s[r].y), max(s[r].z, s[r].w));
@@ -60,9 +49,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let weights = transpose(s);
         /* unroll */ for (var c = 0u; c < 4u; c++) { slabs[slab_at(4u * tj + c) + ti] = weights[c]; }
         let here = min(p.tile, walk.y - j);
-        slice = 0u;
+        var slice = 0u;
         loop {
-            if slice >= slices { break; }
+            if slice >= slices() { break; }
             workgroupBarrier();
             stage_v(1u, w, j, slice, lane);
             workgroupBarrier();

@@ -15,33 +15,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let i = w.first + 4u * ti;
     let mask = mask_of(w, i);
     let walk = walk_of(w);
-    let slices = (p.d4 + SIDE - 1u) / SIDE;
     /* registers */ var dq = array<vec4<f32>, 4u * DV>();
     var j = walk.x;
     loop {
         if j >= walk.y { break; }
-        var s = mat4x4<f32>();
-        var dweights = mat4x4<f32>();
-        var slice = 0u;
-        loop {
-            if slice >= slices { break; }
-            workgroupBarrier();
-            stage_q(0u, w, w.first, slice, lane);
-            stage_k(1u, w, j, slice, lane);
-            workgroupBarrier();
-            s = with_products(s, slice, ti, tj);
-            slice += 1u;
-        }
-        slice = 0u;
-        loop {
-            if slice >= slices { break; }
-            workgroupBarrier();
-            stage_dout(0u, w, w.first, slice, lane);
-            stage_v(1u, w, j, slice, lane);
-            workgroupBarrier();
-            dweights = with_products(dweights, slice, ti, tj);
-            slice += 1u;
-        }
+        var s = staged_scores(w, w.first, j, lane);
+        let dweights = staged_weight_gradients(w, w.first, j, lane);
         /* unroll */ for (var r = 0u; r < 4u; r++) {
             let score = biased(w, mask, i, r, j + 4u * tj, s[r]);
             s[r] = row_gradient(w, i + r, j + 4u * tj, score, dweights[r]).dscore;
@@ -51,9 +30,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let dscores = transpose(s);
         /* unroll */ for (var c = 0u; c < 4u; c++) { slabs[slab_at(4u * tj + c) + ti] = dscores[c]; }
         let here = min(p.tile, walk.y - j);
-        slice = 0u;
+        var slice = 0u;
         loop {
-            if slice >= slices { break; }
+            if slice >= slices() { break; }
             workgroupBarrier();
             stage_k(1u, w, j, slice, lane);
             workgroupBarrier();

@@ -1,18 +1,15 @@
 //! `t5 classify`: the labels that a classifier gives texts or their tokens.
 
 use std::io::Write;
-use std::ops::ControlFlow;
 
 use anyhow::{Context, Result};
 use t5_wgpu::forward::{Classifier, LabelScores};
-use t5_wgpu::model::{ClassifierHead, Labelled, Model, ModelParts, Problem};
+use t5_wgpu::model::{ClassifierHead, Labelled, ModelParts, Problem};
 use t5_wgpu::tokenizer::Tokenizer;
-use t5_wgpu::tune::{Mode, TuneBudget};
 
-use super::console::{Data, end_progress, note, show_progress};
-use super::model_args::ModelArgs;
+use super::console::{Data, end_progress, show_progress};
+use super::model_args::{DeviceArgs, ModelArgs};
 use super::sources::{Source, Sources};
-use super::{GpuArgs, TuneArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,13 +35,8 @@ pub struct Args {
     /// Print one JSON object a text, with the scores and probabilities of all labels
     #[arg(long)]
     json: bool,
-    /// Say nothing on standard error
-    #[arg(long, short)]
-    quiet: bool,
     #[command(flatten)]
-    tune: TuneArgs,
-    #[command(flatten)]
-    gpu: GpuArgs,
+    device: DeviceArgs,
     /// Texts, each an argument
     #[arg(value_name = "TEXT")]
     text: Vec<String>,
@@ -55,18 +47,12 @@ const WINDOW: usize = 256;
 
 pub fn run(args: &Args) -> Result<()> {
     let mut sources = Sources::open(&args.text, args.model.file.as_deref())?;
-    let folder = args.model.folder(args.quiet)?;
+    let folder = args.model.folder(args.device.quiet)?;
     let tokenizer = args.model.tokenizer(&folder)?;
     let parts = ModelParts::open_any(&folder)?;
     parts.config.check_vocabulary(tokenizer.vocab_size())?;
-    let gpu = args.gpu.open(args.quiet)?;
-    let (mut model, remarks) =
-        Model::upload(&gpu, &parts, args.model.weights.into(), &mut |_, _| ControlFlow::Continue(()))?;
-    model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
-    let mut classifier = Classifier::new(model)?;
-    if !args.quiet {
-        remarks.iter().for_each(|remark| note!("{remark}"));
-    }
+    let gpu = args.device.open()?;
+    let mut classifier = Classifier::new(args.device.load(&gpu, &parts, args.model.weights)?)?;
     let head = classifier.head().clone();
     let mut done = 0;
     loop {
@@ -90,7 +76,7 @@ pub fn run(args: &Args) -> Result<()> {
         out.flush()?;
         drop(out);
         done += texts.len();
-        if !args.quiet && !sources.interactive {
+        if !args.device.quiet && !sources.interactive {
             show_progress(done as u64, 0, &format!("{done} texts classified"));
         }
     }

@@ -1,7 +1,6 @@
 //! `t5 embed`: what a model's encoder makes of texts, as vectors or as the states of each token.
 
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -10,13 +9,11 @@ use clap::ValueEnum;
 use t5_wgpu::checkpoint::tensor_file;
 use t5_wgpu::files::write_atomic;
 use t5_wgpu::forward::{EncodeOptions, Encoder, Pooling, SentenceHead};
-use t5_wgpu::model::{Model, ModelParts};
-use t5_wgpu::tune::{Mode, TuneBudget};
+use t5_wgpu::model::ModelParts;
 
 use super::console::{Data, end_progress, note, show_progress};
-use super::model_args::ModelArgs;
+use super::model_args::{DeviceArgs, ModelArgs};
 use super::sources::{Source, Sources};
-use super::{GpuArgs, TuneArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,13 +53,8 @@ pub struct Args {
     /// are as many as their tokens: .safetensors then has a tensor a text, and .npy cannot hold them
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Say nothing on standard error
-    #[arg(long, short)]
-    quiet: bool,
     #[command(flatten)]
-    tune: TuneArgs,
-    #[command(flatten)]
-    gpu: GpuArgs,
+    device: DeviceArgs,
     /// Texts, each an argument
     #[arg(value_name = "TEXT")]
     text: Vec<String>,
@@ -92,11 +84,11 @@ const WINDOW: usize = 256;
 pub fn run(args: &Args) -> Result<()> {
     let output = args.output()?;
     let mut sources = Sources::open(&args.text, args.model.file.as_deref())?;
-    let folder = args.model.folder(args.quiet)?;
+    let folder = args.model.folder(args.device.quiet)?;
     let tokenizer = args.model.tokenizer(&folder)?;
     let parts = ModelParts::open_any(&folder)?.encoder_only();
     parts.config.check_vocabulary(tokenizer.vocab_size())?;
-    let gpu = args.gpu.open(args.quiet)?;
+    let gpu = args.device.open()?;
     let head = SentenceHead::open(&gpu, &folder, parts.config.d_model)?;
     let by_itself = if head.is_some() { PoolingArg::Sentence } else { PoolingArg::Mean };
     let how = args.pooling.unwrap_or(by_itself);
@@ -114,13 +106,7 @@ pub fn run(args: &Args) -> Result<()> {
             "texts have different numbers of states, which one array cannot hold: add --pad-to TOKENS, or write .safetensors"
         );
     }
-    let (mut model, remarks) =
-        Model::upload(&gpu, &parts, args.model.weights.into(), &mut |_, _| ControlFlow::Continue(()))?;
-    model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
-    if !args.quiet {
-        remarks.iter().for_each(|remark| note!("{remark}"));
-    }
-    let mut encoder = Encoder::new(model, head)?;
+    let mut encoder = Encoder::new(args.device.load(&gpu, &parts, args.model.weights)?, head)?;
     let options = EncodeOptions { pad_to: args.pad_to, unmasked: args.unmasked };
     let mut results = Results::new(output, args.out.is_none());
     let (began, mut tokens) = (Instant::now(), 0);
@@ -149,13 +135,13 @@ pub fn run(args: &Args) -> Result<()> {
                 }
             }
         }
-        if !args.quiet && !sources.interactive {
+        if !args.device.quiet && !sources.interactive {
             show_progress(results.n as u64, 0, &format!("{} texts embedded", results.n));
         }
     }
     end_progress();
     results.finish(args.out.as_deref())?;
-    if !args.quiet {
+    if !args.device.quiet {
         let seconds = began.elapsed().as_secs_f64();
         note!(
             "texts: {}, tokens: {tokens}, {seconds:.2} s, {:.0} tokens/s",

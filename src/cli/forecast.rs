@@ -6,12 +6,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail};
 use t5_wgpu::data::lines::Lines;
 use t5_wgpu::forecast::{Forecast, ForecastOptions, Forecaster};
-use t5_wgpu::model::Model;
-use t5_wgpu::tune::{Mode, TuneBudget};
+use t5_wgpu::model::ModelParts;
 
 use super::console::{Data, end_progress, note, show_progress};
-use super::model_args::WeightsArg;
-use super::{GpuArgs, TuneArgs, model_folder};
+use super::model_args::{DeviceArgs, WeightsArg};
+use super::model_folder;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,13 +64,8 @@ pub struct Args {
     /// Print one JSON object a series, with all paths
     #[arg(long)]
     json: bool,
-    /// Say nothing on standard error
-    #[arg(long, short)]
-    quiet: bool,
     #[command(flatten)]
-    tune: TuneArgs,
-    #[command(flatten)]
-    gpu: GpuArgs,
+    device: DeviceArgs,
     /// The values of one series
     #[arg(value_name = "VALUE", allow_negative_numbers = true)]
     values: Vec<f32>,
@@ -88,14 +82,9 @@ struct Series {
 
 pub fn run(args: &Args) -> Result<()> {
     let mut input = Input::open(args)?;
-    let folder = model_folder(&args.model, args.quiet)?;
-    let gpu = args.gpu.open(args.quiet)?;
-    let (mut model, remarks) = Model::load_as(&gpu, &folder, args.weights.into())?;
-    model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
-    if !args.quiet {
-        remarks.iter().for_each(|remark| note!("{remark}"));
-    }
-    let mut forecaster = Forecaster::new(model)?;
+    let folder = model_folder(&args.model, args.device.quiet)?;
+    let gpu = args.device.open()?;
+    let mut forecaster = Forecaster::new(args.device.load(&gpu, &ModelParts::open(&folder)?, args.weights)?)?;
     let options = ForecastOptions {
         length: args.length,
         paths: args.paths,
@@ -106,7 +95,7 @@ pub fn run(args: &Args) -> Result<()> {
         first_series: 0,
     };
     let trained = forecaster.config().prediction_length;
-    if args.length.is_some_and(|length| length > trained) && !args.quiet {
+    if args.length.is_some_and(|length| length > trained) && !args.device.quiet {
         note!(
             "the model was trained to forecast {trained} values: what lies beyond goes on from the median of the paths"
         );
@@ -132,7 +121,7 @@ pub fn run(args: &Args) -> Result<()> {
         out.flush()?;
         drop(out);
         done += window.len();
-        if !args.quiet {
+        if !args.device.quiet {
             show_progress(done as u64, 0, &format!("{done} series forecast"));
         }
     }

@@ -15,11 +15,10 @@ use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::console::{Data, doing, note};
 use super::decoding::{DecodingArgs, positive};
-use super::model_args::ModelArgs;
+use super::model_args::{DeviceArgs, ModelArgs};
 use super::prefix::{Prefix, PrefixArgs};
 use super::sources::{Source, Sources};
 use super::timings::{FirstToken, START, Timings, timed};
-use super::{GpuArgs, TuneArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -82,13 +81,8 @@ pub struct Args {
     /// seconds
     #[arg(long)]
     timings: bool,
-    /// Say nothing on standard error
-    #[arg(long, short)]
-    quiet: bool,
     #[command(flatten)]
-    tune: TuneArgs,
-    #[command(flatten)]
-    gpu: GpuArgs,
+    device: DeviceArgs,
     /// Sources, each an argument
     #[arg(value_name = "TEXT")]
     text: Vec<String>,
@@ -96,13 +90,13 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let mut sources = Sources::open(&args.text, args.model.file.as_deref())?;
-    let folder = args.model.folder(args.quiet)?;
-    let prefix = Prefix::choose(args.prefix.wish(), &T5Config::from_dir(&folder)?, args.quiet)?;
+    let folder = args.model.folder(args.device.quiet)?;
+    let prefix = Prefix::choose(args.prefix.wish(), &T5Config::from_dir(&folder)?, args.device.quiet)?;
     let mut timings = Timings::default();
     // A large vocabulary takes a processor as long as a small model.
     let (tokenizer, gpu, (mut model, mut remarks)) = thread::scope(|scope| -> Result<_> {
         let tokenizer = scope.spawn(|| timed(|| args.model.tokenizer(&folder)));
-        let (gpu, seconds) = timed(|| args.gpu.open(args.quiet));
+        let (gpu, seconds) = timed(|| args.device.open());
         timings.device = seconds;
         let gpu = gpu?;
         let model = Model::load_as(&gpu, &folder, args.model.weights.into())?;
@@ -111,9 +105,9 @@ pub fn run(args: &Args) -> Result<()> {
         Ok((tokenizer?, gpu, model))
     })?;
     timings.load = model.load_times;
-    model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
+    model.tuner = args.device.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
     remarks.extend(model.tuner.warnings().iter().map(|what| format!("warning: {what}")));
-    if !args.quiet {
+    if !args.device.quiet {
         remarks.iter().for_each(|remark| note!("{remark}"));
     }
     let decoding = Decoding {
@@ -123,7 +117,7 @@ pub fn run(args: &Args) -> Result<()> {
         log_probs: args.log_probs,
         alternatives: args.alternatives,
         speculate: args.speculate,
-        ..args.decoding.choose(&model, &tokenizer, prefix.task.as_deref(), args.quiet)?
+        ..args.decoding.choose(&model, &tokenizer, prefix.task.as_deref(), args.device.quiet)?
     };
     let (generator, totals) = (Generator::new(model).with_tokenizer(&tokenizer), Totals::default());
     let mut program = Program { args, prefix, tokenizer, generator, decoding, totals, timings };
@@ -139,7 +133,7 @@ pub fn run(args: &Args) -> Result<()> {
         let alone = texts.len() == 1 && (sources.interactive || sources.is_single);
         program.answer(&texts, alone && !args.json && !program.tells() && args.n_best == 1)?;
     }
-    if !args.quiet {
+    if !args.device.quiet {
         program.totals.print(&program.decoding, program.timings.first.as_ref());
         program.print_memory();
     }

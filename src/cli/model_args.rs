@@ -1,13 +1,17 @@
-//! The flags of commands that ask a model about texts: which model, and where the texts are.
+//! The flags of commands that ask a model about texts: which model, where the texts are, and the device.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use t5_wgpu::gpu::Gpu;
 use t5_wgpu::hub::ModelName;
-use t5_wgpu::model::Storage;
+use t5_wgpu::model::{Model, ModelParts, Storage};
 use t5_wgpu::tokenizer::Tokenizer;
+use t5_wgpu::tune::{Mode, TuneBudget};
 
-use super::{model_folder, open_tokenizer};
+use super::console::note;
+use super::{GpuArgs, TuneArgs, model_folder, open_tokenizer};
 
 #[derive(clap::Args, Debug)]
 pub struct ModelArgs {
@@ -51,6 +55,35 @@ impl ModelArgs {
             Some(spec) => open_tokenizer(spec),
             None => Tokenizer::from_dir(folder),
         }
+    }
+}
+
+/// Where a model is asked, and how much is said about it.
+#[derive(clap::Args, Debug)]
+pub struct DeviceArgs {
+    /// Say nothing on standard error
+    #[arg(long, short)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub tune: TuneArgs,
+    #[command(flatten)]
+    gpu: GpuArgs,
+}
+
+impl DeviceArgs {
+    /// Opens the adapter.
+    pub fn open(&self) -> t5_wgpu::Result<Gpu> {
+        self.gpu.open(self.quiet)
+    }
+
+    /// Puts a model on it, and says what is worth saying about the model.
+    pub fn load(&self, gpu: &Gpu, parts: &ModelParts, weights: WeightsArg) -> t5_wgpu::Result<Model> {
+        let (mut model, remarks) = Model::upload(gpu, parts, weights.into(), &mut |_, _| ControlFlow::Continue(()))?;
+        model.tuner = self.tune.open(gpu, Mode::Cache, TuneBudget::for_run());
+        if !self.quiet {
+            remarks.iter().for_each(|remark| note!("{remark}"));
+        }
+        Ok(model)
     }
 }
 

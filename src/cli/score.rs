@@ -8,16 +8,14 @@ use anyhow::{Context, Result, bail};
 use t5_wgpu::batch::Example;
 use t5_wgpu::data::{Split, TaskConfig};
 use t5_wgpu::forward::{TargetScore, TargetScorer};
-use t5_wgpu::model::{Model, T5Config};
+use t5_wgpu::model::{ModelParts, T5Config};
 use t5_wgpu::tokenizer::Tokenizer;
-use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::console::{Data, end_progress, note, show_progress};
-use super::model_args::ModelArgs;
+use super::model_args::{DeviceArgs, ModelArgs};
 use super::pairs::set_file;
 use super::prefix::{Prefix, PrefixArgs};
 use super::sources::Sources;
-use super::{GpuArgs, TuneArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,13 +53,8 @@ pub struct Args {
     /// Print one JSON object a line, with the log-probability of each token
     #[arg(long)]
     json: bool,
-    /// Say nothing on standard error
-    #[arg(long, short)]
-    quiet: bool,
     #[command(flatten)]
-    tune: TuneArgs,
-    #[command(flatten)]
-    gpu: GpuArgs,
+    device: DeviceArgs,
     /// Sources, each an argument
     #[arg(value_name = "TEXT")]
     text: Vec<String>,
@@ -74,16 +67,13 @@ pub fn run(args: &Args) -> Result<()> {
     if args.pairs.is_none() && args.answer.len() < 2 {
         bail!("nothing to score: name a file with --pairs, or two or more answers to compare with --answer");
     }
-    let folder = args.model.folder(args.quiet)?;
+    let folder = args.model.folder(args.device.quiet)?;
     let tokenizer = args.model.tokenizer(&folder)?;
-    let prefix = Prefix::choose(args.prefix.wish(), &T5Config::from_dir(&folder)?, args.quiet)?;
-    let gpu = args.gpu.open(args.quiet)?;
-    let (mut model, remarks) = Model::load_as(&gpu, &folder, args.model.weights.into())?;
-    model.config.check_vocabulary(tokenizer.vocab_size())?;
-    model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
-    if !args.quiet {
-        remarks.iter().for_each(|remark| note!("{remark}"));
-    }
+    let prefix = Prefix::choose(args.prefix.wish(), &T5Config::from_dir(&folder)?, args.device.quiet)?;
+    let gpu = args.device.open()?;
+    let parts = ModelParts::open(&folder)?;
+    parts.config.check_vocabulary(tokenizer.vocab_size())?;
+    let model = args.device.load(&gpu, &parts, args.model.weights)?;
     let program = Program { args, prefix, tokenizer };
     let mut scorer = TargetScorer::new(model);
     match &args.pairs {
@@ -144,7 +134,7 @@ impl Program<'_> {
             self.show_progress(done, pairs.len(), began);
         }
         end_progress();
-        if !self.args.quiet {
+        if !self.args.device.quiet {
             let mean = -sum / tokens.max(1) as f64;
             let bits = -sum / std::f64::consts::LN_2 / bytes.max(1) as f64;
             note!("targets: {done}, tokens: {tokens}, log-probability: {sum:.4}, a token: {:.6}", -mean);
@@ -216,7 +206,7 @@ impl Program<'_> {
     }
 
     fn show_progress(&self, done: usize, total: usize, began: Instant) {
-        if !self.args.quiet {
+        if !self.args.device.quiet {
             let rate = done as f64 / began.elapsed().as_secs_f64().max(1e-9);
             let what = if total > 0 {
                 format!("pairs, {rate:.1} a second")

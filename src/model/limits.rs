@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 
 impl T5Config {
     /// The largest `relative_attention_max_distance`. The backward pass of attention adds up each distance's gradient in
-    /// workgroup memory, of which 16 KiB are sure: see attention_backward_kv.wgsl. Every published T5 has 128.
+    /// workgroup memory, of which 16 KiB are sure: see attention_distances.wgsl. Every published T5 has 128.
     pub const MAX_DISTANCE: usize = 896;
 
     /// Refuses sizes that are zero, absurd (they would exhaust the memory) or that contradict one another.

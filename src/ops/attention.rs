@@ -71,6 +71,7 @@ const SCORES: &str = part!("attention_scores");
 const TILE: &str = part!("attention_tile");
 const GRADIENT: &str = part!("attention_gradient");
 const STAGE: &str = part!("attention_stage");
+const DISTANCES: &str = part!("attention_distances");
 const OUTER: &str = part!("attention_outer");
 pub(super) const OUTER_PRODUCT: &str = part!("outer");
 const DV: (&str, Constant) = ("DV", Constant::U32(1));
@@ -107,7 +108,7 @@ static ATTENTION_DELTA: Shader = Shader {
 static ATTENTION_BACKWARD_KV: Shader = Shader {
     name: "attention_backward_kv",
     source: part!("attention_backward_kv"),
-    shared: &[RANDOM, COMMON, SCORES, TILE, GRADIENT, part!("attention_backward_tile")],
+    shared: &[RANDOM, COMMON, SCORES, TILE, GRADIENT, part!("attention_backward_tile"), DISTANCES],
     defaults: &[DV, SIDE, ("DISTANCES", Constant::U32(1))],
 };
 
@@ -121,7 +122,7 @@ static ATTENTION_BACKWARD_Q: Shader = Shader {
 static ATTENTION_STAGED_BACKWARD_KV: Shader = Shader {
     name: "attention_staged_backward_kv",
     source: part!("attention_staged_backward_kv"),
-    shared: &[RANDOM, COMMON, SCORES, GRADIENT, STAGE],
+    shared: &[RANDOM, COMMON, SCORES, GRADIENT, STAGE, DISTANCES],
     defaults: &[DV, SIDE, ("DISTANCES", Constant::U32(1))],
 };
 

@@ -9,7 +9,7 @@ use t5_wgpu::gpu::{Caps, Header, Shader};
 use t5_wgpu::graph::{Choices, Dtype, Graph, Launcher, questions};
 use t5_wgpu::model::{Builder, Layout, T5Config};
 use t5_wgpu::train::optimizer;
-use t5_wgpu::verify::{Case, bench_cases, cases, large_cases};
+use t5_wgpu::verify::{bench_cases, cases, large_cases};
 
 /// One expanded source.
 pub struct Variant {
@@ -36,9 +36,7 @@ impl Variant {
 /// All variants, in the order of their ids.
 pub static VARIANTS: LazyLock<Vec<Variant>> = LazyLock::new(|| {
     let mut found = Found::default();
-    // These types unpack integers as others do, and scales as yet others.
-    let is_mixture = |case: &&Case| [" Q5 ", " Q4K "].iter().any(|name| case.name.contains(name));
-    for case in cases().iter().filter(|case| !is_mixture(case)).chain(&large_cases()).chain(&bench_cases()) {
+    for case in cases().iter().chain(&large_cases()).chain(&bench_cases()) {
         let forward = case.build();
         found.add_graph(&forward.graph);
         if !forward.differentiable.is_empty() {
