@@ -71,6 +71,10 @@ impl Conversion {
     ) -> Result<Conversion> {
         let ModelParts { config, weights, .. } = &parts;
         let mut untied = config.num_decoder_layers > 0 && weights.contains("lm_head.weight");
+        if let (Format::Folder, Some(Encoding::Blocks(blocks))) = (format, encoding) {
+            let what = format!("a folder holds no {}: write a file that ends in .gguf", blocks.name());
+            return Err(Error::Input(what));
+        }
         if format == Format::Gguf {
             // A head without a matrix of its own is scaled as T5's is, as far as readers of GGUF know.
             let copies = config.num_decoder_layers > 0 && !untied && config.output_scale(untied).0 == 1.0;
@@ -98,6 +102,11 @@ impl Conversion {
         };
         let tensors = config.tensor_shapes(untied).into_iter().map(of).collect::<Result<_>>()?;
         Ok(Conversion { parts, tokenizer, format, encoding, tensors })
+    }
+
+    /// The model that is written.
+    pub fn config(&self) -> &T5Config {
+        &self.parts.config
     }
 
     /// Bytes of all weights as they will be written.
@@ -160,14 +169,11 @@ impl Conversion {
                 write_gguf(out, &self.settings(), &named, |name| bytes(back[name]))
             }
             Format::Folder => {
-                let tensors = self.tensors.iter().map(|(name, _, info)| match info.encoding {
-                    Encoding::Plain(dtype) => Ok((self.name_in_folder(name), dtype, info.shape.clone())),
-                    Encoding::Blocks(format) => Err(Error::Input(format!(
-                        "a folder holds no {}: write a file that ends in .gguf",
-                        format.name()
-                    ))),
-                });
-                let tensors = tensors.collect::<Result<Vec<_>>>()?;
+                let tensor = |(name, _, info): &(String, String, TensorInfo)| match info.encoding {
+                    Encoding::Plain(dtype) => (self.name_in_folder(name), dtype, info.shape.clone()),
+                    Encoding::Blocks(blocks) => unreachable!("{} in a folder", blocks.name()),
+                };
+                let tensors = self.tensors.iter().map(tensor).collect();
                 let bytes = |name: &str| bytes(name.strip_prefix("transformer.").unwrap_or(name));
                 new_folder(out, |dir| {
                     let path = dir.join("config.json");

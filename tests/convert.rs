@@ -103,6 +103,8 @@ fn what_files_cannot_say_is_refused() {
     let q8 = Some(Encoding::Blocks(BlockFormat::Q8_0));
     let refused = convert(&golden("t5v10"), &scratch.path("q8"), Format::Folder, q8).unwrap_err().to_string();
     assert!(refused.contains("Q8_0") && refused.contains(".gguf"), "{refused}");
+    // Not even where no row is a whole number of blocks.
+    assert!(convert(&golden("flan"), &scratch.path("q8"), Format::Folder, q8).is_err());
     assert!(!scratch.path("q8").exists() && !scratch.path("x.gguf").exists());
 }
 

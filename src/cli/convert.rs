@@ -25,7 +25,7 @@ use super::{GpuArgs, model_folder, open_tokenizer};
 
 const EXAMPLES: &str = "\
 Examples:
-  A file for llama.cpp's tools, an eighth of the size, with what that costs:
+  A file for llama.cpp's tools, a seventh of the size, with what that costs:
     t5 convert models/flan-t5-small flan-t5-small-q4.gguf --weights q4_0 --check
   A GGUF file, or any other model that is read here, as a folder for transformers:
     t5 convert flan-t5-small.gguf models/flan-t5-small
@@ -105,6 +105,16 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let format = if is_gguf { Format::Gguf } else { Format::Folder };
     let conversion = Conversion::new(parts, tokenizer.clone(), format, args.weights.map(Encoding::from))?;
+    let config = conversion.config();
+    if args.check.is_some() && !config.writes_text() {
+        bail!("--check compares answers, and this model writes none; leave it out");
+    }
+    let next = match &config.classifier {
+        Some(_) => "classify",
+        None if config.extra.contains_key("chronos_config") => "forecast",
+        None if config.writes_text() => "generate",
+        None => "embed",
+    };
     if !args.quiet {
         conversion.remarks().iter().for_each(|remark| note!("{remark}"));
     }
@@ -150,7 +160,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(check) = check {
         check.print()?;
     }
-    Ok(say!("next: t5 generate --model {} \"...\"", args.out.display())?)
+    Ok(say!("next: t5 {next} --model {} ...", args.out.display())?)
 }
 
 /// Refuses to write over something.
