@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Puts every kernel variant before the compilers of other systems, on a Linux machine without a graphics card.
 #
-#   scripts/portability.sh            everything: half an hour on two cores
-#   scripts/portability.sh --quick    what every commit has to pass: DXC, FXC, Tint, one spirv-val; two minutes
+#   scripts/portability.sh            everything: an hour on two cores
+#   scripts/portability.sh --quick    what every commit has to pass: DXC, FXC, Tint, one spirv-val; three minutes
 #
 # tests/shaders writes each source that any adapter could be given and naga's HLSL, MSL and SPIR-V of it, as wgpu would. DXC
 # and FXC (DirectX 12) then compile the HLSL under wine, Tint (Chromium) the WGSL, spirv-val checks the SPIR-V, and the whole

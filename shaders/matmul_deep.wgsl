@@ -63,6 +63,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         /* unroll */ for (var i = 0u; i < LOAD4; i++) {
             let at4 = k * LOAD4 + i;
             let w = weights(now, i);
+            var up_w = w;
+            if GATED { up_w = weights(up, i); }
             var s = vec4(1.0);
             if NORM { s = scale[at4]; }
             /* unroll */ for (var r = 0u; r < ROWS; r++) {
@@ -73,7 +75,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 }
                 part[r] += x * w;
                 if HAS_LEASTS { x_sum[r] += dot(x, vec4(1.0)); }
-                if GATED { up_part[r] += x * weights(up, i); }
+                if GATED { up_part[r] += x * up_w; }
             }
         }
         let scales = weight_scales(at, k);

@@ -3,8 +3,8 @@
 //     node compile.mjs SHADERS HLSL.EXE [--quick]
 //
 // DXC and FXC read what naga writes for DirectX, through HLSL.EXE under wine; Tint, Dawn's compiler, reads the WGSL itself;
-// spirv-val reads what naga writes for Vulkan. --quick leaves out the sources with run-time checks and all versions of
-// SPIR-V but one. Writes every result to SHADERS/results.tsv. Exits with 1 if anything is refused or takes over 2 s.
+// spirv-val reads what naga writes for Vulkan. --quick leaves out the sources with run-time checks, all versions of SPIR-V but
+// one, and variants whose constants and whose parts were both seen in others of the same kernel. Writes every result to SHADERS/results.tsv. Exits with 1 if anything is refused or takes over 2 s.
 import { execFile, spawn } from 'node:child_process';
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -17,8 +17,10 @@ const LIMIT_MS = 2000; // of processor time, for a kernel that users are to wait
 const HOPELESS_MS = 60_000; // FXC may try for hours to unroll a loop
 const workers = availableParallelism();
 const npm = dirname(createRequire(join(process.cwd(), 'x')).resolve('webgpu/package.json'));
-const files = (folder, ...ends) => readdirSync(join(shaders, folder)).filter((f) => ends.some((e) => f.endsWith(e))).sort();
 const id = (file) => file.split('.').slice(0, 2).join('.');
+const index = readFileSync(join(shaders, 'index.tsv'), 'utf8').split('\n').slice(1).map((line) => line.split('\t'));
+const wanted = new Set(index.filter(([, , first]) => !quick || first === 'true').map(([id]) => id));
+const files = (folder, end) => readdirSync(join(shaders, folder)).filter((f) => f.endsWith(end) && wanted.has(id(f))).sort();
 
 const expected = {}; // files a compiler is to see
 const results = []; // [compiler, file, ok, milliseconds, message, multiply-adds, arrays in memory]

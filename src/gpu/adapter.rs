@@ -48,6 +48,11 @@ impl Caps {
         Caps { matrix_units: adapter.cooperative_matrix_properties().iter().map(unit).collect(), ..caps }
     }
 
+    /// Whether kernels gain from loops that are written out: FXC takes two to six times as long over them.
+    pub fn unrolls(&self) -> bool {
+        !self.compiler.contains("FXC")
+    }
+
     /// What a device can do that somebody else has opened.
     pub(super) fn of_device(device: &wgpu::Device) -> Result<Caps> {
         let (info, limits) = (device.adapter_info(), device.limits());

@@ -79,7 +79,7 @@ impl Gpu {
                 found.push(Ok(kernel.clone()));
                 continue;
             }
-            let source = shader.expand(&header);
+            let source = if self.caps().unrolls() { shader.expand(&header) } else { shader.as_written(&header) };
             if let Some(kernel) = known.by_source.get(&source).cloned() {
                 known.by_address.insert(address, kernel.clone());
                 found.push(Ok(kernel));

@@ -64,11 +64,20 @@ impl Header {
 }
 
 impl Shader {
-    /// The source that is compiled: header, parts, shared files, the file itself, with marked loops written out.
+    /// The source that is compiled: [`Shader::as_written`], with marked loops written out.
     ///
     /// # Panics
-    /// If the header names a constant that the shader does not declare as its default, or a marked loop has no constant count.
+    /// As `as_written`; or if a marked loop has no constant count.
     pub fn expand(&self, header: &Header) -> String {
+        unroll(&self.as_written(header)).unwrap_or_else(|why| panic!("{}.wgsl: {why}", self.name))
+    }
+
+    /// Header, parts, shared files and the file itself: what adapters are given that are not better off with loops written out
+    /// ([`Caps::unrolls`](super::Caps::unrolls)).
+    ///
+    /// # Panics
+    /// If the header names a constant that the shader does not declare as its default.
+    pub fn as_written(&self, header: &Header) -> String {
         for (name, _) in &header.constants {
             let known = self.defaults.iter().any(|(default, _)| default == name);
             assert!(known, "{}.wgsl has no header constant {name}", self.name);
@@ -85,7 +94,7 @@ impl Shader {
             out.push_str(source);
             out.push('\n');
         }
-        unroll(&out).unwrap_or_else(|why| panic!("{}.wgsl: {why}", self.name))
+        out
     }
 }
 

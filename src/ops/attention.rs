@@ -226,8 +226,8 @@ impl Attention {
         let lanes = caps.fixed_subgroup().map_or(0, |s| s as usize);
         let outer = caps.is_cpu() && matches!(lanes, 4 | 8) && self.d_kv.is_multiple_of(4) && self.d_kv <= 64;
         let workgroups = if caps.is_cpu() { [4, 8] } else { [8, 4] }.map(|side| Tiling::Workgroup { side });
-        // FXC takes several seconds over the staged kernels.
-        let staged = (!caps.compiler.contains("FXC")).then_some(Tiling::Staged);
+        // Without registers the staged kernels gain nothing.
+        let staged = caps.unrolls().then_some(Tiling::Staged);
         let mut candidates: Vec<_> = outer.then_some(Tiling::Subgroup { side: lanes }).into_iter().collect();
         if caps.is_cpu() {
             candidates.extend(workgroups.into_iter().chain(staged));

@@ -53,12 +53,12 @@ fn sources_keep_to_the_limits_of_webgpu() {
 
 #[test]
 fn sources_translate_to_every_backend() {
-    let mut index = String::from("id\tprofiles\tconstants\n");
+    let mut index = String::from("id\tprofiles\tfirst\tconstants\n");
     for variant in &*VARIANTS {
         let id = &variant.id;
-        let parsed = parse(id, &variant.source);
+        let (parsed, as_written) = (parse(id, &variant.source), parse(id, &variant.as_written));
         let profiles = variant.profiles.iter().copied().collect::<Vec<_>>().join(",");
-        let _ = writeln!(index, "{id}\t{profiles}\t{}", variant.constants);
+        let _ = writeln!(index, "{id}\t{profiles}\t{}\t{}", variant.is_first, variant.constants);
         // naga knows no `enable subgroups`, browsers demand it.
         let enable = if variant.uses_subgroups() { "enable subgroups;\n" } else { "" };
         keep(format!("wgsl/{id}.wgsl"), format!("{enable}{}", variant.source).as_bytes());
@@ -69,7 +69,9 @@ fn sources_translate_to_every_backend() {
                 if variant.needs_dxc() && model == ShaderModel::V5_1 {
                     continue;
                 }
-                let text = to_hlsl(&parsed, model, checked).unwrap_or_else(|e| panic!("{id} to HLSL: {e}"));
+                // Model 5.1 is FXC's.
+                let parsed = if model == ShaderModel::V5_1 { &as_written } else { &parsed };
+                let text = to_hlsl(parsed, model, checked).unwrap_or_else(|e| panic!("{id} to HLSL: {e}"));
                 keep(format!("hlsl/{id}.{checks}.{}.hlsl", model.to_str()), text.as_bytes());
             }
             for version in [(2, 0), (2, 4), (3, 1)] {
@@ -117,9 +119,10 @@ fn keep(name: String, data: &[u8]) {
 fn sources_keep_clear_of_what_other_compilers_refuse() {
     let mut found = BTreeSet::new();
     for variant in &*VARIANTS {
-        found.extend(
-            refused(&parse(&variant.id, &variant.source).module).map(|why| format!("{}: {why}", variant.shader)),
-        );
+        for source in [&variant.source, &variant.as_written] {
+            let module = parse(&variant.id, source).module;
+            found.extend(refused(&module).map(|why| format!("{}: {why}", variant.shader)));
+        }
     }
     assert!(found.is_empty(), "{}", found.into_iter().collect::<Vec<_>>().join("\n"));
 }

@@ -20,6 +20,11 @@ pub struct Variant {
     /// The kinds of adapter that launch it.
     pub profiles: BTreeSet<&'static str>,
     pub source: String,
+    /// Before its loops were written out.
+    pub as_written: String,
+    parts: Vec<&'static str>,
+    /// The first of its kernel with these constants, or with these parts.
+    pub is_first: bool,
 }
 
 impl Variant {
@@ -27,7 +32,7 @@ impl Variant {
         self.source.contains("subgroup")
     }
 
-    /// FXC has no subgroup operations, and takes several seconds over staged attention, which `Attention::candidates` spares it.
+    /// FXC has no subgroup operations, and is spared staged attention by `Attention::candidates`.
     pub fn needs_dxc(&self) -> bool {
         self.uses_subgroups() || self.shader.starts_with("attention_staged")
     }
@@ -55,7 +60,10 @@ pub static VARIANTS: LazyLock<Vec<Variant>> = LazyLock::new(|| {
     let mut counts = BTreeMap::new();
     let mut all: Vec<Variant> = found.0.into_values().collect();
     all.sort_by(|a, b| (a.shader, &a.source).cmp(&(b.shader, &b.source)));
+    let (mut constants, mut parts) = (BTreeSet::new(), BTreeSet::new());
     for variant in &mut all {
+        let new_constants = constants.insert((variant.shader, variant.constants.clone()));
+        variant.is_first = parts.insert((variant.shader, variant.parts.clone())) || new_constants;
         let count = counts.entry(variant.shader).or_insert(0);
         variant.id = format!("{}.{count:03}", variant.shader);
         *count += 1;
@@ -130,6 +138,9 @@ impl Found {
             constants: header.constants_text(),
             profiles: BTreeSet::new(),
             source,
+            as_written: shader.as_written(header),
+            parts: header.parts.clone(),
+            is_first: false,
         });
         variant.profiles.insert(profile);
     }
