@@ -227,15 +227,17 @@ impl Conversion {
             let untied = self.tensors.iter().any(|(name, ..)| name == "lm_head.weight");
             return config.for_head(untied).to_json();
         }
+        let family = config.model_type.name().to_uppercase();
         let class = match config.classifier.as_ref().map(|head| head.labelled) {
-            None => "EncoderModel",
-            Some(Labelled::Texts) => "ForSequenceClassification",
-            Some(Labelled::Tokens) => "ForTokenClassification",
+            None if config.patches.is_some() => "ChronosBoltModelForForecasting".to_owned(),
+            None => format!("{family}EncoderModel"),
+            Some(Labelled::Texts) => format!("{family}ForSequenceClassification"),
+            Some(Labelled::Tokens) => format!("{family}ForTokenClassification"),
         };
         // transformers counts the decoder's layers of an encoder, too, which has none.
         let layers = if config.num_decoder_layers == 0 { config.num_layers } else { config.num_decoder_layers };
         let mut map = Map::from(T5Config { num_decoder_layers: layers, ..config.clone() });
-        map.insert("architectures".into(), json!([format!("{}{class}", config.model_type.name().to_uppercase())]));
+        map.insert("architectures".into(), json!([class]));
         format!("{:#}\n", Value::Object(map))
     }
 
@@ -357,6 +359,11 @@ fn missing(weights: &Weights, name: &str, shape: &[usize]) -> Error {
 fn expect_gguf(config: &T5Config, untied: bool) -> Result<()> {
     if config.classifier.is_some() {
         return Err(Error::Input("a GGUF file has no place for a head that classifies: write a folder instead".into()));
+    }
+    if config.patches.is_some() {
+        return Err(Error::Input(
+            "a GGUF file has no place for a Chronos-Bolt's patches: write a folder instead".into(),
+        ));
     }
     let activation = config.feed_forward_proj;
     let usual = if activation.gated { Function::GeluTanh } else { Function::Relu };

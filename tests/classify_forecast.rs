@@ -157,6 +157,19 @@ fn series_come_as_numbers_lines_or_columns() {
     let words = scratch.file("words.csv", "1,2\none\n");
     refuses(&[&["forecast", "--file", words.to_str().unwrap()][..], &model].concat(), "words.csv:2");
     refuses(&["forecast", "1", "--model", tests("golden/flan").to_str().unwrap()], "no chronos_config");
+    // A Chronos-Bolt takes gaps, and draws nothing.
+    let bolt = tests("golden/families/chronos-bolt");
+    let bolt = ["--model", bolt.to_str().unwrap()];
+    let found =
+        prints(&[&["forecast", "--column", "c", "--length", "2", "--quantiles", "0.5"][..], &file, &bolt].concat());
+    let rows: Vec<Vec<&str>> = found.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!(rows.len(), 3);
+    assert_eq!((rows[0][2], rows[0][3], rows[1][0], rows[1][2]), ("mean", "0.5", "c", rows[1][3]));
+    let object = prints(&[&["forecast", "--json", "1", "2"][..], &bolt].concat());
+    let object: serde_json::Value = serde_json::from_str(&object).unwrap();
+    assert!(object.get("paths").is_none() && object["mean"].as_array().unwrap().len() == 6);
+    refuses(&[&["forecast", "1", "--paths", "3"][..], &bolt].concat(), "draws no paths");
+    refuses(&[&["generate", "1"][..], &bolt].concat(), "Chronos-Bolt");
 }
 
 /// New tokens get ids behind the others, and rows that are the mean of theirs, in files that open to the same.

@@ -112,7 +112,7 @@ fn impossible_settings_are_refused() {
         (&["--preset", "t5-tiny"], &["t5-tiny", "t5-small"]),
         (&["--optimizer", "sgd"], &["sgd", "adamw"]),
         (&["--schedule", "cosin"], &["cosin", "cosine"]),
-        (&["--activation", "swish"], &["swish", "gated-"]),
+        (&["--activation", "softplus"], &["softplus", "gated-"]),
         (&["--vocab", "100"], &["an embedding of 100 rows", "--tokenizer"]),
         (&["--lr", "0"], &["learning rate"]),
         (&["--dropout", "1"], &["dropout"]),

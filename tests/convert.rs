@@ -214,7 +214,8 @@ fn what_is_stopped_or_fails_leaves_nothing() {
 #[test]
 fn models_that_write_no_text_stay_so() {
     let scratch = Scratch::new("no-text");
-    for name in ["umt5-encoder", "prott5", "sequence-classifier", "mt5-sequence-classifier", "token-classifier"] {
+    let classifiers = ["sequence-classifier", "mt5-sequence-classifier", "token-classifier"];
+    for name in ["umt5-encoder", "prott5", "chronos-bolt"].into_iter().chain(classifiers) {
         let model = golden("families").join(name);
         let before = ModelParts::open_any(&model).unwrap();
         let dir = scratch.path(name);
@@ -237,6 +238,10 @@ fn models_that_write_no_text_stay_so() {
         if before.config.classifier.is_some() {
             let refused = convert(&model, &scratch.path("x.gguf"), Format::Gguf, None).unwrap_err().to_string();
             assert!(refused.contains("classifies"), "{refused}");
+        }
+        if before.config.patches.is_some() {
+            let refused = convert(&model, &scratch.path("x.gguf"), Format::Gguf, None).unwrap_err().to_string();
+            assert!(refused.contains("patches"), "{refused}");
         }
     }
     let parts = ModelParts::open_any(&golden("t5v10")).unwrap().encoder_only();

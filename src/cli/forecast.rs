@@ -1,4 +1,4 @@
-//! `t5 forecast`: what may follow time series, with Chronos-T5.
+//! `t5 forecast`: what may follow time series, with Chronos.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -18,17 +18,20 @@ Examples:
     t5 forecast --model models/chronos-t5-small 112 118 132 129 121 135 148 148 136 119 104 118
   A column of a table, 24 steps ahead, with more quantiles:
     t5 forecast --model models/chronos-t5-small --file sales.csv --column units --length 24 --quantiles 0.05,0.5,0.95
+  A Chronos-Bolt by its name on the hub, which draws no paths and takes a fraction of the time:
+    t5 forecast --model amazon/chronos-bolt-small --file sales.csv --column units
   Each line a series, [1, 2, null, 4] or 1,2,4; every drawn path as JSON:
     t5 forecast --model models/chronos-t5-small --file series.jsonl --paths 100 --json > forecasts.jsonl";
 
-/// Forecast time series with a Chronos-T5
+/// Forecast time series with a Chronos-T5 or a Chronos-Bolt
 ///
 /// A series comes as numbers on the command line, as a line (JSON list, or numbers parted by commas or spaces), or as a column
-/// of a table. The model draws paths of what may follow; of these, mean and quantiles at each step are printed as CSV.
+/// of a table. A Chronos-T5 draws paths of what may follow; of these, mean and quantiles at each step are printed as CSV. A
+/// Chronos-Bolt knows quantiles of what may follow; its mean is the median.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Model folder with the config.json and the weights of a Chronos-T5
+    /// Model folder with the config.json and the weights of a Chronos
     #[arg(long, short, value_name = "DIR")]
     model: PathBuf,
     /// Read series from this file, one a line; plain, .gz, .xz or .zst ("-": standard input)
@@ -40,28 +43,28 @@ pub struct Args {
     /// Values to forecast [default: as many as the model was trained to]
     #[arg(long, value_name = "N")]
     length: Option<usize>,
-    /// Paths to draw for each series [default: as the model's config.json says, usually 20]
+    /// Chronos-T5: paths to draw for each series [default: as the model's config.json says, usually 20]
     #[arg(long, value_name = "N")]
     paths: Option<usize>,
     /// Quantiles to print
     #[arg(long, value_name = "LEVELS", value_delimiter = ',', default_value = "0.1,0.5,0.9", value_parser = level)]
     quantiles: Vec<f64>,
-    /// Draw at this temperature [default: the model's]
+    /// Chronos-T5: draw at this temperature [default: the model's]
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
-    /// Draw among the K likeliest values [default: the model's]
+    /// Chronos-T5: draw among the K likeliest values [default: the model's]
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Draw among the fewest values whose probabilities reach P [default: the model's]
+    /// Chronos-T5: draw among the fewest values whose probabilities reach P [default: the model's]
     #[arg(long, value_name = "P")]
     top_p: Option<f32>,
-    /// The same seed draws the same paths
+    /// Chronos-T5: the same seed draws the same paths
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// How weights are held in the adapter's memory
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = WeightsArg::Auto)]
     weights: WeightsArg,
-    /// Print one JSON object a series, with all paths
+    /// Print one JSON object a series, with all paths if there are any
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -84,7 +87,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut input = Input::open(args)?;
     let folder = model_folder(&args.model, args.device.quiet)?;
     let gpu = args.device.open()?;
-    let mut forecaster = Forecaster::new(args.device.load(&gpu, &ModelParts::open(&folder)?, args.weights)?)?;
+    let mut forecaster = Forecaster::new(args.device.load(&gpu, &ModelParts::open_any(&folder)?, args.weights)?)?;
     let options = ForecastOptions {
         length: args.length,
         paths: args.paths,
@@ -94,11 +97,9 @@ pub fn run(args: &Args) -> Result<()> {
         seed: args.seed,
         first_series: 0,
     };
-    let trained = forecaster.config().prediction_length;
+    let trained = forecaster.prediction_length();
     if args.length.is_some_and(|length| length > trained) && !args.device.quiet {
-        note!(
-            "the model was trained to forecast {trained} values: what lies beyond goes on from the median of the paths"
-        );
+        note!("the model was trained to forecast {trained} values: what lies beyond goes on from its own forecast");
     }
     if !args.json {
         let levels: Vec<String> = args.quantiles.iter().map(f64::to_string).collect();
@@ -137,8 +138,10 @@ impl Args {
             let levels = self.quantiles.iter().map(f64::to_string);
             let named: serde_json::Map<_, _> =
                 levels.zip(quantiles.iter().map(|values| values.clone().into())).collect();
-            let object =
-                serde_json::json!({ "series": name, "mean": mean, "quantiles": named, "paths": forecast.paths });
+            let mut object = serde_json::json!({ "series": name, "mean": mean, "quantiles": named });
+            if let Forecast::Paths(paths) = forecast {
+                object["paths"] = serde_json::json!(paths);
+            }
             writeln!(out, "{object}")?;
             return Ok(());
         }

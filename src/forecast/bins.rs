@@ -41,14 +41,9 @@ impl ChronosConfig {
     pub fn of(config: &T5Config) -> Result<ChronosConfig> {
         let wrong = |what: String| Error::Input(format!("config.json: {what}"));
         let Some(value) = config.extra.get("chronos_config") else {
-            let what = "there is no chronos_config: forecasts are made with a Chronos-T5 (amazon/chronos-t5-small)";
+            let what = "there is no chronos_config: forecasts are made with a Chronos-T5 or a Chronos-Bolt (amazon/chronos-bolt-small)";
             return Err(wrong(what.into()));
         };
-        if value.get("input_patch_size").is_some() {
-            let what =
-                "this is a Chronos-Bolt or Chronos-2, which reads patches of values; only Chronos-T5 is supported";
-            return Err(wrong(what.into()));
-        }
         let config: ChronosConfig = serde_json::from_value(value.clone())
             .map_err(|e| wrong(format!("chronos_config is not that of a Chronos-T5: {e}")))?;
         let ChronosConfig { tokenizer_class, model_type, .. } = &config;

@@ -114,6 +114,6 @@ fn compile(model: &Model, shape: BatchShape, labelled: Labelled, options: &PlanO
     let choices = model.tuner.any_batch().choices(&model.gpu, &b.graph, &[scores])?;
     let plan = Plan::compile_with(&model.gpu, &b.graph, &[("scores", scores)], options, &choices)?;
     let rows = if labelled == Labelled::Texts { shape.batch } else { shape.batch * shape.src_len };
-    plan.write("zeros", &vec![0u32; rows]);
+    plan.write(&format!("zeros_{rows}"), &vec![0u32; rows]);
     Ok(plan)
 }

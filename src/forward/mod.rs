@@ -1,11 +1,12 @@
 //! A model asked without decoding: what it makes of texts ([`Encoder`]), how likely it finds targets ([`TargetScorer`]), which
-//! labels it gives ([`Classifier`]).
+//! labels it gives ([`Classifier`]), how it goes on with series of numbers ([`PatchReader`]).
 //!
 //! Both run batches of rows of like length. Neither the order of the rows, nor what shares a batch with them, nor padding
 //! changes a bit of a row's result.
 
 mod classify;
 mod encode;
+mod quantiles;
 mod score;
 mod sentence;
 
@@ -14,6 +15,7 @@ use std::ops::Range;
 
 pub use classify::{Classifier, LabelScores};
 pub use encode::{Embeddings, EncodeOptions, Encoder, HiddenStates, Pooling};
+pub use quantiles::{PatchReader, Patches};
 pub use score::{TargetScore, TargetScorer};
 pub use sentence::SentenceHead;
 #[cfg(feature = "hub")]

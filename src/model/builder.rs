@@ -33,6 +33,8 @@ pub struct Builder<'a> {
     recompute: bool,
     /// Whether a row must not depend on how many there are.
     any_rows: bool,
+    /// Whether sources have gaps.
+    gaps: bool,
 }
 
 /// What an attention may see: the kind of its mask, and the leaves that say more.
@@ -67,8 +69,9 @@ impl<'a> Builder<'a> {
         shape: BatchShape,
         dropout: f32,
     ) -> Builder<'a> {
-        let (graph, sites, variant, recompute, any_rows) = (Graph::new(), 0, None, false, false);
-        Builder { graph, config, layout, output_scale, shape, dropout, sites, variant, recompute, any_rows }
+        let (graph, sites, variant) = (Graph::new(), 0, None);
+        let (recompute, any_rows, gaps) = (false, false, false);
+        Builder { graph, config, layout, output_scale, shape, dropout, sites, variant, recompute, any_rows, gaps }
     }
 
     /// Lets [`Builder::backward`] compute the values inside of each block again instead of keeping them from the forward
@@ -86,14 +89,19 @@ impl<'a> Builder<'a> {
     /// Encoder: reads the leaves `src_ids`, `src_index` (`[B S]`) and, of packed rows, `src_ranges` (`[B S, 2]`), else
     /// `src_lens` (`[B]`); gives `[B S, D]`.
     pub fn encoder(&mut self) -> ValueId {
-        let (batch, len) = (self.shape.batch, self.shape.src_len);
+        let embedded = self.embed("src", self.shape.batch * self.shape.src_len);
+        self.encoder_of(embedded)
+    }
+
+    /// The encoder's blocks on embedded sources, `[B S, D]`.
+    fn encoder_of(&mut self, embedded: ValueId) -> ValueId {
+        let len = self.shape.src_len;
         let sees = if self.shape.packed {
             self.sees_segments(["src_ranges", "src_ranges"], [len, len])
         } else {
             self.sees_source()
         };
-        let mut x = self.embed("src", batch * len);
-        x = self.dropout(x);
+        let mut x = self.dropout(embedded);
         let mut bias = None;
         for block in 0..self.config.num_layers {
             bias = self.bias(Stack::Encoder, block, bias);
@@ -266,7 +274,12 @@ impl<'a> Builder<'a> {
     }
 
     fn sees_source(&mut self) -> Sees {
-        let lens = self.graph.leaf("src_lens", &[self.shape.batch], Dtype::U32);
+        let BatchShape { batch, src_len, .. } = self.shape;
+        if self.gaps {
+            let shown = self.graph.leaf("src_shown", &[batch, src_len.div_ceil(32)], Dtype::U32);
+            return Sees { mask: Mask::Shown, inputs: vec![shown] };
+        }
+        let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
         Sees { mask: Mask::Padded, inputs: vec![lens] }
     }
 

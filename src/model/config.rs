@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::head::ClassifierHead;
+use super::patches::PatchHead;
 use crate::checkpoint::{GgufFile, Weights, other_format};
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
@@ -42,6 +43,8 @@ pub struct T5Config {
     pub decoder_start_token_id: u32,
     /// The head of a model that gives labels their scores instead of writing text. No key of the file: the weights tell.
     pub classifier: Option<ClassifierHead>,
+    /// What a Chronos-Bolt has instead of text; read from `chronos_config`, which stays in `extra`.
+    pub patches: Option<PatchHead>,
     /// Keys of the file that mean nothing here; written back by [`T5Config::to_json`].
     pub extra: Map<String, Value>,
 }
@@ -287,6 +290,7 @@ fn from_map(mut keys: Keys) -> Result<T5Config> {
         eos_token_id: keys.ids("eos_token_id", 1)?,
         decoder_start_token_id: keys.id("decoder_start_token_id", pad_token_id)?,
         classifier: None,
+        patches: PatchHead::find(keys.map.get("chronos_config")).map_err(|what| keys.error("chronos_config", &what))?,
         extra: Map::new(),
     };
     config.check().map_err(|(key, what)| keys.error(key, &what))?;

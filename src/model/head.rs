@@ -94,6 +94,6 @@ impl ClassifierHead {
 impl T5Config {
     /// Whether the model has a decoder and a head over the vocabulary.
     pub fn writes_text(&self) -> bool {
-        self.num_decoder_layers > 0 && self.classifier.is_none()
+        self.num_decoder_layers > 0 && self.classifier.is_none() && self.patches.is_none()
     }
 }

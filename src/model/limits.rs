@@ -68,8 +68,13 @@ impl T5Config {
         if self.eos_token_id.is_empty() {
             return Err(("eos_token_id", "is empty; generation could never stop".to_owned()));
         }
+        if self.patches.as_ref().is_some_and(|head| head.use_reg_token) && self.vocab_size < 2 {
+            return Err(("vocab_size", "is 1; use_reg_token needs token 1".to_owned()));
+        }
         let ids = [("pad_token_id", self.pad_token_id), ("decoder_start_token_id", self.decoder_start_token_id)];
-        for (key, id) in ids.into_iter().chain(self.eos_token_id.iter().map(|&id| ("eos_token_id", id))) {
+        // A Chronos-Bolt ends nothing, and has no token for it if it sums nothing up either.
+        let ends = self.eos_token_id.iter().filter(|_| self.patches.is_none());
+        for (key, id) in ids.into_iter().chain(ends.map(|&id| ("eos_token_id", id))) {
             if id as usize >= self.vocab_size {
                 return Err((key, format!("is {id}, outside of the vocabulary of {}", self.vocab_size)));
             }

@@ -8,6 +8,7 @@ mod head;
 mod init;
 mod layout;
 mod limits;
+mod patches;
 pub mod presets;
 mod shapes;
 mod storage;
@@ -27,6 +28,7 @@ pub(crate) use generation::GENERATION_FILE;
 pub use generation::{DecodingSettings, EarlyStopping, GenerationConfig};
 pub use head::{ClassifierHead, Labelled, Problem};
 pub use layout::{Layout, Piece, TensorSpan};
+pub use patches::PatchHead;
 pub use storage::Storage;
 
 use crate::checkpoint::{BlockFormat, Encoding, Weights, write_model};
@@ -87,11 +89,15 @@ impl ModelParts {
     pub fn open(model: &Path) -> Result<ModelParts> {
         let parts = ModelParts::open_any(model)?;
         parts.weights.expect_decoder()?;
+        if parts.config.patches.is_some() {
+            let what = "this is a Chronos-Bolt, which forecasts series of numbers and writes no text";
+            return Err(Error::file(files::model_folder(model).join("config.json"), what));
+        }
         Ok(parts)
     }
 
-    /// [`ModelParts::open`] that also takes models that write no text: an encoder alone (T5EncoderModel), and those with a head
-    /// for classification.
+    /// [`ModelParts::open`] that also takes models that write no text: an encoder alone (T5EncoderModel), those with a head for
+    /// classification, and Chronos-Bolt.
     pub fn open_any(model: &Path) -> Result<ModelParts> {
         let weights = Weights::open(model)?;
         let mut remarks: Vec<String> = weights.remark().map(str::to_owned).into_iter().collect();
@@ -135,6 +141,7 @@ impl ModelParts {
         self.config.num_decoder_layers = 0;
         self.config.tie_word_embeddings = true;
         self.config.classifier = None;
+        self.config.patches = None;
         self
     }
 }
@@ -373,6 +380,9 @@ impl Model {
     pub fn expect_decoder(&self) -> Result<()> {
         let what = match self.config.classifier {
             _ if self.config.writes_text() => return Ok(()),
+            _ if self.config.patches.is_some() => {
+                "the model is a Chronos-Bolt: it forecasts series of numbers, and writes no text"
+            }
             Some(_) => "the model gives labels their scores: it classifies texts, and writes none",
             None => "the model is an encoder without a decoder: it embeds texts, and neither writes nor scores any",
         };

@@ -73,6 +73,7 @@ impl Release {
             eos_token_id: vec![1],
             decoder_start_token_id: 0,
             classifier: None,
+            patches: None,
             extra: Map::new(),
         }
     }

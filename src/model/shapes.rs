@@ -50,6 +50,7 @@ impl T5Config {
         if untied_head {
             shapes.push(("lm_head.weight".to_owned(), vec![self.vocab_size, self.d_model]));
         }
+        shapes.extend(self.patches.iter().flat_map(|head| head.tensor_shapes(self.d_model, self.d_ff)));
         shapes.extend(self.classifier.iter().flat_map(|head| head.tensor_shapes(self.d_model)));
         shapes
     }

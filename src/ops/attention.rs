@@ -10,6 +10,7 @@ use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
 /// - fused: `qkv [batch q_len, 3 heads d_kv]`; else `q [batch q_len, heads d_kv]` and `kv [batch kv_len, 2 heads d_kv]`
 /// - with a bias: `[heads, 2 reach + 1]`, by clamped distance
 /// - with [`Mask::Padded`]: `lens [batch]` (u32), the number of keys that are not padding
+/// - with [`Mask::Shown`]: `shown [batch, kv_len / 32 rounded up]` (u32), a bit for each key, the lowest first
 /// - with [`Mask::Segments`]: for each query the range of keys that it sees, `[batch q_len, 2]` (u32), and for each key the
 ///   range of queries that see it, `[batch kv_len, 2]`, both as [`super::segment_ranges`] makes them
 /// - with dropout: the generator's `key [4]` (u32)
@@ -37,6 +38,8 @@ pub struct Attention {
 pub enum Mask {
     /// Those of its sequence that are not padding.
     Padded,
+    /// Those of its sequence whose bits are set: gaps may lie anywhere.
+    Shown,
     /// Those up to its own position.
     Causal,
     /// Those of its own segment, where a sequence holds several examples. Costs what the examples cost: tiles in which no
@@ -154,7 +157,7 @@ const DELTA_LANES: usize = 16;
 pub(super) struct Slots {
     pub kv: usize,
     pub bias: Option<usize>,
-    /// The number of keys, or the range of keys of each query.
+    /// The number of keys, their bits, or the range of keys of each query.
     pub keys: Option<usize>,
     /// The range of queries of each key.
     pub queries: Option<usize>,
@@ -252,6 +255,7 @@ impl Attention {
         header
             .part(match self.mask {
                 Mask::Padded => part!("attention_padded"),
+                Mask::Shown => part!("attention_shown"),
                 Mask::Causal => part!("attention_causal"),
                 Mask::Segments => part!("attention_segments"),
             })
@@ -265,6 +269,7 @@ impl Attention {
         let mask = match (self.mask, walks) {
             (Mask::Segments, Walk::Keys) => ("ranges", slots.keys),
             (Mask::Segments, Walk::Queries) => ("ranges", slots.queries),
+            (Mask::Shown, _) => ("shown", slots.keys),
             _ => ("lens", slots.keys),
         };
         let mut bindings = vec![("q", l.input(0)), ("kv", l.input(slots.kv))];
@@ -328,6 +333,9 @@ impl Op for Attention {
         if let (Mask::Segments, Some(keys), Some(queries)) = (self.mask, slots.keys, slots.queries) {
             assert_eq!(inputs[keys], [self.batch * self.q_len, 2], "keys of {self:?}");
             assert_eq!(inputs[queries], [self.batch * self.kv_len, 2], "queries of {self:?}");
+        }
+        if let (Mask::Shown, Some(keys)) = (self.mask, slots.keys) {
+            assert_eq!(inputs[keys], [self.batch, self.kv_len.div_ceil(32)], "keys of {self:?}");
         }
         if let Some(bias) = slots.bias {
             assert_eq!(inputs[bias], [self.heads, self.distances()], "bias of {self:?}");

@@ -1,7 +1,5 @@
 //! Attention in f64, with every score in memory: the reference for the kernels that never store one.
 
-use std::ops::Range;
-
 use super::attention::{Attention, Mask};
 use super::dropout::keep;
 use crate::graph::Tensor64;
@@ -30,15 +28,19 @@ impl Head<'_> {
     }
 
     /// The keys that query `i` sees.
-    fn keys(&self, i: usize) -> Range<usize> {
+    fn keys(&self, i: usize) -> Vec<usize> {
         let data = self.a.slots().keys.map(|slot| &self.inputs[slot].data);
         match (self.a.mask, data) {
-            (Mask::Padded, Some(lens)) => 0..(lens[self.b] as usize).min(self.a.kv_len),
+            (Mask::Padded, Some(lens)) => (0..(lens[self.b] as usize).min(self.a.kv_len)).collect(),
+            (Mask::Shown, Some(words)) => {
+                let words = &words[self.b * self.a.kv_len.div_ceil(32)..];
+                (0..self.a.kv_len).filter(|j| words[j / 32] as u32 >> (j % 32) & 1 == 1).collect()
+            }
             (Mask::Segments, Some(ranges)) => {
                 let at = 2 * (self.b * self.a.q_len + i);
-                ranges[at] as usize..ranges[at + 1] as usize
+                (ranges[at] as usize..ranges[at + 1] as usize).collect()
             }
-            _ => 0..i + 1,
+            _ => (0..i + 1).collect(),
         }
     }
 
@@ -56,7 +58,7 @@ impl Head<'_> {
             let bias = slots.bias.map(|bias| &self.inputs[bias]);
             dot + bias.map_or(0.0, |t| t.data[self.h * t.shape[1] + self.distance(i, j)])
         };
-        let scores: Vec<f64> = self.keys(i).map(score).collect();
+        let scores: Vec<f64> = self.keys(i).into_iter().map(score).collect();
         if scores.is_empty() {
             return (scores, 0.0);
         }
@@ -85,7 +87,7 @@ pub(super) fn forward(a: &Attention, inputs: &[Tensor64]) -> Vec<Tensor64> {
         for i in 0..a.q_len {
             let (weights, log_sum) = head.weights(i);
             lse.data[(head.b * a.heads + head.h) * a.q_len + i] = log_sum;
-            for (j, w) in head.keys(i).zip(&weights) {
+            for (j, w) in head.keys(i).into_iter().zip(&weights) {
                 for d in 0..a.d_kv {
                     out.data[head.out(i) + d] += w * head.kept(i, j) * kv[head.kv(2, j) + d];
                 }
@@ -109,9 +111,9 @@ pub(super) fn backward(a: &Attention, inputs: &[Tensor64]) -> Vec<Tensor64> {
                 let dot: f64 = (0..a.d_kv).map(|d| dout[head.out(i) + d] * kv[head.kv(2, j) + d]).sum();
                 dot * head.kept(i, j)
             };
-            let dweights: Vec<f64> = head.keys(i).map(dweight).collect();
+            let dweights: Vec<f64> = head.keys(i).into_iter().map(dweight).collect();
             let mean: f64 = weights.iter().zip(&dweights).map(|(w, d)| w * d).sum();
-            for (j, (w, dw)) in head.keys(i).zip(weights.iter().zip(&dweights)) {
+            for (j, (w, dw)) in head.keys(i).into_iter().zip(weights.iter().zip(&dweights)) {
                 let dscore = w * (dw - mean);
                 for d in 0..a.d_kv {
                     dq.data[head.q(i) + d] += dscore * kv[head.kv(1, j) + d];

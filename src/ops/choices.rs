@@ -149,9 +149,9 @@ impl Attention {
             .batch_size("k", self.kv_len, MOST_POSITIONS)
     }
 
-    /// Segments shorten the walks and change nothing else: they go by what padded sequences do.
+    /// Segments shorten the walks, and gaps change what is looked up: they go by what padded sequences do.
     fn trial(&self, class: &Class, tiling: Tiling, backward: bool) -> Trial {
-        let mask = if self.mask == Mask::Segments { Mask::Padded } else { self.mask };
+        let mask = if matches!(self.mask, Mask::Segments | Mask::Shown) { Mask::Padded } else { self.mask };
         let [heads, q_len, kv_len] = ["h", "q", "k"].map(|name| class.size(name));
         let op = Attention { batch: 1, heads, q_len, kv_len, mask, tiling: Some(tiling), ..self.clone() };
         let (slots, inner) = (op.slots(), op.inner());

@@ -30,6 +30,27 @@ pub(super) fn push(cases: &mut Vec<Case>) {
     // Large scores: the softmax is all but one-hot.
     push_attention(cases, [2, 2, 16, 40, 40], true, true, Some(6), 0.0, 6.0);
     segments(cases);
+    gaps(cases);
+}
+
+/// Keys hidden anywhere: between others, a whole tile, all before the last, all.
+fn gaps(cases: &mut Vec<Case>) {
+    for (t, tiling) in TILINGS.into_iter().enumerate() {
+        let (batch, fused, q_len, kv_len) = if t % 2 == 0 { (4, true, 70, 70) } else { (4, false, 5, 70) };
+        let (mask, reach, dropout) = (Mask::Shown, fused.then_some(6), if t < 2 { 0.25 } else { 0.0 });
+        let op = Attention { batch, heads: 2, d_kv: 8, q_len, kv_len, mask, fused, reach, dropout, site: 5, tiling };
+        cases.push(Case::new(format!("attention gaps reach={reach:?} dropout={dropout} {tiling:?}"), move |b| {
+            let mut inputs = operands(b, &op, 1.0);
+            let shown = [[0x5a5a_5a5a, u32::MAX, 1], [0, 0xffff_0000, 0x3f], [0, 0, 0x20], [0; 3]];
+            inputs.push(b.leaf("shown", &[4, 3], Dtype::U32, shown.concat().into_iter().map(f64::from).collect()));
+            if dropout > 0.0 {
+                inputs.push(b.ids("key", &[1, 2, 3, 4]));
+            }
+            let outputs = b.graph.push(op.clone(), &inputs);
+            b.output("out", outputs[0]);
+            b.output_constant("lse", outputs[1]);
+        }));
+    }
 }
 
 fn push_attention(
