@@ -56,7 +56,8 @@ fn kernels_match_the_oracle() {
     for child in started {
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        // Not the exit status: Mesa 22's lavapipe has been seen to crash as a process ends, long after its results.
+        assert!(text.contains("test result: ok. 1 passed"), "{}: {text}", output.status);
     }
 }
 
