@@ -1,6 +1,6 @@
 // The mask of sequences with gaps: a query sees the keys whose bits are set.
 
-@group(0) @binding(5) var<storage, read> shown: array<u32>; // [batch, kv_len / 32] bits, the lowest first
+@group(0) @binding(5) var<storage, read> shown: array<u32>; // [batch, kv_len / 32 rounded up] bits, the lowest first
 
 alias Mask = u32; // where the sequence's bits begin
 

@@ -129,6 +129,14 @@ fn what_is_no_chronos_t5_is_refused_with_its_name() {
     let gap = vec![vec![1.0, f32::NAN, 2.0]];
     let refused = pollster::block_on(forecaster.forecast(&gap, &ForecastOptions::default(), &|| false));
     assert!(refused.unwrap_err().to_string().contains("series 0: value 2"));
+    // What a file asks for is bounded, too.
+    let (mut many, _) = Model::load(&gpu(), &folder()).unwrap();
+    many.config.extra["chronos_config"]["num_samples"] = u64::MAX.into();
+    let refused =
+        pollster::block_on(
+            Forecaster::new(many).unwrap().forecast(&[vec![1.0]], &ForecastOptions::default(), &|| false),
+        );
+    assert!(refused.unwrap_err().to_string().contains("at most"));
     let none = ForecastOptions { paths: Some(0), ..ForecastOptions::default() };
     assert!(pollster::block_on(forecaster.forecast(&[vec![1.0]], &none, &|| false)).is_err());
 }

@@ -39,6 +39,8 @@ fn kernels_match_the_oracle() {
         let (first, step) = share.split_once('/').expect("FIRST/STEP");
         let (first, step) = (first.parse().unwrap(), step.parse().unwrap());
         let gpu = gpu();
+        // The driver's library stays loaded: Mesa 22's has been seen to crash as a process ended that had unloaded it.
+        std::mem::forget(gpu.clone());
         // Four tilings take turns: neighbouring quarters begin with other ones.
         let is_wanted = |(i, case): &(usize, Case)| {
             quarter.is_none_or(|quarter| (i / 4 + i) % 4 == quarter || !case.name.starts_with("attention "))
@@ -56,8 +58,7 @@ fn kernels_match_the_oracle() {
     for child in started {
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        // Not the exit status: Mesa 22's lavapipe has been seen to crash as a process ends, long after its results.
-        assert!(text.contains("test result: ok. 1 passed"), "{}: {text}", output.status);
+        assert!(output.status.success() && text.contains("1 passed"), "{}: {text}", output.status);
     }
 }
 

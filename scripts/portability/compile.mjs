@@ -4,7 +4,8 @@
 //
 // DXC and FXC read what naga writes for DirectX, through HLSL.EXE under wine; Tint, Dawn's compiler, reads the WGSL itself;
 // spirv-val reads what naga writes for Vulkan. --quick leaves out the sources with run-time checks, all versions of SPIR-V but
-// one, and variants whose constants and whose parts were both seen in others of the same kernel. Writes every result to SHADERS/results.tsv. Exits with 1 if anything is refused or takes over 2 s.
+// one, and variants whose constants and whose parts were both seen in others of the same kernel. Writes every result to
+// SHADERS/results.tsv. Exits with 1 if anything is refused or takes over 2 s.
 import { execFile, spawn } from 'node:child_process';
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';

@@ -10,8 +10,8 @@ mod patches;
 use std::ops::ControlFlow;
 
 pub use bins::{ChronosConfig, ValueBins};
-pub use patches::{Measure, patches};
 
+use self::patches::patches;
 use crate::error::{Error, Result};
 use crate::forward::PatchReader;
 use crate::generate::{Decoding, Generator};
@@ -68,8 +68,7 @@ impl Forecast {
             Forecast::Quantiles { levels, values } => match levels.iter().position(|&known| known == level) {
                 Some(known) => values[known].clone(),
                 None => {
-                    let outer = [values.first(), values.last()].map(Option::into_iter);
-                    let [first, last] = outer;
+                    let [first, last] = [values.first(), values.last()].map(Option::into_iter);
                     quantile(&first.chain(values).chain(last).collect::<Vec<_>>(), level)
                 }
             },
@@ -141,15 +140,21 @@ impl Forecaster {
         should_stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Forecast>> {
         let length = options.length.unwrap_or_else(|| self.prediction_length());
-        if length == 0 || options.paths == Some(0) {
+        let paths = match &self.kind {
+            Kind::Draws { bins, .. } => options.paths.unwrap_or(bins.config().num_samples),
+            Kind::Quantiles(_) => options.paths.unwrap_or(1),
+        };
+        if length == 0 || paths == 0 {
             return Err(Error::Input("nothing to forecast: length and paths start at 1".into()));
         }
-        if length > MOST_VALUES || options.paths.is_some_and(|paths| paths > MOST_PATHS) {
+        if length > MOST_VALUES || paths > MOST_PATHS {
             let what = format!("a forecast has at most {MOST_VALUES} values and {MOST_PATHS} paths");
             return Err(Error::Input(what));
         }
         match &mut self.kind {
-            Kind::Draws { generator, bins } => draw(generator, bins, series, length, options, should_stop).await,
+            Kind::Draws { generator, bins } => {
+                draw(generator, bins, series, [length, paths], options, should_stop).await
+            }
             Kind::Quantiles(reader) => {
                 let ForecastOptions { paths, temperature, top_k, top_p, .. } = options;
                 if paths.is_some() || temperature.is_some() || top_k.is_some() || top_p.is_some() {
@@ -162,17 +167,16 @@ impl Forecaster {
     }
 }
 
-/// Paths by a Chronos-T5.
+/// So many paths of so many values by a Chronos-T5.
 async fn draw(
     generator: &mut Generator,
     bins: &ValueBins,
     series: &[Vec<f32>],
-    length: usize,
+    [length, n_paths]: [usize; 2],
     options: &ForecastOptions,
     should_stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Forecast>> {
     let config = bins.config();
-    let n_paths = options.paths.unwrap_or(config.num_samples);
     let mut known = series.to_vec();
     let mut made = vec![vec![Vec::new(); n_paths]; series.len()];
     let mut done = 0;
