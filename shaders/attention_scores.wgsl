@@ -5,7 +5,7 @@
 fn biased(w: Work, mask: Mask, i: u32, r: u32, j: u32, products: vec4<f32>) -> vec4<f32> {
     var row = products;
     if HAS_BIAS {
-        let d = i32(j) - i32(i + r);
+        let d = i32(j) - position_of(mask, i + r);
         row += vec4(bias_at(w.head, d), bias_at(w.head, d + 1), bias_at(w.head, d + 2), bias_at(w.head, d + 3));
     }
     let hidden = vec4(

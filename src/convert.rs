@@ -15,7 +15,7 @@ use crate::checkpoint::{
 use crate::error::{Error, Result};
 use crate::files::{LEFT_OVER, folder_of, sync_folder};
 use crate::model::config::Family;
-use crate::model::{Labelled, ModelParts, T5Config};
+use crate::model::{EncoderAttention, Labelled, ModelParts, T5Config};
 use crate::ops::Function;
 use crate::tokenizer::{Tokenizer, Vocabulary};
 
@@ -363,6 +363,12 @@ fn expect_gguf(config: &T5Config, untied: bool) -> Result<()> {
     if config.patches.is_some() {
         return Err(Error::Input(
             "a GGUF file has no place for a Chronos-Bolt's patches: write a folder instead".into(),
+        ));
+    }
+    if config.encoder_attention != EncoderAttention::Full {
+        return Err(Error::Input(
+            "a GGUF file cannot say that the encoder sees only what is near, as LongT5's does: write a folder instead"
+                .into(),
         ));
     }
     let activation = config.feed_forward_proj;

@@ -69,6 +69,7 @@ fn attention_is_counted() {
         mask: Mask::Causal,
         fused: true,
         reach: None,
+        query_block: 1,
         dropout: 0.0,
         site: 0,
         tiling: None,
@@ -82,6 +83,40 @@ fn attention_is_counted() {
         assert_eq!(flops(&outline(&caps, &graph, &[out]).unwrap()), 4.0 * pairs);
         let grads = graph.backward(&[(out, seed)], &[(qkv, None)]);
         assert_eq!(flops(&outline(&caps, &graph, &grads).unwrap()), (4.0 + 14.0) * pairs);
+    }
+}
+
+/// A window's work grows with the length: on an adapter that ends long loops, too, texts of any length can be seen through it.
+#[test]
+fn windows_are_counted() {
+    let (heads, d_kv, len, radius) = (3, 8, 1 << 16, 127);
+    for caps in adapters() {
+        let caps = Caps { max_iterations: Some(65_535), ..caps };
+        let work = |mask: Mask| {
+            let op = Attention {
+                batch: 1,
+                heads,
+                d_kv,
+                q_len: len,
+                kv_len: len,
+                mask,
+                fused: true,
+                reach: None,
+                query_block: 1,
+                dropout: 0.0,
+                site: 0,
+                tiling: None,
+            };
+            let mut graph = Graph::new();
+            let qkv = graph.leaf("qkv", &[len, 3 * heads * d_kv], Dtype::F32);
+            let ranges = graph.leaf("ranges", &[len, 2], Dtype::U32);
+            let out = graph.push(op, &[qkv, ranges, ranges])[0];
+            outline(&caps, &graph, &[out])
+        };
+        let refused = work(Mask::Segments).unwrap_err().to_string();
+        assert!(refused.contains("attention over 65536 positions"), "{refused}");
+        let pairs = (heads * len * (2 * radius + 1) * d_kv) as f64;
+        assert_eq!(flops(&work(Mask::Window { radius }).unwrap()), 4.0 * pairs);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use t5_wgpu::Error;
+use t5_wgpu::model::EncoderAttention;
 use t5_wgpu::model::config::{Family, T5Config};
 use t5_wgpu::model::presets::preset_names;
 use t5_wgpu::ops::{Activation, Function};
@@ -54,12 +55,13 @@ fn family_comes_from_the_architecture_if_model_type_is_absent() {
         ("T5ForConditionalGeneration", Family::T5),
         ("MT5EncoderModel", Family::Mt5),
         ("UMT5ForConditionalGeneration", Family::Umt5),
+        ("LongT5Model", Family::LongT5),
     ] {
         let config = parse(&format!(r#"{{"architectures": ["{name}"]}}"#)).unwrap();
         assert_eq!(config.model_type, family, "{name}");
     }
     assert!(parse("{}").unwrap_err().to_string().contains("model_type is missing"));
-    assert!(parse(r#"{"architectures": ["LongT5Model"]}"#).unwrap_err().to_string().contains("\"longt5\""));
+    assert!(parse(r#"{"architectures": ["SwitchModel"]}"#).unwrap_err().to_string().contains("\"switch\""));
 }
 
 #[test]
@@ -111,10 +113,43 @@ fn refusals_name_file_line_key_and_value() {
     assert!(refusal("\"tie_word_embeddings\": 1").contains("tie_word_embeddings is 1, not true or false"));
     assert!(refusal("\"d_ff\": 1,").starts_with("dir/config.json:4: not a JSON object of settings:"));
     assert!(parse("[1]").unwrap_err().to_string().contains("not a JSON object"));
-    let long = parse(r#"{"model_type": "longt5"}"#).unwrap_err().to_string();
-    assert!(long.contains("model_type is \"longt5\"; only t5, mt5 and umt5 models are supported"), "{long}");
+    let other = parse(r#"{"model_type": "t5gemma"}"#).unwrap_err().to_string();
+    let said =
+        "model_type is \"t5gemma\"; only t5, mt5, umt5 and longt5 models are supported: T5Gemma is made of Gemma 2's";
+    assert!(other.contains(said), "{other}");
     let missing = T5Config::from_file("no/such/config.json").unwrap_err().to_string();
     assert!(missing.starts_with("cannot read no/such/config.json:"), "{missing}");
+}
+
+/// LongT5's defaults are T5's; what its encoder sees is written back as it was read.
+#[test]
+fn longt5_says_what_its_encoder_sees() {
+    let of = |keys: &str| parse(&format!("{{\"model_type\": \"longt5\"{keys}}}"));
+    let config = of("").unwrap();
+    assert_eq!((config.vocab_size, config.d_ff, config.num_heads, config.num_layers), (32_128, 2048, 8, 6));
+    assert_eq!(config.encoder_attention, EncoderAttention::Local { radius: 127 });
+    assert!(config.output_scale(false).0 < 1.0);
+    let global =
+        of(r#", "encoder_attention_type": "transient-global", "local_radius": 63, "tie_word_embeddings": false"#);
+    let global = global.unwrap();
+    assert_eq!(global.encoder_attention, EncoderAttention::TransientGlobal { radius: 63, block: 16 });
+    assert_eq!(global.output_scale(true).0, 1.0);
+    for config in [&config, &global] {
+        assert_eq!(parse(&config.to_json()).unwrap(), *config);
+        let counted: usize =
+            config.tensor_shapes(!config.tie_word_embeddings).iter().map(|(_, s)| s.iter().product::<usize>()).sum();
+        assert_eq!(counted as u64, config.param_count());
+    }
+    let refused = |keys: &str| of(keys).unwrap_err().to_string();
+    assert!(
+        refused(r#", "encoder_attention_type": "global""#).contains("known are \"local\" and \"transient-global\"")
+    );
+    assert!(refused(r#", "local_radius": 0"#).contains("local_radius is 0; it must lie between 1 and"));
+    let no_block = refused(r#", "encoder_attention_type": "transient-global", "global_block_size": 0"#);
+    assert!(no_block.contains("global_block_size is 0; it must lie between 1 and"), "{no_block}");
+    // In other families the key means nothing.
+    let t5 = parse(r#"{"model_type": "t5", "encoder_attention_type": "local"}"#).unwrap();
+    assert_eq!(t5.encoder_attention, EncoderAttention::Full);
 }
 
 #[test]

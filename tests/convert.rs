@@ -254,3 +254,34 @@ fn models_that_write_no_text_stay_so() {
     let expected = T5Config::from_dir(&golden("t5v10")).unwrap();
     assert_eq!((parts.config.num_decoder_layers, parts.config.num_layers), (0, expected.num_layers));
 }
+
+/// Both kinds of LongT5: the names of its modules and what its encoder sees come back; a GGUF file cannot say the latter.
+#[test]
+fn longt5_stays_so() {
+    let scratch = Scratch::new("longt5");
+    for name in ["longt5-local", "longt5-tglobal"] {
+        let model = golden("families").join(name);
+        let dir = scratch.path(name);
+        convert(&model, &dir, Format::Folder, None).unwrap();
+        let (before, after) = (ModelParts::open(&model).unwrap(), ModelParts::open(&dir).unwrap());
+        assert_eq!(after.config, T5Config { extra: after.config.extra.clone(), ..before.config.clone() }, "{name}");
+        let read = |folder: &Path| -> serde_json::Value {
+            serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap()
+        };
+        let (old, new) = (read(&model), read(&dir));
+        for key in ["architectures", "model_type", "encoder_attention_type", "local_radius", "global_block_size"] {
+            assert_eq!(new[key], old[key], "{name} {key}");
+        }
+        let mut names: Vec<&str> = before.weights.names().collect();
+        let mut again: Vec<&str> = after.weights.names().collect();
+        names.sort_unstable();
+        again.sort_unstable();
+        assert_eq!(again, names, "{name}");
+        for (tensor, shape) in before.config.tensor_shapes(true) {
+            let values = |parts: &ModelParts| parts.weights.read_f32(&tensor, &shape).unwrap();
+            assert_eq!(values(&after), values(&before), "{name} {tensor}");
+        }
+        let refused = convert(&model, &scratch.path("x.gguf"), Format::Gguf, None).unwrap_err().to_string();
+        assert!(refused.contains("sees only what is near"), "{refused}");
+    }
+}

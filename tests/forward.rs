@@ -151,7 +151,7 @@ fn unequal(n: usize, vocab: u32) -> Vec<Vec<u32>> {
 #[test]
 fn neighbours_order_and_padding_change_no_bit() {
     let gpu = gpu();
-    for name in ["flan", "umt5"] {
+    for name in ["flan", "umt5", "families/longt5-tglobal"] {
         let mut encoder = Encoder::new(model(&gpu, name), None).unwrap();
         let vocab = encoder.model.config.vocab_size as u32;
         let sources = unequal(23, vocab);

@@ -103,7 +103,7 @@ fn flax_and_t5x_match_pytorch() {
 /// Encoder, logits, loss and greedy ids.
 #[test]
 fn families_that_write_text_match_pytorch() {
-    for name in ["ul2", "pile-t5", "madlad", "nanot5", "chronos-t5"] {
+    for name in ["ul2", "pile-t5", "madlad", "nanot5", "chronos-t5", "longt5-local", "longt5-tglobal"] {
         check_family(name, 4);
     }
 }

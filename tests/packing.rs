@@ -157,12 +157,13 @@ fn relative_l2(found: &[f32], reference: &[f32]) -> f64 {
     (difference / f64::max(norm, 1e-30)).sqrt()
 }
 
-/// Tied and untied heads, a table of biases in each layer, odd sizes: the five families. Neither packing nor how the
+/// Tied and untied heads, a table of biases in each layer, odd sizes: the five families, and an encoder that sees
+/// windows. Neither packing nor how the
 /// examples are dealt out to micro-batches changes a step by more than float32's noise.
 #[test]
 fn packed_rows_teach_the_same() {
     let gpu = gpu();
-    for folder in FOLDERS {
+    for folder in FOLDERS.into_iter().chain(["families/longt5-local"]) {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder);
         let model = Model::load(&gpu, &dir).unwrap().0;
         let owned = examples(model.config.vocab_size, 16);
@@ -189,6 +190,15 @@ fn packed_rows_teach_the_same() {
             }
         }
     }
+}
+
+/// Sums of blocks have no gradients: an error says so before a run begins.
+#[test]
+fn transient_global_attention_is_not_trained() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families/longt5-tglobal");
+    let model = Model::load(&gpu(), &dir).unwrap().0;
+    let refused = Engine::new(model, Regularization::default(), &OptimizerConfig::adamw(), 0.0).map(drop).unwrap_err();
+    assert!(refused.to_string().contains("for inference only"), "{refused}");
 }
 
 /// With dropout on, which is drawn by position.

@@ -30,6 +30,9 @@ impl EncoderRun {
         let batch = workload.batch(&model.config);
         plan.write("src_ids", &batch.src_ids);
         plan.write("src_lens", &batch.src_lens);
+        for (name, data) in model.config.encoder_attention.leaves(&batch.src_lens, batch.shape.src_len) {
+            plan.write(name, &data);
+        }
         Ok(EncoderRun { gpu: model.gpu.clone(), workload: *workload, width: model.config.d_model, plan })
     }
 }

@@ -70,6 +70,9 @@ impl Classifier {
             })?;
             plan.write("src_ids", &ids);
             plan.write("src_lens", &lens);
+            for (name, data) in config.encoder_attention.leaves(&lens, len) {
+                plan.write(name, &data);
+            }
             if labelled == Labelled::Texts {
                 // The decoder reads the source, shifted as in training.
                 let mut tgt_ids = vec![config.pad_token_id; batch * len];

@@ -172,6 +172,9 @@ impl Encoder {
             })?;
             plan.write("src_ids", &ids);
             plan.write("src_lens", &lens);
+            for (name, data) in self.model.config.encoder_attention.leaves(&lens, len) {
+                plan.write(name, &data);
+            }
             plan.run_until(should_stop).await?;
             let result: Vec<f32> = plan.read("result").await?;
             for (row, range) in rows.iter().zip(parts(rows.len(), result.len() / batch)) {

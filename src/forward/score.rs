@@ -71,6 +71,9 @@ impl TargetScorer {
                 self.plans.get(shape, |pool| compile(model, shape, &PlanOptions { bind: &|n| model.bind(n), pool }))?;
             plan.write("src_ids", &src_ids);
             plan.write("src_lens", &src_lens);
+            for (name, data) in config.encoder_attention.leaves(&src_lens, src_len) {
+                plan.write(name, &data);
+            }
             plan.write("tgt_ids", &tgt_ids);
             plan.write("labels", &labels);
             plan.run_until(should_stop).await?;

@@ -10,7 +10,7 @@ use crate::batch::BatchShape;
 use crate::error::Result;
 use crate::gpu::{Gpu, Readback, Sequence, Slice};
 use crate::graph::Graph;
-use crate::model::{Builder, Chooser, DecodeShape, Model, StateLeaf};
+use crate::model::{Builder, Chooser, DecodeShape, EncoderAttention, Model, StateLeaf};
 use crate::ops::{BeamSearch, ChoiceSettings, UNCHOOSABLE};
 use crate::plan::{Plan, PlanOptions, SlotPool};
 
@@ -18,6 +18,8 @@ pub(super) struct Session {
     gpu: Gpu,
     shape: DecodeShape,
     state: HashMap<String, Slice>,
+    /// What else `prepare` reads of the sources.
+    encoder_attention: EncoderAttention,
     prepare: Plan,
     pub(super) step: Plan,
     choosers: Vec<(Chooser, Plan)>,
@@ -84,7 +86,16 @@ impl Session {
         let mut b = Builder::new(model, sizes, 0.0);
         b.decode_step(shape.beams, shape.drafts);
         let step = compile(model, &state, &b.graph, pool)?;
-        let mut session = Session { gpu: gpu.clone(), shape, state, prepare, step, choosers: Vec::new(), chooser: 0 };
+        let mut session = Session {
+            gpu: gpu.clone(),
+            shape,
+            state,
+            encoder_attention: model.config.encoder_attention,
+            prepare,
+            step,
+            choosers: Vec::new(),
+            chooser: 0,
+        };
         session.choose_by(model, pool, None, None)?;
         Ok(session)
     }
@@ -166,6 +177,9 @@ impl Session {
         let cache_row: Vec<u32> = (0..rows * max_len).map(|i| sequence_of(i / max_len) as u32).collect();
         self.write("src_ids", &ids);
         self.write("src_lens", &lens);
+        for (name, data) in self.encoder_attention.leaves(&lens, src_len) {
+            self.prepare.write(name, &data);
+        }
         self.write("source_of", &source_of);
         self.write("cache_row", &cache_row);
         self.write("pos", &self.positions(0));

@@ -8,12 +8,13 @@ mod heads;
 pub use decoding::{Chooser, DecodeShape, StateLeaf};
 
 use super::config::T5Config;
+use super::encoder_attention::EncoderAttention;
 use super::layout::{Layout, shard_leaf};
 use crate::batch::BatchShape;
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::ops::{
-    Attention, CrossEntropy, Dropout, DropoutMask, Gather, Logits, Mask, Matmul, MatmulLayout, PositionBias, RmsNorm,
-    Variant, gather_index_len,
+    Attention, BlockSums, CrossEntropy, Dropout, DropoutMask, Gather, JoinAttention, Logits, Mask, Matmul,
+    MatmulLayout, PositionBias, RmsNorm, Variant, gather_index_len,
 };
 
 /// Adds the parts of a T5 to a graph.
@@ -42,6 +43,12 @@ struct Sees {
     mask: Mask,
     inputs: Vec<ValueId>,
 }
+
+/// The table of the decoder's position bias.
+const DECODER_BIAS: &str = "SelfAttention.relative_attention_bias";
+
+/// Products of so many rows or more treat them alike: see [`Matmul::any_rows`].
+const LEAST_ROWS: usize = 16;
 
 /// One of the two stacks.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,8 +93,9 @@ impl<'a> Builder<'a> {
         self.any_rows = true;
     }
 
-    /// Encoder: reads the leaves `src_ids`, `src_index` (`[B S]`) and, of packed rows, `src_ranges` (`[B S, 2]`), else
-    /// `src_lens` (`[B]`); gives `[B S, D]`.
+    /// Encoder: reads the leaves `src_ids`, `src_index` (`[B S]`) and, of packed rows or where [`EncoderAttention`] is not full,
+    /// `src_ranges` (`[B S, 2]`); of rows that are not packed `src_lens` (`[B]`), and for sums of blocks
+    /// `src_blocks` (`[B]`), how many each source has; gives `[B S, D]`.
     pub fn encoder(&mut self) -> ValueId {
         let embedded = self.embed("src", self.shape.batch * self.shape.src_len);
         self.encoder_of(embedded)
@@ -96,18 +104,36 @@ impl<'a> Builder<'a> {
     /// The encoder's blocks on embedded sources, `[B S, D]`.
     fn encoder_of(&mut self, embedded: ValueId) -> ValueId {
         let len = self.shape.src_len;
-        let sees = if self.shape.packed {
+        let radius = self.config.encoder_attention.radius();
+        let mut sees = if self.shape.packed {
             self.sees_segments(["src_ranges", "src_ranges"], [len, len])
         } else {
             self.sees_source()
         };
+        if let Some(radius) = radius {
+            let ranges = self.sees_segments(["src_ranges", "src_ranges"], [len, len]);
+            sees = Sees { mask: Mask::Window { radius }, ..ranges };
+        }
+        let attention = self.config.encoder_attention;
+        let module = attention.module();
         let mut x = self.dropout(embedded);
-        let mut bias = None;
+        let (mut bias, mut global_bias) = (None, None);
         for block in 0..self.config.num_layers {
-            bias = self.bias(Stack::Encoder, block, bias);
+            bias = self.bias(Stack::Encoder, block, &format!("{module}.relative_attention_bias"), bias);
+            if let EncoderAttention::TransientGlobal { .. } = attention {
+                let table = format!("{module}.global_relative_attention_bias");
+                global_bias = self.bias(Stack::Encoder, block, &table, global_bias);
+            }
             let layer = format!("encoder.block.{block}.layer");
             self.begin_block();
-            x = self.self_attention(&layer, x, len, bias, &sees);
+            x = match attention {
+                EncoderAttention::TransientGlobal { block, .. } => {
+                    self.transient_global_attention(&layer, x, [bias, global_bias], &sees, block)
+                }
+                EncoderAttention::Full | EncoderAttention::Local { .. } => {
+                    self.self_attention(&layer, module, x, len, bias, &sees)
+                }
+            };
             x = self.feed_forward(&format!("{layer}.1"), x);
             self.end_block();
         }
@@ -131,10 +157,10 @@ impl<'a> Builder<'a> {
         x = self.dropout(x);
         let mut bias = None;
         for block in 0..self.config.num_decoder_layers {
-            bias = self.bias(Stack::Decoder, block, bias);
+            bias = self.bias(Stack::Decoder, block, DECODER_BIAS, bias);
             let layer = format!("decoder.block.{block}.layer");
             self.begin_block();
-            x = self.self_attention(&layer, x, tgt_len, bias, &own);
+            x = self.self_attention(&layer, "SelfAttention", x, tgt_len, bias, &own);
             self.graph.scope(format!("{layer}.1"));
             let n = self.norm(&format!("{layer}.1.layer_norm.weight"), x);
             let q = self.linear(&format!("{layer}.1.EncDecAttention.q.weight"), n);
@@ -244,11 +270,12 @@ impl<'a> Builder<'a> {
         self.graph.push1(Gather { shards: self.layout.shards().to_vec() }, &inputs)
     }
 
-    fn bias(&mut self, stack: Stack, block: usize, before: Option<ValueId>) -> Option<ValueId> {
+    /// The bias that a block's table `name` makes, or where it has none the bias of the block before.
+    fn bias(&mut self, stack: Stack, block: usize, name: &str, before: Option<ValueId>) -> Option<ValueId> {
         if !self.config.has_relative_bias(block) {
             return before;
         }
-        let scope = format!("{}.block.{block}.layer.0.SelfAttention.relative_attention_bias", stack.name());
+        let scope = format!("{}.block.{block}.layer.0.{name}", stack.name());
         self.graph.scope(scope.clone());
         let table = self.param(&format!("{scope}.weight"));
         let entries = 2 * self.config.relative_attention_max_distance + 1;
@@ -267,6 +294,7 @@ impl<'a> Builder<'a> {
             mask: Mask::Causal,
             fused: true,
             reach,
+            query_block: 1,
             dropout: self.dropout,
             site: self.sites,
             tiling: None,
@@ -291,24 +319,74 @@ impl<'a> Builder<'a> {
     }
 
     fn attend(&mut self, op: Attention, inputs: &[ValueId], sees: &Sees) -> ValueId {
+        self.attend_with_lse(op, inputs, sees)[0]
+    }
+
+    /// The outputs of [`Attention`].
+    fn attend_with_lse(&mut self, op: Attention, inputs: &[ValueId], sees: &Sees) -> Vec<ValueId> {
         let op = Attention { mask: sees.mask, ..op };
         let mut inputs = [inputs, &sees.inputs].concat();
         if op.dropout > 0.0 {
             inputs.push(self.key());
         }
-        self.graph.push(op, &inputs)[0]
+        self.graph.push(op, &inputs)
+    }
+
+    /// x + o(attention(norm(x))), LongT5's transient-global: one softmax over the keys near a query and over one key for each whole
+    /// block of tokens, made of the sum of its states by a norm and the same weights.
+    fn transient_global_attention(
+        &mut self,
+        layer: &str,
+        x: ValueId,
+        biases: [Option<ValueId>; 2],
+        near: &Sees,
+        block: usize,
+    ) -> ValueId {
+        assert!(!self.shape.packed, "sums of blocks are those of a whole row");
+        let (batch, len) = (self.shape.batch, self.shape.src_len);
+        let slots = (len / block).max(1).next_multiple_of(LEAST_ROWS);
+        let module = format!("{layer}.0.{}", self.config.encoder_attention.module());
+        self.graph.scope(format!("{layer}.0"));
+        let n = self.norm(&format!("{layer}.0.layer_norm.weight"), x);
+        let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
+        let counts = self.graph.leaf("src_blocks", &[batch], Dtype::U32);
+        let sums = self.graph.push1(BlockSums { block, slots }, &[n, lens]);
+        let sums = self.norm(&format!("{module}.global_input_layer_norm.weight"), sums);
+        let q = self.linear(&format!("{module}.q.weight"), n);
+        let far = Sees { mask: Mask::Padded, inputs: vec![counts] };
+        let mut outputs = Vec::new();
+        for (states, kv_len, query_block, bias, sees) in
+            [(n, len, 1, biases[0], near), (sums, slots, block, biases[1], &far)]
+        {
+            let kv = self.linear(&format!("{module}.kv.weight"), states);
+            let reach = bias.map(|_| self.config.relative_attention_max_distance);
+            let op = Attention { fused: false, query_block, ..self.attention(len, kv_len, reach) };
+            let inputs: Vec<_> = [Some(q), Some(kv), bias].into_iter().flatten().collect();
+            outputs.extend(self.attend_with_lse(op, &inputs, sees));
+        }
+        outputs.push(counts);
+        let attended = self.graph.push1(JoinAttention, &outputs);
+        self.project_back(&format!("{module}.o.weight"), attended, x)
     }
 
     /// x + o(attention(norm(x))).
-    fn self_attention(&mut self, layer: &str, x: ValueId, len: usize, bias: Option<ValueId>, sees: &Sees) -> ValueId {
+    fn self_attention(
+        &mut self,
+        layer: &str,
+        module: &str,
+        x: ValueId,
+        len: usize,
+        bias: Option<ValueId>,
+        sees: &Sees,
+    ) -> ValueId {
         self.graph.scope(format!("{layer}.0"));
         let n = self.norm(&format!("{layer}.0.layer_norm.weight"), x);
-        let qkv = self.linear(&format!("{layer}.0.SelfAttention.qkv.weight"), n);
+        let qkv = self.linear(&format!("{layer}.0.{module}.qkv.weight"), n);
         let reach = bias.map(|_| self.config.relative_attention_max_distance);
         let op = self.attention(len, len, reach);
         let inputs: Vec<_> = [Some(qkv), bias].into_iter().flatten().collect();
         let attended = self.attend(op, &inputs, sees);
-        self.project_back(&format!("{layer}.0.SelfAttention.o.weight"), attended, x)
+        self.project_back(&format!("{layer}.0.{module}.o.weight"), attended, x)
     }
 
     /// x + wo(act(wi(norm(x)))).

@@ -1,4 +1,4 @@
-//! The configuration of a T5: HuggingFace's `config.json` of T5 1.0, T5 1.1, Flan-T5, ByT5, mT5 and UMT5.
+//! The configuration of a T5: HuggingFace's `config.json` of T5 1.0, T5 1.1, Flan-T5, ByT5, mT5, UMT5 and LongT5.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::encoder_attention::EncoderAttention;
 use super::head::ClassifierHead;
 use super::patches::PatchHead;
 use crate::checkpoint::{GgufFile, Weights, other_format};
@@ -35,6 +36,8 @@ pub struct T5Config {
     /// `wo(act(wi x))`, or `wo(act(wi_0 x) * wi_1 x)` where gated.
     pub feed_forward_proj: Activation,
     pub tie_word_embeddings: bool,
+    /// LongT5's `encoder_attention_type`, `local_radius` and `global_block_size`.
+    pub encoder_attention: EncoderAttention,
     /// Written by transformers 5.x; decides the output scale when present (see [`T5Config::output_scale`]).
     pub scale_decoder_outputs: Option<bool>,
     pub pad_token_id: u32,
@@ -57,6 +60,8 @@ pub enum Family {
     Mt5,
     /// Every self-attention layer has its own relative bias table.
     Umt5,
+    /// T5 1.1 whose encoder attends to what is near: see [`EncoderAttention`].
+    LongT5,
 }
 
 /// The key of tasks and their settings.
@@ -169,7 +174,7 @@ impl T5Config {
         let reason = match (self.scale_decoder_outputs, self.model_type) {
             (Some(flag), _) => format!("scale_decoder_outputs is {flag}"),
             (None, Family::Mt5 | Family::Umt5) => format!("model_type is {}", self.model_type.name()),
-            (None, Family::T5) => format!("tie_word_embeddings is {}", self.tie_word_embeddings),
+            (None, Family::T5 | Family::LongT5) => format!("tie_word_embeddings is {}", self.tie_word_embeddings),
         };
         let mut rule = match file_has_lm_head {
             true => "head is lm_head.weight (the file has it)".to_owned(),
@@ -184,7 +189,8 @@ impl T5Config {
     }
 
     fn scales_output(&self) -> bool {
-        self.scale_decoder_outputs.unwrap_or(self.model_type == Family::T5 && self.tie_word_embeddings)
+        let may = matches!(self.model_type, Family::T5 | Family::LongT5);
+        self.scale_decoder_outputs.unwrap_or(may && self.tie_word_embeddings)
     }
 }
 
@@ -195,6 +201,7 @@ impl Family {
             Family::T5 => "t5",
             Family::Mt5 => "mt5",
             Family::Umt5 => "umt5",
+            Family::LongT5 => "longt5",
         }
     }
 
@@ -203,6 +210,7 @@ impl Family {
             Family::T5 => "T5ForConditionalGeneration",
             Family::Mt5 => "MT5ForConditionalGeneration",
             Family::Umt5 => "UMT5ForConditionalGeneration",
+            Family::LongT5 => "LongT5ForConditionalGeneration",
         }
     }
 }
@@ -243,6 +251,18 @@ impl From<T5Config> for Map<String, Value> {
             [one] => set("eos_token_id", json!(one)),
             several => set("eos_token_id", json!(several)),
         };
+        match config.encoder_attention {
+            EncoderAttention::Full => {}
+            EncoderAttention::Local { radius } => {
+                set("encoder_attention_type", json!("local"));
+                set("local_radius", json!(radius));
+            }
+            EncoderAttention::TransientGlobal { radius, block } => {
+                set("encoder_attention_type", json!("transient-global"));
+                set("local_radius", json!(radius));
+                set("global_block_size", json!(block));
+            }
+        }
         if let Some(flag) = config.scale_decoder_outputs {
             set("scale_decoder_outputs", json!(flag));
         }
@@ -251,10 +271,9 @@ impl From<T5Config> for Map<String, Value> {
 }
 
 /// Models that are called after T5 and are none, by `model_type`, with what they are.
-const RELATIVES: [(&str, &str); 6] = [
+const RELATIVES: [(&str, &str); 5] = [
     ("t5gemma", "T5Gemma is made of Gemma 2's layers (rotary positions, grouped queries, soft caps), not of T5's"),
     ("t5gemma2", "T5Gemma 2 is made of Gemma 3's layers and reads images, too; its layers are not T5's"),
-    ("longt5", "LongT5's encoder attends to windows and summaries of blocks, which a T5's weights know nothing of"),
     ("switch_transformers", "its feed-forward networks are mixtures of experts"),
     ("codet5p", "CodeT5+ 2B, 6B and 16B join a CodeGen encoder and decoder; those of 220M and 770M are T5s"),
     ("codet5p_embedding", "CodeT5+'s embedding model has a projection of its own behind a T5's encoder"),
@@ -263,10 +282,10 @@ const RELATIVES: [(&str, &str); 6] = [
 /// Derived from the keys that are read, or describe weights that are stored differently from those written here.
 const DROPPED: [&str; 5] = ["architectures", "is_encoder_decoder", "dtype", "torch_dtype", "quantization_config"];
 
-/// Defaults of absent keys are those of transformers' `T5Config`, `MT5Config` and `UMT5Config`.
+/// Defaults of absent keys are those of transformers' `T5Config`, `MT5Config`, `UMT5Config` and `LongT5Config`.
 fn from_map(mut keys: Keys) -> Result<T5Config> {
     let model_type = keys.family()?;
-    let t5 = model_type == Family::T5;
+    let t5 = matches!(model_type, Family::T5 | Family::LongT5);
     let num_layers = keys.size(&["num_layers", "num_hidden_layers"], if t5 { 6 } else { 8 })?;
     let pad_token_id = keys.id("pad_token_id", 0)?;
     let mut config = T5Config {
@@ -285,6 +304,7 @@ fn from_map(mut keys: Keys) -> Result<T5Config> {
         initializer_factor: keys.number("initializer_factor", 1.0)?,
         feed_forward_proj: keys.feed_forward(if t5 { "relu" } else { "gated-gelu" })?,
         tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(model_type != Family::Mt5),
+        encoder_attention: keys.encoder_attention(model_type)?,
         scale_decoder_outputs: keys.flag("scale_decoder_outputs")?,
         pad_token_id,
         eos_token_id: keys.ids("eos_token_id", 1)?,
@@ -326,10 +346,11 @@ impl Keys<'_> {
             "t5" => Ok(Family::T5),
             "mt5" => Ok(Family::Mt5),
             "umt5" => Ok(Family::Umt5),
+            "longt5" => Ok(Family::LongT5),
             name => {
                 let relative = RELATIVES.iter().find(|(kind, _)| *kind == name).map(|(_, what)| format!(": {what}"));
                 let what = format!(
-                    "is \"{name}\"; only t5, mt5 and umt5 models are supported{}",
+                    "is \"{name}\"; only t5, mt5, umt5 and longt5 models are supported{}",
                     relative.unwrap_or_default()
                 );
                 Err(self.error("model_type", &what))
@@ -395,6 +416,24 @@ impl Keys<'_> {
             },
         };
         Ok(Activation { gated: self.flag("is_gated_act")?.unwrap_or(said.gated), function })
+    }
+
+    fn encoder_attention(&mut self, family: Family) -> Result<EncoderAttention> {
+        if family != Family::LongT5 {
+            return Ok(EncoderAttention::Full);
+        }
+        let kind = self.take("encoder_attention_type").unwrap_or_else(|| json!("local"));
+        let radius = self.size(&["local_radius"], 127)?;
+        match kind.as_str() {
+            Some("local") => Ok(EncoderAttention::Local { radius }),
+            Some("transient-global") => {
+                Ok(EncoderAttention::TransientGlobal { radius, block: self.size(&["global_block_size"], 16)? })
+            }
+            _ => {
+                let what = format!("is {kind}; known are \"local\" and \"transient-global\"");
+                Err(self.error("encoder_attention_type", &what))
+            }
+        }
     }
 
     fn as_id(&self, key: &str, value: &Value) -> Result<u32> {

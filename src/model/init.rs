@@ -25,7 +25,7 @@ fn deviation(config: &T5Config, name: &str) -> Option<f64> {
     let d_model = config.d_model;
     let module = name.trim_end_matches(".weight").rsplit('.').next().unwrap_or(name);
     Some(match module {
-        "layer_norm" | "final_layer_norm" => return None,
+        "layer_norm" | "final_layer_norm" | "global_input_layer_norm" => return None,
         "shared" => 1.0,
         "q" => inverse_root(d_model * config.d_kv),
         "o" => inverse_root(config.inner_dim()),

@@ -1,6 +1,7 @@
 //! Which configurations are refused: sizes from a file must neither exhaust the memory nor contradict one another.
 
 use super::config::T5Config;
+use super::encoder_attention::EncoderAttention;
 use crate::error::{Error, Result};
 
 impl T5Config {
@@ -39,6 +40,16 @@ impl T5Config {
             if value == 0 || value > most {
                 return Err((key, format!("is {value}; it must lie between 1 and {most}")));
             }
+        }
+        if let Some(radius) = self.encoder_attention.radius()
+            && (radius == 0 || radius > MAX_RADIUS)
+        {
+            return Err(("local_radius", format!("is {radius}; it must lie between 1 and {MAX_RADIUS}")));
+        }
+        if let EncoderAttention::TransientGlobal { block, .. } = self.encoder_attention
+            && (block == 0 || block > MAX_BLOCK)
+        {
+            return Err(("global_block_size", format!("is {block}; it must lie between 1 and {MAX_BLOCK}")));
         }
         if self.inner_dim() > MAX_INNER_DIM {
             let inner = self.inner_dim();
@@ -88,6 +99,10 @@ impl T5Config {
     }
 }
 
+/// Published are 127.
+const MAX_RADIUS: usize = 1 << 20;
+/// Published are 16. The sum of a block is one loop.
+const MAX_BLOCK: usize = 1 << 12;
 /// Beyond the largest T5 (T5-11B: 16,384) by a factor of 16.
 const MAX_INNER_DIM: usize = 1 << 18;
 /// Five times the largest T5 (mT5-XXL, 13 billion).

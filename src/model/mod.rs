@@ -2,6 +2,7 @@
 
 pub mod builder;
 pub mod config;
+mod encoder_attention;
 mod generation;
 mod gguf;
 mod head;
@@ -23,6 +24,7 @@ use web_time::Instant;
 
 pub use builder::{Builder, Chooser, DecodeShape, StateLeaf};
 pub use config::T5Config;
+pub use encoder_attention::EncoderAttention;
 #[cfg(feature = "hub")]
 pub(crate) use generation::GENERATION_FILE;
 pub use generation::{DecodingSettings, EarlyStopping, GenerationConfig};

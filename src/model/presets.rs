@@ -3,6 +3,7 @@
 use serde_json::Map;
 
 use super::config::{Family, T5Config};
+use super::encoder_attention::EncoderAttention;
 use crate::error::{Error, Result};
 use crate::ops::{Activation, Function};
 
@@ -72,6 +73,7 @@ impl Release {
             pad_token_id: 0,
             eos_token_id: vec![1],
             decoder_start_token_id: 0,
+            encoder_attention: EncoderAttention::Full,
             classifier: None,
             patches: None,
             extra: Map::new(),

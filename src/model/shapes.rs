@@ -1,6 +1,7 @@
 //! The parameters of a configuration: names, shapes and their number.
 
 use super::config::{Family, T5Config};
+use super::encoder_attention::EncoderAttention;
 
 impl T5Config {
     /// `num_heads * d_kv`: the width of queries, keys and values.
@@ -18,7 +19,12 @@ impl T5Config {
         let decoder_block = [attention, attention, feed_forward, product(&[3, d])];
         let tables = match self.model_type {
             Family::Umt5 => self.num_layers.saturating_add(self.num_decoder_layers),
-            Family::T5 | Family::Mt5 => 2,
+            Family::T5 | Family::Mt5 | Family::LongT5 => 2,
+        };
+        // Of transient-global attention: one more table, and a norm in each block.
+        let (global_tables, global_norms) = match self.encoder_attention {
+            EncoderAttention::TransientGlobal { .. } => (1, self.num_layers),
+            EncoderAttention::Full | EncoderAttention::Local { .. } => (0, 0),
         };
         let blocks = |layers: usize, parts: &[u64]| {
             parts.iter().fold(0u64, |acc, &part| acc.saturating_add(part)).saturating_mul(layers as u64)
@@ -27,8 +33,9 @@ impl T5Config {
             product(&[if self.tie_word_embeddings { 1 } else { 2 }, self.vocab_size, d]),
             blocks(self.num_layers, &encoder_block),
             blocks(self.num_decoder_layers, &decoder_block),
-            product(&[tables, self.relative_attention_num_buckets, self.num_heads]),
+            product(&[tables.saturating_add(global_tables), self.relative_attention_num_buckets, self.num_heads]),
             product(&[2, d]),
+            product(&[global_norms, d]),
         ]
         .into_iter()
         .fold(0, u64::saturating_add)
@@ -66,9 +73,11 @@ impl T5Config {
             shapes.push((format!("{stack}.block.{block}.layer.{layer}.{name}.weight"), shape.to_vec()));
         };
         let attentions: &[&str] = match stack {
-            "encoder" => &["SelfAttention"],
+            "encoder" => &[self.encoder_attention.module()],
             _ => &["SelfAttention", "EncDecAttention"],
         };
+        let is_global =
+            stack == "encoder" && matches!(self.encoder_attention, EncoderAttention::TransientGlobal { .. });
         for (layer, attention) in attentions.iter().enumerate() {
             for projection in ["q", "k", "v"] {
                 add(layer, &format!("{attention}.{projection}"), &[inner, d]);
@@ -77,6 +86,12 @@ impl T5Config {
             if layer == 0 && self.has_relative_bias(block) {
                 let table = [self.relative_attention_num_buckets, self.num_heads];
                 add(layer, &format!("{attention}.relative_attention_bias"), &table);
+                if is_global {
+                    add(layer, &format!("{attention}.global_relative_attention_bias"), &table);
+                }
+            }
+            if is_global {
+                add(layer, &format!("{attention}.global_input_layer_norm"), &[d]);
             }
             add(layer, "layer_norm", &[d]);
         }

@@ -11,7 +11,7 @@ use crate::graph::{Backward, Dtype, Launch, Launcher, Op, Operand, Tensor64};
 /// - with a bias: `[heads, 2 reach + 1]`, by clamped distance
 /// - with [`Mask::Padded`]: `lens [batch]` (u32), the number of keys that are not padding
 /// - with [`Mask::Shown`]: `shown [batch, kv_len / 32 rounded up]` (u32), a bit for each key, the lowest first
-/// - with [`Mask::Segments`]: for each query the range of keys that it sees, `[batch q_len, 2]` (u32), and for each key the
+/// - with [`Mask::Segments`] and [`Mask::Window`]: for each query the range of keys that it sees, `[batch q_len, 2]` (u32), and for each key the
 ///   range of queries that see it, `[batch kv_len, 2]`, both as [`super::segment_ranges`] makes them
 /// - with dropout: the generator's `key [4]` (u32)
 ///
@@ -27,6 +27,9 @@ pub struct Attention {
     pub fused: bool,
     /// Largest distance that the bias tells apart; `None`: no bias.
     pub reach: Option<usize>,
+    /// Queries that the bias takes to stand at one position: query i at `i / query_block`, those behind the last key at that key. 1, but
+    /// where a key stands for a block of queries. Else only with [`Mask::Padded`], and without a backward rule.
+    pub query_block: usize,
     pub dropout: f32,
     pub site: u32,
     /// Kernels to use instead of the preferred ones; tests go through all.
@@ -45,6 +48,24 @@ pub enum Mask {
     /// Those of its own segment, where a sequence holds several examples. Costs what the examples cost: tiles in which no
     /// query sees a key are left out.
     Segments,
+    /// As [`Mask::Segments`], by ranges of which none reaches farther than `radius` from its own position. The kernels are the
+    /// same; what they have to do is counted by the window.
+    Window { radius: usize },
+}
+
+impl Mask {
+    /// Whether ranges say what is seen.
+    pub(super) fn has_ranges(self) -> bool {
+        matches!(self, Mask::Segments | Mask::Window { .. })
+    }
+
+    /// How many of `len` positions `own` neighbouring ones see together at most.
+    fn span(self, own: usize, len: usize) -> usize {
+        match self {
+            Mask::Window { radius } => len.min(own.saturating_add(2 * radius)),
+            Mask::Padded | Mask::Shown | Mask::Causal | Mask::Segments => len,
+        }
+    }
 }
 
 /// How the kernels cut the scores into tiles, of 4 `side` queries x 4 `side` keys each.
@@ -79,19 +100,20 @@ const OUTER: &str = part!("attention_outer");
 pub(super) const OUTER_PRODUCT: &str = part!("outer");
 const DV: (&str, Constant) = ("DV", Constant::U32(1));
 const SIDE: (&str, Constant) = ("SIDE", Constant::U32(8));
+const QUERY_BLOCK: (&str, Constant) = ("QUERY_BLOCK", Constant::U32(1));
 
 static ATTENTION: Shader = Shader {
     name: "attention",
     source: part!("attention"),
     shared: &[RANDOM, COMMON, SCORES, TILE],
-    defaults: &[DV, SIDE],
+    defaults: &[DV, SIDE, QUERY_BLOCK],
 };
 
 static ATTENTION_STAGED: Shader = Shader {
     name: "attention_staged",
     source: part!("attention_staged"),
     shared: &[RANDOM, COMMON, SCORES, STAGE],
-    defaults: &[DV, SIDE],
+    defaults: &[DV, SIDE, QUERY_BLOCK],
 };
 
 static ATTENTION_SUBGROUP: Shader = Shader {
@@ -203,7 +225,7 @@ impl Attention {
         };
         let bias = take(self.reach.is_some());
         let keys = take(self.mask != Mask::Causal);
-        let queries = take(self.mask == Mask::Segments);
+        let queries = take(self.mask.has_ranges());
         let key = take(self.dropout > 0.0);
         Slots { kv: usize::from(!self.fused), bias, keys, queries, key, count }
     }
@@ -228,6 +250,8 @@ impl Attention {
         // its subgroups are wider, or the rows longer, the accumulators take too long to compile.
         let lanes = caps.fixed_subgroup().map_or(0, |s| s as usize);
         let outer = caps.is_cpu() && matches!(lanes, 4 | 8) && self.d_kv.is_multiple_of(4) && self.d_kv <= 64;
+        // There, columns share the biases of neighbouring rows.
+        let outer = outer && self.query_block == 1;
         let workgroups = if caps.is_cpu() { [4, 8] } else { [8, 4] }.map(|side| Tiling::Workgroup { side });
         // Without registers the staged kernels gain nothing.
         let staged = caps.unrolls().then_some(Tiling::Staged);
@@ -247,6 +271,7 @@ impl Attention {
 
     fn header(&self, side: usize) -> Header {
         let header = Header::new().u32("DV", self.d_kv.div_ceil(4).div_ceil(side) as u32).u32("SIDE", side as u32);
+        let header = if self.query_block > 1 { header.u32("QUERY_BLOCK", self.query_block as u32) } else { header };
         let header = if self.d_kv.is_multiple_of(4) {
             header.part(part!("attention_vec4"))
         } else {
@@ -257,7 +282,11 @@ impl Attention {
                 Mask::Padded => part!("attention_padded"),
                 Mask::Shown => part!("attention_shown"),
                 Mask::Causal => part!("attention_causal"),
-                Mask::Segments => part!("attention_segments"),
+                Mask::Segments | Mask::Window { .. } => part!("attention_segments"),
+            })
+            .part(match self.query_block {
+                1 => part!("attention_query"),
+                _ => part!("attention_query_block"),
             })
             .part(if self.reach.is_some() { part!("attention_bias") } else { part!("attention_no_bias") })
             .part(if self.dropout > 0.0 { part!("attention_dropout") } else { part!("attention_no_dropout") })
@@ -267,10 +296,10 @@ impl Attention {
     fn bindings(&self, l: &Launcher<'_>, walks: Walk) -> Vec<(&'static str, Operand)> {
         let slots = self.slots();
         let mask = match (self.mask, walks) {
-            (Mask::Segments, Walk::Keys) => ("ranges", slots.keys),
-            (Mask::Segments, Walk::Queries) => ("ranges", slots.queries),
             (Mask::Shown, _) => ("shown", slots.keys),
-            _ => ("lens", slots.keys),
+            (mask, _) if !mask.has_ranges() => ("lens", slots.keys),
+            (_, Walk::Keys) => ("ranges", slots.keys),
+            (_, Walk::Queries) => ("ranges", slots.queries),
         };
         let mut bindings = vec![("q", l.input(0)), ("kv", l.input(slots.kv))];
         let optional = [("bias", slots.bias), mask, ("key", slots.key)];
@@ -309,6 +338,7 @@ impl Attention {
     fn declare_iterations(&self, l: &mut Launcher<'_>, len: usize, tiling: Tiling) {
         let (d4, side) = (self.d_kv.div_ceil(4), tiling.side());
         let tile = 4 * side;
+        let len = self.mask.span(tile, len);
         let slices = if tiling == Tiling::Staged { d4.div_ceil(side) } else { 0 };
         let per_tile = 2 * d4 + 4 * tile + 2 * slices * (tile + 2);
         l.iterations(len.div_ceil(tile) * per_tile, &format!("attention over {len} positions"));
@@ -329,8 +359,9 @@ impl Op for Attention {
         assert_eq!(inputs.len(), slots.count, "inputs of {self:?}");
         assert_eq!(inputs[0], [self.batch * self.q_len, self.q_ld()], "q of {self:?}");
         assert_eq!(inputs[slots.kv], [self.batch * self.kv_len, self.kv_layout()[0]], "kv of {self:?}");
+        assert!(self.query_block == 1 || (self.query_block > 1 && self.mask == Mask::Padded), "{self:?}");
         assert!(self.mask != Mask::Causal || self.q_len == self.kv_len, "{self:?}");
-        if let (Mask::Segments, Some(keys), Some(queries)) = (self.mask, slots.keys, slots.queries) {
+        if let (true, Some(keys), Some(queries)) = (self.mask.has_ranges(), slots.keys, slots.queries) {
             assert_eq!(inputs[keys], [self.batch * self.q_len, 2], "keys of {self:?}");
             assert_eq!(inputs[queries], [self.batch * self.kv_len, 2], "queries of {self:?}");
         }
@@ -362,6 +393,7 @@ impl Op for Attention {
 
     fn backward(&self, b: &mut Backward<'_>) {
         let Some(dout) = b.grad(0) else { return };
+        assert_eq!(self.query_block, 1, "{self:?} is not differentiated");
         let slots = self.slots();
         let mut inputs: Vec<_> = (0..slots.count).map(|i| b.input(i)).collect();
         inputs.extend([b.output(0), b.output(1), dout]);
@@ -378,7 +410,7 @@ impl Op for Attention {
     }
 
     fn flops(&self) -> f64 {
-        let pairs = (self.batch * self.heads * self.q_len * self.kv_len) as f64;
+        let pairs = (self.batch * self.heads * self.q_len * self.mask.span(1, self.kv_len)) as f64;
         4.0 * pairs * self.d_kv as f64
     }
 }

@@ -36,7 +36,7 @@ impl Head<'_> {
                 let words = &words[self.b * self.a.kv_len.div_ceil(32)..];
                 (0..self.a.kv_len).filter(|j| words[j / 32] as u32 >> (j % 32) & 1 == 1).collect()
             }
-            (Mask::Segments, Some(ranges)) => {
+            (Mask::Segments | Mask::Window { .. }, Some(ranges)) => {
                 let at = 2 * (self.b * self.a.q_len + i);
                 (ranges[at] as usize..ranges[at + 1] as usize).collect()
             }
@@ -46,6 +46,8 @@ impl Head<'_> {
 
     fn distance(&self, i: usize, j: usize) -> usize {
         let reach = self.a.reach.unwrap_or(0) as i64;
+        let last = self.keys(i).end.saturating_sub(1);
+        let i = if self.a.query_block > 1 { (i / self.a.query_block).min(last) } else { i };
         ((j as i64 - i as i64).clamp(-reach, reach) + reach) as usize
     }
 

@@ -136,11 +136,13 @@ impl Attention {
         if let Some(reach) = self.reach {
             name += &format!(" bias{reach}");
         }
-        for (_, text) in
-            [(self.mask == Mask::Causal, " causal"), (self.dropout > 0.0, " dropout"), (self.fused, " fused")]
-                .iter()
-                .filter(|s| s.0)
-        {
+        let traits = [
+            (self.mask == Mask::Causal, " causal"),
+            (self.dropout > 0.0, " dropout"),
+            (self.fused, " fused"),
+            (self.query_block > 1, " blocks"),
+        ];
+        for (_, text) in traits.iter().filter(|s| s.0) {
             name += text;
         }
         Class::new(name)
@@ -151,7 +153,7 @@ impl Attention {
 
     /// Segments shorten the walks, and gaps change what is looked up: they go by what padded sequences do.
     fn trial(&self, class: &Class, tiling: Tiling, backward: bool) -> Trial {
-        let mask = if matches!(self.mask, Mask::Segments | Mask::Shown) { Mask::Padded } else { self.mask };
+        let mask = if self.mask.has_ranges() || self.mask == Mask::Shown { Mask::Padded } else { self.mask };
         let [heads, q_len, kv_len] = ["h", "q", "k"].map(|name| class.size(name));
         let op = Attention { batch: 1, heads, q_len, kv_len, mask, tiling: Some(tiling), ..self.clone() };
         let (slots, inner) = (op.slots(), op.inner());

@@ -8,10 +8,12 @@ mod attention;
 mod attention_decode;
 mod attention_oracle;
 mod beam_search;
+mod block_sums;
 mod choices;
 mod cross_entropy;
 mod dropout;
 mod gather;
+mod join_attention;
 mod logits;
 mod matmul;
 mod mean_pool;
@@ -32,9 +34,11 @@ pub use append_kv::AppendKv;
 pub use attention::{Attention, Mask, Tiling};
 pub use attention_decode::AttentionDecode;
 pub use beam_search::BeamSearch;
+pub use block_sums::BlockSums;
 pub use cross_entropy::CrossEntropy;
 pub use dropout::{Dropout, DropoutMask};
 pub use gather::{Gather, NO_ID, gather_index, gather_index_len};
+pub use join_attention::JoinAttention;
 pub use logits::Logits;
 pub use matmul::{Matmul, MatmulLayout, Variant};
 pub use mean_pool::MeanPool;
@@ -59,11 +63,13 @@ pub const NAMES: &[&str] = &[
     "attention_backward",
     "attention_decode",
     "beam_search",
+    "block_sums",
     "cross_entropy",
     "cross_entropy_backward",
     "dropout",
     "gather",
     "gather_backward",
+    "join_attention",
     "logits",
     "matmul",
     "mean_pool",

@@ -9,6 +9,8 @@ pub enum Sight {
     UpToSelf,
     /// Those from its own index on: the queries that see a key, where attention is causal.
     FromSelf,
+    /// Those at most so many positions away, on either side.
+    Within(usize),
 }
 
 /// For each position the range of those that it sees: what [`super::Mask::Segments`] reads.
@@ -37,6 +39,9 @@ pub fn segment_ranges(own: &[u32], seen: &[u32], rows: usize, sight: Sight) -> V
                 Sight::Segment => (first, end),
                 Sight::UpToSelf => (first, end.min(i + 1).max(first)),
                 Sight::FromSelf => (first.max(i).min(end), end),
+                Sight::Within(radius) => {
+                    (first.max(i.saturating_sub(radius)).min(end), end.min(i.saturating_add(radius + 1)).max(first))
+                }
             };
             ranges.extend([from as u32, to as u32]);
         }
@@ -66,6 +71,8 @@ mod tests {
         assert_eq!(before, [(0, 1), (0, 2), (2, 3), (3, 4), (3, 5), (3, 6), (6, 6), (6, 6)]);
         let after = pairs(&segment_ranges(&ids, &ids, 1, Sight::FromSelf));
         assert_eq!(after, [(0, 2), (1, 2), (2, 3), (3, 6), (4, 6), (5, 6), (6, 6), (6, 6)]);
+        let near = pairs(&segment_ranges(&ids, &ids, 1, Sight::Within(1)));
+        assert_eq!(near, [(0, 2), (0, 2), (2, 3), (3, 5), (3, 6), (4, 6), (6, 6), (6, 6)]);
     }
 
     #[test]
@@ -93,7 +100,8 @@ mod tests {
             let back = pairs(&segment_ranges(&k, &q, 1, Sight::Segment));
             let causal = pairs(&segment_ranges(&q, &q, 1, Sight::UpToSelf));
             let causal_back = pairs(&segment_ranges(&q, &q, 1, Sight::FromSelf));
-            for ranges in [&forth, &back, &causal, &causal_back] {
+            let near = pairs(&segment_ranges(&q, &q, 1, Sight::Within(2)));
+            for ranges in [&forth, &back, &causal, &causal_back, &near] {
                 assert!(ranges.windows(2).all(|w| w[0].0 <= w[1].0 && w[0].1 <= w[1].1), "{ranges:?} of {q:?}, {k:?}");
             }
             let within = |range: (u32, u32), at: usize| (range.0..range.1).contains(&(at as u32));
@@ -103,6 +111,8 @@ mod tests {
                     assert_eq!((within(forth[i], j), within(back[j], i)), (visible, visible), "{q:?} {k:?} {i} {j}");
                 }
                 for j in 0..q.len() {
+                    let is_near = q[i] != 0 && q[i] == q[j] && i.abs_diff(j) <= 2;
+                    assert_eq!((within(near[i], j), within(near[j], i)), (is_near, is_near), "{q:?} {i} {j}");
                     let visible = q[i] != 0 && q[i] == q[j] && j <= i;
                     assert_eq!((within(causal[i], j), within(causal_back[j], i)), (visible, visible), "{q:?} {i} {j}");
                 }

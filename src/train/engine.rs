@@ -6,7 +6,7 @@ use crate::batch::{Batch, BatchShape};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Readback, Sequence};
 use crate::graph::{Graph, ValueId};
-use crate::model::{Builder, Model};
+use crate::model::{Builder, EncoderAttention, Model};
 use crate::plan::{Plan, PlanOptions, Plans, SlotPool};
 
 /// What training adds to the model and to the cross-entropy.
@@ -108,7 +108,7 @@ impl Engine {
     /// Takes a model over for training. `max_norm`: global gradient norm to clip to; 0 does not clip.
     ///
     /// # Errors
-    /// Also `Input` if the model's weights are packed.
+    /// Also `Input` if the model's weights are packed, or its encoder's attention is transient-global.
     pub fn new(
         model: Model,
         regularization: Regularization,
@@ -117,6 +117,13 @@ impl Engine {
     ) -> Result<Engine> {
         if model.layout.is_packed() {
             return Err(Error::Input("only weights in f32 can be trained: load the model with Storage::F32".into()));
+        }
+        if let EncoderAttention::TransientGlobal { .. } = model.config.encoder_attention {
+            return Err(Error::Input(
+                "LongT5 with transient-global attention is for inference only: of its sums of blocks there are no gradients yet; \
+                 LongT5 with local attention can be trained"
+                    .into(),
+            ));
         }
         let gpu = &model.gpu;
         let grads = model.layout.allocate(gpu, "gradients")?;

@@ -45,7 +45,7 @@ impl Inputs {
         if let Some(Segments { src, tgt }) = &batch.segments {
             let ranges = |own: &[u32], seen: &[u32], sight| segment_ranges(own, seen, shape.batch, sight);
             leaves.extend([
-                ("src_ranges", ranges(src, src, Sight::Segment)),
+                ("src_ranges", ranges(src, src, config.encoder_attention.sight())),
                 ("tgt_keys", ranges(tgt, tgt, Sight::UpToSelf)),
                 ("tgt_queries", ranges(tgt, tgt, Sight::FromSelf)),
                 ("cross_keys", ranges(tgt, src, Sight::Segment)),
@@ -53,6 +53,7 @@ impl Inputs {
             ]);
         } else {
             leaves.push(("src_lens", batch.src_lens.clone()));
+            leaves.extend(config.encoder_attention.leaves(&batch.src_lens, shape.src_len));
         }
         Ok(Inputs { shape, n_tokens: batch.n_tokens(), n_positions: batch.n_positions(), leaves })
     }

@@ -6,9 +6,9 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Add, AddInto, Dtype};
 use crate::ops::{
-    AcceptDrafts, Activation, AdjustLogits, AppendKv, Attention, AttentionDecode, BeamSearch, ChoiceSettings,
-    CrossEntropy, Dropout, Function, Gather, Logits, Mask, Matmul, MatmulLayout, MeanPool, PositionBias, RmsNorm,
-    SETTINGS_LEN, Sample, TokenScores, TopTokens, distance_buckets, gather_index,
+    AcceptDrafts, Activation, AdjustLogits, AppendKv, Attention, AttentionDecode, BeamSearch, BlockSums,
+    ChoiceSettings, CrossEntropy, Dropout, Function, Gather, JoinAttention, Logits, Mask, Matmul, MatmulLayout,
+    MeanPool, PositionBias, RmsNorm, SETTINGS_LEN, Sample, TokenScores, TopTokens, distance_buckets, gather_index,
 };
 use crate::plan::Plan;
 
@@ -58,6 +58,23 @@ pub fn bench_cases() -> Vec<Case> {
             let (x, lens) = (b.constant("x", &[TOKENS, D_MODEL], 1.0), b.ids("lens", &[LEN as u32; SEQUENCES]));
             let y = b.graph.push1(MeanPool, &[x, lens]);
             b.output_constant("y", y);
+        }),
+        Case::new("block_sums 4x128x512 by 16", |b| {
+            let (x, lens) = (b.constant("x", &[TOKENS, D_MODEL], 1.0), b.ids("lens", &[LEN as u32; SEQUENCES]));
+            let y = b.graph.push1(BlockSums { block: 16, slots: LEN / 16 }, &[x, lens]);
+            b.output_constant("y", y);
+        }),
+        Case::new("join_attention 512x8x64", |b| {
+            let (out, lse) = ([TOKENS, INNER], [SEQUENCES * HEADS, LEN]);
+            let inputs = [
+                b.constant("a", &out, 1.0),
+                b.constant("lse_a", &lse, 1.0),
+                b.constant("b", &out, 1.0),
+                b.constant("lse_b", &lse, 1.0),
+                b.ids("counts", &[1; SEQUENCES]),
+            ];
+            let joined = b.graph.push1(JoinAttention, &inputs);
+            b.output_constant("out", joined);
         }),
         Case::new("activation gated gelu 512x1024", |b| {
             let h = b.input("h", &[TOKENS, 2 * D_FF], 1.0);
@@ -157,6 +174,7 @@ fn attention(b: &mut CaseBuilder, encoder: bool) {
         mask: Mask::Padded,
         fused: encoder,
         reach: encoder.then_some(REACH),
+        query_block: 1,
         dropout: 0.0,
         site: 0,
         tiling: None,

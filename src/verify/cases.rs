@@ -13,8 +13,8 @@ use crate::batch::IGNORE;
 use crate::error::Result;
 use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, ValueInfo, interpret};
 use crate::ops::{
-    Activation, CrossEntropy, Dropout, Function, Gather, Logits, Matmul, MatmulLayout, MeanPool, PositionBias, RmsNorm,
-    Variant, distance_buckets, gather_index, gather_index_len,
+    Activation, BlockSums, CrossEntropy, Dropout, Function, Gather, JoinAttention, Logits, Matmul, MatmulLayout,
+    MeanPool, PositionBias, RmsNorm, Variant, distance_buckets, gather_index, gather_index_len,
 };
 use crate::rng::{Purpose, Rng, fnv1a};
 
@@ -228,6 +228,8 @@ pub fn cases() -> Vec<Case> {
     attention::push(&mut cases);
     cross_entropy(&mut cases);
     mean_pool(&mut cases);
+    block_sums(&mut cases);
+    join_attention(&mut cases);
     decoding::push(&mut cases);
     drafts::push(&mut cases);
     logits(&mut cases);
@@ -367,6 +369,42 @@ fn mean_pool(cases: &mut Vec<Case>) {
             let counts = b.ids("lens", &lens.iter().map(|&n: &u32| n.min(len as u32)).collect::<Vec<_>>());
             let y = b.graph.push1(MeanPool, &[x, counts]);
             b.output_constant("y", y);
+        }));
+    }
+}
+
+fn block_sums(cases: &mut Vec<Case>) {
+    // Whole blocks only, rows behind the last one, no whole block, an empty sequence, slots to spare.
+    for (lens, len, cols, block, slots) in [
+        (vec![1], 1, 1, 1, 1),
+        (vec![16, 19, 3, 0, 4], 19, 33, 4, 4),
+        (vec![130, 15, 47], 130, 20, 16, 16),
+        (vec![7, 2], 7, 3, 8, 2),
+    ] {
+        cases.push(Case::new(format!("block_sums {lens:?} of {len} x {cols} by {block} to {slots}"), move |b| {
+            let x = b.constant("x", &[lens.len() * len, cols], 1.0);
+            let lens = b.ids("lens", &lens);
+            let y = b.graph.push1(BlockSums { block, slots }, &[x, lens]);
+            b.output_constant("y", y);
+        }));
+    }
+}
+
+fn join_attention(cases: &mut Vec<Case>) {
+    // Logarithms that are close, and so far apart that one side weighs nothing.
+    for (batch, heads, q_len, d_kv, scale) in [(1, 1, 1, 1, 1.0), (3, 2, 7, 5, 3.0), (2, 3, 33, 8, 200.0)] {
+        cases.push(Case::new(format!("join_attention {batch} {heads} {q_len} {d_kv} x{scale}"), move |b| {
+            let (out, lse) = ([batch * q_len, heads * d_kv], [batch * heads, q_len]);
+            let counts: Vec<u32> = (0..batch as u32).map(|i| (i + 2) % 3).collect();
+            let inputs = [
+                b.constant("a", &out, 1.0),
+                b.constant("lse_a", &lse, scale),
+                b.constant("b", &out, 1.0),
+                b.constant("lse_b", &lse, scale),
+                b.ids("counts", &counts),
+            ];
+            let joined = b.graph.push1(JoinAttention, &inputs);
+            b.output_constant("out", joined);
         }));
     }
 }

@@ -161,6 +161,7 @@ fn attention(q_len: usize, kv_len: usize) -> Case {
             mask: Mask::Padded,
             fused: false,
             reach: Some(reach),
+            query_block: 1,
             dropout: 0.0,
             site: 0,
             tiling: None,

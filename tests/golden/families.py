@@ -18,6 +18,8 @@ import transformers
 from chronos.chronos_bolt import ChronosBoltModelForForecasting
 from safetensors.torch import save_file
 from transformers import (
+    LongT5Config,
+    LongT5ForConditionalGeneration,
     MT5Config,
     MT5ForSequenceClassification,
     T5Config,
@@ -30,6 +32,7 @@ from transformers import (
     UMT5ForConditionalGeneration,
     UMT5ForTokenClassification,
 )
+from transformers.models.longt5.modeling_longt5 import LongT5LayerNorm
 from transformers.models.mt5.modeling_mt5 import MT5LayerNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.models.umt5.modeling_umt5 import UMT5LayerNorm
@@ -38,6 +41,8 @@ HERE = Path(__file__).parent / "families"
 SMALL = dict(d_model=12, d_kv=4, num_heads=2, d_ff=20, num_layers=2, vocab_size=40, dropout_rate=0.0,
              decoder_start_token_id=0)
 GATED = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+
+LONG = dict(SMALL, **GATED, local_radius=3, relative_attention_num_buckets=8, relative_attention_max_distance=12)
 
 CHRONOS = dict(tokenizer_class="MeanScaleUniformBins", tokenizer_kwargs=dict(low_limit=-15.0, high_limit=15.0),
                n_tokens=96, n_special_tokens=2, pad_token_id=0, eos_token_id=1, use_eos_token=True, model_type="seq2seq",
@@ -73,6 +78,10 @@ KINDS = {
     "token-classifier": (T5ForTokenClassification, T5Config, dict(SMALL, **LABELS), {}),
     "umt5-token-classifier": (UMT5ForTokenClassification, UMT5Config, dict(SMALL, num_labels=5), {}),
     "chronos-t5": (T5ForConditionalGeneration, T5Config, dict(SMALL, vocab_size=96, chronos_config=CHRONOS), {}),
+    # LongT5: an encoder that sees windows, and one that also sees the sums of blocks.
+    "longt5-local": (LongT5ForConditionalGeneration, LongT5Config, LONG, {}),
+    "longt5-tglobal": (LongT5ForConditionalGeneration, LongT5Config,
+                       dict(LONG, encoder_attention_type="transient-global", global_block_size=4), {}),
     "chronos-bolt": (ChronosBoltModelForForecasting, T5Config, dict(SMALL, chronos_config=BOLT), {}),
     "chronos-bolt-overlapping": (ChronosBoltModelForForecasting, T5Config, dict(SMALL, num_decoder_layers=1,
                                  feed_forward_proj="gated-gelu", chronos_config=BOLT_OVERLAPPING), {}),
@@ -104,7 +113,7 @@ class Exact:
         def norm(self, x):
             return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
 
-        classes = [T5LayerNorm, MT5LayerNorm, UMT5LayerNorm]
+        classes = [T5LayerNorm, MT5LayerNorm, UMT5LayerNorm, LongT5LayerNorm]
         self.before = [(c, "forward", c.forward) for c in classes] + [(torch.Tensor, "float", torch.Tensor.float)]
         for c in classes:
             c.forward = norm
@@ -116,15 +125,17 @@ class Exact:
             setattr(owner, name, value)
 
 
-def batch(model, rows=3, src_len=11, tgt_len=7):
+def batch(model, rows=3, src_len=11, tgt_len=7, lens=None):
     """Sources of different lengths that end with the end token, and made-up targets."""
+    lens = lens or [src_len - 3 * r for r in range(rows)]
+    rows, src_len = len(lens), max(lens)
     config = model.config
     generator = torch.Generator().manual_seed(5)
     ids = torch.full((rows, src_len), config.pad_token_id)
     mask = torch.zeros(rows, src_len, dtype=torch.int64)
     labels = torch.full((rows, tgt_len), -100)
     for r in range(rows):
-        n, m = src_len - 3 * r, max(tgt_len - r, 2)
+        n, m = lens[r], max(tgt_len - r, 2)
         ids[r, : n - 1] = torch.randint(3, config.vocab_size, (n - 1,), generator=generator)
         ids[r, n - 1] = config.eos_token_id
         mask[r, :n] = 1
@@ -146,7 +157,11 @@ def noise(model, exact, run):
 def seq2seq(model, exact, ids, mask, labels):
     def run(m):
         out = m(input_ids=ids, attention_mask=mask, labels=labels)
-        return {"encoder_last_hidden_state": out.encoder_last_hidden_state, "logits": out.logits, "loss": out.loss}
+        states = out.encoder_last_hidden_state
+        if isinstance(m, LongT5ForConditionalGeneration):
+            # Padding sees nothing there: its softmax is over -1e10 and what float32 leaves of the scores beside that.
+            states = states * mask[..., None]
+        return {"encoder_last_hidden_state": states, "logits": out.logits, "loss": out.loss}
 
     found, far = noise(model, exact, run)
     loss = found.pop("loss").item()
@@ -274,8 +289,13 @@ def main(kind):
     for seed in range(100 * list(KINDS).index(kind), 100 * list(KINDS).index(kind) + 100):
         model = random_model(model_class, config_class, sizes, seed)
         exact = copy.deepcopy(model).double()
-        if model.config.vocab_size > 3:
+        if "longt5" in kind:
+            # Windows and blocks of four: several, in part filled, and a text that has none whole. Longer targets, since few
+            # logits say little about float32's noise.
+            ids, mask, labels = batch(model, tgt_len=24, lens=[30, 21, 3, 16])
+        elif model.config.vocab_size > 3:
             ids, mask, labels = batch(model)
+        if model.config.vocab_size > 3:
             tensors = {"input_ids": ids, "attention_mask": mask}
         try:
             if kind == "chronos-t5":

@@ -252,6 +252,7 @@ fn fxc_is_spared_staged_attention() {
         mask: Mask::Padded,
         fused: true,
         reach: None,
+        query_block: 1,
         dropout: 0.0,
         site: 0,
         tiling: None,

@@ -5,7 +5,7 @@
 //! source, or one of the beams of a source, or one of the next tokens of a source, of which all but the first are guessed. Rows of
 //! a source lie side by side.
 
-use super::{Builder, Stack};
+use super::{Builder, DECODER_BIAS, Stack};
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::model::config::T5Config;
 use crate::model::layout::{Layout, cross_leaf};
@@ -193,7 +193,7 @@ impl Builder<'_> {
         let encoded = self.encoder();
         for block in 0..self.config.num_decoder_layers {
             if self.config.has_relative_bias(block)
-                && let Some(bias) = self.bias(Stack::Decoder, block, None)
+                && let Some(bias) = self.bias(Stack::Decoder, block, DECODER_BIAS, None)
             {
                 store(&mut self.graph, bias, &format!("bias.{block}"));
             }

@@ -31,6 +31,7 @@ pub(super) fn push(cases: &mut Vec<Case>) {
     push_attention(cases, [2, 2, 16, 40, 40], true, true, Some(6), 0.0, 6.0);
     segments(cases);
     gaps(cases);
+    query_blocks(cases);
 }
 
 /// Keys hidden anywhere: between others, a whole tile, all before the last, all.
@@ -38,7 +39,20 @@ fn gaps(cases: &mut Vec<Case>) {
     for (t, tiling) in TILINGS.into_iter().enumerate() {
         let (batch, fused, q_len, kv_len) = if t % 2 == 0 { (4, true, 70, 70) } else { (4, false, 5, 70) };
         let (mask, reach, dropout) = (Mask::Shown, fused.then_some(6), if t < 2 { 0.25 } else { 0.0 });
-        let op = Attention { batch, heads: 2, d_kv: 8, q_len, kv_len, mask, fused, reach, dropout, site: 5, tiling };
+        let op = Attention {
+            batch,
+            heads: 2,
+            d_kv: 8,
+            q_len,
+            kv_len,
+            mask,
+            fused,
+            reach,
+            query_block: 1,
+            dropout,
+            site: 5,
+            tiling,
+        };
         cases.push(Case::new(format!("attention gaps reach={reach:?} dropout={dropout} {tiling:?}"), move |b| {
             let mut inputs = operands(b, &op, 1.0);
             let shown = [[0x5a5a_5a5a, u32::MAX, 1], [0, 0xffff_0000, 0x3f], [0, 0, 0x20], [0; 3]];
@@ -48,6 +62,38 @@ fn gaps(cases: &mut Vec<Case>) {
             }
             let outputs = b.graph.push(op.clone(), &inputs);
             b.output("out", outputs[0]);
+            b.output_constant("lse", outputs[1]);
+        }));
+    }
+}
+
+/// Keys that stand for four queries each: queries behind the last key, more keys than a tile has, and none.
+fn query_blocks(cases: &mut Vec<Case>) {
+    for tiling in [TILINGS[0], TILINGS[2], TILINGS[3]] {
+        cases.push(Case::new(format!("attention of blocks {tiling:?}"), move |b| {
+            let (batch, heads, d_kv, q_len, kv_len, reach) = (4, 2, 8, 163, 48, 6);
+            let op = Attention {
+                batch,
+                heads,
+                d_kv,
+                q_len,
+                kv_len,
+                mask: Mask::Padded,
+                fused: false,
+                reach: Some(reach),
+                query_block: 4,
+                dropout: 0.0,
+                site: 5,
+                tiling,
+            };
+            let inputs = [
+                b.constant("q", &[batch * q_len, heads * d_kv], 1.0),
+                b.constant("kv", &[batch * kv_len, 2 * heads * d_kv], 1.0),
+                b.constant("bias", &[heads, 2 * reach + 1], 1.0),
+                b.ids("lens", &[40, 3, 0, 1]),
+            ];
+            let outputs = b.graph.push(op, &inputs);
+            b.output_constant("out", outputs[0]);
             b.output_constant("lse", outputs[1]);
         }));
     }
@@ -68,7 +114,20 @@ fn push_attention(
     let name = format!("attention {size:?} fused={fused} causal={causal} reach={reach:?} dropout={dropout} x{scale}");
     let mask = if causal { Mask::Causal } else { Mask::Padded };
     let case = Case::new(name, move |b| {
-        let op = Attention { batch, heads, d_kv, q_len, kv_len, mask, fused, reach, dropout, site: 5, tiling };
+        let op = Attention {
+            batch,
+            heads,
+            d_kv,
+            q_len,
+            kv_len,
+            mask,
+            fused,
+            reach,
+            query_block: 1,
+            dropout,
+            site: 5,
+            tiling,
+        };
         let mut inputs = operands(b, &op, scale);
         if !causal {
             // Full, partly padded, and (from three sequences on) empty.
@@ -135,6 +194,7 @@ fn segments(cases: &mut Vec<Case>) {
                     mask: Mask::Segments,
                     fused,
                     reach,
+                    query_block: 1,
                     dropout,
                     site: 5,
                     tiling,
@@ -162,6 +222,7 @@ fn segments(cases: &mut Vec<Case>) {
                 mask: Mask::Segments,
                 fused: false,
                 reach: None,
+                query_block: 1,
                 dropout: if t == 0 { 0.25 } else { 0.0 },
                 site: 5,
                 tiling,
@@ -170,6 +231,28 @@ fn segments(cases: &mut Vec<Case>) {
             let ranges = [(&q, &k), (&k, &q)].map(|(own, seen)| segment_ranges(own, seen, batch, Sight::Segment));
             push_segments(cases, op, format!("{targets:?} of {sources:?}"), ranges, 1.0);
         }
+    }
+    // Windows within texts, two texts a row among them. Radii below and above a tile's side.
+    for (t, tiling) in TILINGS.into_iter().enumerate() {
+        let rows: Rows = &[&[33, 1, 31], &[70], &[], &[2, 21]];
+        let radius = [3, 20, 9, 40][t];
+        let op = Attention {
+            batch: rows.len(),
+            heads: 2,
+            d_kv: 8,
+            q_len: 70,
+            kv_len: 70,
+            mask: Mask::Window { radius },
+            fused: true,
+            reach: (t != 2).then_some(6),
+            query_block: 1,
+            dropout: 0.0,
+            site: 5,
+            tiling,
+        };
+        let ids = ids(rows, 70);
+        let near = segment_ranges(&ids, &ids, rows.len(), Sight::Within(radius));
+        push_segments(cases, op, format!("{rows:?} within {radius}"), [near.clone(), near], 1.0);
     }
     // Large scores, in a row whose first tile some queries see nothing of.
     let rows: Rows = &[&[5, 30, 5], &[40]];
@@ -183,6 +266,7 @@ fn segments(cases: &mut Vec<Case>) {
             mask: Mask::Segments,
             fused: true,
             reach: Some(6),
+            query_block: 1,
             dropout: 0.0,
             site: 5,
             tiling,
