@@ -46,8 +46,10 @@ impl Head<'_> {
 
     fn distance(&self, i: usize, j: usize) -> usize {
         let reach = self.a.reach.unwrap_or(0) as i64;
-        let last = self.keys(i).end.saturating_sub(1);
-        let i = if self.a.query_block > 1 { (i / self.a.query_block).min(last) } else { i };
+        let i = match self.a.query_block {
+            1 => i,
+            block => (i / block).min(self.keys(i).len().saturating_sub(1)),
+        };
         ((j as i64 - i as i64).clamp(-reach, reach) + reach) as usize
     }
 
