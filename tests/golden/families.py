@@ -274,12 +274,15 @@ def chronos_bolt(model, exact):
 
     rows = []
     for values in series:
-        rough = run(model, values, 15, levels)
+        # Longer than what it forecasts at once, but where all values are alike: what is read back lies within some units of the
+        # last place of each other then, and rounding decides.
+        length = 6 if len({v for v in values if v == v}) == 1 else 15
+        rough = run(model, values, length, levels)
         with Exact():
-            found, between = run(exact, values, 15, levels), run(exact, values, 6, others)
+            found, between = run(exact, values, length, levels), run(exact, values, 6, others)
         rows.append({"values": [None if v != v else v for v in values], "quantiles": found.tolist(),
                      "between": between.tolist(), "float32_noise": (rough - found).abs().max().item()})
-    return {"prediction_length": 15, "between": others, "series": rows}
+    return {"between": others, "series": rows}
 
 
 def main(kind):
