@@ -88,8 +88,9 @@ fn print_estimate(stage: &Estimate, standing: Option<&Standing>) -> Result<()> {
     match minutes {
         Some(minutes) => say!("  time              {minutes} minutes, about {steps} steps")?,
         None => say!(
-            "  steps             {steps}: {:.2} million tokens, about {} without evaluations",
+            "  steps             {steps}: {:.2} million tokens, {:.3e} operations, about {} without evaluations",
             stage.tokens_per_step * steps as f64 / 1e6,
+            stage.flops_per_step * steps as f64,
             duration(stage.seconds_per_step * steps as f64)
         )?,
     }

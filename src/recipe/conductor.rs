@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::stage::Budget;
 use crate::error::Result;
 use crate::generate::ShouldStop;
 use crate::gpu::{Gpu, Stopwatch};
@@ -32,22 +33,28 @@ pub trait Watch {
     fn trained(&mut self, trainer: &Trainer, outcome: Outcome);
 }
 
-/// Runs a trainer to its end or until it is stopped. With a `limit`, the number of steps is fixed first so that they take
-/// about that long, counted from `begin` and without what goes into compiling kernels.
+/// Runs a trainer to its end or until it is stopped. With a `budget`, the number of steps is fixed first; a time is counted
+/// from `begin` and without what goes into compiling kernels.
 ///
 /// # Errors
 /// As [`Trainer::run`].
 pub fn drive(
     trainer: &mut Trainer,
     stage: &str,
-    limit: Option<Duration>,
+    budget: Option<Budget>,
     begin: Stopwatch,
     conductor: &mut Conductor<'_>,
 ) -> Result<Outcome> {
     trainer.remarks().iter().for_each(|remark| conductor.watch.remark(remark));
-    if let Some(time) = limit {
-        conductor.watch.remark("measuring the speed of training to fix the number of steps");
-        trainer.fit_steps(time.saturating_sub(begin.elapsed()))?;
+    let limit = budget.and_then(Budget::time);
+    match budget {
+        None => {}
+        Some(Budget::Minutes(_)) => {
+            conductor.watch.remark("measuring the speed of training to fix the number of steps");
+            trainer.fit_steps(limit.unwrap_or_default().saturating_sub(begin.elapsed()))?;
+        }
+        Some(Budget::Tokens(tokens)) => trainer.count_steps(tokens, |load| load.tokens)?,
+        Some(Budget::Flops(flops)) => trainer.count_steps(flops, |load| load.flops)?,
     }
     conductor.watch.training(stage, trainer);
     let training = trainer.engine().model.gpu.stopwatch();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::stage::Budget;
 use super::{Recipe, Stage};
 use crate::batch::Batch;
 use crate::data::stream::{BatchPosition, WINDOW_BATCHES};
@@ -15,6 +16,7 @@ use crate::model::{Model, T5Config};
 use crate::tokenizer::Tokenizer;
 use crate::train::engine::Engine;
 use crate::train::examples::Sources;
+use crate::train::rehearse::StepLoad;
 
 /// What a stage that trains takes on an adapter.
 #[derive(Clone, Debug, Serialize)]
@@ -33,6 +35,8 @@ pub struct Estimate {
     /// Share of a step's positions.
     pub padding: f64,
     pub steps: u64,
+    /// Floating-point operations, see [`Engine::flops`].
+    pub flops_per_step: f64,
     /// Where the recipe limits the time.
     pub minutes: Option<f64>,
     pub seconds_per_step: f64,
@@ -79,9 +83,7 @@ fn estimate_stage(
     engine.prepare(largest)?;
     // So many have all lengths in their shares; a few need not.
     let window: Vec<Batch> = (0..WINDOW_BATCHES).map(|_| batches.next_batch()).collect::<Result<_>>()?;
-    let passes = settings.accumulate as f64 / WINDOW_BATCHES as f64;
-    let tokens_per_step = passes * window.iter().map(Batch::n_tokens).sum::<u64>() as f64;
-    let positions_per_step = passes * window.iter().map(Batch::n_positions).sum::<u64>() as f64;
+    let load = StepLoad::of(&mut engine, &window, settings.accumulate)?;
     let (mut positions, mut seconds, mut measured) = (0, 0.0, 0u64);
     // Each shape's kernels are compiled at its first step: steps count once their shape was met.
     let mut met = HashSet::new();
@@ -106,9 +108,11 @@ fn estimate_stage(
         }
     }
     let [weights, gradients, moments, activations] = engine.memory();
-    let seconds_per_step = seconds / positions as f64 * positions_per_step;
-    let steps = match stage.minutes {
-        Some(minutes) => (60.0 * minutes / seconds_per_step) as u64,
+    let seconds_per_step = seconds / positions as f64 * load.positions;
+    let steps = match stage.budget() {
+        Some(Budget::Minutes(minutes)) => (60.0 * minutes / seconds_per_step) as u64,
+        Some(Budget::Tokens(tokens)) => (tokens / load.tokens).round() as u64,
+        Some(Budget::Flops(flops)) => (flops / load.flops).round() as u64,
         None => settings.steps,
     };
     Ok(Estimate {
@@ -119,11 +123,12 @@ fn estimate_stage(
         moments,
         activations,
         largest_batch: [largest.batch, largest.src_len, largest.tgt_len],
-        tokens_per_step,
-        padding: 1.0 - tokens_per_step / positions_per_step,
+        tokens_per_step: load.tokens,
+        padding: 1.0 - load.tokens / load.positions,
         steps,
+        flops_per_step: load.flops,
         minutes: stage.minutes,
         seconds_per_step,
-        tokens_per_second: tokens_per_step / seconds_per_step,
+        tokens_per_second: load.tokens / seconds_per_step,
     })
 }

@@ -112,11 +112,11 @@ impl Record {
         self.recipe.stages.iter().find(|stage| stage.name == name)
     }
 
-    /// Writes down that a training goes on for more minutes, and therefore to so many steps.
+    /// Writes down that a training goes on for longer, and therefore to so many steps.
     pub fn extend(&mut self, now: &Stage, steps: u64) {
         self.steps = Some(steps);
         let stages = self.recipe.stages.iter_mut();
-        stages.filter(|stage| stage.name == now.name).for_each(|stage| stage.minutes = now.minutes);
+        stages.filter(|stage| stage.name == now.name).for_each(|stage| stage.take_budget(now));
     }
 
     /// What has changed since the part was made.

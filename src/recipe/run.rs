@@ -10,13 +10,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::de::IgnoredAny;
 
 use super::conductor::{Conductor, Watch, drive};
 use super::evaluation::{self, evaluate, write_evaluation};
 use super::record::{Difference, LEARNED, RECORDS, Record, Records, start_of};
+use super::stage::Budget;
 use super::{Recipe, Stage};
 use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
@@ -231,7 +231,6 @@ impl Run {
     ) -> Result<Outcome> {
         let stage = &self.recipe.stages[index].clone();
         let folder = self.folder(stage);
-        let limit = stage.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
         if let Some(mut state) = Trainer::load_state(&folder)? {
             check_part(&self.recipe, &self.records, &self.out, &stage.name)?;
             let before = state.settings.steps;
@@ -241,7 +240,7 @@ impl Run {
             if steps > before {
                 conductor.watch.remark(&format!("{}: {steps} steps instead of {before}", stage.name));
             }
-            if let Some(record) = record.filter(|record| more_minutes(stage, record).is_some()) {
+            if let Some(record) = record.filter(|record| lengthened(stage, record).is_some()) {
                 record.extend(stage, steps);
                 self.records.write(&self.folder)?;
             }
@@ -262,10 +261,11 @@ impl Run {
         settings.check()?;
         let passes = settings.steps.saturating_mul(settings.accumulate as u64);
         let mut model = self.model(index, gpu, tokenizer, &mut settings, conductor.watch)?;
-        model.tuner = (conductor.tuner)(gpu, passes, limit);
+        let budget = stage.budget();
+        model.tuner = (conductor.tuner)(gpu, passes, budget.and_then(Budget::time));
         // Nothing but a log can be there yet: the first checkpoint was not reached.
         let mut trainer = Trainer::create(model, tokenizer.clone(), settings, &folder, true)?;
-        let outcome = drive(&mut trainer, &stage.name, limit, begin, conductor)?;
+        let outcome = drive(&mut trainer, &stage.name, budget, begin, conductor)?;
         match outcome {
             // The time is up: a later start goes on with the next stage, as this one does.
             Outcome::Stopped { .. } if !(conductor.should_stop)() => {
@@ -429,9 +429,11 @@ pub(super) fn check_part(recipe: &Recipe, records: &Records, out: &Path, part: &
     }
     let (folder, place) = (out.join(part), format!("stage.{part}"));
     let mut differences = record.differences(&Record::of(recipe, part, out)?, part)?;
-    let is_length = |key: &str| key == format!("{place}.steps") || key == format!("{place}.minutes");
+    let is_length =
+        |key: &str| ["steps", "minutes", "tokens", "flops"].iter().any(|length| key == format!("{place}.{length}"));
     differences.retain(|difference| !(is_length(&difference.key) && difference.is_another_value()));
-    let minutes = |stage: Option<&Stage>| stage.and_then(|stage| stage.minutes).unwrap_or(0.0);
+    let budget = |stage: Option<&Stage>| stage.and_then(Stage::budget);
+    let amount = |stage: Option<&Stage>| budget(stage).map_or(0.0, Budget::amount);
     let now = recipe.stages.iter().find(|stage| stage.name == part);
     let done = Trainer::load_state(&folder)?.map_or(0, |state| state.step);
     if differences.iter().any(|difference| difference.key == LEARNED) {
@@ -455,21 +457,22 @@ pub(super) fn check_part(recipe: &Recipe, records: &Records, out: &Path, part: &
         None if now.and_then(|stage| stage.steps).is_some_and(|steps| steps < done) => {
             format!("this stage has done {done} steps already: {place}.steps can only be raised")
         }
-        None if minutes(now) < minutes(record.stage(part)) => {
-            let before = minutes(record.stage(part));
-            format!("this stage has been trained for {before} minutes: {place}.minutes can only be raised")
+        None if amount(now) < amount(record.stage(part)) => {
+            let before = amount(record.stage(part));
+            let key = budget(now).map_or("minutes", Budget::key);
+            format!("this stage has been trained for {before} {key}: {place}.{key} can only be raised")
         }
         None => return Ok(()),
     };
     Err(Error::file(folder, what))
 }
 
-/// The state of a training with the number of steps that it goes to now. Of one limited by minutes that was measured; more
-/// minutes make it more in proportion.
+/// The state of a training with the number of steps that it goes to now. Of one limited by a [`Budget`] that was found; a larger
+/// one makes it more in proportion.
 pub(super) fn gone_on(stage: &Stage, state: State, record: Option<&Record>) -> State {
     let before = state.settings.steps;
     let measured = record.and_then(|record| record.steps).unwrap_or(before);
-    let steps = match (stage.minutes, record.and_then(|record| more_minutes(stage, record))) {
+    let steps = match (stage.budget(), record.and_then(|record| lengthened(stage, record))) {
         (None, _) => stage.steps.unwrap_or(before),
         (Some(_), None) => measured,
         (Some(_), Some(factor)) => (measured as f64 * factor).round() as u64,
@@ -477,9 +480,9 @@ pub(super) fn gone_on(stage: &Stage, state: State, record: Option<&Record>) -> S
     State { ended_early: state.ended_early && steps <= before, settings: Settings { steps, ..state.settings }, ..state }
 }
 
-/// How many times as long a training may take now, if that is more than before.
-fn more_minutes(stage: &Stage, record: &Record) -> Option<f64> {
-    let factor = stage.minutes? / record.stage(&stage.name)?.minutes?;
+/// How many times as long a training may be now, if that is more than before.
+fn lengthened(stage: &Stage, record: &Record) -> Option<f64> {
+    let factor = stage.budget()?.amount() / record.stage(&stage.name)?.budget()?.amount();
     (factor > 1.0).then_some(factor)
 }
 

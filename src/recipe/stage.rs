@@ -1,6 +1,7 @@
 //! A stage: training on some texts and tasks, or an evaluation. What it leaves open takes the defaults of [`Settings`].
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +24,60 @@ pub enum Begin {
     Best,
 }
 
+/// How long a training is that is not given as a number of steps, which follows then: minutes are measured, tokens and
+/// floating-point operations are counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Budget {
+    Minutes(f64),
+    /// Of sources and targets, padding not counted.
+    Tokens(f64),
+    /// Of matrix products and attention, forward and backward.
+    Flops(f64),
+}
+
 /// As good as for ever, and no sum of times overflows.
 const MOST_MINUTES: f64 = 1e6;
+
+/// Nobody has trained on more, and as many steps still are a number.
+const MOST_TOKENS: f64 = 1e15;
+const MOST_FLOPS: f64 = 1e30;
+
+impl Budget {
+    /// What recipes call it.
+    pub fn key(self) -> &'static str {
+        match self {
+            Budget::Minutes(_) => "minutes",
+            Budget::Tokens(_) => "tokens",
+            Budget::Flops(_) => "flops",
+        }
+    }
+
+    pub fn amount(self) -> f64 {
+        match self {
+            Budget::Minutes(amount) | Budget::Tokens(amount) | Budget::Flops(amount) => amount,
+        }
+    }
+
+    /// The time, if it is limited.
+    pub fn time(self) -> Option<Duration> {
+        match self {
+            Budget::Minutes(minutes) => Some(Duration::from_secs_f64(60.0 * minutes)),
+            _ => None,
+        }
+    }
+
+    fn check(self) -> Result<()> {
+        let (most, what) = match self {
+            Budget::Minutes(_) => (MOST_MINUTES, "the time must be a positive number of minutes, a million at most"),
+            Budget::Tokens(_) => (MOST_TOKENS, "tokens are a positive number, 1e15 at most"),
+            Budget::Flops(_) => (MOST_FLOPS, "operations are a positive number, 1e30 at most"),
+        };
+        match self.amount() > 0.0 && self.amount() <= most {
+            true => Ok(()),
+            false => Err(Error::setting(self.key(), what)),
+        }
+    }
+}
 
 /// What [`Stage::from`] calls the recipe's model.
 pub const FROM_MODEL: &str = "model";
@@ -119,6 +172,20 @@ impl Stage {
         !self.train.is_empty()
     }
 
+    fn budgets(&self) -> [Option<Budget>; 3] {
+        [self.minutes.map(Budget::Minutes), self.tokens.map(Budget::Tokens), self.flops.map(Budget::Flops)]
+    }
+
+    /// How long it trains, if that is no number of steps.
+    pub fn budget(&self) -> Option<Budget> {
+        self.budgets().into_iter().flatten().next()
+    }
+
+    /// Trains as long as another one.
+    pub(super) fn take_budget(&mut self, other: &Stage) {
+        (self.minutes, self.tokens, self.flops) = (other.minutes, other.tokens, other.flops);
+    }
+
     /// The split that an evaluation is on.
     pub fn split(&self) -> Split {
         self.split.unwrap_or(Split::Validation)
@@ -182,12 +249,9 @@ impl Stage {
         let mut settings = Settings { seed, dropout: dropout.unwrap_or(0.0), ..Settings::new() };
         let adafactor = self.optimizer.as_deref().is_some_and(|name| name.starts_with("adafactor"));
         settings.lr = if adafactor { 1e-2 } else { 1e-3 } * if fine_tuning { 0.1 } else { 1.0 };
-        if let Some(minutes) = self.minutes {
-            if !(minutes > 0.0 && minutes <= MOST_MINUTES) {
-                let what = "the time must be a positive number of minutes, a million at most";
-                return Err(Error::setting("minutes", what));
-            }
-            // Until it is measured how many there is time for.
+        if let Some(budget) = self.budget() {
+            budget.check()?;
+            // Until it is measured or counted how many these are.
             settings.steps = u64::from(u32::MAX);
         }
         self.apply(&mut settings)?;
@@ -220,7 +284,7 @@ impl Stage {
     /// stage `began` with, if it has; where that is still to be measured they stay open.
     pub(super) fn spelled_out(&self, settings: &Settings, began: Option<u64>) -> Stage {
         let mut settings = settings.clone();
-        if self.minutes.is_none() {
+        if self.budget().is_none() {
             let steps = settings.steps;
             settings.steps = began.unwrap_or(steps);
             settings.settle();
@@ -242,7 +306,7 @@ impl Stage {
         Stage {
             evaluate: Some(settings.evaluate.clone()),
             begin: Some(self.begin.unwrap_or(Begin::Last)),
-            steps: self.minutes.is_none().then_some(settings.steps),
+            steps: self.budget().is_none().then_some(settings.steps),
             optimizer: Some(self.optimizer.clone().unwrap_or_else(|| "adamw".into())),
             weight_decay: Some(settings.optimizer.weight_decay()),
             ..self.with(settings)
@@ -287,8 +351,10 @@ impl Stage {
                 ));
             }
         }
-        if self.steps.is_some() && self.minutes.is_some() {
-            return Err(Wrong::new(key("minutes"), "train for a number of steps or of minutes, not both"));
+        let budgets = self.budgets().into_iter().flatten().map(Budget::key);
+        let lengths: Vec<&str> = self.steps.map(|_| "steps").into_iter().chain(budgets).collect();
+        if let [one, other, ..] = lengths[..] {
+            return Err(Wrong::new(key(other), format!("train for {one} or for {other}, not both")));
         }
         if self.trains() { self.check_training(recipe, &key) } else { self.check_evaluation(recipe, &key) }
     }

@@ -1,5 +1,7 @@
 //! A model under training on the device: plans by batch shape, gradient arenas, the optimiser.
 
+use std::collections::HashMap;
+
 use super::inputs::Inputs;
 use super::optimizer::{Optimizer, OptimizerConfig, StepReport};
 use crate::batch::{Batch, BatchShape};
@@ -7,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Readback, Sequence};
 use crate::graph::{Graph, ValueId};
 use crate::model::{Builder, EncoderAttention, Model};
-use crate::plan::{Plan, PlanOptions, Plans, SlotPool};
+use crate::plan::{Plan, PlanOptions, Plans, SlotPool, outline};
 
 /// What training adds to the model and to the cross-entropy.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,6 +63,8 @@ pub struct Engine {
     scorer: Scorer,
     /// What was recorded of the step that is begun.
     step: Sequence,
+    /// Operations of a pass over batches of each shape met.
+    flops: HashMap<BatchShape, f64>,
 }
 
 /// Plans that are kept. The shapes of a run's batches are few.
@@ -134,7 +138,8 @@ impl Engine {
         let pool = SlotPool::new();
         let scorer = Scorer::sharing(model.clone(), pool.clone());
         let (plans, step) = (Plans::new(MOST_PLANS, pool), Sequence::new(gpu));
-        Ok(Engine { optimizer, regularization, recompute: false, grads, stats, plans, scorer, step, model })
+        let (recompute, flops) = (false, HashMap::new());
+        Ok(Engine { optimizer, regularization, recompute, grads, stats, plans, scorer, step, flops, model })
     }
 
     /// Whether the backward pass computes each block's activations again instead of keeping them: less memory for up to a
@@ -204,6 +209,22 @@ impl Engine {
     pub fn finish_gradients(&mut self) -> Result<PendingReport> {
         let reports = [self.stats.slice(0, 16), self.optimizer.report_slice()];
         Ok(PendingReport(self.step.submit_reading(&reports)?))
+    }
+
+    /// Floating-point operations of a training pass over a batch of that shape: those of matrix products and attention, forward
+    /// and backward. What `recompute` repeats is not counted, so that the figure says how much was learned from.
+    ///
+    /// # Errors
+    /// As compiling a plan for that shape.
+    pub fn flops(&mut self, shape: BatchShape) -> Result<f64> {
+        if let Some(&known) = self.flops.get(&shape) {
+            return Ok(known);
+        }
+        let (graph, _) = graph(&self.model, self.regularization, shape, Pass::Training { recompute: false });
+        let steps = outline(self.model.gpu.caps(), &graph, &[])?;
+        let flops = steps.iter().map(|step| step.work.flops).sum();
+        self.flops.insert(shape, flops);
+        Ok(flops)
     }
 
     /// The loss of a batch, without dropout and without gradients.

@@ -75,6 +75,8 @@ pub struct StepLog {
     pub skipped: u64,
     /// Source and target tokens of the whole run, padding not counted.
     pub tokens: u64,
+    /// Floating-point operations of the whole run: those of matrix products and attention, forward and backward.
+    pub flops: f64,
     pub tokens_per_second: f64,
     /// Share of the positions of these steps that was padding.
     pub padding: f64,

@@ -10,7 +10,7 @@ pub mod inputs;
 pub mod log;
 pub mod optimizer;
 pub(crate) mod parameters;
-mod rehearse;
+pub mod rehearse;
 pub mod schedule;
 pub mod settings;
 pub mod state;

@@ -13,6 +13,11 @@ macro_rules! hyper_parameters {
             stage {
                 /// Train for about so many minutes instead of a number of steps: the speed is measured first, which fixes the steps
                 minutes: f64, "none", Some(("M", "Training"));
+                /// Train on about so many tokens of sources and targets, padding not counted, instead of a number of steps
+                tokens: f64, "none", Some(("N", "Training"));
+                /// Train for about so many floating-point operations instead of a number of steps: those of matrix products and
+                /// attention, forward and backward
+                flops: f64, "none", Some(("N", "Training"));
                 /// adamw, adafactor (as the T5 paper) or adafactor-hf (which sets its own step size)
                 optimizer: String, "adamw", Some(("NAME", "Training"));
                 /// Weight decay

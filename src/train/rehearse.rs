@@ -1,10 +1,39 @@
-//! Measures before a run how many steps fit into its time, so that the run itself depends on no clock.
+//! Finds before a run how many steps fit into its time, by measuring, or make so many tokens or operations, by counting. The run itself
+//! depends on no clock then.
 
 use std::time::Duration;
 
+use super::engine::Engine;
 use super::trainer::Trainer;
+use crate::batch::Batch;
+use crate::data::stream::{BatchPosition, WINDOW_BATCHES};
 use crate::error::Result;
 use crate::gpu::Sequence;
+
+/// What a step has to do: the mean over some batches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepLoad {
+    /// Of sources and targets, padding not counted.
+    pub tokens: f64,
+    /// Padding counted.
+    pub positions: f64,
+    /// See [`Engine::flops`].
+    pub flops: f64,
+}
+
+impl StepLoad {
+    /// The mean over these batches, of which `accumulate` make a step.
+    ///
+    /// # Errors
+    /// As [`Engine::flops`].
+    pub fn of(engine: &mut Engine, batches: &[Batch], accumulate: usize) -> Result<StepLoad> {
+        let share = accumulate as f64 / batches.len().max(1) as f64;
+        let flops = batches.iter().map(|batch| engine.flops(batch.shape)).sum::<Result<f64>>()?;
+        let tokens: u64 = batches.iter().map(Batch::n_tokens).sum();
+        let positions: u64 = batches.iter().map(Batch::n_positions).sum();
+        Ok(StepLoad { tokens: share * tokens as f64, positions: share * positions as f64, flops: share * flops })
+    }
+}
 
 /// Share of the time that is planned for; the rest is for checkpoints.
 const PLANNED: f64 = 0.97;
@@ -31,7 +60,7 @@ impl Trainer {
         let mut sequence = Sequence::new(&gpu);
         self.engine.optimizer.state().iter().for_each(|(_, moments, _)| sequence.clear(&moments.all()));
         sequence.submit()?;
-        (self.state.step, self.state.tokens) = (0, 0);
+        (self.state.step, self.state.tokens, self.state.flops) = (0, 0, 0.0);
         self.rewind()?;
         let engine = &mut self.engine;
         let evaluation = match &mut self.evaluator {
@@ -55,6 +84,19 @@ impl Trainer {
             }
         };
         settings.check()
+    }
+
+    /// Fixes the number of steps so that they make about `amount` of what `of` says of a step: the mean over the first batches,
+    /// so many as have all lengths in their shares, is taken for all.
+    ///
+    /// # Errors
+    /// The data cannot be read, or a batch does not fit.
+    pub fn count_steps(&mut self, amount: f64, of: fn(&StepLoad) -> f64) -> Result<()> {
+        let mut batches = self.sources.stream(&self.engine.model.config, &BatchPosition::default())?;
+        let first: Vec<Batch> = (0..WINDOW_BATCHES).map(|_| batches.next_batch()).collect::<Result<_>>()?;
+        let load = StepLoad::of(&mut self.engine, &first, self.state.settings.accumulate)?;
+        self.state.settings.steps = ((amount / of(&load)).round() as u64).max(1);
+        self.state.settings.check()
     }
 
     /// Runs steps for about `time`, at least two of them; seconds per step.

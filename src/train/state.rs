@@ -37,6 +37,9 @@ pub struct State {
     pub step: u64,
     /// Source and target tokens seen.
     pub tokens: u64,
+    /// Floating-point operations of them, see [`super::engine::Engine::flops`]. An older program did not count them.
+    #[serde(default)]
+    pub flops: f64,
     /// Steps that changed nothing because their gradient was not finite, or 0, and how many of them in a row until now.
     pub skipped: u64,
     pub skipped_in_a_row: u64,
@@ -66,6 +69,7 @@ impl State {
             format: FORMAT,
             step: 0,
             tokens: 0,
+            flops: 0.0,
             skipped: 0,
             skipped_in_a_row: 0,
             elapsed: 0.0,

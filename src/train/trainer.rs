@@ -42,7 +42,7 @@ const DIVERGED: &str = "training diverged: lower the learning rate (--lr), warm 
 pub struct Trainer {
     pub(super) engine: Engine,
     pub(super) tokenizer: Arc<Tokenizer>,
-    sources: Sources,
+    pub(super) sources: Sources,
     batches: Prefetch<Inputs>,
     pub(super) evaluator: Option<Evaluator>,
     pub(super) state: State,
@@ -333,6 +333,7 @@ impl Trainer {
             let index = self.state.step * accumulate as u64 + pass;
             let Ready { batch, next, passes } = self.batches.next_batch()?;
             self.state.tokens += batch.n_tokens;
+            self.state.flops += self.engine.flops(batch.shape)?;
             self.window.positions += batch.n_positions;
             (self.state.position, self.passes) = (next, passes);
             let halves = |x: u64| [x as u32, (x >> 32) as u32];
@@ -395,6 +396,7 @@ impl Trainer {
             clip: window.last.clip,
             skipped: state.skipped,
             tokens: state.tokens,
+            flops: state.flops,
             tokens_per_second: tokens / seconds,
             padding: 1.0 - tokens / (window.positions as f64).max(1.0),
             elapsed: session.total(),

@@ -133,7 +133,7 @@ impl clap::Args for Keys {
             let arg = Arg::new(key).long(key.replace('_', "-")).value_name(value).help_heading(heading);
             let arg = arg.help(format!("{meaning} [default: {default}]"));
             Some(match (key, value) {
-                ("minutes", _) => arg.conflicts_with("steps"),
+                ("minutes" | "tokens" | "flops", _) => arg.conflicts_with_all(LENGTHS.iter().filter(|other| **other != key)),
                 ("recompute", _) => arg.num_args(0..=1).default_missing_value("true"),
                 _ => arg,
             })
@@ -197,6 +197,9 @@ pub enum TooLongArg {
 
 /// The group of the model's sizes.
 const SIZES: &str = "sizes";
+
+/// Flags of which one says how long training takes.
+const LENGTHS: [&str; 4] = ["steps", "minutes", "tokens", "flops"];
 
 /// The segments' length where neither the flags nor a run say.
 const SEQ_LEN: usize = 128;

@@ -4,7 +4,6 @@ mod args;
 mod start;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use t5_wgpu::recipe::conductor::{Conductor, drive};
@@ -26,14 +25,13 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     let begin = gpu.stopwatch();
     let mut trainer = start::open(args, &gpu)?;
     let mut renderer = Renderer::new(args.look);
-    let limit = args.keys.stage.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
-    let limit = limit.filter(|_| trainer.step() == 0);
+    let budget = args.keys.stage.budget().filter(|_| trainer.step() == 0);
     let mut conductor = Conductor {
         watch: &mut renderer,
         should_stop: &signals::interrupted,
         tuner: &|gpu, passes, limit| tuner(&args.tune, gpu, passes, limit),
     };
-    let outcome = drive(&mut trainer, "train", limit, begin, &mut conductor);
+    let outcome = drive(&mut trainer, "train", budget, begin, &mut conductor);
     renderer.end();
     let resume = format!("t5 train --resume --out {}", args.out.display());
     match outcome {

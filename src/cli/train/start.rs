@@ -1,11 +1,11 @@
 //! From flags to a trainer: a new run, or one that goes on.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use t5_wgpu::gpu::Gpu;
 use t5_wgpu::model::{Model, ModelParts, Storage};
+use t5_wgpu::recipe::stage::Budget;
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::{Settings, Trainer};
 
@@ -92,7 +92,7 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
         }
         None => Model::init(gpu, config, settings.seed)?,
     };
-    let limit = stage.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
+    let limit = stage.budget().and_then(Budget::time);
     model.tuner = tuner(&args.tune, gpu, settings.steps.saturating_mul(settings.accumulate as u64), limit);
     Ok(Trainer::create(model, tokenizer, settings, &args.out, args.overwrite || args.resume)?)
 }
