@@ -16,6 +16,9 @@ pub enum Error {
     /// A file was read but says something wrong; `line` is 1-based where it means anything.
     #[error("{}{}: {}", path.display(), line.map(|l| format!(":{l}")).unwrap_or_default(), readable(what))]
     File { path: PathBuf, line: Option<usize>, what: String },
+    /// Another process works in the folder of a run.
+    #[error("{}: another process is working in this folder; choose another one", path.display())]
+    Busy { path: PathBuf },
     /// The caller's values cannot be used: ids out of range, text too long, impossible settings.
     #[error("{}", readable(.0))]
     Input(String),

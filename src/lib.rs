@@ -74,6 +74,8 @@ pub mod report;
 pub mod rng;
 #[cfg(feature = "train")]
 pub mod run_folder;
+#[cfg(feature = "train")]
+pub mod study;
 pub mod t5;
 pub mod tokenizer;
 #[cfg(feature = "train")]

@@ -176,6 +176,36 @@ fn more_minutes_are_more_steps() {
 }
 
 #[test]
+fn tokens_and_operations_fix_the_steps() {
+    let scratch = scratch("rerun-tokens");
+    let last = || {
+        let text = fs::read_to_string(scratch.path("o/finetune/log.jsonl")).unwrap();
+        let line = text.lines().rev().find(|line| line.contains("\"event\":\"step\"")).unwrap().to_owned();
+        let value: Value = serde_json::from_str(&line).unwrap();
+        ["step", "tokens", "flops"].map(|key| value[key].as_f64().unwrap())
+    };
+    let near = |found: f64, wanted: f64| assert!((found / wanted - 1.0).abs() < 0.15, "{found} instead of {wanted}");
+    let recipe = |length: &str| RECIPE.replace("steps = 40", length);
+    runs(&scratch, &recipe("tokens = 900"), &[], &[]);
+    let [steps, tokens, flops] = last();
+    near(tokens, 900.0);
+    assert!(steps > 5.0 && flops / tokens > 1e3, "{steps} {tokens} {flops}");
+    runs(&scratch, &recipe("tokens = 1350"), &["pretrain"], &["steps instead of"]);
+    near(last()[1], 1350.0);
+    refuses(&scratch, &recipe("tokens = 900"), &["stage.finetune.tokens can only be raised"]);
+    refuses(&scratch, &recipe("steps = 99"), &["trained by another recipe", "stage.finetune.steps was none, and is 99 now"]);
+    fs::remove_dir_all(scratch.path("o/finetune")).unwrap();
+    runs(&scratch, &recipe(&format!("flops = {flops:e}")), &["pretrain"], &[]);
+    near(last()[2], flops);
+    let wrong = recipe("tokens = 900\nflops = 1e9");
+    assert_says(
+        &run_recipe(&scratch, &wrong, &[]).1,
+        &["stage.finetune.flops: train for tokens or for flops, not both"],
+    );
+    assert_says(&run_recipe(&scratch, &recipe("tokens = 0"), &[]).1, &["tokens are a positive number"]);
+}
+
+#[test]
 fn what_others_began_with_is_not_changed() {
     let scratch = scratch("rerun-refused");
     runs(&scratch, RECIPE, &[], &[]);

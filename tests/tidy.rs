@@ -8,6 +8,7 @@ use std::path::Path;
 /// The layers from top to bottom. A module may use what lies below its own line.
 const LAYERS: &[&[&str]] = &[
     &["cli"],
+    &["study"],
     &["verify", "bench", "recipe", "t5", "convert", "forecast"],
     &["train", "generate", "forward", "report", "hub"],
     &["model", "data", "tokenizer", "checkpoint", "tune", "run_folder"],
@@ -33,7 +34,7 @@ const PEERS: &[(&str, &str)] = &[
 const BASE: &[&str] = &["error", "rng", "files", "batch", "Error", "Result"];
 
 /// The modules of the feature `train`. All others but `cli` are the core, which builds without a feature.
-const TRAIN_RING: &[&str] = &["bench", "convert", "data", "recipe", "report", "run_folder", "train", "verify"];
+const TRAIN_RING: &[&str] = &["bench", "convert", "data", "recipe", "report", "run_folder", "study", "train", "verify"];
 
 /// Files of the feature `train` in a module of the core.
 const TRAIN_FILES: &str = "src/tokenizer/train";

@@ -26,6 +26,7 @@ mod shell;
 mod show_objective;
 mod signals;
 mod sources;
+mod study;
 mod timings;
 mod tokenize;
 mod tokenizer;
@@ -65,6 +66,7 @@ enum Command {
     Devices(devices::Args),
     Verify(verify::Args),
     Run(run::Args),
+    Study(study::Args),
     Train(Box<train::Args>),
     Eval(eval::Args),
     Generate(generate::Args),
@@ -184,6 +186,7 @@ pub fn main() -> ExitCode {
         Command::Devices(args) => devices::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Study(args) => study::run(&args),
         Command::Train(args) => train::run(*args),
         Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),

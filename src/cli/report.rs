@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use t5_wgpu::files::{self, LARGE_LIMIT};
 use t5_wgpu::report::{ReportOptions, report};
+use t5_wgpu::study::run::StudyRun;
+use t5_wgpu::study::{STUDY, page};
 
 use super::console::{note, say};
 
@@ -17,12 +19,15 @@ Examples:
     t5 report runs/small runs/large --out compare.html --title \"Small against large\"
   The stages of one run, laid over each other:
     t5 report runs/transfer --stages
+  A study: intervals, tables, curves with bands over the seeds:
+    t5 report runs/objectives
   Two evaluations:
     t5 report runs/small/test runs/large/test";
 
 /// Write an HTML page about one or several runs: curves, results, cost, settings that differ, predictions.
 ///
-/// A run is a folder that `t5 train` or `t5 run` wrote, finished or not, a stage's folder in it, or one of `t5 eval --out`.
+/// A run is a folder that `t5 train` or `t5 run` wrote, finished or not, a stage's folder in it, or one of `t5 eval --out`; one that
+/// `t5 study` wrote stands alone.
 /// What was measured on different splits of a task stands in different tables. The page is one file that needs no network; it shows
 /// light or dark as the reader's system does, and prints. The pointer shows values; the legend hides runs.
 #[derive(clap::Args, Debug)]
@@ -49,7 +54,10 @@ pub struct Args {
 const HEAD: usize = 40;
 
 pub fn run(args: Args) -> Result<()> {
-    let made = report(&args.runs, &ReportOptions { title: args.title, samples: args.samples, stages: args.stages })?;
+    let made = match &args.runs[..] {
+        [one] if one.join(STUDY).is_file() => page::report(&StudyRun::open(one)?)?,
+        runs => report(runs, &ReportOptions { title: args.title, samples: args.samples, stages: args.stages })?,
+    };
     for remark in &made.remarks {
         note!("note: {remark}");
     }

@@ -14,7 +14,7 @@ pub mod standing;
 pub mod tokenizer;
 
 mod record;
-mod source;
+pub(crate) mod source;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,7 @@ use checkpoint::{model_of_run, tokenizer_of_run};
 pub use model::ModelSpec;
 use run::TOKENIZER;
 use source::Source;
+pub(crate) use source::Wrong;
 use stage::FROM_MODEL;
 pub use stage::Stage;
 pub use tokenizer::TokenizerSpec;
@@ -70,27 +71,6 @@ fn is_name(name: &str) -> bool {
 
 const NOT_A_NAME: &str =
     "files are named after it: use letters, digits, hyphens and underscores, and not the name of a run's own file";
-
-/// What is wrong, under which key: "stage.pretrain.lr".
-#[derive(Debug)]
-pub(crate) struct Wrong {
-    pub key: String,
-    pub what: String,
-}
-
-impl Wrong {
-    pub fn new(key: impl Into<String>, what: impl Into<String>) -> Wrong {
-        Wrong { key: key.into(), what: what.into() }
-    }
-
-    /// An error about the table `of`: under the key that it names, or else under `otherwise`.
-    pub fn within(of: &str, error: Error, otherwise: impl Into<String>) -> Wrong {
-        match error {
-            Error::Setting { key, what } => Wrong::new(format!("{of}.{key}"), what),
-            other => Wrong::new(otherwise, other.to_string()),
-        }
-    }
-}
 
 impl Recipe {
     /// Reads and checks a recipe. `overrides` are "KEY=VALUE" with dots in the key, as "model.d_model=64"; stages are named:

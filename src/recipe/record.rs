@@ -119,6 +119,21 @@ impl Record {
         stages.filter(|stage| stage.name == now.name).for_each(|stage| stage.take_budget(now));
     }
 
+    /// Whether the part, as it was made, is what it would be now, or the beginning of that.
+    pub fn begins(&self, now: &Record, part: &str) -> bool {
+        let Ok(differences) = self.differences(now, part) else { return false };
+        let (old, new) = (self.stage(part), now.stage(part));
+        let has_fewer_steps = || {
+            let fewer = old.zip(new).is_some_and(|(old, new)| old.steps < new.steps);
+            fewer && new.and_then(|stage| stage.schedule).is_some_and(|schedule| !schedule.depends_on_steps())
+        };
+        match &differences[..] {
+            [] => true,
+            [one] => one.key == format!("stage.{part}.steps") && has_fewer_steps(),
+            _ => false,
+        }
+    }
+
     /// What has changed since the part was made.
     pub fn differences(&self, now: &Record, part: &str) -> Result<Vec<Difference>> {
         // An older program may have left a newer setting open.
@@ -236,6 +251,7 @@ impl Recipe {
             }
             let holds_out = task.held_out.is_some() && reads(name, Split::Validation);
             task.train.take_if(|_| !reads(name, Split::Train) && !holds_out);
+            task.train_examples.take_if(|_| !reads(name, Split::Train));
             task.validation.take_if(|_| !reads(name, Split::Validation));
             task.test.take_if(|_| !reads(name, Split::Test));
             task.metrics.take_if(|_| !scores(name));

@@ -7,14 +7,35 @@ use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
-use super::Wrong;
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 
 /// The tables that keys may begin with, beside stages.
 pub(super) const SECTIONS: [&str; 4] = ["model", "tokenizer", "texts", "tasks"];
 
-pub(super) struct Source {
+/// What is wrong, under which key: "stage.pretrain.lr".
+#[derive(Debug)]
+pub(crate) struct Wrong {
+    pub key: String,
+    pub what: String,
+}
+
+impl Wrong {
+    pub fn new(key: impl Into<String>, what: impl Into<String>) -> Wrong {
+        Wrong { key: key.into(), what: what.into() }
+    }
+
+    /// An error about the table `of`: under the key that it names, or else under `otherwise`.
+    pub fn within(of: &str, error: Error, otherwise: impl Into<String>) -> Wrong {
+        match error {
+            Error::Setting { key, what } => Wrong::new(format!("{of}.{key}"), what),
+            other => Wrong::new(otherwise, other.to_string()),
+        }
+    }
+}
+
+/// The text of a file of settings, which may be a recipe or a study.
+pub(crate) struct Source {
     path: PathBuf,
     text: String,
     /// As "KEY=VALUE".

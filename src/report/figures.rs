@@ -38,6 +38,8 @@ pub(super) enum Kind {
 pub(super) struct Point {
     pub at: Place,
     pub y: f64,
+    /// Of a mean, the standard deviation of what it is the mean of.
+    pub spread: f64,
 }
 
 /// How far training was, in three measures.
@@ -90,7 +92,7 @@ fn task_figures(stages: &[(usize, &Stage)], task: &str) -> Vec<Figure> {
         about,
         better: Some(better),
         curves: curves(stages, Kind::Dots, |stage| {
-            let point = |e: &Evaluation| Some(Point { at: place(&stage.steps, e.step), y: value(e)? });
+            let point = |e: &Evaluation| Some(Point { at: place(&stage.steps, e.step), y: value(e)?, spread: 0.0 });
             stage.evaluations.iter().filter_map(point).collect()
         }),
     };
@@ -119,7 +121,7 @@ fn curves(stages: &[(usize, &Stage)], kind: Kind, points: impl Fn(&Stage) -> Vec
 }
 
 fn logged(stage: &Stage, value: fn(&Step) -> Option<f64>) -> Vec<Point> {
-    stage.steps.iter().filter_map(|step| Some(Point { at: place_of(step), y: value(step)? })).collect()
+    stage.steps.iter().filter_map(|step| Some(Point { at: place_of(step), y: value(step)?, spread: 0.0 })).collect()
 }
 
 fn place_of(step: &Step) -> Place {
@@ -169,7 +171,7 @@ mod tests {
 
     fn points(values: &[f64]) -> Vec<Point> {
         let at = |i: usize| Place { step: i as f64, ..Place::default() };
-        values.iter().enumerate().map(|(i, &y)| Point { at: at(i), y }).collect()
+        values.iter().enumerate().map(|(i, &y)| Point { at: at(i), y, spread: 0.0 }).collect()
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! follows the reader's choice of light or dark, fits a telephone, and prints. It is a function of the runs' files alone.
 
 mod figures;
+mod groups;
+mod outcome;
 mod page;
 mod read;
 mod results;
@@ -16,11 +18,15 @@ mod svg;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+pub(crate) use groups::{Bars, Group, Interval, groups_page};
+pub use outcome::{Cost, Finding, findings};
 use page::Page;
 pub(crate) use page::{document, escape, section};
 use read::Run;
 pub use read::{METRICS, PREDICTIONS, RECIPE};
+pub(crate) use scale::{duration, number};
 pub(crate) use settings::flatten;
+pub(crate) use summary::aligned;
 pub use summary::summary;
 
 /// What the page shows besides the curves.

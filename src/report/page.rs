@@ -20,8 +20,8 @@ pub(super) struct Page<'a> {
 
 impl Page<'_> {
     pub(super) fn html(&self) -> String {
-        let mut html = self.bar();
-        for stage in self.stage_names() {
+        let mut html = Page::bar(self.runs.iter().map(|run| (run.name.as_str(), run.folder.display().to_string())));
+        for stage in Page::stage_names(self.runs) {
             let figures = figures::of_stage(self.runs, &stage);
             if !figures.is_empty() {
                 let title = if stage.is_empty() { "Training".into() } else { format!("Stage {}", escape(&stage)) };
@@ -34,19 +34,22 @@ impl Page<'_> {
         section(&mut html, "Settings that differ", &results::settings(self.runs));
         section(&mut html, "Predictions", &samples(self.runs, self.samples));
         section(&mut html, "Warnings", &results::warnings(self.runs));
-        let after = format!("<div id=\"tip\" hidden></div>\n<script>\n{SCRIPT}</script>\n");
-        document(self.title, "t5 report", &html, &after)
+        document(self.title, "t5 report", &html, &Page::script())
     }
 
-    /// The legend, and the choice of what curves are drawn against; it stays in view.
-    fn bar(&self) -> String {
+    /// What stands behind the sections: values under the pointer, and the legend's work.
+    pub(super) fn script() -> String {
+        format!("<div id=\"tip\" hidden></div>\n<script>\n{SCRIPT}</script>\n")
+    }
+
+    /// The legend of names, each with what the pointer shows of it, and the choice of what curves are drawn against; it stays in view.
+    pub(super) fn bar<'n>(names: impl Iterator<Item = (&'n str, String)>) -> String {
         let mut html = String::from("<nav><div class=\"legend\">");
-        for (i, run) in self.runs.iter().enumerate() {
-            let folder = escape(&run.folder.display().to_string());
-            let name = key(i, &run.name);
+        for (i, (name, about)) in names.enumerate() {
+            let (name, about) = (key(i, name), escape(&about));
             let _ = write!(
                 html,
-                "<label title=\"{folder}\"><input type=\"checkbox\" data-run=\"{i}\" checked>{name}</label>"
+                "<label title=\"{about}\"><input type=\"checkbox\" data-run=\"{i}\" checked>{name}</label>"
             );
         }
         html.push_str("</div><div class=\"against\">");
@@ -62,9 +65,9 @@ impl Page<'_> {
     }
 
     /// In the order of the first run that has them.
-    fn stage_names(&self) -> Vec<String> {
+    pub(super) fn stage_names(runs: &[Run]) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
-        for stage in self.runs.iter().flat_map(|run| &run.stages) {
+        for stage in runs.iter().flat_map(|run| &run.stages) {
             if !names.contains(&stage.name) {
                 names.push(stage.name.clone());
             }
@@ -86,7 +89,7 @@ pub(crate) fn document(title: &str, writer: &str, sections: &str, after: &str) -
     )
 }
 
-fn card(figure: &Figure) -> String {
+pub(super) fn card(figure: &Figure) -> String {
     let better = match figure.better {
         Some(Direction::Higher) => "↑ ",
         Some(Direction::Lower) => "↓ ",

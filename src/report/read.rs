@@ -60,6 +60,8 @@ pub(super) struct Step {
     pub grad_norm: Option<f64>,
     pub skipped: u64,
     pub tokens: u64,
+    /// An older program did not count them.
+    pub flops: Option<f64>,
     pub tokens_per_second: Option<f64>,
     pub elapsed: Option<f64>,
     pub padding: Option<f64>,

@@ -152,7 +152,9 @@ fn winner(outcomes: &[Vec<Option<Outcome>>], column: usize) -> Option<f64> {
 /// Time and tokens of each training.
 pub(super) fn cost(runs: &[Run]) -> String {
     let mut html = String::from("<div class=\"wide\"><table><thead><tr><th>run</th>");
-    for column in ["steps", "epochs", "tokens", "time", "tokens/s", "padding", "last loss", "skipped", "warnings"] {
+    for column in
+        ["steps", "epochs", "tokens", "FLOPs", "time", "tokens/s", "padding", "last loss", "skipped", "warnings"]
+    {
         let _ = write!(html, "<th class=\"n\">{column}</th>");
     }
     html.push_str("</tr></thead><tbody>");
@@ -169,6 +171,7 @@ pub(super) fn cost(runs: &[Run]) -> String {
             steps,
             last.epoch.map_or("–".into(), |epoch| format!("{epoch:.2}")),
             number(last.tokens as f64),
+            last.flops.filter(|&flops| flops > 0.0).map_or("–".into(), |flops| format!("{flops:.2e}")),
             time.map_or("–".into(), duration),
             shown(time.map(|t| (last.tokens as f64 / t).round())),
             last.padding.map_or("–".into(), |p| format!("{:.0} %", p * 100.0)),

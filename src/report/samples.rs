@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::page::{escape, key};
 use super::read::{Prediction, Run};
+use crate::data::task::spread;
 
 /// A block a task, with at most `count` sources spread over its file. Empty if there are no predictions.
 pub(super) fn samples(runs: &[Run], count: usize) -> String {
@@ -22,7 +23,7 @@ fn block(runs: &[Run], task: &str, count: usize) -> String {
         columns.push((i, &stage.name, rows.iter().map(|row| (row.source.as_str(), row)).collect()));
     }
     let mut html = format!("<h3>{}</h3><div class=\"samples\">", escape(task));
-    for sample in spread(&sources, count) {
+    for sample in spread(sources.len(), count).into_iter().map(|at| &sources[at]) {
         let _ = write!(html, "<div class=\"sample\"><p class=\"source\">{}</p>", text(&sample.source));
         if !sample.references.is_empty() {
             let references: Vec<String> = sample.references.iter().map(|r| text(r)).collect();
@@ -49,12 +50,6 @@ fn block(runs: &[Run], task: &str, count: usize) -> String {
     }
     html.push_str("</div>");
     html
-}
-
-/// At most `count` items at equal distances.
-fn spread<T>(items: &[T], count: usize) -> impl Iterator<Item = &T> {
-    let count = count.min(items.len());
-    (0..count).map(move |i| &items[i * items.len() / count])
 }
 
 /// Nothing is shown as a sign of its own; very long texts are cut.

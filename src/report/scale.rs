@@ -65,7 +65,7 @@ impl Scale {
 }
 
 /// 1,234,567 -> "1.23 M", 0.000123 -> "1.23e-4", 61.238 -> "61.24".
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
     if !value.is_finite() {
         return "–".into();
@@ -97,7 +97,7 @@ pub(super) fn whole(n: u64) -> String {
 }
 
 /// 3,725 s -> "1 h 2 min"; 125 s -> "2 min 5 s"; 3.2 s -> "3.2 s".
-pub(super) fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     if seconds < 59.95 {
         return format!("{seconds:.1} s");
     }

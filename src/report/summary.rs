@@ -38,17 +38,17 @@ pub fn summary(folder: &Path) -> Result<String> {
     if rows.len() == 1 {
         return Ok(String::new());
     }
-    Ok(aligned(&rows))
+    Ok(aligned(&rows, |column| matches!(column, 0 | 2 | 3)))
 }
 
-/// Names to the left, numbers to the right.
-fn aligned(rows: &[Vec<String>]) -> String {
+/// Columns of text: names to the left, numbers to the right.
+pub(crate) fn aligned(rows: &[Vec<String>], is_name: impl Fn(usize) -> bool) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
-            0 | 2 | 3 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match is_name(column) {
+            true => format!("{cell:<width$}"),
+            false => format!("{cell:>width$}"),
         });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::figures::{Curve, Figure, Kind, Place};
+use super::figures::{Curve, Figure, Kind, Place, Point};
 use super::page::escape;
 use super::scale::Scale;
 
@@ -104,7 +104,9 @@ pub(super) fn draw(figure: &Figure, against: Against) -> String {
 fn heights(figure: &Figure) -> impl Iterator<Item = f64> {
     let sorted = |kept: fn(Kind) -> bool| {
         let curves = figure.curves.iter().filter(|curve| kept(curve.kind));
-        let mut values: Vec<f64> = curves.flat_map(|curve| curve.points.iter().map(|p| p.y)).collect();
+        let reach =
+            |p: &Point| [p.y, p.y + p.spread, p.y - p.spread].into_iter().take(if p.spread > 0.0 { 3 } else { 1 });
+        let mut values: Vec<f64> = curves.flat_map(|curve| curve.points.iter().flat_map(reach)).collect();
         values.sort_by(f64::total_cmp);
         values
     };
@@ -147,6 +149,13 @@ fn draw_curve(svg: &mut String, curve: &Curve, px: impl Fn(Place) -> f64, py: im
         let _ = write!(path, "{}{:.1},{:.1}", if i == 0 { 'M' } else { 'L' }, px(point.at), py(point.y));
     }
     let run = curve.run;
+    if curve.points.iter().any(|point| point.spread > 0.0) {
+        let edge = |point: &Point, side: f64| format!("{:.1},{:.1}", px(point.at), py(point.y + side * point.spread));
+        let above = curve.points.iter().map(|point| edge(point, 1.0));
+        let below = curve.points.iter().rev().map(|point| edge(point, -1.0));
+        let around = above.chain(below).collect::<Vec<_>>().join("L");
+        let _ = write!(svg, "<path class=\"band {class}\" data-run=\"{run}\" d=\"M{around}Z\"/>");
+    }
     let _ = write!(svg, "<path class=\"{kind} {class}\" data-run=\"{run}\" d=\"{path}\"/>");
     if curve.kind == Kind::Dots {
         for point in &curve.points {
@@ -156,12 +165,12 @@ fn draw_curve(svg: &mut String, curve: &Curve, px: impl Fn(Place) -> f64, py: im
     }
 }
 
-fn line(svg: &mut String, class: &str, from: (f64, f64), to: (f64, f64)) {
+pub(super) fn line(svg: &mut String, class: &str, from: (f64, f64), to: (f64, f64)) {
     let ((x1, y1), (x2, y2)) = (from, to);
     let _ = write!(svg, "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>");
 }
 
-fn text(svg: &mut String, anchor: &str, at: (f64, f64), text: &str) {
+pub(super) fn text(svg: &mut String, anchor: &str, at: (f64, f64), text: &str) {
     let (x, y) = at;
     let _ = write!(svg, "<text class=\"{anchor}\" x=\"{x:.1}\" y=\"{y:.1}\">{}</text>", escape(text));
 }

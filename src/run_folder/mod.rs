@@ -109,7 +109,7 @@ impl RunFolder {
         let place = path.join(MARKER);
         let mut marker = open_marker(&place).map_err(Error::io("create", &place))?;
         if !lock(&marker) {
-            return Err(Error::file(path, "another process is working in this folder; choose another one"));
+            return Err(Error::Busy { path: path.to_path_buf() });
         }
         if is_new {
             marker.write_all(EXPLANATION).and_then(|()| marker.sync_all()).map_err(Error::io("write", &place))?;

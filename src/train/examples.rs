@@ -9,6 +9,7 @@ use super::settings::{Settings, TextConfig};
 use crate::batch::Example;
 use crate::data::mixture::{Member, MemberPosition, Mixture, Shuffled, Weighted};
 use crate::data::stream::{BatchPosition, Batches, StreamOptions};
+use crate::data::task::spread;
 use crate::data::text::{TextOptions, TextPosition, TextStream};
 use crate::data::{Split, TaskConfig, TaskExample, TaskSet};
 use crate::error::{Error, Result};
@@ -231,22 +232,4 @@ fn print_of(path: &Path) -> Result<u64> {
     file.seek(SeekFrom::Start(len.saturating_sub(ENDS))).map_err(Error::io("read", path))?;
     file.take(ENDS).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     Ok(fnv1a(bytes))
-}
-
-/// Up to `most` of 0..n, evenly spaced.
-fn spread(n: usize, most: usize) -> Vec<usize> {
-    let count = n.min(most);
-    (0..count).map(|i| i * n / count).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::spread;
-
-    #[test]
-    fn samples_are_spread_evenly() {
-        assert_eq!(spread(10, 3), [0, 3, 6]);
-        assert_eq!(spread(3, 10), [0, 1, 2]);
-        assert_eq!(spread(0, 5), [0usize; 0]);
-    }
 }

@@ -23,6 +23,13 @@ pub enum Decay {
     Cosine,
 }
 
+impl Decay {
+    /// Whether the rate of a step follows from the number of all steps, too.
+    pub fn depends_on_steps(self) -> bool {
+        matches!(self, Decay::Linear | Decay::Cosine)
+    }
+}
+
 /// The rate for `step`, counted in optimiser steps from 0: peak * (step + 1) / warmup while step < warmup (so the last
 /// warm-up step runs at the peak), then as [`Decay`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

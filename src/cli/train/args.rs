@@ -133,7 +133,9 @@ impl clap::Args for Keys {
             let arg = Arg::new(key).long(key.replace('_', "-")).value_name(value).help_heading(heading);
             let arg = arg.help(format!("{meaning} [default: {default}]"));
             Some(match (key, value) {
-                ("minutes" | "tokens" | "flops", _) => arg.conflicts_with_all(LENGTHS.iter().filter(|other| **other != key)),
+                ("minutes" | "tokens" | "flops", _) => {
+                    arg.conflicts_with_all(LENGTHS.iter().filter(|other| **other != key))
+                }
                 ("recompute", _) => arg.num_args(0..=1).default_missing_value("true"),
                 _ => arg,
             })

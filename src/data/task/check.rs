@@ -15,6 +15,9 @@ pub(super) fn check(config: &TaskConfig) -> Result<(), String> {
         return Err("the task names no files: set train = \"...\", validation or test".into());
     }
     check_held_out(config)?;
+    if config.train_examples == Some(0) {
+        return Err("train_examples = 0 leaves nothing to train on".into());
+    }
     check_layout(config, &splits)?;
     check_words(config)?;
     check_lengths(config)?;

@@ -37,7 +37,7 @@ pub use files::Files;
 pub use load::LeftOut;
 pub use preset::presets;
 pub use rows::Format;
-pub use set::TaskSet;
+pub use set::{TaskSet, spread};
 
 use std::path::{Path, PathBuf};
 
@@ -85,6 +85,8 @@ pub struct TaskConfig {
     pub train: Option<Files>,
     pub validation: Option<Files>,
     pub test: Option<Files>,
+    /// Trains on so many examples only, spread evenly over those there are. By default on all.
+    pub train_examples: Option<usize>,
     /// Holds this share of the distinct sources of `train` out, as the validation split.
     pub held_out: Option<f64>,
     /// By default the format that the ending of the file's name stands for, before .gz, .xz or .zst.

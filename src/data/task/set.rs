@@ -55,6 +55,11 @@ impl TaskSet {
             set.examples.push(example);
             set.texts.push(text);
         }
+        if let (Split::Train, Some(most)) = (split, config.train_examples) {
+            let kept = spread(set.examples.len(), most);
+            set.examples = kept.iter().map(|&i| set.examples[i].clone()).collect();
+            set.texts = kept.iter().map(|&i| set.texts[i].clone()).collect();
+        }
         if set.examples.is_empty() {
             let (max_source, max_target) = config.lengths();
             return Err(Error::Input(format!(
@@ -102,6 +107,12 @@ impl TaskSet {
     }
 }
 
+/// Up to `most` of 0..n, evenly spaced.
+pub fn spread(n: usize, most: usize) -> Vec<usize> {
+    let count = n.min(most);
+    (0..count).map(|i| i * n / count).collect()
+}
+
 fn encode(placed: &Placed, config: &TaskConfig, tokenizer: &Tokenizer, loaded: &Loaded) -> Result<Encoded> {
     let encode = |text: &str| tokenizer.encode_with_eos(text).map_err(|e| loaded.error(placed, e.to_string()));
     let (max_source, max_target) = config.lengths();
@@ -133,5 +144,17 @@ fn cut(tokens: &mut Vec<u32>, max: usize, eos: u32) {
     if tokens.len() > max {
         tokens.truncate(max - 1);
         tokens.push(eos);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn samples_are_spread_evenly() {
+        assert_eq!(spread(10, 3), [0, 3, 6]);
+        assert_eq!(spread(3, 10), [0, 1, 2]);
+        assert_eq!(spread(0, 5), [0usize; 0]);
     }
 }

@@ -1,4 +1,5 @@
-//! Texts with columns in braces, and the one filter that columns may pass: `{tags | replace(";", " ")}`, as Jinja writes it.
+//! Texts with columns in braces, and the filters that columns may pass, as Jinja writes them: `{tags | replace(";", " ")}`,
+//! `{text | lower}`, and one of our own, `{text | letters}`.
 
 use super::row::Row;
 
@@ -15,8 +16,20 @@ enum Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Column {
     name: String,
-    /// (what, by what), one after the other.
-    replacements: Vec<(String, String)>,
+    /// One after the other.
+    filters: Vec<Filter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Filter {
+    Replace {
+        what: String,
+        by: String,
+    },
+    /// All in lower case.
+    Lower,
+    /// Letters and digits alone, and a space for all white space between them.
+    Letters,
 }
 
 impl Template {
@@ -40,8 +53,8 @@ impl Template {
                     return Err(bad("a { without the name of a column and }"));
                 }
                 let filters = filters.iter().flat_map(|filters| filters.split('|'));
-                let replacements = filters.map(replacement).collect::<Result<_, _>>()?;
-                let column = Column { name: name.trim().to_owned(), replacements };
+                let filters = filters.map(Filter::parse).collect::<Result<_, _>>()?;
+                let column = Column { name: name.trim().to_owned(), filters };
                 parts.extend([Part::Text(std::mem::take(&mut text)), Part::Column(column)]);
                 rest = after;
             } else {
@@ -55,7 +68,7 @@ impl Template {
 
     /// "{column}"
     pub(super) fn column(name: &str) -> Template {
-        Template(vec![Part::Column(Column { name: name.to_owned(), replacements: Vec::new() })])
+        Template(vec![Part::Column(Column { name: name.to_owned(), filters: Vec::new() })])
     }
 
     pub(super) fn render(&self, row: &Row) -> Result<String, String> {
@@ -63,9 +76,9 @@ impl Template {
             .iter()
             .map(|part| match part {
                 Part::Text(text) => Ok(text.clone()),
-                Part::Column(Column { name, replacements }) => {
+                Part::Column(Column { name, filters }) => {
                     let text = row.text(&[name])?;
-                    Ok(replacements.iter().fold(text, |text, (what, by)| text.replace(what, by)))
+                    Ok(filters.iter().fold(text, |text, filter| filter.apply(&text)))
                 }
             })
             .collect()
@@ -79,12 +92,30 @@ impl Template {
     }
 }
 
-/// Reads `replace("a", "b")`.
-fn replacement(filter: &str) -> Result<(String, String), String> {
-    let arguments = filter.trim().strip_prefix("replace(").and_then(|rest| rest.strip_suffix(')'));
-    match arguments.map(|arguments| serde_json::from_str::<(String, String)>(&format!("[{arguments}]"))) {
-        Some(Ok((what, by))) if !what.is_empty() => Ok((what, by)),
-        _ => Err(format!("`{}` is no filter: write {{column | replace(\"a\", \"b\")}}", filter.trim())),
+impl Filter {
+    fn parse(filter: &str) -> Result<Filter, String> {
+        let filter = filter.trim();
+        let arguments = filter.strip_prefix("replace(").and_then(|rest| rest.strip_suffix(')'));
+        let arguments = arguments.map(|arguments| serde_json::from_str(&format!("[{arguments}]")));
+        match (filter, arguments) {
+            ("lower", _) => Ok(Filter::Lower),
+            ("letters", _) => Ok(Filter::Letters),
+            (_, Some(Ok::<(String, String), _>((what, by)))) if !what.is_empty() => Ok(Filter::Replace { what, by }),
+            _ => Err(format!(
+                "`{filter}` is no filter: write {{column | replace(\"a\", \"b\")}}, {{column | lower}} or {{column | letters}}"
+            )),
+        }
+    }
+
+    fn apply(&self, text: &str) -> String {
+        match self {
+            Filter::Replace { what, by } => text.replace(what, by),
+            Filter::Lower => text.to_lowercase(),
+            Filter::Letters => {
+                let kept = |word: &str| word.chars().filter(|c| c.is_alphanumeric()).collect::<String>();
+                text.split_whitespace().map(kept).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+            }
+        }
     }
 }
 
@@ -95,7 +126,8 @@ mod tests {
     use super::*;
 
     fn rendered(template: &str) -> Result<String, String> {
-        let row = json!({"q": "why?", "page": {"text": "so", "n": [1, "two"]}, "a.b": "dotted", "none": null});
+        let row = json!({"q": "why?", "page": {"text": "so", "n": [1, "two"]}, "a.b": "dotted", "none": null,
+                           "say": " \u{201c}Well,\u{201d} I -- don\u{2019}t\t(12)!"});
         Template::parse(template)?.render(&Row::new(row.as_object().unwrap().clone()))
     }
 
@@ -107,6 +139,7 @@ mod tests {
             ("{{q}} {{{q}}}", "{q} {why?}"),
             ("{page.n.1}{page.n}{a.b}{ q }", "two1, twodottedwhy?"),
             (r#"{q | replace("?", "!\t")}{ a.b|replace("t", "")|replace("do","{") }"#, "why!\t{ed"),
+            ("{say | letters} / {say|lower | letters}", "Well I dont 12 / well i dont 12"),
             ("", ""),
         ] {
             assert_eq!(rendered(template).unwrap(), text, "{template}");
@@ -116,10 +149,10 @@ mod tests {
             ("q}", "a } without {"),
             ("{}", "without the name"),
             ("{a{b}", "without the name"),
-            ("{q | lower}", "`lower` is no filter: write {column | replace("),
+            ("{q | upper}", "`upper` is no filter: write {column | replace("),
             (r#"{q | replace("", "b")}"#, "is no filter"),
             (r#"{q | replace("a")}"#, "is no filter"),
-            ("{x}", "no column \"x\"; there are a.b, none, page, q"),
+            ("{x}", "no column \"x\"; there are a.b, none, page, q, say"),
             ("{page}", "is an object, not a text: name one of its keys after a dot (n, text)"),
             ("{none}", "the column \"none\" is null"),
         ] {
