@@ -193,7 +193,11 @@ fn tokens_and_operations_fix_the_steps() {
     runs(&scratch, &recipe("tokens = 1350"), &["pretrain"], &["steps instead of"]);
     near(last()[1], 1350.0);
     refuses(&scratch, &recipe("tokens = 900"), &["stage.finetune.tokens can only be raised"]);
-    refuses(&scratch, &recipe("steps = 99"), &["trained by another recipe", "stage.finetune.steps was none, and is 99 now"]);
+    refuses(
+        &scratch,
+        &recipe("steps = 99"),
+        &["trained by another recipe", "stage.finetune.steps was none, and is 99 now"],
+    );
     fs::remove_dir_all(scratch.path("o/finetune")).unwrap();
     runs(&scratch, &recipe(&format!("flops = {flops:e}")), &["pretrain"], &[]);
     near(last()[2], flops);

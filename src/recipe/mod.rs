@@ -13,6 +13,7 @@ pub mod stage;
 pub mod standing;
 pub mod tokenizer;
 
+mod adopt;
 mod record;
 pub(crate) mod source;
 

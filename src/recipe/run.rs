@@ -8,7 +8,6 @@
 //! A recipe that has changed redoes evaluations and lets a training go on for more steps. Other changes of what has been trained
 //! are refused.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,8 +42,8 @@ const MOST_NAMED: usize = 3;
 pub struct Run {
     pub recipe: Recipe,
     pub out: PathBuf,
-    folder: RunFolder,
-    records: Records,
+    pub(super) folder: RunFolder,
+    pub(super) records: Records,
     /// The stages of the run that is to be replaced, once this one is known to begin.
     replaced: Option<Vec<String>>,
 }
@@ -85,39 +84,6 @@ impl Run {
         Ok(run)
     }
 
-    /// Copies parts that are done in other runs' folders and would be made from the same here, as those of the same seed in a study. A
-    /// training of fewer steps counts, too, where its rates do not depend on their number: it goes on here. Gives the parts' names and
-    /// the folders that they are from.
-    ///
-    /// # Errors
-    /// A folder cannot be read or written.
-    pub fn adopt<'p>(&mut self, others: impl Iterator<Item = &'p Path>) -> Result<Vec<(String, PathBuf)>> {
-        let others: Vec<(&Path, Records)> =
-            others.filter_map(|other| Some((other, Records::read(other).ok()?))).collect();
-        let mut adopted = Vec::new();
-        let all: Vec<String> = parts(&self.recipe).map(str::to_owned).collect();
-        for part in all {
-            if has_begun(&self.out, &part) || self.records.0.contains_key(&part) {
-                continue;
-            }
-            let now = self.record(&part)?;
-            let usable = |(other, records): &(&Path, Records)| {
-                records.0.get(&part).filter(|record| record.begins(&now, &part))?;
-                steps_done(&other.join(&part), &part, &self.recipe)
-            };
-            let found = others.iter().filter_map(|other| Some((usable(other)?, other))).max_by_key(|(steps, _)| *steps);
-            let Some((_, (other, records))) = found else { continue };
-            let dir = self.folder.begin(&part)?;
-            copy_all(&other.join(&part), dir.path())?;
-            // As in `begin`: before anything of it is in place.
-            self.records.0.insert(part.clone(), records.0[&part].clone());
-            self.records.write(&self.folder)?;
-            dir.commit()?;
-            adopted.push((part, other.to_path_buf()));
-        }
-        Ok(adopted)
-    }
-
     /// Carries out what is not done yet. A run that is to be replaced goes first, but not before tokenizer, data and model
     /// of this one are there and fit.
     ///
@@ -146,10 +112,8 @@ impl Run {
                 if matches!(outcome, Outcome::Stopped { .. }) {
                     return Ok(RunOutcome::Stopped { stage: stage.name.clone() });
                 }
-            } else {
-                if !self.evaluate(index, gpu, &tokenizer, conductor)? {
-                    return Ok(RunOutcome::Stopped { stage: stage.name.clone() });
-                }
+            } else if !self.evaluate(index, gpu, &tokenizer, conductor)? {
+                return Ok(RunOutcome::Stopped { stage: stage.name.clone() });
             }
         }
         Ok(RunOutcome::Finished)
@@ -209,7 +173,7 @@ impl Run {
     }
 
     /// What a part would be made from now.
-    fn record(&self, part: &str) -> Result<Record> {
+    pub(super) fn record(&self, part: &str) -> Result<Record> {
         Record::of(&self.recipe, part, &self.out)
     }
 
@@ -376,34 +340,6 @@ impl Run {
         watch.evaluated(&stage.name, &evaluation);
         Ok(true)
     }
-}
-
-/// The steps of a part that is done in another run's folder and may be had here; 0 of one that has none.
-fn steps_done(folder: &Path, part: &str, recipe: &Recipe) -> Option<u64> {
-    match recipe.stages.iter().find(|stage| stage.name == part) {
-        None => folder.join("tokenizer.json").exists().then_some(0),
-        Some(stage) if stage.trains() => {
-            let state = Trainer::load_state(folder).ok()??;
-            let fits = stage.steps.is_none_or(|steps| state.step <= steps);
-            (state.is_finished() && fits).then_some(state.step)
-        }
-        Some(_) => is_written(&folder.join(METRICS)).then_some(0),
-    }
-}
-
-/// Copies the files and folders of a folder into another one.
-fn copy_all(from: &Path, to: &Path) -> Result<()> {
-    for entry in fs::read_dir(from).map_err(Error::io("list", from))? {
-        let entry = entry.map_err(Error::io("list", from))?;
-        let (old, new) = (entry.path(), to.join(entry.file_name()));
-        if old.is_dir() {
-            fs::create_dir_all(&new).map_err(Error::io("create", &new))?;
-            copy_all(&old, &new)?;
-        } else if old.is_file() {
-            fs::copy(&old, &new).map_err(Error::io("copy", &old))?;
-        }
-    }
-    Ok(())
 }
 
 /// The tokenizer, if it is learned, and the stages: folders of a run.

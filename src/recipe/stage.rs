@@ -372,8 +372,12 @@ impl Stage {
         }
         let table = format!("stage.{}", self.name);
         let settings = recipe.settings(self).map_err(|e| Wrong::within(&table, e, &table))?;
-        let rates =
-            [("lr", self.lr.is_some()), ("schedule", self.schedule.is_some()), ("warmup", self.warmup.is_some())];
+        let rates = [
+            ("lr", self.lr.is_some()),
+            ("schedule", self.schedule.is_some()),
+            ("warmup", self.warmup.is_some()),
+            ("cooldown", self.cooldown.is_some()),
+        ];
         if let Some((name, _)) = rates.iter().find(|(_, set)| *set && settings.optimizer.sets_own_rate()) {
             return Err(Wrong::new(key(name), "adafactor-hf sets its own rate: leave this out, or use adafactor"));
         }

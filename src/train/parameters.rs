@@ -45,7 +45,7 @@ macro_rules! hyper_parameters {
                 /// Peak learning rate
                 lr: f64 = 1e-3, Some("1e-3, with adafactor 1e-2; a tenth of it for a model that was trained before"),
                     Some(("RATE", "Training"));
-                /// What follows the warm-up: constant, inverse-sqrt, linear or cosine
+                /// What follows the warm-up: constant, inverse-sqrt, linear, cosine or wsd (constant, and linear in the last steps)
                 schedule: $crate::train::schedule::Decay = $crate::train::schedule::Decay::Linear, None,
                     Some(("NAME", "Training"));
                 /// Scale gradients down to this global norm; 0 never does
@@ -68,6 +68,8 @@ macro_rules! hyper_parameters {
             open {
                 /// Steps of linear warm-up
                 warmup: u64, "a twentieth of the steps, at most 1000", Some(("N", "Training"));
+                /// With the schedule wsd: steps at the end in which the rate falls to 0
+                cooldown: u64, "a fifth of the steps", Some(("N", "Training"));
                 /// Steps between evaluations, besides that after the last step
                 eval_every: u64, "a twentieth of the steps, at least 50, at most 1000", Some(("N", "Output"));
                 /// The figure that says which checkpoint is the best, TASK/METRIC or TASK/loss; the task of `t5 train` is "pairs" or

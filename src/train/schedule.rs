@@ -19,6 +19,9 @@ pub enum Decay {
     InverseSqrt,
     /// peak * (total - step) / (total - warmup): 0 at step `total`.
     Linear,
+    /// Stays at the peak, then falls linearly over the last `cooldown` steps: warmup-stable-decay (Hu et al. 2024; Haegele et al.
+    /// 2024, section 3). 0 at step `total`.
+    Wsd,
     /// peak * (f + (1 - f) * (1 + cos(pi * p)) / 2) with p = (step - warmup) / (total - warmup), f = final_fraction.
     Cosine,
 }
@@ -26,7 +29,7 @@ pub enum Decay {
 impl Decay {
     /// Whether the rate of a step follows from the number of all steps, too.
     pub fn depends_on_steps(self) -> bool {
-        matches!(self, Decay::Linear | Decay::Cosine)
+        matches!(self, Decay::Linear | Decay::Wsd | Decay::Cosine)
     }
 }
 
@@ -45,12 +48,14 @@ pub struct LrSchedule {
     pub total: u64,
     /// Cosine only: the final rate as a share of the peak.
     pub final_fraction: f64,
+    /// Warmup-stable-decay only: the steps before `total` over which the rate falls.
+    pub cooldown: u64,
 }
 
 impl LrSchedule {
     /// A schedule of `total` steps with no hold, decaying to 0 where it decays to anything.
     pub fn new(decay: Decay, peak: f64, warmup: u64, total: u64) -> LrSchedule {
-        LrSchedule { decay, peak, warmup, hold: 0, total, final_fraction: 0.0 }
+        LrSchedule { decay, peak, warmup, hold: 0, total, final_fraction: 0.0, cooldown: total / 5 }
     }
 
     /// Errors with `Input` if the peak is not positive, the final fraction not in 0..=1, or a decay that ends would end
@@ -62,7 +67,7 @@ impl LrSchedule {
         if !(0.0..=1.0).contains(&self.final_fraction) {
             return Err(Error::Input(format!("the final fraction {} is not between 0 and 1", self.final_fraction)));
         }
-        if matches!(self.decay, Decay::Linear | Decay::Cosine) && self.total <= self.warmup {
+        if self.decay.depends_on_steps() && self.total <= self.warmup {
             let what = format!(
                 "{} steps leave nothing after {} of warm-up: train longer or warm up for fewer steps",
                 self.total, self.warmup
@@ -83,7 +88,7 @@ impl LrSchedule {
                 let k = self.hold.max(self.warmup).max(1);
                 self.peak * (k as f64 / step.max(k) as f64).sqrt()
             }
-            Decay::Linear => self.peak * (1.0 - self.progress(step)),
+            Decay::Linear | Decay::Wsd => self.peak * (1.0 - self.progress(step)),
             Decay::Cosine => {
                 let share = 0.5 * (1.0 + (PI * self.progress(step)).cos());
                 self.peak * (self.final_fraction + (1.0 - self.final_fraction) * share)
@@ -91,18 +96,21 @@ impl LrSchedule {
         }
     }
 
-    /// 0 at the end of the warm-up, 1 from `total` on.
+    /// 0 until the decay begins, 1 from `total` on.
     fn progress(&self, step: u64) -> f64 {
-        let span = self.total.saturating_sub(self.warmup).max(1);
-        (step.saturating_sub(self.warmup) as f64 / span as f64).min(1.0)
+        let stable = if self.decay == Decay::Wsd { self.total.saturating_sub(self.cooldown) } else { 0 };
+        let begin = self.warmup.max(stable);
+        let span = self.total.saturating_sub(begin).max(1);
+        (step.saturating_sub(begin) as f64 / span as f64).min(1.0)
     }
 }
 
 impl Decay {
-    const NAMES: [(&'static str, Decay); 4] = [
+    const NAMES: [(&'static str, Decay); 5] = [
         ("constant", Decay::Constant),
         ("inverse-sqrt", Decay::InverseSqrt),
         ("linear", Decay::Linear),
+        ("wsd", Decay::Wsd),
         ("cosine", Decay::Cosine),
     ];
 }
@@ -135,7 +143,7 @@ mod tests {
 
     #[test]
     fn warmup_is_linear_and_reaches_the_peak() {
-        for decay in [Decay::Constant, Decay::InverseSqrt, Decay::Linear, Decay::Cosine] {
+        for decay in [Decay::Constant, Decay::InverseSqrt, Decay::Linear, Decay::Wsd, Decay::Cosine] {
             let schedule = LrSchedule::new(decay, 1e-3, 4, 100);
             for (step, expected) in [(0, 0.25e-3), (1, 0.5e-3), (2, 0.75e-3), (3, 1e-3), (4, 1e-3)] {
                 assert_close(schedule.lr(step), expected);
@@ -180,6 +188,18 @@ mod tests {
     }
 
     #[test]
+    fn warmup_stable_decay() {
+        let schedule = LrSchedule { cooldown: 40, ..LrSchedule::new(Decay::Wsd, 0.1, 10, 110) };
+        for (step, expected) in [(10, 0.1), (70, 0.1), (80, 0.075), (90, 0.05), (109, 0.0025), (110, 0.0), (1000, 0.0)]
+        {
+            assert_close(schedule.lr(step), expected);
+        }
+        // A cooldown longer than what the warm-up leaves is all of that.
+        let long = LrSchedule { cooldown: 1000, ..schedule };
+        assert_close(long.lr(60), 0.05);
+    }
+
+    #[test]
     fn cosine() {
         let schedule = LrSchedule { final_fraction: 0.1, ..LrSchedule::new(Decay::Cosine, 1.0, 10, 70) };
         // Thirds of the way: cos(pi / 3) = 1/2, so 0.1 + 0.9 * 3/4; half way 0.1 + 0.9 / 2.
@@ -191,12 +211,14 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for name in ["constant", "inverse-sqrt", "linear", "cosine"] {
+        for name in ["constant", "inverse-sqrt", "linear", "wsd", "cosine"] {
             assert_eq!(name.parse::<Decay>().unwrap().to_string(), name);
             let json = serde_json::to_value(name.parse::<Decay>().unwrap()).unwrap();
             assert_eq!(json.as_str(), Some(name));
         }
-        assert!("cosin".parse::<Decay>().unwrap_err().to_string().contains("constant, inverse-sqrt, linear, cosine"));
+        assert!(
+            "cosin".parse::<Decay>().unwrap_err().to_string().contains("constant, inverse-sqrt, linear, wsd, cosine")
+        );
     }
 
     #[test]

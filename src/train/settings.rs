@@ -12,7 +12,7 @@ use super::evaluate::figure_names;
 use super::optimizer::OptimizerConfig;
 pub use super::parameters::Parameter;
 use super::parameters::hyper_parameters;
-use super::schedule::LrSchedule;
+use super::schedule::{Decay, LrSchedule};
 use crate::data::mixture::Rates;
 use crate::data::stream::Batching;
 use crate::data::task::{Files, TaskConfig};
@@ -270,6 +270,8 @@ impl Settings {
         for (key, every) in [("eval_every", self.eval_every), ("save_every", self.save_every)] {
             require(every != Some(0), key, "the steps from one to the next must be at least 1")?;
         }
+        let has_cooldown = self.cooldown.is_some() && self.schedule != Decay::Wsd;
+        require(!has_cooldown, "cooldown", "only the schedule wsd has a cooldown")?;
         self.optimizer.validate()?;
         self.lr_schedule().check()
     }
@@ -280,6 +282,9 @@ impl Settings {
         self.warmup.get_or_insert(twentieth);
         self.eval_every.get_or_insert(twentieth.max(50));
         self.save_every.get_or_insert(twentieth.max(1));
+        if self.schedule == Decay::Wsd {
+            self.cooldown.get_or_insert(self.steps / 5);
+        }
     }
 
     /// The tasks that are trained on, with what their sources begin with.
@@ -291,7 +296,8 @@ impl Settings {
     pub fn lr_schedule(&self) -> LrSchedule {
         let mut settled = self.clone();
         settled.settle();
-        LrSchedule::new(self.schedule, self.lr, settled.warmup.unwrap_or(0), self.steps)
+        let schedule = LrSchedule::new(self.schedule, self.lr, settled.warmup.unwrap_or(0), self.steps);
+        LrSchedule { cooldown: settled.cooldown.unwrap_or(0), ..schedule }
     }
 
     pub fn regularization(&self) -> Regularization {
