@@ -153,10 +153,7 @@ impl Trainer {
             return Err(Error::file(&last, what));
         }
         let odd = resumed.odd;
-        let open = || {
-            let log = Log::resume(&folder, &resumed)?;
-            Ok((folder, log))
-        };
+        let open = || Log::resume(&folder, &resumed).map(|log| (folder, log));
         let mut trainer = Trainer::assemble(model, tokenizer, state, sources, open)?;
         if odd > 0 {
             let log = trainer.folder().join(LOG);
