@@ -73,8 +73,7 @@ fn tables(table: &StudyTable) -> String {
             html.push_str("<tr>");
             for (column, cell) in row.iter().enumerate() {
                 let tag = if column == 0 { "th" } else { "td" };
-                let shown = cell.replace(" sigma)", " σ)").replace('-', "−");
-                let shown = if column < table.factors.len() { cell.clone() } else { shown };
+                let shown = if column < table.factors.len() { cell.clone() } else { cell.replace('-', "−") };
                 let _ = write!(html, "<{tag}{}>{}</{tag}>", class(column), escape(&shown));
             }
             html.push_str("</tr>");

@@ -256,7 +256,7 @@ pub(super) fn cells_of(table: &StudyTable, result: &ResultTable) -> (Vec<String>
         Some(row) => row.paper.iter().map(|paper| &paper.figure).collect(),
         None => Vec::new(),
     };
-    head.extend(figures.iter().flat_map(|figure| [format!("paper: {figure}"), "sign".to_owned()]));
+    head.extend(figures.iter().map(|figure| format!("paper: {figure}")));
     let some = |value: Option<String>| value.unwrap_or_else(|| "-".into());
     let signed = |value: f64| if value > 0.0 { format!("+{value:.2}") } else { format!("{value:.2}") };
     let row = |row: &Row| {
@@ -279,11 +279,11 @@ pub(super) fn cells_of(table: &StudyTable, result: &ResultTable) -> (Vec<String>
             let found = row.paper.iter().find(|paper| paper.figure == **figure);
             cells.push(some(found.map(|paper| match (paper.difference, paper.sigma) {
                 (Some(difference), Some(sigma)) => {
-                    format!("{:.2} ({}, {sigma:+.0} sigma)", paper.value, signed(difference))
+                    let sign = paper.sign.map_or(String::new(), |sign| format!(" {}", sign.words()));
+                    format!("{} ({sigma:+.0}){sign}", signed(difference))
                 }
                 _ => format!("{:.2}", paper.value),
             })));
-            cells.push(some(found.and_then(|paper| paper.sign).map(|sign| sign.words().to_owned())));
         }
         cells
     };
@@ -316,8 +316,8 @@ pub(super) fn legend(table: &StudyTable) -> String {
     if let Some(paper) = &table.paper {
         let _ = write!(
             text,
-            " paper: {paper}, with the difference from its baseline in its standard deviations over seeds. sign: whether ours goes the \
-             same way; open: below {NOISE} sigma."
+            " paper: {paper}: the difference from its baseline, in brackets in its standard deviations over seeds, and whether ours goes the \
+             same way; open: below {NOISE} sigma, here or there."
         );
     }
     text

@@ -18,6 +18,7 @@ use t5_wgpu::model::{GenerationConfig, ModelParts, T5Config};
 use t5_wgpu::recipe::Recipe;
 use t5_wgpu::report::{ReportOptions, report};
 use t5_wgpu::run_folder::RunFolder;
+use t5_wgpu::study::Study;
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::Settings;
 use t5_wgpu::train::examples::Sources;
@@ -42,7 +43,7 @@ macro_rules! targets {
 mod tests {
     use super::fuzz;
     targets! {
-        config generation_config safetensors shards pytorch pytorch_shards gguf gguf_vocabulary flax t5x tokenizer_json tokenizer_config bpe_vocab bpe_merges special_tokens spiece llama recipe overrides tsv csv json_lines
+        config generation_config safetensors shards pytorch pytorch_shards gguf gguf_vocabulary flax t5x tokenizer_json tokenizer_config bpe_vocab bpe_merges special_tokens spiece llama recipe overrides study tsv csv json_lines
         json_array cmudict scan parallel preset_rows gzip xz zstd state log metrics predictions run_recipe bench kernel_timings
     }
 }
@@ -379,6 +380,27 @@ fn overrides() -> Target {
     ]);
     let beside = [recipe_beside(), vec![("recipe.toml", RECIPE.into())]].concat();
     Target { beside, ..target("overrides", Shape::Text, seeds, read) }
+}
+
+/// What was read has cells, each with a baseline among them or of the same shape, and can be written.
+fn study() -> Target {
+    let read = |folder: &Path| {
+        let study = Study::read(&folder.join("study.toml"))?;
+        for cell in study.cells() {
+            assert_eq!(study.baseline_of(&cell).levels.len(), cell.levels.len());
+            drop((study.described(&cell), study.paper_values(&cell)));
+        }
+        study.to_toml().map(drop)
+    };
+    let seeds = texts(&[
+        "recipe = \"recipe.toml\"\nseeds = [0, 1]\nset = [\"a.steps=5\"]\n[[factor]]\nname = \"f\"\n\
+         levels = [{ name = \"x\" }, { name = \"y\", set = [\"a.lr=0.1\"] }]\n",
+        "recipe = \"recipe.toml\"\nseeds = [3]\ndesign = \"each\"\nbaseline = { f = \"y\" }\n[[factor]]\nname = \"f\"\n\
+         levels = [{ name = \"x\" }, { name = \"y\" }]\n[paper]\nsource = \"p\"\nsigma = { G = 0.5 }\n\
+         row = [{ cell = { f = \"x\" }, values = { G = 1.0 } }]\n",
+    ]);
+    let beside = [recipe_beside(), vec![("recipe.toml", RECIPE.into())]].concat();
+    Target { beside, ..target("study.toml", Shape::Toml, seeds, read) }
 }
 
 /// Reads a task, and again with bad rows left out: right files have none.
