@@ -81,7 +81,8 @@ fn averaged(figure: Figure, group_of: &[usize]) -> Figure {
         for group in 0..=group_of.iter().copied().max().unwrap_or(0) {
             let of_group = figure.curves.iter().filter(|curve| curve.kind == kind && group_of[curve.run] == group);
             let points = mean_curve(&of_group.map(|curve| curve.points.as_slice()).collect::<Vec<_>>());
-            if !points.is_empty() {
+            // A line of one point cannot be seen.
+            if points.len() >= if kind == Kind::Dots { 1 } else { 2 } {
                 curves.push(Curve { run: group, kind, points });
             }
         }
