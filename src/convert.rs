@@ -15,7 +15,7 @@ use crate::checkpoint::{
 use crate::error::{Error, Result};
 use crate::files::{LEFT_OVER, folder_of, sync_folder};
 use crate::model::config::Family;
-use crate::model::{EncoderAttention, Labelled, ModelParts, T5Config};
+use crate::model::{Architecture, EncoderAttention, Labelled, ModelParts, T5Config};
 use crate::ops::Function;
 use crate::tokenizer::{Tokenizer, Vocabulary};
 
@@ -357,6 +357,11 @@ fn missing(weights: &Weights, name: &str, shape: &[usize]) -> Error {
 
 /// Refuses what readers of GGUF, this one too, would take for something else: such files say neither the activation nor the largest distance.
 fn expect_gguf(config: &T5Config, untied: bool) -> Result<()> {
+    if config.architecture != Architecture::EncoderDecoder {
+        let name = config.architecture.name();
+        let what = format!("a GGUF file cannot say that the architecture is {name}: write a folder instead");
+        return Err(Error::Input(what));
+    }
     if config.classifier.is_some() {
         return Err(Error::Input("a GGUF file has no place for a head that classifies: write a folder instead".into()));
     }

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use t5_wgpu::Error;
-use t5_wgpu::model::EncoderAttention;
 use t5_wgpu::model::config::{Family, T5Config};
 use t5_wgpu::model::presets::preset_names;
+use t5_wgpu::model::{Architecture, EncoderAttention};
 use t5_wgpu::ops::{Activation, Function};
 
 fn parse(text: &str) -> Result<T5Config, Error> {
@@ -150,6 +150,39 @@ fn longt5_says_what_its_encoder_sees() {
     // In other families the key means nothing.
     let t5 = parse(r#"{"model_type": "t5", "encoder_attention_type": "local"}"#).unwrap();
     assert_eq!(t5.encoder_attention, EncoderAttention::Full);
+}
+
+/// A key of our own. transformers, which would make up what it misses, does not know the name that stands beside it.
+#[test]
+fn architectures_are_written_back() {
+    for family in ["t5", "mt5", "umt5"] {
+        for architecture in Architecture::ALL {
+            let name = architecture.name();
+            let config = parse(&format!(r#"{{"model_type": "{family}", "architecture": "{name}"}}"#)).unwrap();
+            assert_eq!(config.architecture, architecture);
+            let written = config.to_json();
+            assert_eq!(parse(&written).unwrap(), config);
+            let is_ours = architecture != Architecture::EncoderDecoder;
+            assert_eq!(written.contains("\"architecture\""), is_ours, "{written}");
+            assert_eq!(written.contains(&format!("\"model_type\": \"{family}\"")), !is_ours, "{written}");
+            assert_eq!(written.contains("\"is_encoder_decoder\": false"), architecture.is_one_stack(), "{written}");
+            for tied in [false, true] {
+                let config = T5Config { tie_word_embeddings: tied, ..config.clone() };
+                let shapes = config.tensor_shapes(!tied);
+                let count: usize = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+                assert_eq!(count as u64, config.param_count(), "{family} {name} tied {tied}");
+            }
+        }
+    }
+    assert_eq!(parse(r#"{"model_type": "t5"}"#).unwrap().architecture, Architecture::EncoderDecoder);
+    let unknown = refusal("\"architecture\": \"encoder\"");
+    assert!(
+        unknown.ends_with("architecture is \"encoder\"; known are encoder-decoder, shared, language-model, prefix-lm")
+    );
+    let depths = refusal("\"architecture\": \"prefix-lm\", \"num_decoder_layers\": 2");
+    assert!(depths.ends_with("num_decoder_layers is 2 beside 6 layers; prefix-lm has one set of blocks"), "{depths}");
+    let long = parse(r#"{"model_type": "longt5", "architecture": "shared"}"#).unwrap_err().to_string();
+    assert!(long.ends_with("architecture is shared; LongT5 and Chronos-Bolt are encoder-decoders"), "{long}");
 }
 
 #[test]

@@ -16,6 +16,10 @@ use t5_wgpu::{Error, Result, T5};
 
 const FOLDERS: [&str; 5] = ["t5v10", "flan", "byt5", "mt5", "umt5"];
 
+/// Shared blocks, and models of one stack.
+const ARCHITECTURES: [&str; 3] =
+    ["architectures/umt5-shared", "architectures/language-model", "architectures/umt5-prefix-lm"];
+
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
@@ -119,7 +123,7 @@ fn states_and_means_are_those_of_pytorch() {
 #[test]
 fn log_probabilities_are_those_of_pytorch() {
     let gpu = gpu();
-    for name in FOLDERS {
+    for name in FOLDERS.into_iter().chain(ARCHITECTURES) {
         let golden = Golden::open(name);
         let logits = golden.floats("logits");
         let mut scorer = TargetScorer::new(model(&gpu, name));
@@ -176,6 +180,27 @@ fn neighbours_order_and_padding_change_no_bit() {
             let alone = pollster::block_on(scorer.score(&examples[i..i + 1], &never)).unwrap();
             assert_eq!(alone[0], scores[i], "{name} {i}");
         }
+    }
+}
+
+/// Scores of a model whose sources and targets share a row. It has no states of a text by itself.
+#[test]
+fn rows_of_source_and_target_are_scored_and_not_embedded() {
+    let gpu = gpu();
+    for name in ["architectures/language-model", "architectures/prefix-lm"] {
+        let mut scorer = TargetScorer::new(model(&gpu, name));
+        let sources = unequal(23, scorer.model.config.vocab_size as u32);
+        let examples: Vec<Example> = (sources.iter().zip(sources.iter().rev()))
+            .map(|(source, target)| Example { source: source.clone(), target: target.clone() })
+            .collect();
+        let scores = pollster::block_on(scorer.score(&examples, &never)).unwrap();
+        for (i, score) in scores.iter().enumerate() {
+            let alone = pollster::block_on(scorer.score(&examples[i..i + 1], &never)).unwrap();
+            assert_eq!(alone[0], *score, "{name} {i}");
+        }
+        let mut encoder = Encoder::new(model(&gpu, name), None).unwrap();
+        let refused = pollster::block_on(encoder.embed(&sources, Pooling::Mean, &never)).unwrap_err().to_string();
+        assert!(refused.contains("one stack of blocks without an encoder"), "{refused}");
     }
 }
 

@@ -7,13 +7,21 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use common::gpu;
-use t5_wgpu::batch::BatchShape;
+use t5_wgpu::batch::{Batch, BatchShape, IGNORE};
 use t5_wgpu::checkpoint::{Dtype, Weights};
 use t5_wgpu::generate::{Decoding, EarlyStopping, Generation, Generator, LengthPenalty, StoppedAt, greedy_ids};
 use t5_wgpu::gpu::Slice;
 use t5_wgpu::model::{Builder, DecodeShape, Model, T5Config};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
 use t5_wgpu::tokenizer::Tokenizer;
+
+/// Encoder and decoder with the same blocks; and one stack, causal, and with sources that see all of themselves.
+const ARCHITECTURES: [&str; 4] = [
+    "architectures/umt5-shared",
+    "architectures/language-model",
+    "architectures/prefix-lm",
+    "architectures/umt5-prefix-lm",
+];
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -68,20 +76,22 @@ fn greedy_ids_are_pytorchs() {
 
 #[test]
 fn neighbours_and_padding_change_nothing() {
-    let (sources, _) = golden("flan");
-    let mut generator = generator("flan");
-    // Of many lengths, more than the few-row kernels take at once, and no power of two.
-    let mut many: Vec<Vec<u32>> = (0..11).map(|i| sources[i % sources.len()].repeat(1 + i % 4)).collect();
-    many.push(vec![1]);
-    // Longer than what one workgroup attends to: beside it, the others' attention is put together from parts.
-    many.push([7, 9, 11].repeat(200));
-    let beams = Decoding { n_best: 4, ..Decoding::beam(4).max_new_tokens(20) };
-    let told = [sampled(1.5, 0, 0.95, 7).log_probs(true), beams.clone().alternatives(3)];
-    for options in [greedy(20), sampled(1.5, 0, 0.95, 7), beams].into_iter().chain(told) {
-        let together = all(&mut generator, &many, &options);
-        for max_batch in [1, 5] {
-            let options = Decoding { max_batch, ..options.clone() };
-            assert_eq!(all(&mut generator, &many, &options), together, "{options:?}");
+    for name in ["flan", "architectures/language-model", "architectures/prefix-lm"] {
+        let (sources, _) = golden(name);
+        let mut generator = generator(name);
+        // Of many lengths, more than the few-row kernels take at once, and no power of two.
+        let mut many: Vec<Vec<u32>> = (0..11).map(|i| sources[i % sources.len()].repeat(1 + i % 4)).collect();
+        many.push(vec![1]);
+        // Longer than what one workgroup attends to: beside it, the others' attention is put together from parts.
+        many.push([7, 9, 11].repeat(200));
+        let beams = Decoding { n_best: 4, ..Decoding::beam(4).max_new_tokens(20) };
+        let told = [sampled(1.5, 0, 0.95, 7).log_probs(true), beams.clone().alternatives(3)];
+        for options in [greedy(20), sampled(1.5, 0, 0.95, 7), beams].into_iter().chain(told) {
+            let together = all(&mut generator, &many, &options);
+            for max_batch in [1, 5] {
+                let options = Decoding { max_batch, ..options.clone() };
+                assert_eq!(all(&mut generator, &many, &options), together, "{name} {options:?}");
+            }
         }
     }
 }
@@ -199,15 +209,23 @@ fn first_logits(model: &Model, source: &[u32]) -> Vec<f64> {
 fn full_logits(model: &Model, source: &[u32], tokens: &[u32]) -> Vec<f64> {
     let target = [&[model.config.decoder_start_token_id], tokens].concat();
     let shape = BatchShape { batch: 1, src_len: source.len(), tgt_len: target.len(), packed: false };
+    let batch = Batch {
+        shape,
+        src_ids: source.to_vec(),
+        src_lens: vec![source.len() as u32],
+        labels: vec![IGNORE; target.len()],
+        tgt_lens: vec![target.len() as u32],
+        tgt_in: target,
+        segments: None,
+    };
     let mut b = Builder::new(model, shape, 0.0);
-    let encoded = b.encoder();
-    let hidden = b.decoder(encoded);
+    let hidden = b.states();
     let logits = b.logits(hidden, None);
     let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };
     let plan = Plan::compile(&model.gpu, &b.graph, &[("logits", logits)], &options).expect("the plan compiles");
-    plan.write("src_ids", source);
-    plan.write("src_lens", &[source.len() as u32]);
-    plan.write("tgt_ids", &target);
+    for (name, data) in model.config.batch_leaves(&batch).iter().filter(|(name, _)| *name != "labels") {
+        plan.write(name, data);
+    }
     plan.run().expect("the plan runs");
     let logits = pollster::block_on(plan.read::<f32>("logits")).expect("it is read");
     logits.into_iter().map(f64::from).collect()
@@ -234,7 +252,7 @@ fn full_score(model: &Model, source: &[u32], target: &Generation) -> f64 {
 /// Of every token, however it was chosen: what is told is the model's own opinion, and changes no token.
 #[test]
 fn log_probs_are_those_of_the_whole_target() {
-    for name in ["t5v10", "flan"] {
+    for name in ["t5v10", "flan", "architectures/umt5-prefix-lm"] {
         let mut generator = generator(name);
         let (sources, _) = golden(name);
         let beams = Decoding { n_best: 3, ..Decoding::beam(5).max_new_tokens(24) };
@@ -306,7 +324,7 @@ impl Stepper {
         };
         let prepare = compile(&|b| {
             b.rows_alike();
-            b.prepare_decoding();
+            b.prepare_decoding(rows);
         });
         let step = compile(&|b| b.decode_step(rows, 0));
         let mut padded = source.to_vec();
@@ -315,6 +333,9 @@ impl Stepper {
         stepper.write("src_ids", &padded);
         stepper.write("src_lens", &[source.len() as u32]);
         stepper.write("source_of", &vec![0; rows]);
+        if stepper.state.contains_key("src_pos") {
+            stepper.write("src_pos", &(0..src_len as u32).collect::<Vec<_>>());
+        }
         prepare.run().expect("the plan runs");
         stepper
     }
@@ -351,7 +372,7 @@ fn assert_noise(found: &[f64], expected: &[f64], what: std::fmt::Arguments<'_>) 
 /// that reach further than the target.
 #[test]
 fn every_cached_logit_is_that_of_the_whole_target() {
-    for name in ["t5v10", "flan", "umt5"] {
+    for name in ["t5v10", "flan", "umt5"].into_iter().chain(ARCHITECTURES) {
         let model = Model::load(&gpu(), &folder(name)).expect("the model loads").0;
         let (source, vocab, len) = (&golden(name).0[0], model.config.vocab_size, 600);
         let tokens: Vec<u32> = (0..len as u32 - 1).map(|i| 2 + (i * i + 7 * i) % (vocab as u32 - 2)).collect();
@@ -370,7 +391,7 @@ fn every_cached_logit_is_that_of_the_whole_target() {
 /// Rows that go on from other rows at every step, as beams do: each one's logits are those of its own history.
 #[test]
 fn every_logit_of_a_reordered_beam_is_that_of_its_history() {
-    for name in ["t5v10", "flan"] {
+    for name in ["t5v10", "flan"].into_iter().chain(ARCHITECTURES) {
         let model = Model::load(&gpu(), &folder(name)).expect("the model loads").0;
         let (source, vocab, rows, len) = (&golden(name).0[1], model.config.vocab_size, 5, 64);
         let stepper = Stepper::new(&model, source, rows, len);
@@ -423,7 +444,8 @@ fn cached_logits_are_those_of_the_whole_target() {
 /// their keys lie.
 #[test]
 fn scores_of_beams_are_those_of_the_whole_target() {
-    for (name, tokens) in [("t5v10", 24), ("flan", 24), ("flan", 300)] {
+    let one_stack = [("architectures/language-model", 24), ("architectures/prefix-lm", 300)];
+    for (name, tokens) in [("t5v10", 24), ("flan", 24), ("flan", 300)].into_iter().chain(one_stack) {
         let mut generator = generator(name);
         if tokens > 100 {
             generator.model.config.eos_token_id.clear();
@@ -480,7 +502,7 @@ fn a_batch_is_its_sources_alone() {
 /// often right; what sources look like is guessed from, too.
 #[test]
 fn guesses_change_no_token() {
-    for name in ["t5v10", "flan", "byt5"] {
+    for name in ["t5v10", "flan", "byt5", "architectures/prefix-lm"] {
         let (mut sources, _) = golden(name);
         let mut generator = generator(name);
         let longer: Vec<_> = (0..5).map(|i| sources[i % sources.len()].repeat(1 + i % 4)).collect();

@@ -108,6 +108,23 @@ fn families_that_write_text_match_pytorch() {
     }
 }
 
+/// What no published file has: one set of blocks for encoder and decoder, and one stack for source and target. Logits, loss, every
+/// gradient, greedy ids, and a source longer than the largest distance.
+#[test]
+fn architectures_match_pytorch() {
+    let gpu = gpu();
+    for name in ["shared", "umt5-shared", "language-model", "prefix-lm", "umt5-prefix-lm"] {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/architectures").join(name);
+        let rows = pollster::block_on(check_golden(&gpu, &dir)).expect("the golden folder is complete");
+        let tensors = Weights::open(&dir).expect("the weights are there").names().count();
+        let forward = if name.contains("shared") { 6 } else { 4 };
+        assert_eq!(rows.len(), forward + tensors + 1, "{name}");
+        for row in rows {
+            assert!(row.passed(), "{name}: {}: {:.2e} > {:.2e}", row.what, row.error, row.tolerance);
+        }
+    }
+}
+
 #[test]
 fn encoders_alone_match_pytorch() {
     check_family("prott5", 1);

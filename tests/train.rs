@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::{Scratch, gpu, logged_steps, weights_and_moments};
 use serde_json::Value;
 use t5_wgpu::data::metrics::MetricKind;
+use t5_wgpu::data::stream::Batching;
 use t5_wgpu::data::task::Files;
 use t5_wgpu::data::{Metric, Split, TaskConfig, TaskSet};
 use t5_wgpu::gpu::Gpu;
-use t5_wgpu::model::{Model, T5Config};
+use t5_wgpu::model::{Architecture, Model, T5Config};
 use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::engine::{Engine, Regularization};
@@ -52,7 +53,11 @@ fn pairs(file: &Path) -> Settings {
 }
 
 fn trainer(gpu: &Gpu, settings: Settings, tied: bool, out: &Path) -> t5_wgpu::Result<Trainer> {
-    let model = Model::init(gpu, config(tied), settings.seed).unwrap();
+    trainer_of(gpu, settings, config(tied), out)
+}
+
+fn trainer_of(gpu: &Gpu, settings: Settings, config: T5Config, out: &Path) -> t5_wgpu::Result<Trainer> {
+    let model = Model::init(gpu, config, settings.seed).unwrap();
     Trainer::create(model, Tokenizer::bytes(), settings, out, false)
 }
 
@@ -88,13 +93,23 @@ fn a_resumed_run_equals_an_undisturbed_one() {
     mixed.texts.clone_from(&by_text.texts);
     mixed.train.push("text".into());
     mixed.prefetch = 0;
-    for (name, settings) in [("pairs", by_pairs), ("text", by_text), ("mixed", mixed)] {
+    let mut packed = by_pairs.clone();
+    packed.batching = Batching::Packed { source_len: 24, target_len: 24 };
+    for (name, settings, architecture) in [
+        ("pairs", by_pairs.clone(), Architecture::EncoderDecoder),
+        ("text", by_text.clone(), Architecture::EncoderDecoder),
+        ("mixed", mixed, Architecture::EncoderDecoder),
+        ("shared", by_pairs, Architecture::Shared),
+        ("language-model", by_text, Architecture::LanguageModel),
+        ("prefix-lm", packed, Architecture::PrefixLm),
+    ] {
+        let config = T5Config { architecture, ..config(true) };
         let settings =
             Settings { steps: 12, batch_size: 4, accumulate: 2, dropout: 0.1, eval_every: Some(3), ..settings };
         let (whole, parts) = (scratch.path(&format!("{name}-whole")), scratch.path(&format!("{name}-parts")));
-        let (outcome, _) = run(&mut trainer(&gpu, settings.clone(), true, &whole).unwrap(), 100).unwrap();
+        let (outcome, _) = run(&mut trainer_of(&gpu, settings.clone(), config.clone(), &whole).unwrap(), 100).unwrap();
         assert_eq!(outcome, Outcome::Finished);
-        let (outcome, _) = run(&mut trainer(&gpu, settings, true, &parts).unwrap(), 7).unwrap();
+        let (outcome, _) = run(&mut trainer_of(&gpu, settings, config, &parts).unwrap(), 7).unwrap();
         assert_eq!(outcome, Outcome::Stopped { step: 7 });
         let state = Trainer::load_state(&parts).unwrap().unwrap();
         assert_eq!(state.step, 7);

@@ -295,7 +295,7 @@ fn one_answer_serves_all_batches() {
     let model = model(&gpu);
     let classes = |batch: usize, any_batch: bool| {
         let mut b = Builder::new(&model, BatchShape { batch, src_len: 16, tgt_len: 8, packed: false }, 0.0);
-        b.prepare_decoding();
+        b.prepare_decoding(1);
         let choices = Choices { any_batch, ..Choices::none() };
         let asked = questions(gpu.caps(), &b.graph, &[], &choices);
         asked.into_iter().map(|q| (q.class, q.candidates[0].trial.flops.to_bits())).collect::<BTreeMap<_, _>>()

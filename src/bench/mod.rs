@@ -170,6 +170,9 @@ impl BenchOptions {
                 return Err(Error::Input(format!("{name} is 0: there would be nothing to measure")));
             }
         }
+        if self.has(Section::Encoder) {
+            self.subject.config()?.expect_encoder("name the sections that it can be measured by, decode and train")?;
+        }
         if !(self.seconds > 0.0 && self.seconds.is_finite()) {
             return Err(Error::Input(format!("{} seconds a figure: give a positive number", self.seconds)));
         }

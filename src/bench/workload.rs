@@ -138,8 +138,7 @@ impl Workload {
             }
             WorkloadKind::Train => {
                 let mut b = builder(self.shape(), self.dropout);
-                let encoded = b.encoder();
-                let hidden = b.decoder(encoded);
+                let hidden = b.states();
                 let stats = b.loss(hidden, 0.0, 0.0);
                 b.backward(stats);
                 Ok([outline(caps, &b.graph, &[])?, adamw(config, &layout)].concat())

@@ -75,7 +75,7 @@ pub fn run(args: &Args) -> Result<()> {
         tuner.choices(&gpu, &graph, &outputs)?;
     }
     let mut preparation = Builder::new(&model, shape, 0.0);
-    preparation.prepare_decoding();
+    preparation.prepare_decoding(1);
     let mut step = Builder::new(&model, shape, 0.0);
     step.decode_step(1, 0);
     for graph in [preparation.graph, step.graph] {

@@ -152,6 +152,7 @@ impl Encoder {
         should_stop: &(dyn Fn() -> bool + Sync),
         put: &mut (dyn FnMut(usize, &[f32]) + Send),
     ) -> Result<()> {
+        self.model.config.expect_encoder("it has no states of texts by themselves, which embeddings are made of")?;
         check_ids(&self.model, "source", sources)?;
         let sizes: Vec<[usize; 1]> = sources.iter().map(|source| [source.len()]).collect();
         for ([len], rows) in batches(&sizes) {

@@ -1,7 +1,7 @@
 //! How likely a model finds targets: log-probabilities of given tokens.
 
-use super::{MOST_PLANS, batches, check_ids, padded, parts};
-use crate::batch::{BatchShape, Example, IGNORE};
+use super::{MOST_PLANS, batches, check_ids, parts};
+use crate::batch::{Batch, BatchShape, Example};
 use crate::error::{Error, Result};
 use crate::model::{Builder, Model};
 use crate::plan::{Plan, PlanOptions, Plans, SlotPool};
@@ -51,31 +51,17 @@ impl TargetScorer {
         let sizes: Vec<[usize; 2]> = examples.iter().map(|e| e.lengths().into()).collect();
         let mut scores = vec![TargetScore { log_probs: Vec::new(), likeliest: 0 }; examples.len()];
         for ([src_len, tgt_len], rows) in batches(&sizes) {
-            let of = |pick: fn(&Example) -> &Vec<u32>| -> Vec<&[u32]> {
-                rows.iter().map(|&row| pick(&examples[row]).as_slice()).collect()
-            };
-            let config = &self.model.config;
-            let (batch, src_ids, src_lens) = padded(&of(|e| &e.source), src_len, config.pad_token_id);
-            let (_, labels, _) = padded(&of(|e| &e.target), tgt_len, IGNORE);
-            let mut tgt_ids = vec![config.pad_token_id; batch * tgt_len];
-            let start = self.model.generation.decoder_start_token_id.unwrap_or(config.decoder_start_token_id);
-            for (b, range) in parts(rows.len(), tgt_len).enumerate() {
-                let target = &examples[rows[b]].target;
-                let input = &mut tgt_ids[range];
-                input[0] = start;
-                input[1..target.len()].copy_from_slice(&target[..target.len() - 1]);
-            }
-            let model = &self.model;
+            let (model, batch) = (&self.model, rows.len().next_power_of_two());
             let shape = BatchShape { batch, src_len, tgt_len, packed: false };
+            let config = &model.config;
+            let start = model.generation.decoder_start_token_id.unwrap_or(config.decoder_start_token_id);
+            let laid_out: Vec<Vec<&Example>> = rows.iter().map(|&row| vec![&examples[row]]).collect();
+            let batch = Batch::collate(&laid_out, shape, config.pad_token_id, start);
             let plan =
                 self.plans.get(shape, |pool| compile(model, shape, &PlanOptions { bind: &|n| model.bind(n), pool }))?;
-            plan.write("src_ids", &src_ids);
-            plan.write("src_lens", &src_lens);
-            for (name, data) in config.encoder_attention.leaves(&src_lens, src_len) {
+            for (name, data) in config.batch_leaves(&batch) {
                 plan.write(name, &data);
             }
-            plan.write("tgt_ids", &tgt_ids);
-            plan.write("labels", &labels);
             plan.run_until(should_stop).await?;
             let stats: Vec<f32> = plan.read("losses").await?;
             for (row, range) in rows.iter().zip(parts(rows.len(), 4 * tgt_len)) {
@@ -102,8 +88,7 @@ impl TargetScorer {
 fn compile(model: &Model, shape: BatchShape, options: &PlanOptions<'_>) -> Result<Plan> {
     let mut b = Builder::new(model, shape, 0.0);
     b.rows_alike();
-    let encoded = b.encoder();
-    let hidden = b.decoder(encoded);
+    let hidden = b.states();
     let losses = b.losses(hidden);
     let choices = model.tuner.any_batch().choices(&model.gpu, &b.graph, &[losses])?;
     let plan = Plan::compile_with(&model.gpu, &b.graph, &[("losses", losses)], options, &choices)?;

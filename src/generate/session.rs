@@ -81,7 +81,7 @@ impl Session {
         let sizes = BatchShape { batch: shape.batch, src_len: shape.src_len, tgt_len: shape.max_len, packed: false };
         let mut b = Builder::new(model, sizes, 0.0);
         b.rows_alike();
-        b.prepare_decoding();
+        b.prepare_decoding(shape.beams);
         let prepare = compile(model, &state, &b.graph, pool)?;
         let mut b = Builder::new(model, sizes, 0.0);
         b.decode_step(shape.beams, shape.drafts);
@@ -96,6 +96,10 @@ impl Session {
             choosers: Vec::new(),
             chooser: 0,
         };
+        if session.state.contains_key("src_pos") {
+            let positions: Vec<u32> = (0..shape.batch).flat_map(|_| 0..shape.src_len as u32).collect();
+            session.write("src_pos", &positions);
+        }
         session.choose_by(model, pool, None, None)?;
         Ok(session)
     }

@@ -7,14 +7,17 @@ mod heads;
 
 pub use decoding::{Chooser, DecodeShape, StateLeaf};
 
+use decoding::store;
+
+use super::architecture::Stack;
 use super::config::T5Config;
 use super::encoder_attention::EncoderAttention;
 use super::layout::{Layout, shard_leaf};
 use crate::batch::BatchShape;
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::ops::{
-    Attention, BlockSums, CrossEntropy, Dropout, DropoutMask, Gather, JoinAttention, Logits, Mask, Matmul,
-    MatmulLayout, PositionBias, RmsNorm, Variant, gather_index_len,
+    AppendKv, Attention, BlockSums, CrossEntropy, Dropout, DropoutMask, Gather, JoinAttention, Logits, Mask, Matmul,
+    MatmulLayout, PositionBias, RmsNorm, SelectRows, Variant, gather_index_len,
 };
 
 /// Adds the parts of a T5 to a graph.
@@ -44,24 +47,32 @@ struct Sees {
     inputs: Vec<ValueId>,
 }
 
-/// The table of the decoder's position bias.
-const DECODER_BIAS: &str = "SelfAttention.relative_attention_bias";
+/// How a stack is run over rows of `len` positions.
+struct Run {
+    stack: Stack,
+    len: usize,
+    own: Sees,
+    /// What cross-attention attends to, where there is some.
+    source: Option<Encoded>,
+    /// Where the keys and values of self-attention are kept for decoding.
+    keep: Option<Keep>,
+}
+
+/// The encoder's output, `[B len, D]`.
+struct Encoded {
+    states: ValueId,
+    len: usize,
+    sees: Sees,
+}
+
+/// How keys and values get into the leaves `cache.N`, and the position of each row there.
+struct Keep {
+    append: AppendKv,
+    pos: ValueId,
+}
 
 /// Products of so many rows or more treat them alike: see [`Matmul::any_rows`].
 const LEAST_ROWS: usize = 16;
-
-/// One of the two stacks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stack {
-    Encoder,
-    Decoder,
-}
-
-impl Stack {
-    fn name(self) -> &'static str {
-        if self == Stack::Encoder { "encoder" } else { "decoder" }
-    }
-}
 
 impl<'a> Builder<'a> {
     pub fn new(model: &'a super::Model, shape: BatchShape, dropout: f32) -> Builder<'a> {
@@ -105,41 +116,16 @@ impl<'a> Builder<'a> {
     fn encoder_of(&mut self, embedded: ValueId) -> ValueId {
         let len = self.shape.src_len;
         let radius = self.config.encoder_attention.radius();
-        let mut sees = if self.shape.packed {
+        let mut own = if self.shape.packed {
             self.sees_segments(["src_ranges", "src_ranges"], [len, len])
         } else {
             self.sees_source()
         };
         if let Some(radius) = radius {
             let ranges = self.sees_segments(["src_ranges", "src_ranges"], [len, len]);
-            sees = Sees { mask: Mask::Window { radius }, ..ranges };
+            own = Sees { mask: Mask::Window { radius }, ..ranges };
         }
-        let attention = self.config.encoder_attention;
-        let module = attention.module();
-        let mut x = self.dropout(embedded);
-        let (mut bias, mut global_bias) = (None, None);
-        for block in 0..self.config.num_layers {
-            bias = self.bias(Stack::Encoder, block, &format!("{module}.relative_attention_bias"), bias);
-            if let EncoderAttention::TransientGlobal { .. } = attention {
-                let table = format!("{module}.global_relative_attention_bias");
-                global_bias = self.bias(Stack::Encoder, block, &table, global_bias);
-            }
-            let layer = format!("encoder.block.{block}.layer");
-            self.begin_block();
-            x = match attention {
-                EncoderAttention::TransientGlobal { block, .. } => {
-                    self.transient_global_attention(&layer, x, [bias, global_bias], &sees, block)
-                }
-                EncoderAttention::Full | EncoderAttention::Local { .. } => {
-                    self.self_attention(&layer, module, x, len, bias, &sees)
-                }
-            };
-            x = self.feed_forward(&format!("{layer}.1"), x);
-            self.end_block();
-        }
-        self.graph.scope("encoder");
-        let y = self.norm("encoder.final_layer_norm.weight", x);
-        self.dropout(y)
+        self.stack(&Run { stack: Stack::Encoder, len, own, source: None, keep: None }, embedded)
     }
 
     /// Decoder over whole targets: reads `tgt_ids`, `tgt_index` (`[B T]`) and `src_lens` (`[B]`), attends to the
@@ -153,26 +139,77 @@ impl<'a> Builder<'a> {
         } else {
             (Sees { mask: Mask::Causal, inputs: Vec::new() }, self.sees_source())
         };
-        let mut x = self.embed("tgt", batch * tgt_len);
-        x = self.dropout(x);
-        let mut bias = None;
-        for block in 0..self.config.num_decoder_layers {
-            bias = self.bias(Stack::Decoder, block, DECODER_BIAS, bias);
-            let layer = format!("decoder.block.{block}.layer");
+        let source = Some(Encoded { states: encoded, len: src_len, sees: cross });
+        let embedded = self.embed("tgt", batch * tgt_len);
+        self.stack(&Run { stack: Stack::Decoder, len: tgt_len, own, source, keep: None }, embedded)
+    }
+
+    /// The states of whole targets, `[B T, D]`, of any architecture: what head and loss are for. Reads the leaves of
+    /// [`T5Config::batch_leaves`]: those of encoder and decoder; or, where one stack reads source and target in a row of L = S + T positions,
+    /// `row_ids`, `row_index` (`[B L]`), the ranges `row_keys`, `row_queries` (`[B L, 2]`), and where targets lie in rows, `row_of_target`
+    /// (`[B T]`) and `target_of_row` (`[B L]`).
+    pub fn states(&mut self) -> ValueId {
+        if !self.config.architecture.is_one_stack() {
+            let encoded = self.encoder();
+            return self.decoder(encoded);
+        }
+        let BatchShape { batch, src_len, tgt_len, .. } = self.shape;
+        let len = src_len + tgt_len;
+        let own = self.sees_segments(["row_keys", "row_queries"], [len, len]);
+        let embedded = self.embed("row", batch * len);
+        let x = self.stack(&Run { stack: Stack::Decoder, len, own, source: None, keep: None }, embedded);
+        // The head is the dearest product: only targets go through it.
+        let rows = self.graph.leaf("row_of_target", &[batch * tgt_len], Dtype::U32);
+        let places = self.graph.leaf("target_of_row", &[batch * len], Dtype::U32);
+        self.graph.push1(SelectRows, &[x, rows, places])
+    }
+
+    /// The blocks of a stack on embedded rows, and its last norm: `[B len, D]`.
+    fn stack(&mut self, run: &Run, embedded: ValueId) -> ValueId {
+        let (attention, layers) = match run.stack {
+            Stack::Encoder => (self.config.encoder_attention, self.config.num_layers),
+            Stack::Decoder => (EncoderAttention::Full, self.config.num_decoder_layers),
+        };
+        let mut x = self.dropout(embedded);
+        let (mut bias, mut global_bias) = (None, None);
+        for block in 0..layers {
+            bias = self.bias(run.stack, block, &format!("{}.relative_attention_bias", attention.module()), bias);
+            if let EncoderAttention::TransientGlobal { .. } = attention {
+                let table = format!("{}.global_relative_attention_bias", attention.module());
+                global_bias = self.bias(run.stack, block, &table, global_bias);
+            }
+            let names = self.config.block_names(run.stack, block);
             self.begin_block();
-            x = self.self_attention(&layer, "SelfAttention", x, tgt_len, bias, &own);
-            self.graph.scope(format!("{layer}.1"));
-            let n = self.norm(&format!("{layer}.1.layer_norm.weight"), x);
-            let q = self.linear(&format!("{layer}.1.EncDecAttention.q.weight"), n);
-            let kv = self.linear(&format!("{layer}.1.EncDecAttention.kv.weight"), encoded);
-            let op = Attention { fused: false, ..self.attention(tgt_len, src_len, None) };
-            let attended = self.attend(op, &[q, kv], &cross);
-            x = self.project_back(&format!("{layer}.1.EncDecAttention.o.weight"), attended, x);
-            x = self.feed_forward(&format!("{layer}.2"), x);
+            x = match attention {
+                EncoderAttention::TransientGlobal { block, .. } => {
+                    self.transient_global_attention(&names.self_attention, x, [bias, global_bias], &run.own, block)
+                }
+                EncoderAttention::Full | EncoderAttention::Local { .. } => {
+                    let module = format!("{}.{}", names.self_attention, attention.module());
+                    let qkv = self.norm_and_project(&names.self_attention, &format!("{module}.qkv.weight"), x);
+                    if let Some(keep) = &run.keep {
+                        let cache = self.graph.push1(keep.append.clone(), &[qkv, keep.pos]);
+                        store(&mut self.graph, cache, &format!("cache.{block}"));
+                    }
+                    let reach = bias.map(|_| self.config.relative_attention_max_distance);
+                    let op = self.attention(run.len, run.len, reach);
+                    let inputs: Vec<_> = [Some(qkv), bias].into_iter().flatten().collect();
+                    let attended = self.attend(op, &inputs, &run.own);
+                    self.project_back(&format!("{module}.o.weight"), attended, x)
+                }
+            };
+            if let (Some(layer), Some(source)) = (&names.cross_attention, &run.source) {
+                let q = self.norm_and_project(layer, &format!("{layer}.EncDecAttention.q.weight"), x);
+                let kv = self.linear(&format!("{layer}.EncDecAttention.kv.weight"), source.states);
+                let op = Attention { fused: false, ..self.attention(run.len, source.len, None) };
+                let attended = self.attend(op, &[q, kv], &source.sees);
+                x = self.project_back(&format!("{layer}.EncDecAttention.o.weight"), attended, x);
+            }
+            x = self.feed_forward(&names.feed_forward, x);
             self.end_block();
         }
-        self.graph.scope("decoder");
-        let y = self.norm("decoder.final_layer_norm.weight", x);
+        self.graph.scope(run.stack.name());
+        let y = self.norm(&self.config.final_norm(run.stack), x);
         self.dropout(y)
     }
 
@@ -275,11 +312,11 @@ impl<'a> Builder<'a> {
         if !self.config.has_relative_bias(block) {
             return before;
         }
-        let scope = format!("{}.block.{block}.layer.0.{name}", stack.name());
+        let scope = format!("{}.{name}", self.config.block_names(stack, block).self_attention);
         self.graph.scope(scope.clone());
         let table = self.param(&format!("{scope}.weight"));
         let entries = 2 * self.config.relative_attention_max_distance + 1;
-        let bucket = self.graph.leaf(format!("{}.buckets", stack.name()), &[entries], Dtype::U32);
+        let bucket = self.graph.leaf(self.config.buckets(stack), &[entries], Dtype::U32);
         Some(self.graph.push1(PositionBias, &[table, bucket]))
     }
 
@@ -345,9 +382,9 @@ impl<'a> Builder<'a> {
         assert!(!self.shape.packed, "sums of blocks are those of a whole row");
         let (batch, len) = (self.shape.batch, self.shape.src_len);
         let slots = (len / block).max(1).next_multiple_of(LEAST_ROWS);
-        let module = format!("{layer}.0.{}", self.config.encoder_attention.module());
-        self.graph.scope(format!("{layer}.0"));
-        let n = self.norm(&format!("{layer}.0.layer_norm.weight"), x);
+        let module = format!("{layer}.{}", self.config.encoder_attention.module());
+        self.graph.scope(layer);
+        let n = self.norm(&format!("{layer}.layer_norm.weight"), x);
         let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
         let counts = self.graph.leaf("src_blocks", &[batch], Dtype::U32);
         let sums = self.graph.push1(BlockSums { block, slots }, &[n, lens]);
@@ -369,31 +406,16 @@ impl<'a> Builder<'a> {
         self.project_back(&format!("{module}.o.weight"), attended, x)
     }
 
-    /// x + o(attention(norm(x))).
-    fn self_attention(
-        &mut self,
-        layer: &str,
-        module: &str,
-        x: ValueId,
-        len: usize,
-        bias: Option<ValueId>,
-        sees: &Sees,
-    ) -> ValueId {
-        self.graph.scope(format!("{layer}.0"));
-        let n = self.norm(&format!("{layer}.0.layer_norm.weight"), x);
-        let qkv = self.linear(&format!("{layer}.0.{module}.qkv.weight"), n);
-        let reach = bias.map(|_| self.config.relative_attention_max_distance);
-        let op = self.attention(len, len, reach);
-        let inputs: Vec<_> = [Some(qkv), bias].into_iter().flatten().collect();
-        let attended = self.attend(op, &inputs, sees);
-        self.project_back(&format!("{layer}.0.{module}.o.weight"), attended, x)
+    /// linear(norm(x)), the beginning of a layer.
+    fn norm_and_project(&mut self, layer: &str, weight: &str, x: ValueId) -> ValueId {
+        self.graph.scope(layer);
+        let n = self.norm(&format!("{layer}.layer_norm.weight"), x);
+        self.linear(weight, n)
     }
 
     /// x + wo(act(wi(norm(x)))).
     fn feed_forward(&mut self, layer: &str, x: ValueId) -> ValueId {
-        self.graph.scope(layer);
-        let n = self.norm(&format!("{layer}.layer_norm.weight"), x);
-        let h = self.linear(&format!("{layer}.DenseReluDense.wi.weight"), n);
+        let h = self.norm_and_project(layer, &format!("{layer}.DenseReluDense.wi.weight"), x);
         let a = self.graph.push1(self.config.feed_forward_proj, &[h]);
         let a = self.dropout(a);
         self.project_back(&format!("{layer}.DenseReluDense.wo.weight"), a, x)

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::architecture::Architecture;
 use super::encoder_attention::EncoderAttention;
 use super::head::ClassifierHead;
 use super::patches::PatchHead;
@@ -19,13 +20,17 @@ use crate::ops::Activation;
 #[serde(try_from = "Map<String, Value>", into = "Map<String, Value>")]
 pub struct T5Config {
     pub model_type: Family,
+    /// A key of our own, `architecture`; absent in the files of published models.
+    pub architecture: Architecture,
     /// Rows of the embedding; may exceed what the tokenizer can produce (32,128 rows for 32,100 ids).
     pub vocab_size: usize,
     pub d_model: usize,
     /// Width of one head; `num_heads * d_kv` need not equal `d_model`.
     pub d_kv: usize,
     pub d_ff: usize,
+    /// Blocks of the encoder, or of the only stack.
     pub num_layers: usize,
+    /// Blocks of the decoder; `num_layers` where [`Architecture`] has one set of blocks.
     pub num_decoder_layers: usize,
     pub num_heads: usize,
     pub relative_attention_num_buckets: usize,
@@ -205,7 +210,8 @@ impl Family {
         }
     }
 
-    fn architecture(self) -> &'static str {
+    /// What transformers calls the class of its models that write text.
+    fn class(self) -> &'static str {
         match self {
             Family::T5 => "T5ForConditionalGeneration",
             Family::Mt5 => "MT5ForConditionalGeneration",
@@ -227,9 +233,18 @@ impl From<T5Config> for Map<String, Value> {
     fn from(config: T5Config) -> Map<String, Value> {
         let mut map = config.extra;
         let mut set = |key: &str, value: Value| map.insert(key.to_owned(), value);
-        set("architectures", json!([config.model_type.architecture()]));
-        set("model_type", json!(config.model_type.name()));
-        set("is_encoder_decoder", json!(true));
+        match config.architecture {
+            Architecture::EncoderDecoder => {
+                set("architectures", json!([config.model_type.class()]));
+                set("model_type", json!(config.model_type.name()));
+            }
+            // Under a name that transformers does not know: it would make up the parameters that it misses.
+            of_ours => {
+                set("architecture", json!(of_ours.name()));
+                set("model_type", json!(format!("{}{OWN_SUFFIX}", config.model_type.name())));
+            }
+        }
+        set("is_encoder_decoder", json!(!config.architecture.is_one_stack()));
         set("dtype", json!("float32"));
         set("vocab_size", json!(config.vocab_size));
         set("d_model", json!(config.d_model));
@@ -270,6 +285,9 @@ impl From<T5Config> for Map<String, Value> {
     }
 }
 
+/// Behind the `model_type` of a model with an [`Architecture`] that only this crate knows.
+const OWN_SUFFIX: &str = "-wgpu";
+
 /// Models that are called after T5 and are none, by `model_type`, with what they are.
 const RELATIVES: [(&str, &str); 5] = [
     ("t5gemma", "T5Gemma is made of Gemma 2's layers (rotary positions, grouped queries, soft caps), not of T5's"),
@@ -290,6 +308,7 @@ fn from_map(mut keys: Keys) -> Result<T5Config> {
     let pad_token_id = keys.id("pad_token_id", 0)?;
     let mut config = T5Config {
         model_type,
+        architecture: keys.architecture()?,
         vocab_size: keys.size(&["vocab_size"], if t5 { 32_128 } else { 250_112 })?,
         d_model: keys.size(&["d_model", "hidden_size"], 512)?,
         d_kv: keys.size(&["d_kv", "head_dim"], 64)?,
@@ -342,7 +361,7 @@ impl Keys<'_> {
                 None => return Err(self.error("model_type", "is missing; add \"model_type\": \"t5\"")),
             },
         };
-        match name.as_str() {
+        match name.strip_suffix(OWN_SUFFIX).unwrap_or(&name) {
             "t5" => Ok(Family::T5),
             "mt5" => Ok(Family::Mt5),
             "umt5" => Ok(Family::Umt5),
@@ -356,6 +375,15 @@ impl Keys<'_> {
                 Err(self.error("model_type", &what))
             }
         }
+    }
+
+    fn architecture(&mut self) -> Result<Architecture> {
+        let parsed = match self.take("architecture") {
+            None => return Ok(Architecture::default()),
+            Some(Value::String(name)) => Architecture::parse(&name),
+            Some(value) => Err(format!("is {value}, not a name")),
+        };
+        parsed.map_err(|what| self.error("architecture", &what))
     }
 
     /// `names` are the key and its alias in transformers' generic vocabulary, if any.

@@ -56,7 +56,8 @@ pub struct Layout {
     windows: Vec<usize>,
     /// Rows of each shard of the embedding and the head.
     shards: Vec<usize>,
-    decoder_blocks: usize,
+    /// Blocks with cross-attention.
+    cross_blocks: usize,
     /// The most elements of one binding.
     window_len: usize,
 }
@@ -107,17 +108,17 @@ impl Layout {
         let n_shards = config.vocab_size.div_ceil(whole_groups);
         let even = config.vocab_size.div_ceil(n_shards).next_multiple_of(GROUP);
         let shards = (0..config.vocab_size).step_by(even).map(|first| even.min(config.vocab_size - first)).collect();
-        let decoder_blocks = config.num_decoder_layers;
+        let cross_blocks = if config.architecture.is_one_stack() { 0 } else { config.num_decoder_layers };
         let mut layout = Layout {
             untied,
             tensors: vec![],
             leaves: HashMap::new(),
             windows: vec![0],
             shards,
-            decoder_blocks,
+            cross_blocks,
             window_len,
         };
-        for block in 0..decoder_blocks {
+        for block in 0..cross_blocks {
             let name = cross_leaf(&(block..block + 1));
             let (rows, dtype) = wholes[&name];
             layout.place(name, vec![rows, config.d_model], dtype, window_len)?;
@@ -178,9 +179,9 @@ impl Layout {
 
     /// Makes leaves of the runs of decoder blocks whose cross-attention keys and values lie next to one another.
     fn join_cross_leaves(&mut self) {
-        for first in 0..self.decoder_blocks {
+        for first in 0..self.cross_blocks {
             let mut joint = self.leaves[&cross_leaf(&(first..first + 1))].clone();
-            for block in first + 1..self.decoder_blocks {
+            for block in first + 1..self.cross_blocks {
                 let next = &self.leaves[&cross_leaf(&(block..block + 1))];
                 // Packed rows lie in groups, none of which may be filled up in the middle of a run.
                 let whole_groups = !joint.dtype.is_packed() || joint.shape[0].is_multiple_of(GROUP);
@@ -194,7 +195,7 @@ impl Layout {
         }
     }
 
-    /// The decoder's blocks in the longest runs of which each has one leaf of cross-attention keys and values, and fits
+    /// The blocks with cross-attention in the longest runs of which each has one leaf of cross-attention keys and values, and fits
     /// a binding with those of `positions` source positions.
     pub fn cross_runs(&self, positions: usize) -> Vec<Range<usize>> {
         let fits = |run: &Range<usize>| {
@@ -202,7 +203,7 @@ impl Layout {
             leaf.is_some_and(|leaf| leaf.shape[0] * positions <= self.window_len)
         };
         let mut runs: Vec<Range<usize>> = Vec::new();
-        for block in 0..self.decoder_blocks {
+        for block in 0..self.cross_blocks {
             match runs.last_mut() {
                 Some(run) if fits(&(run.start..block + 1)) => run.end = block + 1,
                 _ => runs.push(block..block + 1),

@@ -1,6 +1,7 @@
 //! Which configurations are refused: sizes from a file must neither exhaust the memory nor contradict one another.
 
-use super::config::T5Config;
+use super::architecture::Architecture;
+use super::config::{Family, T5Config};
 use super::encoder_attention::EncoderAttention;
 use crate::error::{Error, Result};
 
@@ -39,6 +40,18 @@ impl T5Config {
         for (key, value, most) in limits {
             if value == 0 || value > most {
                 return Err((key, format!("is {value}; it must lie between 1 and {most}")));
+            }
+        }
+        if self.architecture != Architecture::EncoderDecoder {
+            let name = self.architecture.name();
+            if self.num_decoder_layers != self.num_layers {
+                let (layers, decoder_layers) = (self.num_layers, self.num_decoder_layers);
+                let what = format!("is {decoder_layers} beside {layers} layers; {name} has one set of blocks");
+                return Err(("num_decoder_layers", what));
+            }
+            if self.model_type == Family::LongT5 || self.patches.is_some() {
+                let what = format!("is {name}; LongT5 and Chronos-Bolt are encoder-decoders");
+                return Err(("architecture", what));
             }
         }
         if let Some(radius) = self.encoder_attention.radius()

@@ -1,5 +1,7 @@
 //! A T5: its configuration, its parameters on the device, and the builder that writes it down as a graph.
 
+mod architecture;
+mod batch_leaves;
 pub mod builder;
 pub mod config;
 mod encoder_attention;
@@ -22,6 +24,7 @@ use std::time::Duration;
 use rayon::prelude::*;
 use web_time::Instant;
 
+pub use architecture::Architecture;
 pub use builder::{Builder, Chooser, DecodeShape, StateLeaf};
 pub use config::T5Config;
 pub use encoder_attention::EncoderAttention;
@@ -118,6 +121,9 @@ impl ModelParts {
         let mut parts = if parts.weights.is_encoder() { parts.encoder_only() } else { parts };
         parts.config.classifier = ClassifierHead::find(&parts.config, &parts.weights)
             .map_err(|what| Error::file(files::model_folder(model).join("config.json"), what))?;
+        if parts.config.classifier.is_some() {
+            parts.config.expect_encoder("its head for classification has nothing to classify by")?;
+        }
         Ok(parts)
     }
 
@@ -138,8 +144,12 @@ impl ModelParts {
         Ok(self)
     }
 
-    /// The encoder alone, for what needs no decoder: half of the memory or less.
+    /// The encoder alone, for what needs no decoder: half of the memory or less. A model of one stack stays as it is, having none.
     pub fn encoder_only(mut self) -> ModelParts {
+        if self.config.architecture.is_one_stack() {
+            return self;
+        }
+        self.config.architecture = Architecture::EncoderDecoder;
         self.config.num_decoder_layers = 0;
         self.config.tie_word_embeddings = true;
         self.config.classifier = None;

@@ -2,6 +2,7 @@
 
 use serde_json::Map;
 
+use super::architecture::Architecture;
 use super::config::{Family, T5Config};
 use super::encoder_attention::EncoderAttention;
 use crate::error::{Error, Result};
@@ -52,6 +53,7 @@ impl Release {
     fn config(&self, size: &Size) -> T5Config {
         T5Config {
             model_type: self.family,
+            architecture: Architecture::EncoderDecoder,
             vocab_size: self.vocab_size,
             d_model: size.d_model,
             d_kv: size.d_kv,

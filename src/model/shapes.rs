@@ -1,5 +1,6 @@
 //! The parameters of a configuration: names, shapes and their number.
 
+use super::architecture::Stack;
 use super::config::{Family, T5Config};
 use super::encoder_attention::EncoderAttention;
 
@@ -15,12 +16,15 @@ impl T5Config {
         let d = self.d_model;
         let attention = product(&[4, d, self.inner_dim()]);
         let feed_forward = product(&[if self.feed_forward_proj.gated { 3 } else { 2 }, d, self.d_ff]);
-        let encoder_block = [attention, feed_forward, product(&[2, d])];
-        let decoder_block = [attention, attention, feed_forward, product(&[3, d])];
+        let block = [attention, feed_forward, product(&[2, d])];
+        let cross_attention = [attention, d as u64];
+        let owned: Vec<_> = self.stacks().into_iter().filter(|(stack, _)| self.owns_blocks(*stack)).collect();
+        let layers = owned.iter().fold(0usize, |sum, (_, layers)| sum.saturating_add(*layers));
         let tables = match self.model_type {
-            Family::Umt5 => self.num_layers.saturating_add(self.num_decoder_layers),
-            Family::T5 | Family::Mt5 | Family::LongT5 => 2,
+            Family::Umt5 => layers,
+            Family::T5 | Family::Mt5 | Family::LongT5 => owned.len(),
         };
+        let cross_layers = if self.architecture.is_one_stack() { 0 } else { self.num_decoder_layers };
         // Of transient-global attention: one more table, and a norm in each block.
         let (global_tables, global_norms) = match self.encoder_attention {
             EncoderAttention::TransientGlobal { .. } => (1, self.num_layers),
@@ -31,10 +35,10 @@ impl T5Config {
         };
         [
             product(&[if self.tie_word_embeddings { 1 } else { 2 }, self.vocab_size, d]),
-            blocks(self.num_layers, &encoder_block),
-            blocks(self.num_decoder_layers, &decoder_block),
+            blocks(layers, &block),
+            blocks(cross_layers, &cross_attention),
             product(&[tables.saturating_add(global_tables), self.relative_attention_num_buckets, self.num_heads]),
-            product(&[2, d]),
+            product(&[owned.len(), d]),
             product(&[global_norms, d]),
         ]
         .into_iter()
@@ -44,15 +48,13 @@ impl T5Config {
     /// Every parameter's HuggingFace name and shape, in the order of the model's modules. Matrices are `[out, in]`.
     pub fn tensor_shapes(&self, untied_head: bool) -> Vec<(String, Vec<usize>)> {
         let mut shapes = vec![("shared.weight".to_owned(), vec![self.vocab_size, self.d_model])];
-        for (stack, layers) in [("encoder", self.num_layers), ("decoder", self.num_decoder_layers)] {
-            // An encoder alone: nothing has no layers else.
-            if layers == 0 {
-                continue;
-            }
+        for (stack, layers) in self.stacks() {
             for block in 0..layers {
                 self.block_shapes(stack, block, &mut shapes);
             }
-            shapes.push((format!("{stack}.final_layer_norm.weight"), vec![self.d_model]));
+            if self.owns_blocks(stack) {
+                shapes.push((self.final_norm(stack), vec![self.d_model]));
+            }
         }
         if untied_head {
             shapes.push(("lm_head.weight".to_owned(), vec![self.vocab_size, self.d_model]));
@@ -67,40 +69,42 @@ impl T5Config {
         block == 0 || self.model_type == Family::Umt5
     }
 
-    fn block_shapes(&self, stack: &str, block: usize, shapes: &mut Vec<(String, Vec<usize>)>) {
+    fn block_shapes(&self, stack: Stack, block: usize, shapes: &mut Vec<(String, Vec<usize>)>) {
         let (d, inner) = (self.d_model, self.inner_dim());
-        let mut add = |layer: usize, name: &str, shape: &[usize]| {
-            shapes.push((format!("{stack}.block.{block}.layer.{layer}.{name}.weight"), shape.to_vec()));
+        let mut add = |layer: &str, name: &str, shape: &[usize]| {
+            shapes.push((format!("{layer}.{name}.weight"), shape.to_vec()));
         };
-        let attentions: &[&str] = match stack {
-            "encoder" => &[self.encoder_attention.module()],
-            _ => &["SelfAttention", "EncDecAttention"],
-        };
-        let is_global =
-            stack == "encoder" && matches!(self.encoder_attention, EncoderAttention::TransientGlobal { .. });
-        for (layer, attention) in attentions.iter().enumerate() {
+        let names = self.block_names(stack, block);
+        let (own, is_encoder) = (self.owns_blocks(stack), stack == Stack::Encoder);
+        let is_global = is_encoder && matches!(self.encoder_attention, EncoderAttention::TransientGlobal { .. });
+        let module = if is_encoder { self.encoder_attention.module() } else { "SelfAttention" };
+        let self_attention = own.then_some((names.self_attention, module, true));
+        let cross_attention = names.cross_attention.map(|layer| (layer, "EncDecAttention", false));
+        for (layer, attention, is_self) in self_attention.into_iter().chain(cross_attention) {
             for projection in ["q", "k", "v"] {
-                add(layer, &format!("{attention}.{projection}"), &[inner, d]);
+                add(&layer, &format!("{attention}.{projection}"), &[inner, d]);
             }
-            add(layer, &format!("{attention}.o"), &[d, inner]);
-            if layer == 0 && self.has_relative_bias(block) {
+            add(&layer, &format!("{attention}.o"), &[d, inner]);
+            if is_self && self.has_relative_bias(block) {
                 let table = [self.relative_attention_num_buckets, self.num_heads];
-                add(layer, &format!("{attention}.relative_attention_bias"), &table);
+                add(&layer, &format!("{attention}.relative_attention_bias"), &table);
                 if is_global {
-                    add(layer, &format!("{attention}.global_relative_attention_bias"), &table);
+                    add(&layer, &format!("{attention}.global_relative_attention_bias"), &table);
                 }
             }
             if is_global {
-                add(layer, &format!("{attention}.global_input_layer_norm"), &[d]);
+                add(&layer, &format!("{attention}.global_input_layer_norm"), &[d]);
             }
-            add(layer, "layer_norm", &[d]);
+            add(&layer, "layer_norm", &[d]);
         }
-        let layer = attentions.len();
+        if !own {
+            return;
+        }
         let inputs: &[&str] = if self.feed_forward_proj.gated { &["wi_0", "wi_1"] } else { &["wi"] };
         for input in inputs {
-            add(layer, &format!("DenseReluDense.{input}"), &[self.d_ff, d]);
+            add(&names.feed_forward, &format!("DenseReluDense.{input}"), &[self.d_ff, d]);
         }
-        add(layer, "DenseReluDense.wo", &[d, self.d_ff]);
-        add(layer, "layer_norm", &[d]);
+        add(&names.feed_forward, "DenseReluDense.wo", &[d, self.d_ff]);
+        add(&names.feed_forward, "layer_norm", &[d]);
     }
 }

@@ -3,9 +3,9 @@
 use crate::gpu::{Header, Shader};
 use crate::graph::{Dtype, Launch, Launcher, Op, Tensor64};
 
-/// `qkv [rows, 3 inner]`, the position of each row `[rows]` (u32), and the table `[rows, kv_len]` (u32) of where the key and value of
-/// each position lie -> the cache `[homes kv_len, 2 inner]`, to be stored in a leaf: the place that the table names for a row at
-/// its position becomes the row's `[k | v]`. A position past the end of the cache writes nothing.
+/// `qkv [rows, 3 inner]` and the position of each row `[rows]` (u32) -> the cache `[homes kv_len, 2 inner]`, to be stored in a leaf: in the
+/// row of the cache that a row belongs to, the place at its position becomes its `[k | v]`. A position past the end of the cache writes
+/// nothing.
 ///
 /// Rows of one sequence that see each other's keys need this; other rows let [`super::AttentionDecode`] store their own.
 #[derive(Clone, Debug)]
@@ -13,6 +13,10 @@ pub struct AppendKv {
     /// Rows of the cache.
     pub homes: usize,
     pub kv_len: usize,
+    /// Neighbouring rows that belong to the same row of the cache.
+    pub together: usize,
+    /// From the row of the cache of some to that of the next.
+    pub stride: usize,
 }
 
 static APPEND_KV: Shader =
@@ -27,7 +31,7 @@ impl Op for AppendKv {
         let [rows, width] = [inputs[0][0], inputs[0][1]];
         assert!(width.is_multiple_of(3), "qkv of {self:?}");
         assert_eq!(inputs[1], [rows], "positions of {self:?}");
-        assert_eq!(inputs[2], [rows, self.kv_len], "table of {self:?}");
+        assert!((rows - 1) / self.together * self.stride < self.homes, "{rows} rows of {self:?}");
         vec![(vec![self.homes * self.kv_len, width / 3 * 2], Dtype::F32)]
     }
 
@@ -36,25 +40,25 @@ impl Op for AppendKv {
         l.launch(Launch {
             shader: &APPEND_KV,
             header: Header::new(),
-            bindings: vec![("qkv", l.input(0)), ("pos", l.input(1)), ("table", l.input(2)), ("kv", l.output(0))],
+            bindings: vec![("qkv", l.input(0)), ("pos", l.input(1)), ("kv", l.output(0))],
             params: vec![
                 ("rows", rows.into()),
-                ("homes", self.homes.into()),
                 ("inner", inner.into()),
                 ("kv_len", self.kv_len.into()),
+                ("together", self.together.into()),
+                ("stride", self.stride.into()),
             ],
             workgroups: (rows * 2 * inner).div_ceil(64) as u64,
         });
         l.moves("qkv", rows * 2 * inner);
-        l.moves("table", rows);
         l.moves("kv", rows * 2 * inner);
     }
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
-        let [qkv, pos, table] = [&inputs[0], &inputs[1], &inputs[2]];
-        let (mut kv, inner) = (inputs[3].clone(), qkv.shape[1] / 3);
+        let [qkv, pos] = [&inputs[0], &inputs[1]];
+        let (mut kv, inner) = (inputs[2].clone(), qkv.shape[1] / 3);
         for (row, &at) in pos.data.iter().enumerate().filter(|(_, at)| **at < self.kv_len as f64) {
-            let home = table.data[row * self.kv_len + at as usize] as usize;
+            let home = row / self.together * self.stride;
             let place = (home * self.kv_len + at as usize) * 2 * inner;
             kv.data[place..][..2 * inner].copy_from_slice(&qkv.data[row * 3 * inner..][inner..3 * inner]);
         }

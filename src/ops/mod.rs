@@ -18,10 +18,12 @@ mod logits;
 mod matmul;
 mod mean_pool;
 mod position_bias;
+mod prefix_table;
 mod rms_norm;
 mod rows;
 mod sample;
 mod segments;
+mod select_rows;
 mod token_choice;
 mod token_scores;
 mod top_tokens;
@@ -43,9 +45,11 @@ pub use logits::Logits;
 pub use matmul::{Matmul, MatmulLayout, Variant};
 pub use mean_pool::MeanPool;
 pub use position_bias::{PositionBias, distance_buckets, relative_bucket};
+pub use prefix_table::PrefixTable;
 pub use rms_norm::RmsNorm;
 pub use sample::Sample;
 pub use segments::{Sight, segment_ranges};
+pub use select_rows::{NO_ROW, SelectRows};
 pub use token_choice::{BAD_TOKEN, ChoiceSettings, MAX_EOS, NO_TOKEN, SETTINGS_LEN, UNCHOOSABLE};
 pub use token_scores::TokenScores;
 pub use top_tokens::TopTokens;
@@ -75,9 +79,11 @@ pub const NAMES: &[&str] = &[
     "mean_pool",
     "position_bias",
     "position_bias_backward",
+    "prefix_table",
     "rms_norm",
     "rms_norm_backward",
     "sample",
+    "select_rows",
     "token_scores",
     "top_tokens",
 ];

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Wrong;
 use super::source::set;
 use crate::error::{Error, Result};
-use crate::model::T5Config;
+use crate::model::{Architecture, T5Config};
 use crate::ops::Activation;
 use crate::tokenizer::Tokenizer;
 use crate::train::settings::Parameter;
@@ -49,6 +49,9 @@ macro_rules! model_spec {
 }
 
 model_spec! {
+    /// encoder-decoder, shared (one set of blocks for both), language-model (one stack that reads source and target in a row) or prefix-lm
+    /// (the same, and all of a source sees all of it)
+    architecture: String, "NAME", "encoder-decoder";
     /// Width of the residual stream
     d_model: usize, "N", "256";
     /// Width of a head
@@ -57,7 +60,7 @@ model_spec! {
     d_ff: usize, "N", "512";
     /// Attention heads
     heads: usize, "N", "4";
-    /// Layers of the encoder, and of the decoder unless given
+    /// Layers of the encoder, and of the decoder unless given; or of the only stack
     layers: usize, "N", "3";
     /// Layers of the decoder
     decoder_layers: usize, "N", "as many";
@@ -112,6 +115,7 @@ impl ModelSpec {
             return Ok(ModelSpec { dropout, ..self.clone() });
         }
         Ok(ModelSpec {
+            architecture: Some(config.architecture.name().into()),
             d_model: Some(config.d_model),
             d_kv: Some(config.d_kv),
             d_ff: Some(config.d_ff),
@@ -150,6 +154,9 @@ impl ModelSpec {
 
     /// Writes the sizes that are given over those of a configuration.
     fn apply(&self, config: &mut T5Config) -> Result<()> {
+        if let Some(name) = &self.architecture {
+            config.architecture = Architecture::parse(name).map_err(|what| Error::setting("architecture", what))?;
+        }
         let set = |place: &mut usize, given: Option<usize>| *place = given.unwrap_or(*place);
         set(&mut config.d_model, self.d_model);
         set(&mut config.d_kv, self.d_kv);

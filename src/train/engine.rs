@@ -279,8 +279,7 @@ pub fn graph(model: &Model, regularization: Regularization, shape: BatchShape, p
     if pass == (Pass::Training { recompute: true }) {
         b.recompute_blocks();
     }
-    let encoded = b.encoder();
-    let hidden = b.decoder(encoded);
+    let hidden = b.states();
     let stats = b.loss(hidden, z_loss, label_smoothing);
     if training {
         b.backward(stats);

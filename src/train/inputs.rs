@@ -1,12 +1,11 @@
 //! Batches as the leaves that the model's graphs read.
 
-use crate::batch::{Batch, BatchShape, IGNORE, Segments};
+use crate::batch::{Batch, BatchShape, IGNORE};
 use crate::data::prefetch::Prefetch;
 use crate::data::stream::Batches;
 use crate::error::{Error, Result};
 use crate::gpu::Sequence;
 use crate::model::T5Config;
-use crate::ops::{Sight, gather_index, segment_ranges};
 use crate::plan::Plan;
 
 /// A batch, checked and indexed, ready to be written: all that the host has to do for it but the upload.
@@ -31,31 +30,9 @@ impl Inputs {
                 "token id {id} is outside of the model's vocabulary of {vocab}: the tokenizer does not belong to this model"
             )));
         }
-        let shape = batch.shape;
-        let index = |ids: &[u32], lens: &[u32], width: usize| {
-            gather_index(ids, |i: usize| i % width < lens[i / width] as usize)
-        };
-        let mut leaves = vec![
-            ("src_ids", batch.src_ids.clone()),
-            ("src_index", index(&batch.src_ids, &batch.src_lens, shape.src_len)),
-            ("tgt_ids", batch.tgt_in.clone()),
-            ("tgt_index", index(&batch.tgt_in, &batch.tgt_lens, shape.tgt_len)),
-            ("labels", batch.labels.clone()),
-        ];
-        if let Some(Segments { src, tgt }) = &batch.segments {
-            let ranges = |own: &[u32], seen: &[u32], sight| segment_ranges(own, seen, shape.batch, sight);
-            leaves.extend([
-                ("src_ranges", ranges(src, src, config.encoder_attention.sight())),
-                ("tgt_keys", ranges(tgt, tgt, Sight::UpToSelf)),
-                ("tgt_queries", ranges(tgt, tgt, Sight::FromSelf)),
-                ("cross_keys", ranges(tgt, src, Sight::Segment)),
-                ("cross_queries", ranges(src, tgt, Sight::Segment)),
-            ]);
-        } else {
-            leaves.push(("src_lens", batch.src_lens.clone()));
-            leaves.extend(config.encoder_attention.leaves(&batch.src_lens, shape.src_len));
-        }
-        Ok(Inputs { shape, n_tokens: batch.n_tokens(), n_positions: batch.n_positions(), leaves })
+        let leaves = config.batch_leaves(batch);
+        let (n_tokens, n_positions) = (batch.n_tokens(), batch.n_positions());
+        Ok(Inputs { shape: batch.shape, n_tokens, n_positions, leaves })
     }
 
     /// The batches of a stream, made and prepared by so many threads: see [`Prefetch::new`].

@@ -8,7 +8,8 @@ use crate::graph::{Add, AddInto, Dtype};
 use crate::ops::{
     AcceptDrafts, Activation, AdjustLogits, AppendKv, Attention, AttentionDecode, BeamSearch, BlockSums,
     ChoiceSettings, CrossEntropy, Dropout, Function, Gather, JoinAttention, Logits, Mask, Matmul, MatmulLayout,
-    MeanPool, PositionBias, RmsNorm, SETTINGS_LEN, Sample, TokenScores, TopTokens, distance_buckets, gather_index,
+    MeanPool, NO_ROW, PositionBias, PrefixTable, RmsNorm, SETTINGS_LEN, Sample, SelectRows, TokenScores, TopTokens,
+    distance_buckets, gather_index,
 };
 use crate::plan::Plan;
 
@@ -95,12 +96,21 @@ pub fn bench_cases() -> Vec<Case> {
             b.output("bias", bias);
         }),
         Case::new("gather 512 of 32128x512", gather),
+        Case::new("select_rows 256 of 512x512", |b| {
+            let x = b.input("x", &[TOKENS, D_MODEL], 1.0);
+            let rows: Vec<u32> = (0..TOKENS as u32 / 2).map(|i| 2 * i).collect();
+            let places: Vec<u32> = (0..TOKENS as u32).map(|i| if i % 2 == 0 { i / 2 } else { NO_ROW }).collect();
+            let inputs = [x, b.ids("rows", &rows), b.ids("places", &places)];
+            let y = b.graph.push1(SelectRows, &inputs);
+            b.output("y", y);
+        }),
         Case::new("attention encoder 4x128", |b| attention(b, true)),
         Case::new("attention cross 4x128", |b| attention(b, false)),
         Case::new("attention_decode 4 over 128", attention_decode),
         Case::new("sample greedy 4 of 32128", |b| sample(b, 0.0)),
         Case::new("sample top_k top_p 4 of 32128", |b| sample(b, 1.0)),
         Case::new("append_kv 4 of 1 over 128", append_kv),
+        Case::new("prefix_table 4 of 128 + 128", prefix_table),
         Case::new("accept_drafts 3 of 32128", accept_drafts),
         Case::new("adjust_logits 4 of 32128", adjust_logits),
         Case::new("top_tokens 8 of 32128, 4 rows", top_tokens),
@@ -240,15 +250,24 @@ fn sample(b: &mut CaseBuilder, temperature: f32) {
 
 /// The four rows of one sequence with three drafts.
 fn append_kv(b: &mut CaseBuilder) {
-    let inputs = [
-        b.constant("qkv", &[SEQUENCES, 3 * INNER], 0.5),
-        b.ids("pos", &[100, 101, 102, 103]),
-        b.leaf("table", &[SEQUENCES, LEN], Dtype::U32, vec![0.0; SEQUENCES * LEN]),
-    ];
+    let inputs = [b.constant("qkv", &[SEQUENCES, 3 * INNER], 0.5), b.ids("pos", &[100, 101, 102, 103])];
     let memory = b.constant("cache", &[LEN, 2 * INNER], 0.5);
-    let cache = b.graph.push1(AppendKv { homes: 1, kv_len: LEN }, &inputs);
+    let cache = b.graph.push1(AppendKv { homes: 1, kv_len: LEN, together: SEQUENCES, stride: 1 }, &inputs);
     b.graph.store_in(cache, memory);
     b.output_constant("cache", memory);
+}
+
+fn prefix_table(b: &mut CaseBuilder) {
+    let rows: Vec<u32> = (0..SEQUENCES as u32).collect();
+    let homes = (0..SEQUENCES * LEN).map(|i| (i / LEN) as f64).collect();
+    let inputs = [
+        b.ids("pos", &[100; SEQUENCES]),
+        b.leaf("cache_row", &[SEQUENCES, LEN], Dtype::U32, homes),
+        b.ids("source_of", &rows),
+        b.ids("src_lens", &[100; SEQUENCES]),
+    ];
+    let made = b.graph.push(PrefixTable { src_len: LEN, beams: 1 }, &inputs);
+    b.output_constant("table", made[1]);
 }
 
 /// One sequence whose drafts are wrong, so that each replay advances a position.

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::graph::{Add, AddInto, Dtype, Graph, Tensor64, ValueId, ValueInfo, interpret};
 use crate::ops::{
     Activation, BlockSums, CrossEntropy, Dropout, Function, Gather, JoinAttention, Logits, Matmul, MatmulLayout,
-    MeanPool, PositionBias, RmsNorm, Variant, distance_buckets, gather_index, gather_index_len,
+    MeanPool, NO_ROW, PositionBias, RmsNorm, SelectRows, Variant, distance_buckets, gather_index, gather_index_len,
 };
 use crate::rng::{Purpose, Rng, fnv1a};
 
@@ -223,6 +223,7 @@ pub fn cases() -> Vec<Case> {
     rms_norm(&mut cases);
     activation(&mut cases);
     gather(&mut cases);
+    select_rows(&mut cases);
     dropout(&mut cases);
     position_bias(&mut cases);
     attention::push(&mut cases);
@@ -286,6 +287,25 @@ fn gather(cases: &mut Vec<Case>) {
             let seed = b.leaf("seed", &[17, cols], Dtype::F32, seed);
             b.output_seeded("y", y, seed);
             assert_eq!(b.graph.len(inputs[1]), gather_index_len(17));
+        }));
+    }
+}
+
+/// Some rows in no order, some of the result empty, some taken by none.
+fn select_rows(cases: &mut Vec<Case>) {
+    for [n, m, cols] in [[1, 1, 1], [17, 9, 5], [9, 17, 8], [70, 40, 64]] {
+        cases.push(Case::new(format!("select_rows {m} of {n}x{cols}"), move |b| {
+            let (mut rows, mut places) = (vec![NO_ROW; m], vec![NO_ROW; n]);
+            for i in (0..m.min(n)).filter(|i| i % 4 != 3) {
+                let from = (i * 7 + 2) % n;
+                if places[from] == NO_ROW {
+                    (rows[i], places[from]) = (from as u32, i as u32);
+                }
+            }
+            let x = b.input("x", &[n, cols], 1.0);
+            let inputs = [x, b.ids("rows", &rows), b.ids("places", &places)];
+            let y = b.graph.push1(SelectRows, &inputs);
+            b.output("y", y);
         }));
     }
 }

@@ -7,7 +7,7 @@ use t5_wgpu::batch::BatchShape;
 use t5_wgpu::bench;
 use t5_wgpu::gpu::{Caps, Header, Shader};
 use t5_wgpu::graph::{Choices, Dtype, Graph, Launcher, questions};
-use t5_wgpu::model::{Builder, Layout, T5Config};
+use t5_wgpu::model::{Architecture, Builder, Layout, T5Config};
 use t5_wgpu::train::optimizer;
 use t5_wgpu::verify::{bench_cases, cases, large_cases};
 
@@ -51,6 +51,9 @@ pub static VARIANTS: LazyLock<Vec<Variant>> = LazyLock::new(|| {
     }
     for preset in PRESETS {
         found.add_model(&T5Config::preset(preset).expect("a known name"));
+    }
+    for architecture in [Architecture::LanguageModel, Architecture::PrefixLm] {
+        found.add_model(&T5Config { architecture, ..T5Config::preset("t5-small").expect("a known name") });
     }
     for (shader, header) in [optimizer::kernels(), bench::kernels()].concat() {
         for (profile, _) in &*PROFILES {
@@ -183,7 +186,7 @@ impl Found {
 
     /// The graphs of a model with weights of each type: encoder, evaluation, decoding, and training with f32 weights.
     fn add_model(&mut self, config: &T5Config) {
-        let untied = !config.tie_word_embeddings;
+        let (untied, has_encoder) = (!config.tie_word_embeddings, !config.architecture.is_one_stack());
         let (scale, _) = config.output_scale(untied);
         for (profile, caps) in &*PROFILES {
             for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8, Dtype::Q4, Dtype::Q5K, Dtype::Q6K] {
@@ -197,17 +200,19 @@ impl Found {
                 // What integers and scales are unpacked by is the same in all kernels that read weights, and Q8's are all there.
                 if matches!(dtype, Dtype::Q4 | Dtype::Q5K | Dtype::Q6K) {
                     add(1, 512, 160, false, 0.0, &|b| b.decode_step(1, 0));
-                    add(1, 77, 1, false, 0.0, &|b| _ = b.encoder());
+                    if has_encoder {
+                        add(1, 77, 1, false, 0.0, &|b| _ = b.encoder());
+                    }
                     continue;
                 }
                 for (batch, src, max) in
                     [(1, 64, 96), (1, 512, 160), (4, 512, 2048), (8, 64, 96), (16, 64, 96), (3, 1000, 700)]
                 {
-                    add(batch, src, max, false, 0.0, &|b| b.prepare_decoding());
+                    add(batch, src, max, false, 0.0, &|b| b.prepare_decoding(1));
                     add(batch, src, max, false, 0.0, &|b| b.decode_step(1, 0));
                     add(batch, src, max, false, 0.0, &|b| b.decode_step(1, 3));
                 }
-                for (batch, src) in [(8, 512), (1, 512), (1, 77)] {
+                for (batch, src) in [(8, 512), (1, 512), (1, 77)].into_iter().filter(|_| has_encoder) {
                     add(batch, src, 1, false, 0.0, &|b| _ = b.encoder());
                 }
                 for packed in [false, true] {
@@ -227,7 +232,6 @@ impl Found {
 }
 
 fn loss(builder: &mut Builder<'_>) -> t5_wgpu::graph::ValueId {
-    let encoded = builder.encoder();
-    let hidden = builder.decoder(encoded);
+    let hidden = builder.states();
     builder.loss(hidden, 1e-4, 0.1)
 }

@@ -5,13 +5,15 @@
 //! source, or one of the beams of a source, or one of the next tokens of a source, of which all but the first are guessed. Rows of
 //! a source lie side by side.
 
-use super::{Builder, DECODER_BIAS, Stack};
+use super::{Builder, Keep, Run, Sees};
+use crate::batch::BatchShape;
 use crate::graph::{Dtype, Graph, ValueId};
+use crate::model::architecture::{Architecture, Stack};
 use crate::model::config::T5Config;
 use crate::model::layout::{Layout, cross_leaf};
 use crate::ops::{
-    AcceptDrafts, Activation, AdjustLogits, AppendKv, AttentionDecode, BeamSearch, Matmul, SETTINGS_LEN, Sample,
-    TokenScores, TopTokens, Variant,
+    AcceptDrafts, Activation, AdjustLogits, AppendKv, AttentionDecode, BeamSearch, Mask, Matmul, PrefixTable,
+    SETTINGS_LEN, Sample, TokenScores, TopTokens, Variant,
 };
 
 /// Sizes of a decoding session.
@@ -46,9 +48,16 @@ impl DecodeShape {
         self.sequences() * (1 + self.drafts)
     }
 
+    /// Positions of a row of the caches: those of the target, and before them those of the source where one stack reads both.
+    fn cached(&self, config: &T5Config) -> usize {
+        if config.architecture.is_one_stack() { self.src_len + self.max_len } else { self.max_len }
+    }
+
     /// The leaves that outlive a run:
     /// - `cross.N`: keys and values of the source, for the run of decoder blocks that begins with block N
-    /// - `cache.N`, `bias.N`: keys and values of the target so far and position biases, of block N
+    /// - `cache.N`, `bias.N`: keys and values of the target so far and position biases, of block N. Where one stack reads source and
+    ///   target, those of the source stand before those of the target, in the first row of each source; `src_pos [batch src_len]` says at
+    ///   which position each does: `0..src_len`, over and over
     /// - `cache_row [rows, max_len]`: in which row of the caches the key of each position lies. A row itself from its newest
     ///   position on; a beam's earlier keys are where its ancestors left them. All rows of a sequence name the sequence's
     /// - `source_of [rows]`, `src_ids [batch src_len]`, `src_lens [batch]`: the source of each row, the tokens of each source and their
@@ -74,7 +83,7 @@ impl DecodeShape {
             add(format!("cross.{}", run.start), &[positions, run.len() * row], Dtype::F32);
         }
         for block in 0..config.num_decoder_layers {
-            add(format!("cache.{block}"), &[sequences * self.max_len, row], Dtype::F32);
+            add(format!("cache.{block}"), &[sequences * self.cached(config), row], Dtype::F32);
             if config.has_relative_bias(block) {
                 add(format!("bias.{block}"), &[config.num_heads, distances], Dtype::F32);
             }
@@ -92,6 +101,9 @@ impl DecodeShape {
         }
         if self.drafts > 0 {
             add("origin".into(), &[self.max_len, sequences], Dtype::U32);
+        }
+        if config.architecture.is_one_stack() {
+            add("src_pos".into(), &[positions], Dtype::U32);
         }
         add("src_ids".into(), &[positions], Dtype::U32);
         add("src_lens".into(), &[self.batch], Dtype::U32);
@@ -179,18 +191,38 @@ fn store_all(graph: &mut Graph, values: &[ValueId], names: &[&str]) {
 }
 
 /// Lets a value live in the leaf of this name.
-fn store(graph: &mut Graph, value: ValueId, name: &str) {
+pub(super) fn store(graph: &mut Graph, value: ValueId, name: &str) {
     let info = graph.value(value);
     let (shape, dtype) = (info.shape.clone(), info.dtype);
     let leaf = graph.leaf(name, &shape, dtype);
     graph.store_in(value, leaf);
 }
 
+/// The table of the decoder's position bias.
+const DECODER_BIAS: &str = "SelfAttention.relative_attention_bias";
+
 impl Builder<'_> {
-    /// The encoder, and everything in the decoder that depends on the source or the weights alone: stores `cross.N` and
-    /// `bias.N`. Reads `src_ids` (`[B S]`) and `src_lens` (`[B]`).
-    pub fn prepare_decoding(&mut self) {
-        let encoded = self.encoder();
+    /// Everything that depends on the sources or the weights alone: the encoder, and the decoder's keys and values of the source; or, of
+    /// one stack, its own keys and values of the source. Stores `cross.N` or `cache.N`, and `bias.N`. Reads `src_ids` (`[B S]`), `src_lens`
+    /// (`[B]`) and for one stack `src_pos` (`[B S]`). `beams`: rows of the caches to a source.
+    pub fn prepare_decoding(&mut self, beams: usize) {
+        let BatchShape { batch, src_len, tgt_len: max_len, .. } = self.shape;
+        let encoded = match self.config.architecture {
+            Architecture::EncoderDecoder | Architecture::Shared => Some(self.encoder()),
+            one_stack => {
+                let own = match one_stack {
+                    Architecture::PrefixLm => self.sees_source(),
+                    _ => Sees { mask: Mask::Causal, inputs: Vec::new() },
+                };
+                let kv_len = src_len + max_len;
+                let append = AppendKv { homes: batch * beams, kv_len, together: src_len, stride: beams };
+                let pos = self.graph.leaf("src_pos", &[batch * src_len], Dtype::U32);
+                let keep = Some(Keep { append, pos });
+                let embedded = self.embed("src", batch * src_len);
+                self.stack(&Run { stack: Stack::Decoder, len: src_len, own, source: None, keep }, embedded);
+                None
+            }
+        };
         for block in 0..self.config.num_decoder_layers {
             if self.config.has_relative_bias(block)
                 && let Some(bias) = self.bias(Stack::Decoder, block, DECODER_BIAS, None)
@@ -198,7 +230,8 @@ impl Builder<'_> {
                 store(&mut self.graph, bias, &format!("bias.{block}"));
             }
         }
-        for run in self.layout.cross_runs(self.shape.batch * self.shape.src_len) {
+        let Some(encoded) = encoded else { return };
+        for run in self.layout.cross_runs(batch * src_len) {
             self.graph.scope(format!("decoder.block.{}.layer.1", run.start));
             let kv = self.linear(&cross_leaf(&run), encoded);
             store(&mut self.graph, kv, &format!("cross.{}", run.start));
@@ -216,15 +249,21 @@ impl Builder<'_> {
         let inner = self.config.inner_dim();
         let distances = 2 * self.config.relative_attention_max_distance + 1;
         let lens = self.graph.leaf("src_lens", &[batch], Dtype::U32);
-        let pos = self.graph.leaf("pos", &[rows], Dtype::U32);
-        let cache_row = self.graph.leaf("cache_row", &[rows, max_len], Dtype::U32);
+        let mut pos = self.graph.leaf("pos", &[rows], Dtype::U32);
+        let mut table = self.graph.leaf("cache_row", &[rows, max_len], Dtype::U32);
         let source_of = self.graph.leaf("source_of", &[rows], Dtype::U32);
+        let mut kv_len = max_len;
+        if self.config.architecture.is_one_stack() {
+            // The positions of a target go on where its source ends.
+            let placed = self.graph.push(PrefixTable { src_len, beams }, &[pos, table, source_of, lens]);
+            (pos, table, kv_len) = (placed[0], placed[1], src_len + max_len);
+        }
         let attention = AttentionDecode {
             rows,
             homes: sequences,
             heads: self.config.num_heads,
             d_kv: self.config.d_kv,
-            kv_len: max_len,
+            kv_len,
             windows: 1,
             window: 0,
             causal: true,
@@ -235,62 +274,63 @@ impl Builder<'_> {
         let mut x = self.embed("tgt", rows);
         let mut bias_block = 0;
         let runs = self.layout.cross_runs(batch * src_len);
-        for (run, block) in runs.iter().flat_map(|run| run.clone().map(move |block| (run, block))) {
+        for block in 0..self.config.num_decoder_layers {
             if self.config.has_relative_bias(block) {
                 bias_block = block;
             }
             let bias_shape = [self.config.num_heads, distances];
             let bias = self.graph.leaf(format!("bias.{bias_block}"), &bias_shape, Dtype::F32);
-            let layer = format!("decoder.block.{block}.layer");
-            self.graph.scope(format!("{layer}.0"));
-            let names = [format!("{layer}.0.layer_norm.weight"), format!("{layer}.0.SelfAttention.qkv.weight")];
-            let qkv = self.linear_of_norm(names, x, None);
-            let memory = self.graph.leaf(format!("cache.{block}"), &[sequences * max_len, 2 * inner], Dtype::F32);
-            let inputs = [qkv, pos, bias, cache_row];
+            let layers = self.config.block_names(Stack::Decoder, block);
+            let layer = layers.self_attention;
+            let qkv = self.project_norm(&layer, "SelfAttention.qkv", x, None);
+            let memory = self.graph.leaf(format!("cache.{block}"), &[sequences * kv_len, 2 * inner], Dtype::F32);
+            let inputs = [qkv, pos, bias, table];
             let attended = if drafts == 0 {
                 let [attended, cache] = self.graph.push(attention.clone(), &inputs)[..] else { unreachable!() };
                 self.graph.store_in(cache, memory);
                 attended
             } else {
                 // A draft sees the keys of those before it: all are stored before any row attends.
-                let append = AppendKv { homes: sequences, kv_len: max_len };
-                let cache = self.graph.push1(append, &[qkv, pos, cache_row]);
+                let append = AppendKv { homes: sequences, kv_len, together: 1 + drafts, stride: 1 };
+                let cache = self.graph.push1(append, &[qkv, pos]);
                 self.graph.store_in(cache, memory);
                 self.graph.push1(attention.clone(), &[&inputs[..], &[cache]].concat())
             };
-            x = self.project_back(&format!("{layer}.0.SelfAttention.o.weight"), attended, x);
+            x = self.project_back(&format!("{layer}.SelfAttention.o.weight"), attended, x);
 
-            self.graph.scope(format!("{layer}.1"));
-            let names = [format!("{layer}.1.layer_norm.weight"), format!("{layer}.1.EncDecAttention.q.weight")];
-            let q = self.linear_of_norm(names, x, None);
-            let cross_shape = [batch * src_len, run.len() * 2 * inner];
-            let cross = self.graph.leaf(format!("cross.{}", run.start), &cross_shape, Dtype::F32);
-            let (windows, window) = (run.len(), block - run.start);
-            let op = AttentionDecode {
-                homes: batch,
-                kv_len: src_len,
-                windows,
-                window,
-                causal: false,
-                stores: false,
-                ..attention.clone()
-            };
-            let attended = self.graph.push1(op, &[q, cross, lens, source_of]);
-            x = self.project_back(&format!("{layer}.1.EncDecAttention.o.weight"), attended, x);
+            let run = runs.iter().find(|run| run.contains(&block));
+            if let (Some(layer), Some(run)) = (layers.cross_attention, run) {
+                let q = self.project_norm(&layer, "EncDecAttention.q", x, None);
+                let cross_shape = [batch * src_len, run.len() * 2 * inner];
+                let cross = self.graph.leaf(format!("cross.{}", run.start), &cross_shape, Dtype::F32);
+                let (windows, window) = (run.len(), block - run.start);
+                let op = AttentionDecode {
+                    homes: batch,
+                    kv_len: src_len,
+                    windows,
+                    window,
+                    causal: false,
+                    stores: false,
+                    ..attention.clone()
+                };
+                let attended = self.graph.push1(op, &[q, cross, lens, source_of]);
+                x = self.project_back(&format!("{layer}.EncDecAttention.o.weight"), attended, x);
+            }
 
-            self.graph.scope(format!("{layer}.2"));
-            let names = [format!("{layer}.2.layer_norm.weight"), format!("{layer}.2.DenseReluDense.wi.weight")];
-            let a = self.linear_of_norm(names, x, Some(self.config.feed_forward_proj));
-            x = self.project_back(&format!("{layer}.2.DenseReluDense.wo.weight"), a, x);
+            let layer = layers.feed_forward;
+            let a = self.project_norm(&layer, "DenseReluDense.wi", x, Some(self.config.feed_forward_proj));
+            x = self.project_back(&format!("{layer}.DenseReluDense.wo.weight"), a, x);
         }
         self.graph.scope("decoder");
-        let logits = self.logits(x, Some("decoder.final_layer_norm.weight"));
+        let logits = self.logits(x, Some(&self.config.final_norm(Stack::Decoder)));
         store(&mut self.graph, logits, "logits");
     }
 
-    /// activation(weight norm(x)) in one kernel.
-    fn linear_of_norm(&mut self, [norm, weight]: [String; 2], x: ValueId, activation: Option<Activation>) -> ValueId {
-        let inputs = [x, self.param(&weight), self.param(&norm)];
+    /// activation(weight norm(x)) in one kernel, the beginning of a layer.
+    fn project_norm(&mut self, layer: &str, weight: &str, x: ValueId, activation: Option<Activation>) -> ValueId {
+        self.graph.scope(layer);
+        let weights = [format!("{layer}.{weight}.weight"), format!("{layer}.layer_norm.weight")];
+        let inputs = [x, self.param(&weights[0]), self.param(&weights[1])];
         let op = Matmul { norm: Some(self.eps()), activation, ..self.product() };
         self.graph.push1(op, &inputs)
     }

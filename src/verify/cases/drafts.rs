@@ -1,12 +1,13 @@
-//! Cases of the ops that a step with guessed tokens uses.
+//! Cases of the ops that a step with guessed tokens uses, or one of a model whose sources stand in its cache.
 
 use super::{Case, CaseBuilder};
 use crate::graph::{Dtype, ValueId};
-use crate::ops::{AcceptDrafts, AppendKv, AttentionDecode, ChoiceSettings, SETTINGS_LEN};
+use crate::ops::{AcceptDrafts, AppendKv, AttentionDecode, ChoiceSettings, PrefixTable, SETTINGS_LEN};
 
 pub(super) fn push(cases: &mut Vec<Case>) {
     attention_of_drafts(cases);
     append_kv(cases);
+    prefix_table(cases);
     accept_drafts(cases);
 }
 
@@ -36,7 +37,7 @@ fn attention_of_drafts(cases: &mut Vec<Case>) {
                 let (pos, table) = places_of_drafts(b, homes, width, kv_len);
                 let bias = b.constant("bias", &[heads, 2 * reach + 1], 1.0);
                 let memory = b.constant("cache", &[homes * kv_len, 2 * inner], 1.0);
-                let cache = b.graph.push1(AppendKv { homes, kv_len }, &[qkv, pos, table]);
+                let cache = b.graph.push1(append_to(homes, kv_len, width), &[qkv, pos]);
                 b.graph.store_in(cache, memory);
                 let out = b.graph.push1(op, &[qkv, pos, bias, table, cache]);
                 b.output_constant("out", out);
@@ -54,15 +55,56 @@ fn places_of_drafts(b: &mut CaseBuilder, homes: usize, width: usize, kv_len: usi
     (b.ids("pos", &pos), b.leaf("table", &[homes * width, kv_len], Dtype::U32, table))
 }
 
+fn append_to(homes: usize, kv_len: usize, together: usize) -> AppendKv {
+    AppendKv { homes, kv_len, together, stride: 1 }
+}
+
 fn append_kv(cases: &mut Vec<Case>) {
     for [homes, width, inner, kv_len] in [[1, 1, 1, 1], [3, 2, 5, 9], [2, 4, 512, 33], [5, 16, 12, 40]] {
         cases.push(Case::new(format!("append_kv [{homes} {width} {inner} {kv_len}]"), move |b| {
             let qkv = b.constant("qkv", &[homes * width, 3 * inner], 1.0);
-            let (pos, table) = places_of_drafts(b, homes, width, kv_len);
+            let (pos, _) = places_of_drafts(b, homes, width, kv_len);
             let memory = b.constant("cache", &[homes * kv_len, 2 * inner], 1.0);
-            let cache = b.graph.push1(AppendKv { homes, kv_len }, &[qkv, pos, table]);
+            let cache = b.graph.push1(append_to(homes, kv_len, width), &[qkv, pos]);
             b.graph.store_in(cache, memory);
             b.output_constant("cache", memory);
+        }));
+    }
+    // Whole sources, of which each has several rows of the cache and fills the first; of one the last positions are past the end.
+    for [sources, len, inner, kv_len, stride] in [[1, 5, 3, 5, 1], [3, 7, 4, 6, 4], [2, 33, 96, 40, 3]] {
+        cases.push(Case::new(format!("append_kv of sources [{sources} {len} {inner} {kv_len} {stride}]"), move |b| {
+            let (rows, homes) = (sources * len, sources * stride);
+            let qkv = b.constant("qkv", &[rows, 3 * inner], 1.0);
+            let pos = b.ids("pos", &(0..rows).map(|row| (row % len) as u32).collect::<Vec<_>>());
+            let memory = b.constant("cache", &[homes * kv_len, 2 * inner], 1.0);
+            let cache = b.graph.push1(AppendKv { homes, kv_len, together: len, stride }, &[qkv, pos]);
+            b.graph.store_in(cache, memory);
+            b.output_constant("cache", memory);
+        }));
+    }
+}
+
+/// Sources of different lengths, one that fills its places, and rows that stand at the end and past it.
+fn prefix_table(cases: &mut Vec<Case>) {
+    for [sources, beams, width, src_len, len] in
+        [[1, 1, 1, 1, 1], [3, 1, 1, 5, 7], [2, 4, 1, 16, 33], [3, 1, 4, 20, 9], [4, 32, 1, 64, 96]]
+    {
+        cases.push(Case::new(format!("prefix_table [{sources} {beams} {width} {src_len} {len}]"), move |b| {
+            let rows = sources * beams * width;
+            let source_of: Vec<u32> = (0..rows).map(|row| (row / width / beams) as u32).collect();
+            let lens: Vec<u32> = (0..sources).map(|s| (src_len - s * src_len / (sources + 1)) as u32).collect();
+            let pos: Vec<u32> = (0..rows).map(|row| ((row * 5 + len - 1) % (len + 2)) as u32).collect();
+            // Each position by itself in some row of the same source.
+            let home = |i: usize| (i / len / width / beams * beams + (i * i + i / len) % beams) as f64;
+            let inputs = [
+                b.ids("pos", &pos),
+                b.leaf("cache_row", &[rows, len], Dtype::U32, (0..rows * len).map(home).collect()),
+                b.ids("source_of", &source_of),
+                b.ids("src_lens", &lens),
+            ];
+            let made = b.graph.push(PrefixTable { src_len, beams }, &inputs);
+            b.output_constant("at", made[0]);
+            b.output_constant("table", made[1]);
         }));
     }
 }
