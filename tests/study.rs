@@ -267,6 +267,28 @@ fn what_cannot_be_compared_is_refused_with_its_line() {
 }
 
 #[test]
+fn shipped_studies_are_sound() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/studies.md")).unwrap();
+    let files: Vec<_> = fs::read_dir(root.join("studies")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let studies: Vec<_> = files.iter().filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
+    assert!(studies.len() >= 5);
+    for path in studies {
+        let study = Study::read(path).unwrap();
+        assert!(study.about.is_some() && study.seeds.len() >= 3, "{}", path.display());
+        let runs = study.cells().len() * study.seeds.len();
+        let row = page.lines().find(|line| line.contains(&format!("(../studies/{}.toml)", study.title())));
+        assert!(row.is_some_and(|row| row.ends_with(&format!("| {runs} |"))), "{runs} runs of {}", path.display());
+        // Each row of a paper's table stands for a cell, and says no more than the study asks.
+        for paper in &study.paper {
+            for row in &paper.rows {
+                assert!(study.cells().iter().any(|cell| study.paper_values(cell) == Some(&row.values)), "{row:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn designs_and_baselines_say_what_is_compared() {
     let scratch = scratch("study-design");
     let read = |text: String| Study::read(Path::new(&scratch.file("other.toml", text))).unwrap();
