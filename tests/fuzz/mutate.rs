@@ -206,7 +206,10 @@ fn words(input: &[u8], random: &mut Random) -> Vec<u8> {
         0 => random.one(&NUMBERS).as_bytes().to_vec(),
         1 => random.one(&TEXTS).as_bytes().to_vec(),
         2 => random.one(&MARKS).repeat(random.size(LONGEST)).into_bytes(),
-        3 => words[at..end].concat().repeat(random.size(4096)),
+        3 => {
+            let piece = words[at..end].concat();
+            piece.repeat(times(piece.len(), 4096, random))
+        }
         4 => words.get(random.below(words.len())).cloned().unwrap_or_default(),
         _ => Vec::new(),
     };
@@ -223,6 +226,11 @@ fn json_text(input: &[u8], random: &mut Random) -> Option<Vec<u8>> {
 }
 
 /// Changes something somewhere in a tree.
+/// How often something of this length is repeated, so that the input does not become much longer than inputs are.
+fn times(len: usize, most: usize, random: &mut Random) -> usize {
+    random.size(most).min(LONGEST / len.max(1) + 1)
+}
+
 fn spoil(root: &mut Value, random: &mut Random) {
     let mut count = 0;
     visit(root, &mut |_| count += 1);
@@ -272,7 +280,7 @@ fn change(value: &mut Value, other: &Value, random: &mut Random) {
                     if random.below(2) == 0 { json!([inner]) } else { Map::from_iter([("x".into(), inner)]).into() };
             }
         }
-        (4, Value::String(text)) => *text = text.repeat(random.size(4096)),
+        (4, Value::String(text)) => *text = text.repeat(times(text.len(), 4096, random)),
         (4 | 5, _) if random.below(2) == 0 => *value = json!(random.one(&TEXTS)),
         (4, _) => *value = random.one(&[json!(null), json!(true), json!([]), json!({})]).clone(),
         // What no JSON number can be stays a text.
@@ -315,7 +323,7 @@ fn protobuf(input: &[u8], random: &mut Random, depth: usize) -> Option<Vec<u8>> 
     let (field, payload) = *fields.get(at)?;
     let new = match (random.below(5), payload) {
         (0, _) => Vec::new(),
-        (1, _) => field.repeat(random.size(1024)),
+        (1, _) => field.repeat(times(field.len(), 1024, random)),
         (2, _) => fields[random.below(fields.len())].0.to_vec(),
         (_, Some(payload)) => {
             let inner = (depth > 0).then(|| protobuf(payload, random, depth - 1)).flatten();
