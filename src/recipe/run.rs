@@ -16,6 +16,7 @@ use serde::de::IgnoredAny;
 use super::conductor::{Conductor, Watch, drive};
 use super::evaluation::{self, evaluate, write_evaluation};
 use super::record::{Difference, LEARNED, RECORDS, Record, Records, start_of};
+use super::source::LENGTHS;
 use super::stage::Budget;
 use super::{Recipe, Stage};
 use crate::data::stream::BatchPosition;
@@ -427,8 +428,7 @@ pub(super) fn check_part(recipe: &Recipe, records: &Records, out: &Path, part: &
     }
     let (folder, place) = (out.join(part), format!("stage.{part}"));
     let mut differences = record.differences(&Record::of(recipe, part, out)?, part)?;
-    let is_length =
-        |key: &str| ["steps", "minutes", "tokens", "flops"].iter().any(|length| key == format!("{place}.{length}"));
+    let is_length = |key: &str| LENGTHS.iter().any(|length| key == format!("{place}.{length}"));
     differences.retain(|difference| !(is_length(&difference.key) && difference.is_another_value()));
     let budget = |stage: Option<&Stage>| stage.and_then(Stage::budget);
     let amount = |stage: Option<&Stage>| budget(stage).map_or(0.0, Budget::amount);

@@ -13,6 +13,9 @@ use crate::files::{self, SETTINGS_LIMIT};
 /// The tables that keys may begin with, beside stages.
 pub(super) const SECTIONS: [&str; 4] = ["model", "tokenizer", "texts", "tasks"];
 
+/// The keys of a stage of which one says how long it trains.
+pub(super) const LENGTHS: [&str; 4] = ["steps", "minutes", "tokens", "flops"];
+
 /// What is wrong, under which key: "stage.pretrain.lr".
 #[derive(Debug)]
 pub(crate) struct Wrong {
@@ -171,9 +174,11 @@ fn override_in(table: &mut Table, text: &str) -> Result<(), String> {
     if says_stage {
         parts.remove(0);
     }
+    let mut is_of_stage = false;
     let mut at = &mut *table;
     if let Some(first) = parts.first().copied().filter(|first| says_stage || !SECTIONS.contains(first)) {
         parts.remove(0);
+        is_of_stage = parts.is_empty();
         let name = |stage: &Value| stage.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let stages = at.get_mut("stage").and_then(Value::as_array_mut).map_or(&mut [][..], |stages| &mut stages[..]);
         let known: Vec<String> = stages.iter().map(name).collect();
@@ -189,6 +194,10 @@ fn override_in(table: &mut Table, text: &str) -> Result<(), String> {
             .or_insert_with(|| Value::Table(Table::new()))
             .as_table_mut()
             .ok_or_else(|| format!("`{part}` is a value, not a table"))?;
+    }
+    // A stage is so long in one way.
+    if is_of_stage && LENGTHS.contains(&last) {
+        LENGTHS.iter().for_each(|other| drop(at.remove(*other)));
     }
     at.insert(last.to_owned(), value);
     Ok(())
@@ -283,6 +292,8 @@ mod tests {
         for part in ["d_model = 128", "lr = 0.5", "train = [\"x\"]", "from = \"bytes\"", "seed = 7", "steps = 9"] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        override_in(&mut table, "a.tokens=5e6").unwrap();
+        assert!(table["stage"][0].get("steps").is_none(), "one length takes the place of another");
         assert!(override_in(&mut table, "seed").is_err());
         assert!(override_in(&mut table, "seed.x=1").is_err());
         assert!(override_in(&mut table, "a..x=1").is_err());
