@@ -121,7 +121,7 @@ def draw(results, steps):
         logs = [(k, [math.log10(max(v, 1e-12)) for v in values]) for k, values in far]
         low, high = math.floor(min(min(v) for _, v in logs)), math.ceil(max(max(v) for _, v in logs))
         title = f"{name}: distance from float64, {WINDOW} steps each"
-        parts.append(panel(510, top, title, logs, low, high, lambda v: f"1e{v:.1f}"))
+        parts.append(panel(510, top, title, logs, low, high, lambda v: f"1e{v:g}"))
     y = 40 + len(results) * 270 - 20
     parts.append(f'<path class="a" d="M50,{y}h24"/><text x="80" y="{y + 4}">PyTorch, float32</text>')
     parts.append(f'<path class="b" d="M220,{y}h24"/><text x="250" y="{y + 4}">t5-wgpu</text>')
