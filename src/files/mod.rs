@@ -1,6 +1,8 @@
 //! Files in and out: read up to a limit and only if they are files, written whole or not at all.
 
 mod atomic;
+#[cfg(feature = "train")]
+mod nesting;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -11,6 +13,8 @@ pub(crate) use atomic::sync_folder;
 #[cfg(feature = "train")]
 pub(crate) use atomic::{LEFT_OVER, folder_of};
 pub use atomic::{write_all_atomic, write_atomic, write_streamed};
+#[cfg(feature = "train")]
+pub use nesting::{TOO_DEEP, nests_too_deep};
 
 use crate::error::{Error, Result};
 

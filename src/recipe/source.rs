@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
 use crate::error::{Error, Result};
-use crate::files::{self, SETTINGS_LIMIT};
+use crate::files::{self, SETTINGS_LIMIT, TOO_DEEP, nests_too_deep};
 
 /// The tables that keys may begin with, beside stages.
 pub(super) const SECTIONS: [&str; 4] = ["model", "tokenizer", "texts", "tasks"];
@@ -48,6 +48,9 @@ pub(crate) struct Source {
 impl Source {
     pub fn read(path: &Path, overrides: &[String]) -> Result<Source> {
         let text = files::read_text(path, SETTINGS_LIMIT)?;
+        if nests_too_deep(&text) {
+            return Err(Error::file(path, TOO_DEEP));
+        }
         Ok(Source { path: path.to_path_buf(), text, overrides: overrides.to_vec() })
     }
 
@@ -218,6 +221,9 @@ pub(super) fn set<T: Clone + Serialize + DeserializeOwned>(section: &mut T, key:
 /// What is no TOML value is text: quotes are a burden in a shell.
 fn value_of(text: &str) -> Value {
     let text = text.trim();
+    if nests_too_deep(text) {
+        return Value::String(text.to_owned());
+    }
     match toml::from_str::<Table>(&format!("value = {text}")) {
         Ok(mut parsed) if parsed.len() == 1 => parsed.remove("value").unwrap_or(Value::String(text.to_owned())),
         _ => Value::String(text.to_owned()),

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::read::{RECIPE, Run, read_if_there};
 use crate::error::{Error, Result};
+use crate::files::{TOO_DEEP, nests_too_deep};
 
 /// Of a recipe: `recipe.toml`. Of a training: what its last checkpoint says of itself and of its model.
 pub(super) fn read(folder: &Path) -> Result<BTreeMap<String, String>> {
@@ -45,6 +46,9 @@ pub(super) fn differences(runs: &[Run]) -> Vec<(String, Vec<Option<String>>)> {
 }
 
 fn parse_recipe(text: &str, path: &Path) -> Result<Value> {
+    if nests_too_deep(text) {
+        return Err(Error::file(path, TOO_DEEP));
+    }
     toml::from_str(text).map_err(|e| {
         let line = e.span().map(|span| text[..span.start].lines().count().max(1));
         Error::File { path: path.to_path_buf(), line, what: format!("not a recipe: {}", e.message()) }

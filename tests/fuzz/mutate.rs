@@ -2,6 +2,7 @@
 
 use flate2::Crc;
 use serde_json::{Map, Value, json};
+use t5_wgpu::files::nests_too_deep;
 
 /// What a file is made of.
 #[derive(Clone, Copy, PartialEq)]
@@ -84,7 +85,7 @@ fn structure(shape: Shape, input: Vec<u8>, seeds: &[Vec<u8>], random: &mut Rando
                 lines.join(&b'\n')
             })
         }
-        Shape::Toml => std::str::from_utf8(&input).ok().and_then(|text| {
+        Shape::Toml => std::str::from_utf8(&input).ok().filter(|text| !nests_too_deep(text)).and_then(|text| {
             let mut value: Value = toml::from_str(text).ok()?;
             spoil(&mut value, random);
             toml::to_string(&value).ok().map(String::into_bytes)

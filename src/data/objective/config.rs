@@ -9,6 +9,7 @@ use serde_untagged::UntaggedEnumVisitor;
 use serde_untagged::de::Error as Untagged;
 
 use super::Objective;
+use crate::files::{TOO_DEEP, nests_too_deep};
 use crate::{Error, Result};
 
 /// What there is to know about an objective before its settings.
@@ -140,6 +141,9 @@ impl FromStr for Objective {
         #[derive(Deserialize)]
         struct Setting {
             objective: Objective,
+        }
+        if nests_too_deep(text) {
+            return Err(wrong(TOO_DEEP.to_owned()));
         }
         let setting: Setting = toml::from_str(&format!("objective = {text}")).map_err(|e| wrong(e.to_string()))?;
         Ok(setting.objective)
