@@ -18,26 +18,14 @@ fn main() -> t5_wgpu::Result<()> {
         return Err(t5_wgpu::Error::Input("three arguments are needed: FOLDER adamw|adafactor RATE".into()));
     };
     let lr: f64 = lr.parse().map_err(|_| t5_wgpu::Error::Input(format!("{lr} is no learning rate")))?;
-    let config = match optimizer.as_str() {
+    let mut config = match optimizer.as_str() {
         "adamw" => OptimizerConfig::adamw(),
-        // As `transformers.Adafactor` with scale_parameter and without relative_step: every matrix is factored.
-        _ => match OptimizerConfig::adafactor_hf() {
-            OptimizerConfig::Adafactor { eps1, eps2, clip_threshold, decay_rate, weight_decay, .. } => {
-                OptimizerConfig::Adafactor {
-                    eps1,
-                    eps2,
-                    clip_threshold,
-                    decay_rate,
-                    weight_decay,
-                    scale_parameter: true,
-                    min_dim_factored: 0,
-                    relative_step: false,
-                    warmup_init: false,
-                }
-            }
-            other => other,
-        },
+        "adafactor" => OptimizerConfig::adafactor_hf(),
+        other => return Err(t5_wgpu::Error::Input(format!("no optimizer `{other}`: there are adamw and adafactor"))),
     };
+    if let OptimizerConfig::Adafactor { relative_step, .. } = &mut config {
+        *relative_step = false;
+    }
     let gpu = pollster::block_on(Gpu::open(&GpuOptions::default()))?;
     let (model, _) = Model::load(&gpu, Path::new(folder))?;
     let (pad, start) = (model.config.pad_token_id, model.config.decoder_start_token_id);

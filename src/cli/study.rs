@@ -26,8 +26,9 @@ Examples:
   A page with intervals and curves:
     t5 report runs/objectives --out objectives.html
 
-A study is a TOML file with a base recipe, [[factor]] with levels, and seeds: see docs/studies.md. Each combination of levels is, for
-each seed, a run of the recipe in a folder of its own. After a crash, a kill or Ctrl-C the same command goes on. The same command in a
+A study is a TOML file with a base recipe, [[factor]] with levels, and seeds: see
+docs/studies.md. Each combination of levels is, for each seed, a run of the recipe in a folder
+of its own. After a crash, a kill or Ctrl-C the same command goes on. The same command in a
 second terminal shares the work.";
 
 /// Compare settings of a recipe over several seeds, with statistics
@@ -171,7 +172,9 @@ fn dry_run(args: &Args, run: &StudyRun, gpu: &t5_wgpu::gpu::Gpu) -> Result<()> {
     let total: f64 = rows.iter().filter_map(|row| row["seconds"].as_f64()).sum();
     match args.look.json {
         true => say!("{}", serde_json::json!({"study": run.study.title(), "cells": rows, "seconds": total}))?,
-        false => say!("{}: about {} in all", run.study.title(), duration(total))?,
+        false => {
+            say!("{}: at most about {} in all: what cells share is made once", run.study.title(), duration(total))?
+        }
     }
     Ok(())
 }
