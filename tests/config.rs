@@ -119,6 +119,8 @@ fn refusals_name_file_line_key_and_value() {
     assert!(other.contains(said), "{other}");
     let missing = T5Config::from_file("no/such/config.json").unwrap_err().to_string();
     assert!(missing.starts_with("cannot read no/such/config.json:"), "{missing}");
+    let other = T5Config::from_dir(Path::new("src")).unwrap_err().to_string();
+    assert!(other.starts_with("src: there is no config.json in this folder"), "{other}");
 }
 
 /// LongT5's defaults are T5's; what its encoder sees is written back as it was read.

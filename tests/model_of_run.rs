@@ -204,3 +204,48 @@ fn models_keep_the_prefixes_of_their_tasks() {
         assert!(said.contains("task_specific_params") && said.contains(expected) && made == bare, "{said}");
     }
 }
+
+#[test]
+fn the_likeliest_of_given_answers_is_that_of_scores() {
+    let scratch = Scratch::new("choices");
+    let here = scratch.path("");
+    let pairs = scratch.pairs(16);
+    let mut command = train(&TINY);
+    command.args(["--steps", "2", "--batch-size", "4", "--pairs"]).arg(&pairs).arg("--out").arg(scratch.path("run"));
+    assert_eq!(command.output().unwrap().status.code(), Some(0));
+    // Whichever of the two a model of two steps prefers, it is the right one in some rows only.
+    let row = |i: usize| {
+        let (one, other) = (format!("{i}w"), format!("x{i}{i}"));
+        if i % 3 == 0 { [format!("w{i}"), one, other] } else { [format!("w{i}"), other, one] }
+    };
+    let rows: Vec<[String; 3]> = (0..12).map(row).collect();
+    scratch.file("t.tsv", rows.iter().map(|row| format!("{}\n", row.join("\t"))).collect::<String>());
+    let declared = "[tasks.pick]\nvalidation = \"t.tsv\"\ncolumns = [\"q\", \"good\", \"bad\"]\ninput = \"{q}\"\n\
+                    target = \"{good}\"\nchoices = [\"{bad}\", \"{good}\"]\n";
+    let stage = "[[stage]]\nname = \"s\"\nevaluate = [\"pick\"]\n";
+    scratch.file("pick.toml", format!("[model]\nfrom = \"run\"\n{declared}{stage}"));
+    let scores = |column: usize| -> Vec<f64> {
+        let lines = rows.iter().map(|row| format!("{}\t{}\n", row[0], row[column]));
+        scratch.file("scored.tsv", lines.collect::<String>());
+        let (code, printed, said) = t5(&["score", "--model", "run", "--pairs", "scored.tsv", "--json"], &here);
+        assert_eq!(code, Some(0), "{said}");
+        let of = |line: &str| serde_json::from_str::<Value>(line).unwrap()["log_prob"].as_f64().unwrap();
+        printed.lines().map(of).collect()
+    };
+    let (good, bad) = (scores(1), scores(2));
+    let right = good.iter().zip(&bad).filter(|(good, bad)| good > bad).count();
+    assert!(right > 0 && right < 12, "{right} of 12: the test should hold rows of both kinds");
+    let evaluate = ["eval", "--model", "run", "--recipe", "pick.toml", "--out", "e", "--json"];
+    let (code, printed, said) = t5(&evaluate, &here);
+    assert_eq!(code, Some(0), "{said}");
+    let result: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(result["tasks"]["pick"]["metrics"], json!({"choice": 100.0 * right as f64 / 12.0}), "{result}");
+    assert_eq!(result["decoding"], Value::Null);
+    let predictions = fs::read_to_string(scratch.path("e/predictions/pick.jsonl")).unwrap();
+    let correct = predictions.lines().filter(|line| line.contains("\"correct\":true")).count();
+    assert_eq!(correct, right);
+    // With metrics, answers are made besides.
+    scratch.file("both.toml", format!("[model]\nfrom = \"run\"\n{declared}metrics = [\"exact_match\"]\n{stage}"));
+    let (code, printed, said) = t5(&["run", "both.toml", "--out", "both"], &here);
+    assert!(code == Some(0) && printed.contains("choice") && printed.contains("exact_match"), "{printed}{said}");
+}

@@ -1,4 +1,4 @@
-//! Both optimisers on the adapter at hand against plain f64 versions of the published formulas.
+//! All optimisers on the adapter at hand against plain f64 versions of the published formulas.
 
 mod common;
 
@@ -151,6 +151,15 @@ impl Oracle {
                     *p = *p * (1.0 - lr * weight_decay) - lr * m / (v.sqrt() + eps);
                 }
             }
+            OptimizerConfig::AdamWScale { betas, eps, weight_decay, least_scale } => {
+                decay_into(&mut self.first, betas[0], g.iter().copied());
+                decay_into(&mut self.second, betas[1], g.iter().map(|x| x * x));
+                let size = lr * (1.0 - betas[1].powf(t)).sqrt() / (1.0 - betas[0].powf(t)) * rms(p).max(least_scale);
+                for ((p, m), v) in p.iter_mut().zip(&self.first).zip(&self.second) {
+                    *p -= size * m / (v.sqrt() + eps);
+                    *p -= lr * weight_decay * *p;
+                }
+            }
             OptimizerConfig::Adafactor {
                 eps1,
                 eps2,
@@ -228,6 +237,13 @@ fn adamw_follows_its_formula() {
 }
 
 #[test]
+fn adamw_scale_follows_its_formula() {
+    check(&OptimizerConfig::adamw_scale(), 0.0, 0.05);
+    let config = OptimizerConfig::AdamWScale { betas: [0.8, 0.95], eps: 0.1, weight_decay: 0.3, least_scale: 0.5 };
+    check(&config, 1.0, 0.05);
+}
+
+#[test]
 fn adafactor_follows_the_paper() {
     check(&OptimizerConfig::adafactor_paper(), 0.0, 0.1);
     check(&OptimizerConfig::adafactor_paper(), 0.5, 0.1);
@@ -259,8 +275,8 @@ fn adafactor_follows_its_other_settings() {
     check(&config, 3.0, 0.05);
 }
 
-fn configs() -> [OptimizerConfig; 3] {
-    [OptimizerConfig::adamw(), OptimizerConfig::adafactor_paper(), OptimizerConfig::adafactor_hf()]
+fn configs() -> Vec<OptimizerConfig> {
+    ["adamw", "adamw-scale", "adafactor", "adafactor-hf"].map(|name| name.parse().unwrap()).to_vec()
 }
 
 #[test]
@@ -353,6 +369,7 @@ fn names_and_json_give_the_settings() {
         assert_eq!(back, config, "serde_json needs its feature `float_roundtrip` to read {json} exactly");
     }
     assert_eq!("adamw".parse::<OptimizerConfig>().unwrap(), OptimizerConfig::adamw());
+    assert_eq!("adamw-scale".parse::<OptimizerConfig>().unwrap(), OptimizerConfig::adamw_scale());
     assert_eq!("adafactor".parse::<OptimizerConfig>().unwrap(), OptimizerConfig::adafactor_paper());
     assert_eq!("adafactor-hf".parse::<OptimizerConfig>().unwrap(), OptimizerConfig::adafactor_hf());
     assert!("sgd".parse::<OptimizerConfig>().unwrap_err().to_string().contains("adafactor-hf"));

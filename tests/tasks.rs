@@ -143,6 +143,35 @@ fn labels_become_words() {
 }
 
 #[test]
+fn answers_to_choose_from() {
+    let folder = Folder::new("choices");
+    folder.write("t.tsv", "gap\tgood\tbad\nHe _ old.\tis\tare\nThey _ old.\tare\tis\n");
+    folder.write("twice.tsv", "gap\tgood\tbad\na\tx\tx\n");
+    let declared = |file: &str, choices: &str| {
+        format!("validation = \"{file}\"\ninput = \"{{gap}}\"\ntarget = \"{{good}}\"\nchoices = {choices}\n")
+    };
+    let both = "[\"{bad}\", \"{good}\"]";
+    let examples = folder.load(&declared("t.tsv", both), Split::Validation).unwrap();
+    let choices: Vec<Vec<&str>> = examples.iter().map(TaskExample::choices).collect();
+    assert_eq!(choices, [["are", "is"], ["is", "are"]]);
+    assert_eq!(examples[1].target, "are");
+    assert!(task(&declared("t.tsv", both)).unwrap().resolved_metrics().is_empty());
+    for (declaration, what) in [
+        (declared("twice.tsv", both), "twice.tsv:2: two choices are the same: \"x\""),
+        (
+            declared("t.tsv", "[\"{bad}\", \"no\"]"),
+            "t.tsv:2: the target \"is\" is none of the choices [\"are\", \"no\"]",
+        ),
+        (declared("t.tsv", "[\"{bad}\"]"), "choices needs two"),
+        (declared("t.tsv", both) + "group_references = true", "leave group_references out"),
+        (declared("t.tsv", "[\"{worse}\", \"{good}\"]"), "worse"),
+    ] {
+        let error = folder.load(&declaration, Split::Validation).unwrap_err();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
 fn scan_commands() {
     let folder = Folder::new("scan");
     folder.write("tasks.txt", "IN: jump twice OUT: I_JUMP I_JUMP\nIN: walk left OUT: I_TURN_LEFT I_WALK\n");
@@ -439,7 +468,7 @@ fn bad_declarations_name_the_key() {
         ("train = \"a.tsv\"\nsource_language = \"en\"", "are for the preset \"wmt\""),
         ("train = \"a.tsv\"\npreset = \"glue/colla\"", "there is no preset \"glue/colla\"; there are glue/cola,"),
         ("train = \"a.tsv\"\npreset = \"glue/wnli\"", "trains on no WNLI"),
-        ("train = \"a.tsv\"\npreset = \"glue/cola\"\ninput = \"{x}\"", "leave input and target out"),
+        ("train = \"a.tsv\"\npreset = \"glue/cola\"\ninput = \"{x}\"", "leave input, target and choices out"),
         ("train = \"a.tsv\"\npreset = \"squad\"\nlabel = \"x\"", "has no labels"),
         ("train = \"a.tsv\"\npreset = \"wmt\"", "needs source_language and target_language"),
         (

@@ -24,6 +24,7 @@ const PEERS: &[(&str, &str)] = &[
     ("tune", "checkpoint"),
     ("tokenizer", "checkpoint"),
     ("data", "tokenizer"),
+    ("train", "forward"),
     ("train", "generate"),
     ("hub", "forward"),
     ("plan", "graph"),

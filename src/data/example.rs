@@ -8,6 +8,9 @@ use serde_json::Value;
 /// What stands for a label that a test set does not tell.
 pub const UNKNOWN_LABEL: &str = "<unk>";
 
+/// The key of `extra` behind which answers to choose from lie.
+pub(super) const CHOICES: &str = "choices";
+
 /// One source and its right answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskExample {
@@ -23,6 +26,11 @@ pub struct TaskExample {
 }
 
 impl TaskExample {
+    /// The answers to choose from, of which the target is one; none for most tasks.
+    pub fn choices(&self) -> Vec<&str> {
+        self.extra[CHOICES].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
     /// Whether the right answer is known, as it is not in published test sets of GLUE and SuperGLUE.
     pub fn is_labelled(&self) -> bool {
         self.references != [UNKNOWN_LABEL]

@@ -88,10 +88,12 @@ impl T5Config {
         }
         let dir = files::model_folder(model);
         let file = dir.join("config.json");
-        match other_format(dir).filter(|_| !file.exists()) {
-            Some(what) => Err(Error::file(dir, what)),
-            None => T5Config::from_file(file),
+        if !dir.is_dir() || file.exists() {
+            return T5Config::from_file(file);
         }
+        let none =
+            "there is no config.json in this folder, so it holds no model: a model's folder has one beside its weights";
+        Err(Error::file(dir, other_format(dir).unwrap_or_else(|| none.into())))
     }
 
     /// What a GGUF file says of itself, if the model is one, and a sentence about what it does not say. A folder's `config.json` says

@@ -247,8 +247,9 @@ impl Stage {
         dropout: Option<f32>,
     ) -> Result<Settings> {
         let mut settings = Settings { seed, dropout: dropout.unwrap_or(0.0), ..Settings::new() };
-        let adafactor = self.optimizer.as_deref().is_some_and(|name| name.starts_with("adafactor"));
-        settings.lr = if adafactor { 1e-2 } else { 1e-3 } * if fine_tuning { 0.1 } else { 1.0 };
+        // Of those whose steps are relative to the parameters.
+        let is_relative = self.optimizer.as_deref().is_some_and(|name| name != "adamw");
+        settings.lr = if is_relative { 1e-2 } else { 1e-3 } * if fine_tuning { 0.1 } else { 1.0 };
         if let Some(budget) = self.budget() {
             budget.check()?;
             // Until it is measured or counted how many these are.

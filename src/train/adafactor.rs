@@ -5,9 +5,9 @@
 
 use super::clip::{CONTROL, WORKGROUP_SUM};
 use super::optimizer::{Arenas, Moments};
-use crate::error::{Error, Result};
+use super::tiles::{SIDE, Scale, TILE, Tiles};
+use crate::error::Result;
 use crate::gpu::{Buffer, Constant, Dispatch, Header, Param, ProgramBuilder, Shader};
-use crate::model::TensorSpan;
 
 pub(super) struct Settings {
     pub eps1: f32,
@@ -16,8 +16,6 @@ pub(super) struct Settings {
     pub scale_parameter: bool,
     pub min_dim_factored: usize,
 }
-
-const TILE: &str = include_str!("../../shaders/adafactor_tile.wgsl");
 
 static SUMS: Shader = Shader {
     name: "adafactor_sums",
@@ -33,13 +31,6 @@ static FACTORS: Shader = Shader {
     defaults: &[],
 };
 
-static TENSORS: Shader = Shader {
-    name: "adafactor_tensors",
-    source: include_str!("../../shaders/adafactor_tensors.wgsl"),
-    shared: &[CONTROL, WORKGROUP_SUM],
-    defaults: &[("CLIP", Constant::Bool(false))],
-};
-
 static UPDATE: Shader = Shader {
     name: "adafactor_update",
     source: include_str!("../../shaders/adafactor_update.wgsl"),
@@ -49,15 +40,9 @@ static UPDATE: Shader = Shader {
 
 pub(super) fn kernels() -> Vec<(&'static Shader, Header)> {
     let mut kernels = vec![(&SUMS, Header::new()), (&FACTORS, Header::new())];
-    for second in [false, true] {
-        kernels.push((&TENSORS, Header::new().bool("CLIP", second)));
-        kernels.push((&UPDATE, Header::new().bool("APPLY", second)));
-    }
+    kernels.extend([false, true].map(|apply| (&UPDATE, Header::new().bool("APPLY", apply))));
     kernels
 }
-
-/// Rows and columns of a tile.
-const SIDE: usize = 64;
 
 /// lr, the moments' decay beta2, 1 - beta2, weight decay. The decay is 0 at the first step: moments start as the first
 /// squared gradients and need no bias correction.
@@ -78,105 +63,14 @@ fn is_factored(shape: &[usize], min_dim_factored: usize) -> bool {
     matches!(*shape, [rows, cols] if rows.min(cols) >= min_dim_factored)
 }
 
-/// Rows of the tables of adafactor_tile.wgsl, adafactor_factors.wgsl and adafactor_tensors.wgsl.
-#[derive(Default)]
-struct Tables {
-    pieces: Vec<[u32; 8]>,
-    /// Of each window.
-    tiles: Vec<Vec<[u32; 4]>>,
-    blocks: Vec<[u32; 8]>,
-    tensors: Vec<[u32; 8]>,
-    tile_count: usize,
-    /// Row and column moments so far.
-    factors: usize,
-    /// Whole moments so far of each window.
-    whole: Vec<usize>,
-}
-
-impl Tables {
-    fn of(arenas: &Arenas<'_>, min_dim_factored: usize) -> Result<Tables> {
-        let windows = arenas.params.len();
-        let mut tables = Tables { tiles: vec![Vec::new(); windows], whole: vec![0; windows], ..Tables::default() };
-        for (index, span) in arenas.spans.iter().enumerate() {
-            tables.add(index, span, is_factored(&span.shape, min_dim_factored))?;
-        }
-        Ok(tables)
-    }
-
-    fn add(&mut self, index: usize, span: &TensorSpan, factored: bool) -> Result<()> {
-        // What is not factored is taken flat, in rows of a tile's width.
-        let cols = if factored { span.shape[1] } else { SIDE };
-        let rows = if factored { span.shape[0] } else { 0 };
-        let tiles_x = cols.div_ceil(SIDE);
-        let first_tile = self.tile_count;
-        let (rows_at, cols_at) = (self.factors, self.factors + rows);
-        let mut rows_before = 0;
-        for piece in &span.pieces {
-            let tiles_y = piece.len.div_ceil(cols).div_ceil(SIDE);
-            let moments_at = if factored { rows_at + rows_before } else { self.whole[piece.window] };
-            let id = self.pieces.len();
-            self.pieces.push(words([
-                piece.offset,
-                piece.len,
-                cols,
-                index,
-                usize::from(factored),
-                moments_at,
-                cols_at,
-                0,
-            ])?);
-            for y in 0..tiles_y {
-                if factored {
-                    let lines = SIDE.min(piece.rows - y * SIDE);
-                    let at = moments_at + y * SIDE;
-                    self.blocks.push(words([self.tile_count, 1, tiles_x, lines, cols, at, 0, 0])?);
-                }
-                for x in 0..tiles_x {
-                    self.tiles[piece.window].push(words([id, y, x, self.tile_count])?);
-                    self.tile_count += 1;
-                }
-            }
-            if factored {
-                rows_before += piece.rows;
-            } else {
-                self.whole[piece.window] += piece.len;
-            }
-        }
-        let tiles = self.tile_count - first_tile;
-        if factored {
-            for x in 0..tiles_x {
-                let lines = SIDE.min(cols - x * SIDE);
-                let at = cols_at + x * SIDE;
-                self.blocks.push(words([first_tile + x, tiles_x, tiles / tiles_x, lines, rows, at, 1, 0])?);
-            }
-            self.factors += rows + cols;
-        }
-        self.tensors.push(words([first_tile, tiles, rows_at, rows, span.len(), 0, 0, 0])?);
-        Ok(())
-    }
-}
-
-fn words<const N: usize>(values: [usize; N]) -> Result<[u32; N]> {
-    let mut out = [0; N];
-    for (word, value) in out.iter_mut().zip(values) {
-        let too_large = |_| Error::Input("optimizer: the tensors exceed 2^32 elements".into());
-        *word = u32::try_from(value).map_err(too_large)?;
-    }
-    Ok(out)
-}
-
 /// The passes' tables, moments and scratch on the device.
 struct Recorder<'a> {
     arenas: &'a Arenas<'a>,
     settings: &'a Settings,
-    tables: &'a Tables,
-    tiles: Buffer,
-    pieces: Buffer,
+    tiles: &'a Tiles,
     blocks: Buffer,
-    tensors: Buffer,
     tile_rows: Buffer,
     tile_cols: Buffer,
-    tile_sums: Buffer,
     factors: Buffer,
     whole: Vec<Buffer>,
 }
@@ -184,70 +78,60 @@ struct Recorder<'a> {
 /// Records the six passes and returns the moments: `factors` (row means, then column means, of each factored tensor in
 /// turn) and for each window `v` (the other tensors' moments in turn).
 pub(super) fn record(builder: &mut ProgramBuilder, arenas: &Arenas<'_>, settings: &Settings) -> Result<Moments> {
-    let tables = Tables::of(arenas, settings.min_dim_factored)?;
-    let recorder = Recorder::new(arenas, settings, &tables)?;
+    let tiles = Tiles::new(arenas, &|shape| is_factored(shape, settings.min_dim_factored))?;
+    let recorder = Recorder::new(arenas, settings, &tiles)?;
+    let scale = Scale { least: settings.scale_parameter.then_some(settings.eps2), threshold: settings.threshold };
     recorder.sums(builder);
     recorder.factors(builder);
-    recorder.tensors(builder, false);
+    tiles.step_sizes(builder, arenas, &recorder.factors, &scale);
     recorder.update(builder, false);
-    recorder.tensors(builder, true);
+    tiles.clip(builder, arenas, &recorder.factors, &scale);
     recorder.update(builder, true);
-    let mut moments = vec![("adafactor.factors".to_owned(), recorder.factors, 4 * tables.factors as u64)];
-    let whole = recorder.whole.into_iter().zip(&tables.whole).enumerate();
+    let mut moments = vec![("adafactor.factors".to_owned(), recorder.factors, 4 * tiles.factors as u64)];
+    let whole = recorder.whole.into_iter().zip(&tiles.whole).enumerate();
     moments.extend(whole.map(|(w, (buffer, &len))| (format!("adafactor.v.{w}"), buffer, 4 * len as u64)));
     moments.retain(|(.., bytes)| *bytes > 0);
     Ok(moments)
 }
 
 impl<'a> Recorder<'a> {
-    fn new(arenas: &'a Arenas<'a>, settings: &'a Settings, tables: &'a Tables) -> Result<Recorder<'a>> {
+    fn new(arenas: &'a Arenas<'a>, settings: &'a Settings, tiles: &'a Tiles) -> Result<Recorder<'a>> {
         let gpu = arenas.gpu;
         let floats = |label: &str, len: usize| gpu.buffer(label, 4 * len as u64);
         Ok(Recorder {
             arenas,
             settings,
-            tables,
-            tiles: gpu.buffer_of("adafactor tiles", &tables.tiles.concat())?,
-            pieces: gpu.buffer_of("adafactor pieces", &tables.pieces)?,
-            blocks: gpu.buffer_of("adafactor blocks", &tables.blocks)?,
-            tensors: gpu.buffer_of("adafactor tensors", &tables.tensors)?,
-            tile_rows: floats("adafactor row sums", SIDE * tables.tile_count)?,
-            tile_cols: floats("adafactor column sums", SIDE * tables.tile_count)?,
-            tile_sums: floats("adafactor tile sums", tables.tile_count)?,
-            factors: floats("row and column moments", tables.factors)?,
-            whole: tables.whole.iter().map(|&len| floats("second moments", len)).collect::<Result<_>>()?,
+            tiles,
+            blocks: gpu.buffer_of("adafactor blocks", &tiles.blocks)?,
+            tile_rows: floats("adafactor row sums", SIDE * tiles.count())?,
+            tile_cols: floats("adafactor column sums", SIDE * tiles.count())?,
+            factors: floats("row and column moments", tiles.factors)?,
+            whole: tiles.whole.iter().map(|&len| floats("second moments", len)).collect::<Result<_>>()?,
         })
     }
 
-    /// For each window that has tiles: its index, the parameters of a kernel that walks them, how many there are.
-    fn windows(&self) -> impl Iterator<Item = (usize, Vec<(&'static str, Param)>, u64)> {
-        let mut first = 0;
-        self.tables.tiles.iter().enumerate().map(move |(window, tiles)| {
-            let params =
-                vec![("first", first.into()), ("count", tiles.len().into()), ("eps1", self.settings.eps1.into())];
-            first += tiles.len();
-            (window, params, tiles.len() as u64)
-        })
+    fn params(&self, [first, count]: [usize; 2]) -> Vec<(&'static str, Param)> {
+        vec![("first", first.into()), ("count", count.into()), ("eps1", self.settings.eps1.into())]
     }
 
     fn sums(&self, builder: &mut ProgramBuilder) {
-        for (window, params, workgroups) in self.windows() {
+        for (window, range) in self.tiles.windows() {
             builder.push(Dispatch {
                 label: format!("adafactor sums {window}"),
                 shader: &SUMS,
                 header: Header::new(),
                 bindings: vec![
-                    ("tiles", self.tiles.all()),
-                    ("pieces", self.pieces.all()),
+                    ("tiles", self.tiles.tiles.all()),
+                    ("pieces", self.tiles.pieces.all()),
                     ("control", self.arenas.control.all()),
                     ("grads", self.arenas.grads[window].all()),
                     ("params", self.arenas.params[window].all()),
                     ("tile_rows", self.tile_rows.all()),
                     ("tile_cols", self.tile_cols.all()),
-                    ("tile_sums", self.tile_sums.all()),
+                    ("tile_sums", self.tiles.sums.all()),
                 ],
-                params,
-                workgroups,
+                params: self.params(range),
+                workgroups: range[1] as u64,
             });
         }
     }
@@ -264,51 +148,29 @@ impl<'a> Recorder<'a> {
                 ("tile_cols", self.tile_cols.all()),
                 ("factors", self.factors.all()),
             ],
-            params: vec![("blocks", self.tables.blocks.len().into())],
-            workgroups: self.tables.blocks.len() as u64,
-        });
-    }
-
-    fn tensors(&self, builder: &mut ProgramBuilder, clip: bool) {
-        let count = self.tables.tensors.len();
-        builder.push(Dispatch {
-            label: if clip { "adafactor clipping" } else { "adafactor step sizes" }.into(),
-            shader: &TENSORS,
-            header: Header::new().bool("CLIP", clip),
-            bindings: vec![
-                ("tensors", self.tensors.all()),
-                ("factors", self.factors.all()),
-                ("tile_sums", self.tile_sums.all()),
-                ("control", self.arenas.control.all()),
-            ],
-            params: vec![
-                ("count", count.into()),
-                ("eps2", self.settings.eps2.into()),
-                ("threshold", self.settings.threshold.into()),
-                ("scale_parameter", u32::from(self.settings.scale_parameter).into()),
-            ],
-            workgroups: count as u64,
+            params: vec![("blocks", self.tiles.blocks.len().into())],
+            workgroups: self.tiles.blocks.len() as u64,
         });
     }
 
     fn update(&self, builder: &mut ProgramBuilder, apply: bool) {
-        for (window, params, workgroups) in self.windows() {
+        for (window, range) in self.tiles.windows() {
             builder.push(Dispatch {
                 label: format!("adafactor {} {window}", if apply { "update" } else { "update size" }),
                 shader: &UPDATE,
                 header: Header::new().bool("APPLY", apply),
                 bindings: vec![
-                    ("tiles", self.tiles.all()),
-                    ("pieces", self.pieces.all()),
+                    ("tiles", self.tiles.tiles.all()),
+                    ("pieces", self.tiles.pieces.all()),
                     ("control", self.arenas.control.all()),
                     ("grads", self.arenas.grads[window].all()),
                     ("factors", self.factors.all()),
                     ("params", self.arenas.params[window].all()),
                     ("v", self.whole[window].all()),
-                    ("tile_sums", self.tile_sums.all()),
+                    ("tile_sums", self.tiles.sums.all()),
                 ],
-                params,
-                workgroups,
+                params: self.params(range),
+                workgroups: range[1] as u64,
             });
         }
     }

@@ -11,11 +11,12 @@ use serde_with::skip_serializing_none;
 use super::engine::LossStats;
 use super::examples::Evaluated;
 use super::settings::Settings;
-use crate::batch::Batch;
+use crate::batch::{Batch, Example};
 use crate::data::metrics::{Direction, Metric, Score};
 use crate::data::stream::by_length;
 use crate::data::{TaskConfig, TaskExample};
 use crate::error::{Error, Result};
+use crate::forward::{TargetScore, TargetScorer};
 use crate::generate::{Decoding, Generation, Generator, ShouldStop};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
@@ -88,9 +89,15 @@ pub struct Best {
 /// What the share of target tokens predicted right is called beside metrics, of which one is `accuracy`.
 pub const TOKEN_ACCURACY: &str = "token_accuracy";
 
+/// The score of choosing among given answers.
+const CHOICE: &str = "choice";
+
 /// The names TASK/METRIC of [`Evaluation::figures`].
 pub fn figure_names(settings: &Settings) -> Vec<String> {
-    let of_task = |task: &TaskConfig| task.resolved_metrics().iter().flat_map(Metric::names).collect();
+    let of_task = |task: &TaskConfig| {
+        let chosen = task.choices.as_ref().map(|_| CHOICE.to_owned());
+        chosen.into_iter().chain(task.resolved_metrics().iter().flat_map(Metric::names)).collect()
+    };
     let names = settings.evaluate.iter().flat_map(|name| {
         let metrics: Vec<String> = settings.tasks.get(name).map_or_else(Vec::new, of_task);
         let own = ["loss", TOKEN_ACCURACY].map(str::to_owned);
@@ -102,7 +109,7 @@ pub fn figure_names(settings: &Settings) -> Vec<String> {
 /// Whether a figure TASK/METRIC is one of the answers to this task.
 pub fn is_of_answers(figure: &str, task: &str) -> bool {
     let metric = figure.strip_prefix(task).and_then(|rest| rest.strip_prefix('/'));
-    metric.is_some_and(|metric| !["loss", TOKEN_ACCURACY].contains(&metric))
+    metric.is_some_and(|metric| !["loss", TOKEN_ACCURACY, CHOICE].contains(&metric))
 }
 
 impl Best {
@@ -149,6 +156,7 @@ pub struct Evaluator {
     tasks: Vec<Prepared>,
     /// Shares the parameters with the model in training.
     generator: Generator,
+    scorer: TargetScorer,
     decoding: Decoding,
 }
 
@@ -202,6 +210,7 @@ impl Evaluator {
         Evaluator {
             tasks: evaluated.into_iter().map(prepare).collect(),
             generator: Generator::new(model.clone()).with_tokenizer(tokenizer),
+            scorer: TargetScorer::new(model.clone()),
             decoding: Decoding { max_batch: rows, limit, ..decoding },
         }
     }
@@ -232,13 +241,22 @@ impl Evaluator {
                 stats.add(&loss_of(batch)?);
             }
             let (mut scores, mut predictions, mut cut) = (Vec::new(), Vec::new(), None);
-            if let Some(answers) = &prepared.answers {
+            if let Some(answers) = &prepared.answers
+                && answers.task.choices.is_some()
+            {
+                let Some(chosen) = answers.choose(&mut self.scorer, tokenizer, should_stop)? else { return Ok(None) };
+                scores.push(chosen.0);
+                predictions = chosen.1;
+            }
+            if let Some(answers) = &prepared.answers
+                && answers.is_generated()
+            {
                 let answered = answers.predict(&mut self.generator, &self.decoding, tokenizer, should_stop)?;
                 let Some(answered) = answered else { return Ok(None) };
                 (predictions, cut) = answered;
                 let texts: Vec<String> = predictions.iter().map(|p| p.prediction.clone()).collect();
                 if answers.texts.iter().all(TaskExample::is_labelled) {
-                    scores = answers.task.score(&texts, &answers.texts)?;
+                    scores.extend(answers.task.score(&texts, &answers.texts)?);
                 }
             }
             let result = TaskEvaluation {
@@ -255,7 +273,8 @@ impl Evaluator {
             };
             tasks.insert(prepared.name.clone(), result);
         }
-        let decoding = self.tasks.iter().any(|task| task.answers.is_some()).then(|| {
+        let is_generated = |task: &Prepared| task.answers.as_ref().is_some_and(Answers::is_generated);
+        let decoding = self.tasks.iter().any(is_generated).then(|| {
             let slack = match self.decoding.max_new_tokens {
                 Some(_) => String::new(),
                 None => format!(", at most {SLACK} tokens more than the longest target"),
@@ -267,6 +286,49 @@ impl Evaluator {
 }
 
 impl Answers {
+    /// Whether answers are made, and not only chosen.
+    fn is_generated(&self) -> bool {
+        self.task.choices.is_none() || !self.task.resolved_metrics().is_empty()
+    }
+
+    /// How often the target is the likeliest of the answers to choose from, and the likeliest of each example. Of answers that
+    /// are as likely, each counts for its share, as in BLiMP (Warstadt et al. 2020) a tie counts for half.
+    fn choose(
+        &self,
+        scorer: &mut TargetScorer,
+        tokenizer: &Tokenizer,
+        should_stop: &ShouldStop<'_>,
+    ) -> Result<Option<(Score, Vec<Prediction>)>> {
+        let mut asked = Vec::new();
+        for (text, source) in self.texts.iter().zip(&self.sources) {
+            for choice in text.choices() {
+                asked.push(Example { source: source.clone(), target: tokenizer.encode_with_eos(choice)? });
+            }
+        }
+        let scores = match pollster::block_on(scorer.score(&asked, should_stop)) {
+            Err(Error::Cancelled) => return Ok(None),
+            scores => scores?,
+        };
+        let mut scores = scores.iter().map(TargetScore::sum);
+        let (mut right, mut predictions) = (0.0, Vec::new());
+        for text in &self.texts {
+            let choices: Vec<(&str, f64)> = text.choices().into_iter().zip(scores.by_ref()).collect();
+            let (choice, share) = chosen(&choices, &text.target);
+            right += share;
+            predictions.push(Prediction {
+                source: text.source.clone(),
+                prediction: choice.to_owned(),
+                references: text.references.clone(),
+                correct: share == 1.0,
+            });
+        }
+        let examples = self.texts.len() as f64;
+        let counts = BTreeMap::from([("examples".to_owned(), examples), ("right".to_owned(), right)]);
+        let value = 100.0 * right / examples;
+        let score = Score { name: CHOICE.into(), value, better: Direction::Higher, counts, signature: None };
+        Ok(Some((score, predictions)))
+    }
+
     fn predict(
         &self,
         generator: &mut Generator,
@@ -302,10 +364,32 @@ impl Answers {
     }
 }
 
+/// The first of the likeliest answers, and what the choice counts: 1 if the target is the likeliest, its share if several are.
+fn chosen<'a>(choices: &[(&'a str, f64)], target: &str) -> (&'a str, f64) {
+    let best = choices.iter().map(|(_, score)| *score).fold(f64::NEG_INFINITY, f64::max);
+    let likeliest = choices.iter().filter(|(_, score)| *score == best).map(|(choice, _)| *choice);
+    let likeliest: Vec<&str> = likeliest.collect();
+    let share = if likeliest.contains(&target) { 1.0 / likeliest.len() as f64 } else { 0.0 };
+    (likeliest.first().copied().unwrap_or_default(), share)
+}
+
 /// Bytes of the text between the special tokens of a target.
 fn spelled(tokenizer: &Tokenizer, target: &[u32]) -> u64 {
     let sentinels: Vec<u32> = (0..tokenizer.n_sentinels()).map_while(|k| tokenizer.sentinel(k)).collect();
     let is_text = |id: &u32| *id != tokenizer.eos() && !sentinels.contains(id);
     let ids: Vec<u32> = target.iter().copied().filter(is_text).collect();
     tokenizer.decode(&ids).len() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chosen;
+
+    #[test]
+    fn the_likeliest_answer_is_chosen_and_ties_are_shared() {
+        assert_eq!(chosen(&[("a", -2.0), ("b", -1.0)], "b"), ("b", 1.0));
+        assert_eq!(chosen(&[("a", -2.0), ("b", -1.0)], "a"), ("b", 0.0));
+        assert_eq!(chosen(&[("a", -1.0), ("b", -1.0)], "b"), ("a", 0.5));
+        assert_eq!(chosen(&[("a", -1.0), ("b", -1.0), ("c", -3.0)], "c"), ("a", 0.0));
+    }
 }

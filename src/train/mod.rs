@@ -15,6 +15,7 @@ pub mod schedule;
 pub mod settings;
 pub mod state;
 pub mod tensorboard;
+mod tiles;
 pub mod trainer;
 mod window;
 

@@ -1,11 +1,11 @@
-//! Optimisers that run wholly on the GPU: AdamW and Adafactor over flat arenas of parameters and gradients.
+//! Optimisers that run wholly on the GPU: AdamW, AdamWScale and Adafactor over flat arenas of parameters and gradients.
 //!
 //! A step reads the token count and the summed gradients where the backward pass left them, averages, clips by the
 //! global norm, and updates; the host sends four numbers and reads nothing back.
 
 use std::str::FromStr;
 
-use super::{adafactor, adamw, clip};
+use super::{adafactor, adamw, clip, tiles};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Header, Program, ProgramBuilder, Sequence, Shader, Slice};
 use crate::model::TensorSpan;
@@ -17,6 +17,16 @@ pub enum OptimizerConfig {
     /// Loshchilov & Hutter 2019, with the arithmetic of `torch.optim.AdamW`: decay applies to every parameter.
     #[serde(rename = "adamw")]
     AdamW { betas: [f64; 2], eps: f64, weight_decay: f64 },
+    /// Adam's step of each tensor relative to the root mean square of its parameters, as Adafactor's are: nanoT5's AdamWScale
+    /// (Nawrot 2023). Its denominator is `sqrt(v) + eps` before the bias correction; decay comes after the step.
+    #[serde(rename = "adamw_scale")]
+    AdamWScale {
+        betas: [f64; 2],
+        eps: f64,
+        weight_decay: f64,
+        /// Least root mean square that the parameters of a tensor count with.
+        least_scale: f64,
+    },
     /// Shazeer & Stern 2018, without momentum.
     Adafactor {
         /// Added to squared gradients.
@@ -86,15 +96,20 @@ const TENSORS_AT: u64 = 32;
 impl OptimizerConfig {
     pub fn weight_decay(&self) -> f64 {
         match self {
-            OptimizerConfig::AdamW { weight_decay, .. } | OptimizerConfig::Adafactor { weight_decay, .. } => {
-                *weight_decay
-            }
+            OptimizerConfig::AdamW { weight_decay, .. }
+            | OptimizerConfig::AdamWScale { weight_decay, .. }
+            | OptimizerConfig::Adafactor { weight_decay, .. } => *weight_decay,
         }
     }
 
     /// PyTorch's defaults: betas 0.9 and 0.999, eps 1e-8, decay 0.01.
     pub fn adamw() -> OptimizerConfig {
         OptimizerConfig::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 }
+    }
+
+    /// nanoT5's: betas 0.9 and 0.999, eps 1e-6, no decay, a scale of at least 1e-3.
+    pub fn adamw_scale() -> OptimizerConfig {
+        OptimizerConfig::AdamWScale { betas: [0.9, 0.999], eps: 1e-6, weight_decay: 0.0, least_scale: 1e-3 }
     }
 
     /// Adafactor as the T5 paper trained with it (Mesh TensorFlow, T5X): the learning rate comes from a schedule, steps
@@ -136,12 +151,20 @@ impl OptimizerConfig {
             if holds { Ok(()) } else { Err(Error::setting(key, format!("{what}, not {value}"))) }
         };
         match *self {
-            OptimizerConfig::AdamW { betas, eps, weight_decay } => {
+            OptimizerConfig::AdamW { betas, eps, weight_decay }
+            | OptimizerConfig::AdamWScale { betas, eps, weight_decay, .. } => {
                 for beta in betas {
                     require((0.0..1.0).contains(&beta), "betas must be at least 0 and less than 1", beta)?;
                 }
                 // In f32 the smallest normal number: gaps between tensors would turn to 0/0.
                 require(eps as f32 >= f32::MIN_POSITIVE && eps.is_finite(), "eps must be positive", eps)?;
+                if let OptimizerConfig::AdamWScale { least_scale, .. } = *self {
+                    require(
+                        least_scale >= 0.0 && least_scale.is_finite(),
+                        "least_scale must be 0 or more",
+                        least_scale,
+                    )?;
+                }
                 require(weight_decay >= 0.0 && weight_decay.is_finite(), "weight_decay must be 0 or more", weight_decay)
             }
             OptimizerConfig::Adafactor { eps1, eps2, clip_threshold, decay_rate, weight_decay, .. } => {
@@ -173,6 +196,9 @@ impl OptimizerConfig {
     fn rates(&self, lr: f64, step: u64) -> [f32; 4] {
         match *self {
             OptimizerConfig::AdamW { betas, weight_decay, .. } => adamw::rates(betas, weight_decay, lr, step),
+            OptimizerConfig::AdamWScale { betas, weight_decay, .. } => {
+                adamw::scaled_rates(betas, weight_decay, lr, step)
+            }
             OptimizerConfig::Adafactor { decay_rate, weight_decay, .. } => {
                 adafactor::rates(decay_rate, weight_decay, self.rate(lr, step), step)
             }
@@ -183,13 +209,16 @@ impl OptimizerConfig {
 impl FromStr for OptimizerConfig {
     type Err = Error;
 
-    /// `adamw`, `adafactor` (the paper's) or `adafactor-hf`.
+    /// `adamw`, `adamw-scale`, `adafactor` (the paper's) or `adafactor-hf`.
     fn from_str(text: &str) -> Result<OptimizerConfig> {
         match text {
             "adamw" => Ok(OptimizerConfig::adamw()),
+            "adamw-scale" => Ok(OptimizerConfig::adamw_scale()),
             "adafactor" => Ok(OptimizerConfig::adafactor_paper()),
             "adafactor-hf" => Ok(OptimizerConfig::adafactor_hf()),
-            _ => Err(Error::Input(format!("no optimizer `{text}`: there are adamw, adafactor and adafactor-hf"))),
+            _ => Err(Error::Input(format!(
+                "no optimizer `{text}`: there are adamw, adamw-scale, adafactor and adafactor-hf"
+            ))),
         }
     }
 }
@@ -222,7 +251,13 @@ impl Optimizer {
         let mut builder = ProgramBuilder::new(gpu);
         clip::record(&mut builder, &arenas, stats, max_norm)?;
         let moments = match config {
-            OptimizerConfig::AdamW { betas, eps, .. } => adamw::record(&mut builder, &arenas, *betas, *eps)?,
+            OptimizerConfig::AdamW { betas, eps, .. } => {
+                adamw::record(&mut builder, &arenas, adamw::Settings { betas: *betas, eps: *eps })?
+            }
+            OptimizerConfig::AdamWScale { betas, eps, least_scale, .. } => {
+                let settings = adamw::Settings { betas: *betas, eps: *eps };
+                adamw::record_scaled(&mut builder, &arenas, settings, *least_scale)?
+            }
             OptimizerConfig::Adafactor { eps1, eps2, clip_threshold, scale_parameter, min_dim_factored, .. } => {
                 let settings = adafactor::Settings {
                     eps1: *eps1 as f32,
@@ -281,7 +316,7 @@ impl Optimizer {
 
 /// Every kernel of the optimisers with the headers that it runs under, for checks without a device.
 pub fn kernels() -> Vec<(&'static Shader, Header)> {
-    [clip::kernels(), adamw::kernels(), adafactor::kernels()].concat()
+    [clip::kernels(), tiles::kernels(), adamw::kernels(), adafactor::kernels()].concat()
 }
 
 fn check_layout(spans: &[TensorSpan], params: &[Buffer], grads: &[Buffer]) -> Result<()> {

@@ -18,7 +18,7 @@ macro_rules! hyper_parameters {
                 /// Train for about so many floating-point operations instead of a number of steps: those of matrix products and
                 /// attention, forward and backward
                 flops: f64, "none", Some(("N", "Training"));
-                /// adamw, adafactor (as the T5 paper) or adafactor-hf (which sets its own step size)
+                /// adamw, adamw-scale (as nanoT5), adafactor (as the T5 paper) or adafactor-hf (which sets its own step size)
                 optimizer: String, "adamw", Some(("NAME", "Training"));
                 /// Weight decay
                 weight_decay: f64, "0", Some(("RATE", "Training"));
@@ -43,7 +43,7 @@ macro_rules! hyper_parameters {
                 /// Threads that make batches ahead of time; the results are the same
                 prefetch: usize = 1, None, Some(("N", "Training"));
                 /// Peak learning rate
-                lr: f64 = 1e-3, Some("1e-3, with adafactor 1e-2; a tenth of it for a model that was trained before"),
+                lr: f64 = 1e-3, Some("1e-3, with adafactor and adamw-scale 1e-2; a tenth of it for a model that was trained before"),
                     Some(("RATE", "Training"));
                 /// What follows the warm-up: constant, inverse-sqrt, linear, cosine or wsd (constant, and linear in the last steps)
                 schedule: $crate::train::schedule::Decay = $crate::train::schedule::Decay::Linear, None,

@@ -322,7 +322,9 @@ impl Settings {
 /// The same optimiser with another weight decay.
 pub fn with_weight_decay(mut config: OptimizerConfig, decay: f64) -> OptimizerConfig {
     match &mut config {
-        OptimizerConfig::AdamW { weight_decay, .. } | OptimizerConfig::Adafactor { weight_decay, .. } => {
+        OptimizerConfig::AdamW { weight_decay, .. }
+        | OptimizerConfig::AdamWScale { weight_decay, .. }
+        | OptimizerConfig::Adafactor { weight_decay, .. } => {
             *weight_decay = decay;
         }
     }

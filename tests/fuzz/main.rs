@@ -1,9 +1,11 @@
 //! Every reader of files under damaged and hostile input, in this process: no panic, no overflow of the stack, bounded time and
 //! memory, and errors that name the file.
 //!
-//! Which inputs are tried follows from the target's name and a count alone. By default it is some hundred a target, seconds in
-//! all; `T5_FUZZ=60` goes on with others for 60 seconds a target. The input at hand lies in `target/tmp/fuzz/TARGET/`, also
-//! after a failure. What was found lies in `tests/data/fuzz/TARGET/` and is tried first.
+//! Which inputs are tried follows from the target's name and their numbers alone. By default it is some hundred a target, seconds
+//! in all; `T5_FUZZ=1000000` tries a million of each target, `T5_FUZZ=400000..1000000` those of these numbers, so that a long
+//! search can be made in parts, also side by side. The input at hand lies in `/dev/shm/t5-fuzz-PROCESS/TARGET/` (where there are
+//! no files in memory, in `target/tmp`), and stays there after a failure. What was found lies in `tests/data/fuzz/TARGET/` and is
+//! tried first.
 
 mod memory;
 mod mutate;
@@ -11,6 +13,7 @@ mod targets;
 
 use std::any::Any;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +23,7 @@ use std::time::{Duration, Instant};
 use mutate::{Random, Shape, mutated};
 use t5_wgpu::Result;
 
-/// Tried of each target without `T5_FUZZ`.
+/// So many are tried of each target without `T5_FUZZ`.
 const INPUTS: u64 = 400;
 
 /// The stack of a program's first thread on Windows, the smallest that a reader runs on.
@@ -55,7 +58,7 @@ static TURN: Mutex<()> = Mutex::new(());
 /// Tries one target. Called by the tests that `targets.rs` lists.
 pub fn fuzz(name: &str, target: Target) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz").join(name);
+    let folder = folder_of(name);
     let _ = fs::remove_dir_all(&folder);
     for (file, contents) in target.beside.iter().chain([&(target.file, Vec::new())]) {
         let path = folder.join(file);
@@ -64,7 +67,7 @@ pub fn fuzz(name: &str, target: Target) {
     }
     let path = folder.join(target.file);
     let (send, receive) = sync_channel::<()>(0);
-    let name = name.to_owned();
+    let (name, done) = (name.to_owned(), folder.clone());
     let work = move || try_all(&name, &target, &folder, &|| send.send(()).unwrap());
     let worker = thread::Builder::new().stack_size(STACK).spawn(work).unwrap();
     loop {
@@ -77,11 +80,13 @@ pub fn fuzz(name: &str, target: Target) {
     if let Err(panic) = worker.join() {
         panic!("{}: {}", path.display(), message_of(&*panic));
     }
+    fs::remove_dir_all(&done).unwrap();
+    // The last target takes the folder around it along.
+    let _ = fs::remove_dir(done.parent().unwrap());
 }
 
 fn try_all(name: &str, target: &Target, folder: &Path, go_on: &dyn Fn()) {
-    let seconds = std::env::var("T5_FUZZ").ok().map(|text| text.parse().expect("T5_FUZZ is a number of seconds"));
-    let seconds = seconds.map(Duration::from_secs);
+    let numbers = numbers();
     for seed in &target.seeds {
         go_on();
         let outcome = try_one(target, folder, seed);
@@ -92,15 +97,32 @@ fn try_all(name: &str, target: &Target, folder: &Path, go_on: &dyn Fn()) {
         let _ = try_one(target, folder, &fs::read(case).unwrap());
     }
     let start = Instant::now();
-    let (mut count, mut read) = (0, 0);
-    while seconds.map_or(count < INPUTS, |seconds| start.elapsed() < seconds) {
+    let mut read = 0;
+    for number in numbers.clone() {
         go_on();
-        let mut random = Random::new(name, count);
+        let mut random = Random::new(name, number);
         let input = mutated(target.shape, &target.seeds, &mut random);
         read += u64::from(try_one(target, folder, &input).is_ok());
-        count += 1;
     }
-    eprintln!("{name}: {count} inputs in {:.1} s, {read} of them read", start.elapsed().as_secs_f64());
+    let seconds = start.elapsed().as_secs_f64();
+    eprintln!("{name}: inputs {} to {} in {seconds:.1} s, {read} of them read", numbers.start, numbers.end);
+}
+
+/// Where a target's files lie. A disk would take most of the time.
+pub fn folder_of(name: &str) -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    let root = if memory.is_dir() { memory } else { Path::new(env!("CARGO_TARGET_TMPDIR")) };
+    root.join(format!("t5-fuzz-{}", std::process::id())).join(name)
+}
+
+/// The numbers of the inputs that `T5_FUZZ` asks for: `N` or `N..M`.
+fn numbers() -> Range<u64> {
+    let Ok(text) = std::env::var("T5_FUZZ") else { return 0..INPUTS };
+    let number = |text: &str| text.parse().expect("T5_FUZZ is a number of inputs, or two with .. between them");
+    match text.split_once("..") {
+        Some((from, to)) => number(from)..number(to),
+        None => 0..number(&text),
+    }
 }
 
 /// What was found once.

@@ -29,7 +29,7 @@ use t5_wgpu::tune::cache::{Cache, Identity};
 use t5_wgpu::{Error, Result};
 
 use crate::mutate::Shape;
-use crate::{Target, fuzz};
+use crate::{Target, folder_of, fuzz};
 
 macro_rules! targets {
     ($($name:ident)*) => {
@@ -561,7 +561,7 @@ fn zstd() -> Target {
 
 /// The state of a run that goes on: its settings hold, and there is a batch where it says.
 fn state() -> Target {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz/state");
+    let folder = folder_of("state");
     let task = TaskConfig { train: files(&folder.join("pairs.tsv").to_string_lossy()), ..pairs() };
     let text: t5_wgpu::train::settings::TextConfig =
         serde_json::from_value(json!({"files": folder.join("text.txt"), "inputs_len": 24, "examples": 9})).unwrap();

@@ -74,8 +74,16 @@ fn check_layout(config: &TaskConfig, splits: &[&Files]) -> Result<(), String> {
 
 fn check_words(config: &TaskConfig) -> Result<(), String> {
     let has_preset = config.preset.is_some();
-    if has_preset && (config.input.is_some() || config.target.is_some()) {
-        return Err("a preset makes source and target itself: leave input and target out, or drop preset".into());
+    if has_preset && (config.input.is_some() || config.target.is_some() || config.choices.is_some()) {
+        return Err(
+            "a preset makes source and target itself: leave input, target and choices out, or drop preset".into()
+        );
+    }
+    if config.choices.as_ref().is_some_and(|choices| choices.len() < 2) {
+        return Err("choices needs two templates or more".into());
+    }
+    if config.choices.is_some() && config.groups_references() {
+        return Err("with choices every row is a question: leave group_references out".into());
     }
     if !has_preset {
         match (&config.label, &config.labels) {

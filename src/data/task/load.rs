@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::preset::PresetMaker;
 use super::row::{Row, text_of};
 use super::rows::{Record, TableLayout, for_each_row};
 use super::template::Template;
 use super::{Format, OnBadRow, TaskConfig};
-use crate::data::example::{Split, TaskExample, UNKNOWN_LABEL};
+use crate::data::example::{CHOICES, Split, TaskExample, UNKNOWN_LABEL};
 use crate::rng::fnv1a;
 use crate::{Error, Result};
 
@@ -57,6 +57,7 @@ pub(super) enum Maker {
         prefix: String,
         input: Template,
         target: Template,
+        choices: Vec<Template>,
         label: Option<String>,
         labels: Vec<String>,
     },
@@ -170,9 +171,12 @@ pub(super) fn maker(config: &TaskConfig) -> Result<Maker, String> {
         None => Ok(Template::column(column)),
     };
     let (input, target) = (parse(&config.input, &first)?, parse(&config.target, &second)?);
+    let choices = config.choices.iter().flatten().map(|template| Template::parse(template));
+    let choices: Vec<Template> = choices.collect::<Result<_, _>>()?;
     if let Some(columns) = &columns {
         let is_known = |name: &str| columns.iter().any(|column| column == name);
-        let used = input.columns().chain(target.columns()).chain(config.label.as_deref());
+        let answers = choices.iter().flat_map(Template::columns);
+        let used = input.columns().chain(target.columns()).chain(answers).chain(config.label.as_deref());
         if let Some(unknown) = used.into_iter().find(|name| !is_known(name)) {
             return Err(format!(
                 "there is no column {unknown:?}; there are {}: set input and target to templates over them, such as \
@@ -186,6 +190,7 @@ pub(super) fn maker(config: &TaskConfig) -> Result<Maker, String> {
         prefix: prefix.unwrap_or_default().to_owned(),
         input,
         target,
+        choices,
         label: config.label.clone(),
         labels: config.label_words(),
     })
@@ -266,18 +271,34 @@ impl Maker {
     /// The examples of a row: one for most tasks.
     pub(super) fn examples(&self, row: Row, split: Split) -> Result<Vec<TaskExample>, String> {
         match self {
-            Maker::Template { prefix, input, target, label, labels } => {
+            Maker::Template { prefix, input, target, choices, label, labels } => {
                 let row = match label {
                     Some(column) => with_label(row, column, labels)?,
                     None => row,
                 };
                 let target = target.render(&row)?;
                 let source = format!("{prefix}{}", input.render(&row)?);
-                Ok(vec![TaskExample { source, references: vec![target.clone()], target, extra: Value::Null }])
+                let extra = if choices.is_empty() { Value::Null } else { chosen_from(choices, &target, &row)? };
+                Ok(vec![TaskExample { source, references: vec![target.clone()], target, extra }])
             }
             Maker::Preset(made) => made.examples(row, split),
         }
     }
+}
+
+/// The answers that are compared, of which the target is one.
+fn chosen_from(choices: &[Template], target: &str, row: &Row) -> Result<Value, String> {
+    let texts: Vec<String> = choices.iter().map(|choice| choice.render(row)).collect::<Result<_, _>>()?;
+    if let Some(twice) = (1..texts.len()).find(|&i| texts[..i].contains(&texts[i])) {
+        return Err(format!("two choices are the same: {:?}", texts[twice]));
+    }
+    if texts.iter().any(|text| text.trim().is_empty()) {
+        return Err("a choice is empty".into());
+    }
+    if !texts.iter().any(|text| text == target) {
+        return Err(format!("the target {target:?} is none of the choices {texts:?}"));
+    }
+    Ok(json!({ CHOICES: texts }))
 }
 
 /// The row with the label's word in place of its number.

@@ -106,6 +106,10 @@ pub struct TaskConfig {
     pub input: Option<String>,
     /// The target, likewise. By default "{target}", or the second of two `columns`, or the label.
     pub target: Option<String>,
+    /// Answers, likewise, of which the target is one: an evaluation asks which of them is the likeliest. Score `choice`, the
+    /// share of examples where the target is; answers that are as likely share it. Nothing is generated then, unless there
+    /// are `metrics`.
+    pub choices: Option<Vec<String>>,
     /// The column that holds a label: its number among `labels`, or the word itself.
     pub label: Option<String>,
     /// The words of the labels 0, 1, ...
@@ -124,7 +128,7 @@ pub struct TaskConfig {
     /// By default a row that is no example is an error.
     pub on_bad_row: Option<OnBadRow>,
     /// Whether examples for evaluation with one source are one question with several references. By default yes, and with
-    /// a preset no: there every line is a question.
+    /// a preset or `choices` no: there every line is a question.
     pub group_references: Option<bool>,
 }
 
@@ -218,7 +222,7 @@ impl TaskConfig {
     }
 
     fn groups_references(&self) -> bool {
-        self.group_references.unwrap_or(self.preset.is_none())
+        self.group_references.unwrap_or(self.preset.is_none() && self.choices.is_none())
     }
 
     fn of(&self, split: Split) -> Option<&Files> {
@@ -256,6 +260,7 @@ impl TaskConfig {
     fn default_metrics(&self) -> Vec<Metric> {
         let kinds = match self.known_preset() {
             Some(preset) => return preset.metrics(),
+            None if self.choices.is_some() => Vec::new(),
             None if self.labels.is_some() => vec![MetricKind::Accuracy],
             None if self.known_format() == Some(Format::Cmudict) => vec![MetricKind::SequenceError, MetricKind::Per],
             None => vec![MetricKind::ExactMatch],

@@ -17,9 +17,9 @@ struct Tensor {
 
 struct Params {
     count: u32, // tensors
-    eps2: f32, // least root mean square that parameters count with
+    least: f32, // root mean square that parameters count with
     threshold: f32,
-    scale_parameter: u32, // 1: steps are relative to the parameters' root mean square
+    relative: u32, // 1: steps are relative to the parameters' root mean square
     grid_x: u32,
     first_group: u32,
 }
@@ -28,7 +28,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> tensors: array<Tensor>; // [count]
 @group(0) @binding(2) var<storage, read> factors: array<f32>;
 @group(0) @binding(3) var<storage, read> tile_sums: array<f32>; // [tiles]
-@group(0) @binding(4) var<storage, read_write> control: Control; // rates: lr, beta2, 1 - beta2, weight decay
+@group(0) @binding(4) var<storage, read_write> control: Control; // rates.x: step size
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -51,7 +51,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         let total = workgroup_sum(rows, lane);
         if lane == 0u {
-            let size = control.rates.x * select(1.0, max(p.eps2, rms), p.scale_parameter == 1u);
+            let size = control.rates.x * select(1.0, max(p.least, rms), p.relative == 1u);
             control.tensors[index] = vec4(total / f32(max(tensor.rows, 1u)), size, 0.0, 0.0);
         }
     }

@@ -1,4 +1,4 @@
-// The tables by which Adafactor's kernels walk the tensors of a window: tiles of 64 x 64 elements, one a workgroup of
+// The tables by which kernels walk the tensors of a window: tiles of 64 x 64 elements, one a workgroup of
 // 256. An invocation has 4 x 4 elements of it, 16 rows and 16 columns apart, so that neighbours read neighbours.
 //
 // A tensor that is not factored is laid out as rows of 64, the last of them ragged.
