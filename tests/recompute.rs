@@ -15,7 +15,7 @@ fn engine(gpu: &Gpu, layers: usize, recompute: bool) -> Engine {
             "num_heads": 4, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false}}"#
     );
     let model = Model::init(gpu, T5Config::from_json(&text, "test").unwrap(), 3).unwrap();
-    let regularization = Regularization { dropout: 0.1, z_loss: 1e-4, label_smoothing: 0.1 };
+    let regularization = Regularization { dropout: 0.1, z_loss: 1e-4, label_smoothing: 0.1, average: 0.0 };
     Engine::new(model, regularization, &OptimizerConfig::adafactor_paper(), 1.0).unwrap().with_recompute(recompute)
 }
 

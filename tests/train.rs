@@ -93,12 +93,14 @@ fn a_resumed_run_equals_an_undisturbed_one() {
     mixed.texts.clone_from(&by_text.texts);
     mixed.train.push("text".into());
     mixed.prefetch = 0;
+    let averaged = Settings { average: 0.9, ..by_pairs.clone() };
     let mut packed = by_pairs.clone();
     packed.batching = Batching::Packed { source_len: 24, target_len: 24 };
     for (name, settings, architecture) in [
         ("pairs", by_pairs.clone(), Architecture::EncoderDecoder),
         ("text", by_text.clone(), Architecture::EncoderDecoder),
         ("mixed", mixed, Architecture::EncoderDecoder),
+        ("averaged", averaged, Architecture::EncoderDecoder),
         ("shared", by_pairs, Architecture::Shared),
         ("language-model", by_text, Architecture::LanguageModel),
         ("prefix-lm", packed, Architecture::PrefixLm),
@@ -231,6 +233,107 @@ fn accumulated_gradients_equal_those_of_one_batch() {
         let off = norm(&mut whole.iter().zip(&split).map(|(a, b)| f64::from(a - b)));
         assert!(size > 0.0 && off < 1e-5 * size, "{rows} rows: {off} of {size}");
         assert!((one.loss - parts.loss).abs() < 1e-5 * one.loss, "{} {}", one.loss, parts.loss);
+    }
+}
+
+/// The model of the average beside an average made here, in f64, of the weights after each step of a training without one.
+#[test]
+fn averages_of_weights_follow_their_formula() {
+    const DECAY: f64 = 0.7;
+    let gpu = gpu();
+    let example = |i: u32| t5_wgpu::batch::Example { source: vec![9 + i, 40, 1], target: vec![70 + i, 80, 1] };
+    let examples: Vec<_> = (0..4).map(example).collect();
+    let batch = t5_wgpu::data::stream::by_length(&examples, 4, 0, 0).remove(0);
+    let engine = |average: f64| {
+        let model = Model::init(&gpu, config(true), 0).unwrap();
+        Engine::new(model, Regularization { average, ..Regularization::default() }, &"adamw".parse().unwrap(), 0.0)
+            .unwrap()
+    };
+    let step = |engine: &mut Engine, number: u64, batch: &t5_wgpu::batch::Batch| {
+        engine.begin_step();
+        engine.micro_batch(batch, [0; 4]).unwrap();
+        let report = engine.finish_step(0.01, number).unwrap();
+        pollster::block_on(report.finish()).unwrap().1
+    };
+    let read = |arena: &t5_wgpu::gpu::Buffer| pollster::block_on(gpu.read::<f32>(arena, 0..arena.bytes())).unwrap();
+    let weights = |engine: &Engine| engine.model.params.iter().flat_map(read).collect::<Vec<f32>>();
+    let (mut plain, mut averaging) = (engine(0.0), engine(DECAY));
+    let start = weights(&plain);
+    assert!(weights(&averaging) == start);
+    let mut expected: Vec<f64> = start.iter().map(|&w| f64::from(w)).collect();
+    for number in 0..12 {
+        step(&mut plain, number, &batch);
+        step(&mut averaging, number, &batch);
+        // 0.1, 2/11, 3/12, ... until that is more than the decay.
+        let decay = DECAY.min((1 + number) as f64 / (10 + number) as f64);
+        let now = weights(&plain);
+        expected.iter_mut().zip(&now).for_each(|(e, &w)| *e = decay * *e + (1.0 - decay) * f64::from(w));
+        // What learns is the same, bit for bit.
+        let trained: Vec<f32> = averaging.arenas()[plain.model.params.len()..].iter().flat_map(read).collect();
+        assert!(trained == now, "step {number}: the average changes what is learnt");
+    }
+    let found = weights(&averaging);
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
+    let off = norm(&mut found.iter().zip(&expected).map(|(&a, b)| f64::from(a) - b));
+    let moved = norm(&mut start.iter().zip(&expected).map(|(&a, b)| f64::from(a) - b));
+    assert!(moved > 1.0 && off < 1e-5 * moved, "off by {off} of {moved}");
+    // The loss of an evaluation is the average's.
+    let scored = |model: &Model| {
+        let mut scorer = t5_wgpu::train::engine::Scorer::new(model.clone());
+        pollster::block_on(scorer.score(&batch)).unwrap().mean_loss()
+    };
+    let loss = pollster::block_on(averaging.evaluate(&batch)).unwrap().mean_loss();
+    assert!(loss == scored(&averaging.model) && loss != scored(&plain.model), "{loss}");
+    // Behind a step that is skipped nothing moves.
+    averaging.begin_step();
+    let report = averaging.finish_step(0.01, 12).unwrap();
+    assert!(pollster::block_on(report.finish()).unwrap().1.skipped);
+    assert!(weights(&averaging) == found);
+}
+
+/// The norms of a step of two passes beside those of the arrays themselves.
+#[test]
+fn norms_are_those_of_the_tensors() {
+    let gpu = gpu();
+    let batches: Vec<_> = [2u32, 5]
+        .map(|rows| {
+            let example =
+                |i: u32| t5_wgpu::batch::Example { source: vec![9 + i, 40, 1], target: vec![70 + i, 80 + rows, 1] };
+            t5_wgpu::data::stream::by_length(&(0..rows).map(example).collect::<Vec<_>>(), 8, 0, 0).remove(0)
+        })
+        .into();
+    let stepped = |passes: usize| {
+        let model = Model::init(&gpu, config(false), 0).unwrap();
+        let engine = Engine::new(model, Regularization::default(), &"adamw".parse().unwrap(), 0.0).unwrap();
+        let mut engine = engine.with_norms().unwrap();
+        engine.begin_step();
+        batches[..passes].iter().for_each(|batch| engine.micro_batch(batch, [0; 4]).unwrap());
+        let report = engine.finish_step(0.01, 0).unwrap();
+        let (stats, report) = pollster::block_on(report.finish()).unwrap();
+        (stats.tokens, f64::from(report.grad_norm), engine)
+    };
+    let (small, small_norm, mut one) = stepped(1);
+    let (large, large_norm, mut two) = stepped(2);
+    assert_eq!((small, large), (6.0, 21.0));
+    assert_eq!(pollster::block_on(one.norms()).unwrap().unwrap().noise, None);
+    let norms = pollster::block_on(two.norms()).unwrap().unwrap();
+    let is_near = |a: f64, b: f64| (a - b).abs() <= 1e-5 * a.abs().max(b.abs());
+    let norm = |values: Vec<f32>| values.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+    let tensors = two.model.layout.tensors();
+    assert_eq!(norms.tensors.len(), tensors.len());
+    for tensor in tensors {
+        let [weights, gradient] = norms.tensors[&tensor.name];
+        let read = pollster::block_on(two.model.read_tensor(&tensor.name)).unwrap();
+        assert!(is_near(weights, norm(read)), "{}: {weights}", tensor.name);
+        let read = pollster::block_on(t5_wgpu::model::read_span(&gpu, tensor, two.gradients())).unwrap();
+        assert!(is_near(gradient, norm(read) / large), "{}: {gradient}", tensor.name);
+    }
+    let squares: f64 = norms.tensors.values().map(|[_, gradient]| gradient * gradient).sum();
+    assert!(is_near(squares.sqrt(), large_norm), "{squares} {large_norm}");
+    // With G the gradient over all data and S the variance of a token's, |g|^2 over B tokens is |G|^2 + S / B on average.
+    let noise = norms.noise.unwrap();
+    for (tokens, norm) in [(small, small_norm), (large, large_norm)] {
+        assert!(is_near(noise.signal + noise.noise / tokens, norm * norm), "{noise:?} {tokens} {norm}");
     }
 }
 

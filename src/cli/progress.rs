@@ -174,7 +174,7 @@ impl Renderer {
                 note!("step {step}: ending early, no better for {evaluations} evaluations");
             }
             (Style::Human, Event::Kernels { seconds, choices, .. }) => self.kernels(*seconds, choices),
-            (Style::Human, Event::Saved { .. }) => {}
+            (Style::Human, Event::Saved { .. } | Event::Norms { .. }) => {}
         }
     }
 

@@ -311,6 +311,11 @@ impl Model {
         })
     }
 
+    /// The same model with its parameters in other arenas of its layout.
+    pub(crate) fn in_arenas(&self, params: Vec<Buffer>) -> Model {
+        Model { params, ..self.clone() }
+    }
+
     /// Whether the head is a matrix of its own.
     pub fn untied(&self) -> bool {
         self.layout.untied

@@ -234,7 +234,8 @@ impl Recipe {
         }
         essence.stages.retain(|stage| lineage.iter().any(|other| other.name == stage.name));
         for stage in &mut essence.stages {
-            (stage.prefetch, stage.recompute, stage.log_every) = (None, None, None);
+            (stage.prefetch, stage.recompute) = (None, None);
+            (stage.log_every, stage.norms_every) = (None, None);
         }
         if part != TOKENIZER {
             // Their texts show in what was learned.

@@ -247,8 +247,10 @@ impl Run {
                 conductor.watch.remark(&format!("{} is done: {} steps", stage.name, state.step));
                 return Ok(Outcome::Finished);
             }
-            let Settings { texts, tasks, prefetch, recompute, log_every, .. } = self.recipe.settings(stage)?;
-            state.settings = Settings { texts, tasks, prefetch, recompute, log_every, steps, ..state.settings };
+            let now = self.recipe.settings(stage)?;
+            let Settings { texts, tasks, prefetch, recompute, log_every, norms_every, .. } = now;
+            let before = state.settings;
+            state.settings = Settings { texts, tasks, prefetch, recompute, log_every, norms_every, steps, ..before };
             let passes = steps.saturating_mul(state.settings.accumulate as u64);
             let tuner = (conductor.tuner)(gpu, passes, None);
             let mut trainer = Trainer::resume(gpu, &tuner, state, &folder)?;

@@ -63,7 +63,7 @@ pub(super) fn record_scaled(
     least: f64,
 ) -> Result<Moments> {
     let tiles = Tiles::new(arenas, &|_| false)?;
-    tiles.squares(builder, arenas);
+    tiles.squares(builder, arenas.params, &tiles.sums);
     let none = arenas.gpu.buffer("no factors", 4)?;
     tiles.step_sizes(builder, arenas, &none, &Scale { least: Some(least as f32), threshold: 1.0 });
     let mut moments = Moments::new();

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::average::Average;
 use super::inputs::Inputs;
-use super::optimizer::{Optimizer, OptimizerConfig, StepReport};
+use super::norms::{Meter, Norms};
+use super::optimizer::{Arenas, Optimizer, OptimizerConfig, StepReport};
 use crate::batch::{Batch, BatchShape};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Readback, Sequence};
@@ -11,12 +13,14 @@ use crate::graph::{Graph, ValueId};
 use crate::model::{Builder, EncoderAttention, Model};
 use crate::plan::{Plan, PlanOptions, Plans, SlotPool, outline};
 
-/// What training adds to the model and to the cross-entropy.
+/// What training adds to the model, to the cross-entropy and to the optimiser.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Regularization {
     pub dropout: f32,
     pub z_loss: f32,
     pub label_smoothing: f32,
+    /// Decay of a moving average of the weights over the steps; 0 keeps none.
+    pub average: f64,
 }
 
 /// Sums over the tokens of one or more batches.
@@ -53,7 +57,15 @@ impl LossStats {
 
 /// See the module.
 pub struct Engine {
+    /// Where weights are averaged, the model of the average: that which is evaluated and saved.
     pub model: Model,
+    /// The model whose gradients are taken; the same, where weights are not averaged.
+    learner: Model,
+    average: Option<Average>,
+    meter: Option<Meter>,
+    /// Target tokens of the first of several passes of the step.
+    first_tokens: u64,
+    passes: usize,
     pub optimizer: Optimizer,
     regularization: Regularization,
     recompute: bool,
@@ -133,13 +145,37 @@ impl Engine {
         let grads = model.layout.allocate(gpu, "gradients")?;
         let stats = gpu.buffer("stats", 16)?;
         let spans = model.layout.tensors();
-        let optimizer = Optimizer::new(gpu, optimizer, spans, &model.params, &grads, &stats, max_norm)?;
+        let averages = (regularization.average > 0.0).then(|| model.params.clone());
+        let learner = match averages {
+            Some(_) => model.in_arenas(model.layout.allocate(gpu, "weights that are averaged")?),
+            None => model.clone(),
+        };
+        let optimizer = Optimizer::new(gpu, optimizer, spans, &learner.params, &grads, &stats, max_norm)?;
+        let average = averages
+            .map(|averages| Average::new(gpu, &learner.params, &averages, optimizer.control(), regularization.average));
+        let average = average.transpose()?;
         // Evaluations come between steps: they use the memory of the steps' activations.
         let pool = SlotPool::new();
         let scorer = Scorer::sharing(model.clone(), pool.clone());
         let (plans, step) = (Plans::new(MOST_PLANS, pool), Sequence::new(gpu));
         let (recompute, flops) = (false, HashMap::new());
-        Ok(Engine { optimizer, regularization, recompute, grads, stats, plans, scorer, step, flops, model })
+        Ok(Engine {
+            model,
+            learner,
+            average,
+            meter: None,
+            first_tokens: 0,
+            passes: 0,
+            optimizer,
+            regularization,
+            recompute,
+            grads,
+            stats,
+            plans,
+            scorer,
+            step,
+            flops,
+        })
     }
 
     /// Whether the backward pass computes each block's activations again instead of keeping them: less memory for up to a
@@ -149,6 +185,26 @@ impl Engine {
         Engine { recompute, ..self }
     }
 
+    /// Makes ready for [`Engine::norms`].
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn with_norms(mut self) -> Result<Engine> {
+        let (gpu, spans) = (&self.model.gpu, self.model.layout.tensors());
+        let arenas =
+            Arenas { gpu, spans, params: &self.learner.params, grads: &self.grads, control: self.optimizer.control() };
+        self.meter = Some(Meter::new(&arenas)?);
+        Ok(self)
+    }
+
+    /// The norms of all tensors behind the step that was finished last, and the noise of its gradient if it had several passes; `None`
+    /// without [`Engine::with_norms`]. Waits for the device.
+    pub async fn norms(&mut self) -> Result<Option<Norms>> {
+        let Some(meter) = &self.meter else { return Ok(None) };
+        let small = if self.passes > 1 { self.first_tokens } else { 0 };
+        meter.read(Sequence::new(&self.model.gpu), self.stats.slice(0, 16), small).await.map(Some)
+    }
+
     /// Compiles the plan for a shape ahead of its first batch: the largest first, so that smaller ones fit its memory.
     pub fn prepare(&mut self, shape: BatchShape) -> Result<()> {
         self.plan_of(shape).map(drop)
@@ -156,7 +212,7 @@ impl Engine {
 
     /// The plan of a shape, and the step that it goes into.
     fn plan_of(&mut self, shape: BatchShape) -> Result<(&Plan, &mut Sequence)> {
-        let Engine { model, regularization, recompute, grads, stats, plans, step, .. } = self;
+        let Engine { learner: model, regularization, recompute, grads, stats, plans, step, .. } = self;
         let plan = plans.get(shape, |pool| {
             let (graph, _) = graph(model, *regularization, shape, Pass::Training { recompute: *recompute });
             let bind = |name: &str| match name.strip_prefix("grad/") {
@@ -176,6 +232,7 @@ impl Engine {
     /// once [`Engine::finish_step`] or [`Engine::finish_gradients`] submits it.
     pub fn begin_step(&mut self) {
         self.step = Sequence::new(&self.model.gpu);
+        self.passes = 0;
         for arena in self.grads.iter().chain([&self.stats]) {
             self.step.clear(&arena.all());
         }
@@ -195,13 +252,22 @@ impl Engine {
         if has_masks {
             plan.write_in(step, "key", &key);
         }
-        plan.run_in(step)
+        plan.run_in(step)?;
+        self.passes += 1;
+        if let (1, Some(meter)) = (self.passes, &self.meter) {
+            meter.first_in(&mut self.step);
+            self.first_tokens = inputs.n_labels;
+        }
+        Ok(())
     }
 
     /// Divides the sums by the token count, clips, updates the parameters, and submits the whole step. `number`: that of the step,
     /// from 0 on. The report is on its way then; later steps do not delay it, so that the device need not wait for the host.
     pub fn finish_step(&mut self, lr: f64, number: u64) -> Result<PendingReport> {
         self.optimizer.step_in(&mut self.step, lr, number);
+        if let Some(average) = &self.average {
+            average.step_in(&mut self.step, number);
+        }
         self.finish_gradients()
     }
 
@@ -242,10 +308,23 @@ impl Engine {
         self.plans.find(&shape)
     }
 
+    /// What a training needs beside the model to go on bit for bit, by name, with the bytes in use: the optimiser's moments and, where
+    /// `model` is an average, the weights themselves.
+    pub fn state(&self) -> Vec<(String, Buffer, u64)> {
+        let weights = self.average.iter().flat_map(Average::state);
+        self.optimizer.state().into_iter().chain(weights).collect()
+    }
+
+    /// The parameters, and the average of them if there is one.
+    pub fn arenas(&self) -> Vec<Buffer> {
+        let averaged = self.average.iter().flat_map(|_| &self.learner.params);
+        self.model.params.iter().chain(averaged).cloned().collect()
+    }
+
     /// Bytes on the device: parameters, gradients, moments, activations.
     pub fn memory(&self) -> [u64; 4] {
         let sum = |buffers: &[Buffer]| buffers.iter().map(Buffer::bytes).sum();
-        [sum(&self.model.params), sum(&self.grads), self.optimizer.state_bytes(), self.plans.bytes()]
+        [sum(&self.arenas()), sum(&self.grads), self.optimizer.state_bytes(), self.plans.bytes()]
     }
 }
 
@@ -273,7 +352,7 @@ pub enum Pass {
 /// in the leaf of that name.
 pub fn graph(model: &Model, regularization: Regularization, shape: BatchShape, pass: Pass) -> (Graph, ValueId) {
     let training = pass != Pass::Evaluation;
-    let Regularization { dropout, z_loss, label_smoothing } =
+    let Regularization { dropout, z_loss, label_smoothing, .. } =
         if training { regularization } else { Regularization::default() };
     let mut b = Builder::new(model, shape, dropout);
     if pass == (Pass::Training { recompute: true }) {

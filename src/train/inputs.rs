@@ -13,6 +13,8 @@ pub struct Inputs {
     pub shape: BatchShape,
     /// Source and target tokens, padding not counted.
     pub n_tokens: u64,
+    /// Target tokens that count.
+    pub n_labels: u64,
     /// Source and target positions, padding counted.
     pub n_positions: u64,
     leaves: Vec<(&'static str, Vec<u32>)>,
@@ -31,8 +33,9 @@ impl Inputs {
             )));
         }
         let leaves = config.batch_leaves(batch);
+        let n_labels = batch.labels.iter().filter(|&&label| label != IGNORE).count() as u64;
         let (n_tokens, n_positions) = (batch.n_tokens(), batch.n_positions());
-        Ok(Inputs { shape: batch.shape, n_tokens, n_positions, leaves })
+        Ok(Inputs { shape: batch.shape, n_tokens, n_labels, n_positions, leaves })
     }
 
     /// The batches of a stream, made and prepared by so many threads: see [`Prefetch::new`].

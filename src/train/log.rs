@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::evaluate::Evaluation;
+use super::norms::Norms;
 use crate::error::{Error, Result};
 use crate::files::{self, LARGE_LIMIT};
 use crate::run_folder::RunFolder;
@@ -28,6 +29,12 @@ pub enum Event {
         value: f64,
         /// Whether it is the best so far, and therefore saved.
         best: bool,
+    },
+    /// Norms of all tensors, and the gradient's noise (under `norms_every`).
+    Norms {
+        step: u64,
+        #[serde(flatten)]
+        norms: Norms,
     },
     /// Kernels that were chosen for plans made since the step before; they stay for the rest of the run.
     Kernels {

@@ -2,12 +2,14 @@
 
 mod adafactor;
 mod adamw;
+mod average;
 mod clip;
 pub mod engine;
 pub mod evaluate;
 pub mod examples;
 pub mod inputs;
 pub mod log;
+pub mod norms;
 pub mod optimizer;
 pub(crate) mod parameters;
 pub mod rehearse;

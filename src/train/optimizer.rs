@@ -5,7 +5,7 @@
 
 use std::str::FromStr;
 
-use super::{adafactor, adamw, clip, tiles};
+use super::{adafactor, adamw, average, clip, tiles};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Gpu, Header, Program, ProgramBuilder, Sequence, Shader, Slice};
 use crate::model::TensorSpan;
@@ -292,6 +292,11 @@ impl Optimizer {
         Ok(StepReport::from_gpu(&self.gpu.read(&self.control, 0..RATES_AT).await?))
     }
 
+    /// The head of it says whether the last step was skipped.
+    pub(super) fn control(&self) -> &Buffer {
+        &self.control
+    }
+
     /// Where what `StepReport::from_gpu` takes lies.
     pub(super) fn report_slice(&self) -> Slice {
         self.control.slice(0, RATES_AT)
@@ -316,7 +321,7 @@ impl Optimizer {
 
 /// Every kernel of the optimisers with the headers that it runs under, for checks without a device.
 pub fn kernels() -> Vec<(&'static Shader, Header)> {
-    [clip::kernels(), tiles::kernels(), adamw::kernels(), adafactor::kernels()].concat()
+    [clip::kernels(), average::kernels(), tiles::kernels(), adamw::kernels(), adafactor::kernels()].concat()
 }
 
 fn check_layout(spans: &[TensorSpan], params: &[Buffer], grads: &[Buffer]) -> Result<()> {

@@ -56,6 +56,9 @@ macro_rules! hyper_parameters {
                 label_smoothing: f32 = 0.0, None, Some(("RATE", "Training"));
                 /// Factor of log(Z)^2 in the loss; T5X uses 1e-4
                 z_loss: f32 = 0.0, None, Some(("FACTOR", "Training"));
+                /// Decay of a moving average of the weights over the steps, such as 0.999, which is evaluated, saved and used in their
+                /// place; 0: none
+                average: f64 = 0.0, None, Some(("DECAY", "Training"));
                 /// Of the first weights, the order of examples, the masks
                 seed: u64 = 0, Some("0, in a recipe the recipe's"), Some(("N", "Training"));
                 /// Most examples of a task in an evaluation, spread evenly over those there are
@@ -66,6 +69,9 @@ macro_rules! hyper_parameters {
                 log_every: u64 = 0, None, Some(("N", "Output"));
             }
             open {
+                /// Steps between log lines with the norm of each tensor and of its gradient and, where `accumulate` is more than 1, the
+                /// gradient's noise
+                norms_every: u64, "no such lines", Some(("N", "Output"));
                 /// Steps of linear warm-up
                 warmup: u64, "a twentieth of the steps, at most 1000", Some(("N", "Training"));
                 /// With the schedule wsd: steps at the end in which the rate falls to 0

@@ -49,7 +49,7 @@ impl Trainer {
     pub fn fit_steps(&mut self, time: Duration) -> Result<()> {
         let gpu = self.engine.model.gpu.clone();
         let start = gpu.stopwatch();
-        let arenas = self.engine.model.params.clone();
+        let arenas = self.engine.arenas();
         let read = |arena| pollster::block_on(gpu.read::<f32>(arena, 0..arena.bytes()));
         let params = arenas.iter().map(read).collect::<Result<Vec<_>>>()?;
         self.rehearse(time / 40)?;

@@ -111,7 +111,7 @@ const MOST_ROWS: usize = 1 << 16;
 const MOST_THREADS: usize = 256;
 
 /// Settings that no result depends on, or that may change on resuming.
-const FREE: [&str; 4] = ["steps", "recompute", "prefetch", "log_every"];
+const FREE: [&str; 5] = ["steps", "recompute", "prefetch", "log_every", "norms_every"];
 
 /// The error of a text's or a task's declaration, with its name.
 fn in_task(name: &str, error: Error) -> Error {
@@ -208,6 +208,7 @@ impl Settings {
             "gradients are accumulated over at least 1 batch and at most 65,536",
         )?;
         require(self.prefetch <= MOST_THREADS, "prefetch", "at most 256 threads make batches ahead of time")?;
+        require((0.0..1.0).contains(&self.average), "average", "the decay must be at least 0 and less than 1")?;
         require(share(self.dropout), "dropout", "it must be at least 0 and less than 1")?;
         require(share(self.label_smoothing), "label_smoothing", "it must be at least 0 and less than 1")?;
         require(self.z_loss >= 0.0 && self.z_loss.is_finite(), "z_loss", "the factor must be 0 or more")?;
@@ -267,7 +268,9 @@ impl Settings {
                 return Err(Error::setting("best", format!("no evaluation gives `{best}`; there are: {known}")));
             }
         }
-        for (key, every) in [("eval_every", self.eval_every), ("save_every", self.save_every)] {
+        let intervals =
+            [("eval_every", self.eval_every), ("save_every", self.save_every), ("norms_every", self.norms_every)];
+        for (key, every) in intervals {
             require(every != Some(0), key, "the steps from one to the next must be at least 1")?;
         }
         let has_cooldown = self.cooldown.is_some() && self.schedule != Decay::Wsd;
@@ -301,7 +304,8 @@ impl Settings {
     }
 
     pub fn regularization(&self) -> Regularization {
-        Regularization { dropout: self.dropout, z_loss: self.z_loss, label_smoothing: self.label_smoothing }
+        let Settings { dropout, z_loss, label_smoothing, average, .. } = *self;
+        Regularization { dropout, z_loss, label_smoothing, average }
     }
 
     /// Which settings differ from those of the run `other`, as "lr is 0.2 in the run, not 0.1"; the number of steps may

@@ -7,14 +7,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::engine::Engine;
 use super::evaluate::Best;
-use super::optimizer::Optimizer;
 use super::settings::Settings;
 use crate::checkpoint::{Weights, write_model};
 use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
-use crate::gpu::Gpu;
 use crate::run_folder::recover;
 
 /// The folder within a checkpoint.
@@ -161,14 +160,14 @@ impl State {
         Err(Error::file(best, what))
     }
 
-    /// Writes state and moments into a checkpoint that is being filled.
-    pub fn save(&self, checkpoint: &Path, gpu: &Gpu, optimizer: &Optimizer) -> Result<()> {
+    /// Writes state, moments and weights that are averaged into a checkpoint that is being filled.
+    pub fn save(&self, checkpoint: &Path, engine: &Engine) -> Result<()> {
         let folder = checkpoint.join(FOLDER);
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let path = folder.join(STATE_FILE);
         let text = serde_json::to_vec_pretty(self).map_err(|e| Error::file(&path, e.to_string()))?;
         fs::write(&path, text).map_err(Error::io("write", &path))?;
-        let moments = optimizer.state();
+        let (gpu, moments) = (&engine.model.gpu, engine.state());
         let shapes: Vec<_> =
             moments.iter().map(|(name, _, bytes)| (name.clone(), vec![(bytes / 4) as usize])).collect();
         write_model(folder.join(MOMENTS_FILE), &shapes, |wanted| {
@@ -178,15 +177,15 @@ impl State {
         })
     }
 
-    /// Puts the moments of a checkpoint back, bit for bit.
+    /// Puts the moments of a checkpoint back, and weights that are averaged, bit for bit.
     ///
     /// # Errors
     /// The file is damaged, or was written where parameters lay otherwise: by another optimiser, or on an adapter with
     /// another limit on the size of a binding.
-    pub fn load_moments(checkpoint: &Path, gpu: &Gpu, optimizer: &Optimizer) -> Result<()> {
+    pub fn load_moments(checkpoint: &Path, engine: &Engine) -> Result<()> {
         let path = checkpoint.join(FOLDER).join(MOMENTS_FILE);
         let file = Weights::open_file(&path)?;
-        for (name, buffer, bytes) in optimizer.state() {
+        for (name, buffer, bytes) in engine.state() {
             let len = (bytes / 4) as usize;
             if file.shape(&name) != Some(&[len]) {
                 let found = file.shape(&name).map_or("nothing".into(), |shape| format!("{shape:?} numbers"));
@@ -196,7 +195,7 @@ impl State {
                 );
                 return Err(Error::file(&path, what));
             }
-            gpu.write(&buffer, 0, &file.read_f32(&name, &[len])?);
+            engine.model.gpu.write(&buffer, 0, &file.read_f32(&name, &[len])?);
         }
         Ok(())
     }

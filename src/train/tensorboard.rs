@@ -79,6 +79,16 @@ pub fn scalars_of(event: &Json) -> Option<(u64, Vec<(String, f64)>)> {
                 })
                 .collect()
         }
+        "norms" => {
+            let tensors = event["tensors"].as_object().into_iter().flatten();
+            let of = |(name, norms): (&String, &Json)| {
+                let tags = ["parameters", "gradient"].map(|what| format!("norms/{name}/{what}"));
+                tags.into_iter().zip([norms[0].as_f64(), norms[1].as_f64()]).collect::<Vec<_>>()
+            };
+            let noise = ["noise", "signal"].map(|key| (format!("gradient/{key}"), event[key].as_f64()));
+            let all = tensors.flat_map(of).chain(noise);
+            all.filter_map(|(tag, value)| Some((tag, value?))).collect()
+        }
         _ => return None,
     };
     (!scalars.is_empty()).then_some((step, scalars))

@@ -3,6 +3,8 @@
 //! A tile is 64 x 64 elements of one tensor, the work of one workgroup; tables made once say where it lies. Sums over
 //! tiles become sums over tensors, and these become step sizes.
 
+use std::ops::Range;
+
 use super::clip::{CONTROL, WORKGROUP_SUM};
 use super::optimizer::Arenas;
 use crate::error::{Error, Result};
@@ -56,7 +58,8 @@ pub(super) struct Tiles {
     /// Moments in each window of the tensors that are not factored.
     pub whole: Vec<usize>,
     tensors: Buffer,
-    tensor_count: usize,
+    /// The tiles of each tensor.
+    ranges: Vec<Range<usize>>,
     /// Tiles in each window.
     counts: Vec<usize>,
 }
@@ -73,7 +76,7 @@ impl Tiles {
             pieces: gpu.buffer_of("pieces of tensors", &tables.pieces)?,
             sums: gpu.buffer("sums over tiles", 4 * tables.tile_count as u64)?,
             tensors: gpu.buffer_of("tensors", &tables.tensors)?,
-            tensor_count: tables.tensors.len(),
+            ranges: tables.tensors.iter().map(|row| row[0] as usize..(row[0] + row[1]) as usize).collect(),
             counts: tables.tiles.iter().map(Vec::len).collect(),
             blocks: tables.blocks,
             factors: tables.factors,
@@ -86,6 +89,11 @@ impl Tiles {
         self.counts.iter().sum()
     }
 
+    /// The tiles of each tensor, in their order.
+    pub fn ranges(&self) -> &[Range<usize>] {
+        &self.ranges
+    }
+
     /// For each window: its number, its first tile and how many it has.
     pub fn windows(&self) -> impl Iterator<Item = (usize, [usize; 2])> {
         let mut first = 0;
@@ -95,18 +103,18 @@ impl Tiles {
         })
     }
 
-    /// Writes the sum of squares over each tile of the parameters into `sums`.
-    pub fn squares(&self, builder: &mut ProgramBuilder, arenas: &Arenas<'_>) {
+    /// Writes the sum of squares over each tile of these windows into `sums`, which has a number for each tile.
+    pub fn squares(&self, builder: &mut ProgramBuilder, windows: &[Buffer], sums: &Buffer) {
         for (window, [first, count]) in self.windows() {
             builder.push(Dispatch {
-                label: format!("squares of parameters {window}"),
+                label: format!("squares {window}"),
                 shader: &SQUARES,
                 header: Header::new(),
                 bindings: vec![
                     ("tiles", self.tiles.all()),
                     ("pieces", self.pieces.all()),
-                    ("values", arenas.params[window].all()),
-                    ("tile_sums", self.sums.all()),
+                    ("values", windows[window].all()),
+                    ("tile_sums", sums.all()),
                 ],
                 params: vec![("first", first.into()), ("count", count.into())],
                 workgroups: count as u64,
@@ -136,12 +144,12 @@ impl Tiles {
                 ("control", arenas.control.all()),
             ],
             params: vec![
-                ("count", self.tensor_count.into()),
+                ("count", self.ranges.len().into()),
                 ("least", scale.least.unwrap_or(0.0).into()),
                 ("threshold", scale.threshold.into()),
                 ("relative", u32::from(scale.least.is_some()).into()),
             ],
-            workgroups: self.tensor_count as u64,
+            workgroups: self.ranges.len() as u64,
         });
     }
 }

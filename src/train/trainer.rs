@@ -159,7 +159,7 @@ impl Trainer {
             let log = trainer.folder().join(LOG);
             trainer.remarks.push(format!("warning: {}: {odd} lines are no events and are left out", log.display()));
         }
-        State::load_moments(&last, gpu, &trainer.engine.optimizer)?;
+        State::load_moments(&last, &trainer.engine)?;
         Ok(trainer)
     }
 
@@ -201,6 +201,7 @@ impl Trainer {
         let evaluator = (!evaluated.is_empty())
             .then(|| Evaluator::new(evaluated, settings.eval_batch_size, Default::default(), &model, &tokenizer));
         let engine = Engine::new(model, settings.regularization(), &settings.optimizer, settings.clip)?;
+        let engine = if settings.norms_every.is_some() { engine.with_norms()? } else { engine };
         let mut engine = engine.with_recompute(settings.recompute);
         // The largest first: later plans share its memory, and too little of it shows now.
         engine.prepare(largest)?;
@@ -270,6 +271,9 @@ impl Trainer {
             let lr = self.state.settings.optimizer.rate(schedule.lr(self.state.step), self.state.step);
             self.train_step(lr, &mut hooks)?;
             let step = self.state.step;
+            if self.state.settings.norms_every.is_some_and(|every| step.is_multiple_of(every)) {
+                self.log_norms(&mut hooks)?;
+            }
             let mut stop = ((hooks.should_stop)() || (hooks.is_late)()) && step < steps;
             if stop || self.log_is_due() {
                 self.log_steps(lr, &session, &mut hooks)?;
@@ -404,6 +408,15 @@ impl Trainer {
         Ok(())
     }
 
+    fn log_norms(&mut self, hooks: &mut Hooks<'_>) -> Result<()> {
+        self.finish_pending(hooks)?;
+        let step = self.state.step;
+        match pollster::block_on(self.engine.norms())? {
+            Some(norms) => self.tell(&Event::Norms { step, norms }, hooks),
+            None => Ok(()),
+        }
+    }
+
     /// Whether it was done: an evaluation that is stopped leaves everything as it was, and is done again later.
     fn evaluate(&mut self, hooks: &mut Hooks<'_>) -> Result<bool> {
         self.finish_pending(hooks)?;
@@ -456,7 +469,7 @@ impl Trainer {
         self.engine.model.save(dir.path())?;
         self.tokenizer.save(dir.path())?;
         if name == LAST {
-            self.state.save(dir.path(), &self.engine.model.gpu, &self.engine.optimizer)?;
+            self.state.save(dir.path(), &self.engine)?;
         }
         dir.commit()?;
         (hooks.observe)(&Event::Saved { step: self.state.step, folder });

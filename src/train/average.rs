@@ -1,0 +1,69 @@
+//! An exponential moving average of the weights over the steps of a training: what is evaluated, saved and used in their place.
+
+use super::clip::CONTROL;
+use crate::error::Result;
+use crate::gpu::{Buffer, Dispatch, Gpu, Header, Program, ProgramBuilder, Sequence, Shader, Slice};
+
+static AVERAGE: Shader =
+    Shader { name: "average", source: include_str!("../../shaders/average.wgsl"), shared: &[CONTROL], defaults: &[] };
+
+pub(super) fn kernels() -> Vec<(&'static Shader, Header)> {
+    vec![(&AVERAGE, Header::new())]
+}
+
+/// The average of some windows of parameters.
+pub(super) struct Average {
+    decay: f64,
+    rate: Buffer,
+    program: Program,
+    /// The weights that are averaged.
+    weights: Vec<Buffer>,
+}
+
+impl Average {
+    /// Averages `weights` in `averages`. Both begin as the averages are; the weights must be zero. `control` is the optimiser's,
+    /// with its verdict on each step.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn new(gpu: &Gpu, weights: &[Buffer], averages: &[Buffer], control: &Buffer, decay: f64) -> Result<Average> {
+        let rate = gpu.buffer_of("rate", &[1f32])?;
+        // A whole step from zero towards the averages makes the weights what these are, to the bit.
+        let start = record(gpu, averages, weights, control, &rate)?;
+        let mut sequence = Sequence::new(gpu);
+        sequence.run(&start);
+        sequence.submit()?;
+        let program = record(gpu, weights, averages, control, &rate)?;
+        Ok(Average { decay, rate, program, weights: weights.to_vec() })
+    }
+
+    /// Takes the weights behind a step, counted from 0, into the average. Its decay grows from 0.1 with the steps, so that the
+    /// first weights are soon forgotten (as TensorFlow's `ExponentialMovingAverage` with `num_updates`).
+    pub fn step_in(&self, sequence: &mut Sequence, step: u64) {
+        let decay = self.decay.min((1.0 + step as f64) / (10.0 + step as f64));
+        sequence.write(&self.rate.all(), &[(1.0 - decay) as f32]);
+        sequence.run(&self.program);
+    }
+
+    /// The weights by name, with their bytes, as an optimiser's moments are.
+    pub fn state(&self) -> impl Iterator<Item = (String, Buffer, u64)> {
+        self.weights.iter().enumerate().map(|(i, weights)| (format!("weights.{i}"), weights.clone(), weights.bytes()))
+    }
+}
+
+fn record(gpu: &Gpu, from: &[Buffer], to: &[Buffer], control: &Buffer, rate: &Buffer) -> Result<Program> {
+    let mut builder = ProgramBuilder::new(gpu);
+    for (window, (from, to)) in from.iter().zip(to).enumerate() {
+        let bindings: Vec<(&'static str, Slice)> =
+            vec![("control", control.all()), ("rate", rate.all()), ("source", from.all()), ("average", to.all())];
+        builder.push(Dispatch {
+            label: format!("average {window}"),
+            shader: &AVERAGE,
+            header: Header::new(),
+            bindings,
+            params: vec![("len4", ((from.bytes() / 16) as usize).into())],
+            workgroups: (from.bytes() / 16).div_ceil(256),
+        });
+    }
+    builder.finish()
+}
