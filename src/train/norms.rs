@@ -77,10 +77,11 @@ impl Meter {
     /// Measures behind a step, whose first pass had `small` target tokens; 0: only one pass. `stats`: those of the step.
     pub async fn read(&self, mut sequence: Sequence, stats: Slice, small: u64) -> Result<Norms> {
         sequence.run(&self.whole);
-        let [first, grads, params] = self.sums.each_ref().map(Buffer::all);
+        let count = self.tiles.count();
+        // A buffer may be larger than was asked for.
+        let [first, grads, params] = self.sums.each_ref().map(|sums| sums.slice(0, 4 * count as u64));
         let values = sequence.submit_reading::<f32>(&[stats, first, grads, params])?.finish().await?;
         let (stats, sums) = values.split_at(4);
-        let count = self.tiles.count();
         let sum = |which: usize, range: &std::ops::Range<usize>| -> f64 {
             sums[which * count..][range.clone()].iter().map(|&square| f64::from(square)).sum()
         };
