@@ -53,6 +53,10 @@ pub struct DecodingArgs {
     /// Answer with one of these texts and nothing else; may be given several times
     #[arg(long, value_name = "TEXT")]
     answer: Vec<String>,
+    /// Begin every text with this one, which is not printed: the model goes on behind it. With the source "" a model that was trained as
+    /// a language model continues a text
+    #[arg(long, value_name = "TEXT")]
+    begin: Option<String>,
     /// End a text before this one, as soon as it would be in it; may be given several times [default: as the model's files say]
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -83,6 +87,7 @@ impl DecodingArgs {
             no_repeat_ngram: self.no_repeat_ngram.unwrap_or(of_model.no_repeat_ngram),
             bad_words: if self.bad_word.is_empty() { of_model.bad_words } else { encode(tokenizer, &self.bad_word)? },
             answers: encode(tokenizer, &self.answer)?,
+            decoder_prefix: encode(tokenizer, self.begin.as_slice())?.concat(),
             seed: self.seed,
             ..of_model
         };
