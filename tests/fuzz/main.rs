@@ -15,8 +15,9 @@ use std::any::Any;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -66,16 +67,20 @@ pub fn fuzz(name: &str, target: Target) {
         fs::write(path, contents).unwrap();
     }
     let path = folder.join(target.file);
-    let (send, receive) = sync_channel::<()>(0);
-    let (name, done) = (name.to_owned(), folder.clone());
-    let work = move || try_all(&name, &target, &folder, &|| send.send(()).unwrap());
+    // Counted, so that neither thread waits for the other at each input.
+    let begun = Arc::new(AtomicU64::new(0));
+    let (alive, ended) = channel::<()>();
+    let (name, done, counted) = (name.to_owned(), folder.clone(), begun.clone());
+    let work = move || {
+        let _alive = alive;
+        try_all(&name, &target, &folder, &|| drop(counted.fetch_add(1, Ordering::Relaxed)));
+    };
     let worker = thread::Builder::new().stack_size(STACK).spawn(work).unwrap();
-    loop {
-        match receive.recv_timeout(HANG) {
-            Ok(()) => {}
-            Err(RecvTimeoutError::Timeout) => panic!("no end after {} s: {}", HANG.as_secs(), path.display()),
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
+    let mut before = 0;
+    while ended.recv_timeout(HANG) == Err(RecvTimeoutError::Timeout) {
+        let now = begun.load(Ordering::Relaxed);
+        assert!(now > before, "no end after {} s: {}", HANG.as_secs(), path.display());
+        before = now;
     }
     if let Err(panic) = worker.join() {
         panic!("{}: {}", path.display(), message_of(&*panic));
