@@ -249,11 +249,11 @@ fn generate_tells_log_probabilities_and_ends_at_texts() {
 
     // What a text begins with counts, and is not printed; the source may be empty then.
     let begun = |text: &str, source: &str| {
-        let (code, out, stderr) = run(t5(&base).args(["--json", "--begin", text, source]));
+        let (code, out, stderr) = run(t5(&base).args(drawn).args(["--json", "--begin", text, source]));
         assert_eq!(code, Some(0), "{stderr}");
         serde_json::from_str::<serde_json::Value>(out.trim_end()).unwrap()["ids"].clone()
     };
-    let (plain, one) = (object(&[])["ids"].clone(), begun("xy", "abc"));
+    let (plain, one) = (told["ids"].clone(), begun("xy", "abc"));
     assert!(one != plain && one != begun("xyz", "abc") && one == begun("xy", "abc"), "{one} {plain}");
     assert_eq!((one.as_array().map(Vec::len), begun("xy", "").as_array().map(Vec::len)), (Some(9), Some(9)));
     refuses(t5(&base).args(["--begin", "", "abc"]), &["the text \"\" has no tokens"]);

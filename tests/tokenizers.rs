@@ -445,3 +445,18 @@ fn added_tokens_are_decoded_as_they_were_written() {
         assert_eq!(streamed(&tokenizer, &ids), text);
     }
 }
+
+/// Its time grew with the square of their number: half a minute for these.
+#[test]
+fn many_listed_tokens_are_looked_up_at_once() {
+    let folder = scratch("listed");
+    let listed: Vec<String> = (0..20_000).map(|k| format!("<extra_id_{k}><")).collect();
+    let config = serde_json::json!({"tokenizer_class": "T5Tokenizer", "additional_special_tokens": listed});
+    fs::write(folder.join("tokenizer_config.json"), config.to_string()).unwrap();
+    fs::copy(fixture("added-new/spiece.model"), folder.join("spiece.model")).unwrap();
+    let start = std::time::Instant::now();
+    let tokenizer = Tokenizer::from_dir(&folder);
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+    fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(tokenizer.map(|tokenizer| tokenizer.n_sentinels()).ok(), Some(20_000));
+}

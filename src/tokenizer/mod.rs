@@ -296,7 +296,7 @@ impl Tokenizer {
     fn from_spiece(path: &Path, config: &TokenizerConfig, files: Vec<(&'static str, Vec<u8>)>) -> Result<Tokenizer> {
         let model = [SPIECE_FILE, LLAMA_FILE].map(|name| contents_of(&files, name)).concat();
         let mut model = SentencePiece::parse(path, &model, config)?;
-        let added = folder::added_tokens(path, config, &files, &|token| model.id(token))?;
+        let added = folder::added_tokens(path, config, &files, &model.id_of_each())?;
         model.add(path, added)?;
         let special = model.special(config);
         let sentinels = model.sentinels();

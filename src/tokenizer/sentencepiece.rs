@@ -155,9 +155,18 @@ impl SentencePiece {
     /// The id of a piece, a sentinel or an added token.
     pub(super) fn id(&self, token: &str) -> Option<u32> {
         let piece = (0..).zip(&self.pieces).find(|(_, piece)| piece.piece() == token).map(|(id, _)| id);
-        let sentinel = |k: &usize| sentinels::name(*k) == token;
+        piece.or_else(|| self.id_beside_pieces(token))
+    }
+
+    /// [`SentencePiece::id`] for many tokens.
+    pub(super) fn id_of_each(&self) -> impl Fn(&str) -> Option<u32> {
+        let pieces: HashMap<&str, u32> = self.pieces.iter().map(Piece::piece).zip(0..).collect();
+        move |token| pieces.get(token).copied().or_else(|| self.id_beside_pieces(token))
+    }
+
+    fn id_beside_pieces(&self, token: &str) -> Option<u32> {
         let added = || self.added.iter().find(|added| added.content == token).map(|added| added.id);
-        piece.or_else(|| (0..self.n_appended).find(sentinel).map(|k| self.appended_id(k))).or_else(added)
+        sentinels::number(token, self.n_appended).map(|k| self.appended_id(k)).or_else(added)
     }
 
     pub(super) fn prefix(&self) -> &[u32] {

@@ -15,6 +15,14 @@ pub(super) fn name(k: usize) -> String {
     format!("{OPEN}{k}>")
 }
 
+/// The sentinel k < `n` that is spelled so.
+pub(super) fn number(token: &str, n: usize) -> Option<usize> {
+    match next_sentinel(token, 0, n) {
+        Some((0, end, Segment::Sentinel(k))) if end == token.len() => Some(k),
+        _ => None,
+    }
+}
+
 /// Cuts `text` at the sentinels k < `n` and at the `added` tokens, of several at a place the longest; anything else that looks
 /// like a sentinel (`<extra_id_007>`) stays text.
 pub(super) fn segments<'a>(text: &'a str, n: usize, added: &'a [AddedToken]) -> Vec<Segment<'a>> {
@@ -101,6 +109,8 @@ mod tests {
             ]
         );
         assert_eq!(segments("", 100, &[]), []);
+        let spelled = ["<extra_id_12>", "<extra_id_100>", "<extra_id_1>.", "x<extra_id_1>", "<extra_id_01>"];
+        assert_eq!(spelled.map(|text| number(text, 100)), [Some(12), None, None, None, None]);
         let added = [token("<h", 7), token("<hl>", 8)];
         let expected = [
             Segment::Text("a"),
