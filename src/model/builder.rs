@@ -13,11 +13,12 @@ use super::architecture::Stack;
 use super::config::T5Config;
 use super::encoder_attention::EncoderAttention;
 use super::layout::{Layout, shard_leaf};
+use super::learns::LowRank;
 use crate::batch::BatchShape;
-use crate::graph::{Dtype, Graph, ValueId};
+use crate::graph::{Add, Dtype, Graph, ValueId};
 use crate::ops::{
-    AppendKv, Attention, BlockSums, CrossEntropy, Dropout, DropoutMask, Gather, JoinAttention, Logits, Mask, Matmul,
-    MatmulLayout, PositionBias, RmsNorm, SelectRows, Variant, gather_index_len,
+    AddColumns, AppendKv, Attention, BlockSums, CrossEntropy, Dropout, DropoutMask, Gather, JoinAttention, Logits,
+    Mask, Matmul, MatmulLayout, PositionBias, RmsNorm, SelectRows, Variant, gather_index_len,
 };
 
 /// Adds the parts of a T5 to a graph.
@@ -264,14 +265,14 @@ impl<'a> Builder<'a> {
         self.graph.push1(CrossEntropy { by_row: true, ..op }, &inputs)
     }
 
-    /// Appends the backward pass of `stats`' objective: every parameter's gradient is added to the leaf `grad/NAME`, and
-    /// the stats to the leaf `stats`.
+    /// Appends the backward pass of `stats`' objective: the gradient of every parameter that learns is added to the leaf
+    /// `grad/NAME`, and the stats to the leaf `stats`.
     pub fn backward(&mut self, stats: ValueId) {
         let dstats = self.graph.leaf("dstats", &[4], Dtype::F32);
         let params: Vec<(ValueId, String, Vec<usize>)> = self
             .graph
             .leaves()
-            .filter(|(_, info)| info.label.contains(".weight"))
+            .filter(|(_, info)| self.layout.is_learning(&info.label))
             .map(|(value, info)| (value, format!("grad/{}", info.label), info.shape.clone()))
             .collect();
         let targets: Vec<_> = params
@@ -430,9 +431,18 @@ impl<'a> Builder<'a> {
         self.graph.push1(RmsNorm { eps: self.eps() }, &[x, scale])
     }
 
+    /// x W^T, with what adapters add to it. Every projection of a block is made here, in [`Builder::project_back`], or for decoding in
+    /// `project_norm`.
     pub fn linear(&mut self, weight: &str, x: ValueId) -> ValueId {
         let w = self.param(weight);
-        self.graph.push1(self.product(), &[x, w])
+        let mut y = self.graph.push1(self.product(), &[x, w]);
+        for LowRank { at, down, up, scale } in self.layout.low_rank(weight) {
+            let (down, up) = (self.param(down), self.param(up));
+            let inner = self.graph.push1(self.product(), &[x, down]);
+            let part = self.graph.push1(self.product(), &[inner, up]);
+            y = self.graph.push1(AddColumns { at: *at, scale: *scale }, &[y, part]);
+        }
+        y
     }
 
     fn product(&self) -> Matmul {
@@ -441,6 +451,10 @@ impl<'a> Builder<'a> {
 
     /// residual + dropout(linear(x)).
     pub fn project_back(&mut self, weight: &str, x: ValueId, residual: ValueId) -> ValueId {
+        if !self.layout.low_rank(weight).is_empty() {
+            let y = self.linear(weight, x);
+            return self.add_to_residual(y, residual);
+        }
         let w = self.param(weight);
         let op = self.product().with_residual();
         if self.dropout == 0.0 {
@@ -450,6 +464,16 @@ impl<'a> Builder<'a> {
         let dropout = Some(DropoutMask { rate: self.dropout, site: self.sites });
         let key = self.key();
         self.graph.push1(Matmul { dropout, ..op }, &[x, w, key, residual])
+    }
+
+    /// residual + dropout(x).
+    fn add_to_residual(&mut self, x: ValueId, residual: ValueId) -> ValueId {
+        if self.dropout == 0.0 {
+            return self.graph.push1(Add, &[residual, x]);
+        }
+        self.sites += 1;
+        let key = self.key();
+        self.graph.push1(Dropout { rate: self.dropout, site: self.sites, add: true }, &[x, key, residual])
     }
 
     fn key(&mut self) -> ValueId {

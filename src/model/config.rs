@@ -10,7 +10,7 @@ use super::architecture::Architecture;
 use super::encoder_attention::EncoderAttention;
 use super::head::ClassifierHead;
 use super::patches::PatchHead;
-use crate::checkpoint::{GgufFile, Weights, other_format};
+use crate::checkpoint::{GgufFile, Weights, base_of, other_format};
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 use crate::ops::Activation;
@@ -87,6 +87,9 @@ impl T5Config {
             return Ok(config);
         }
         let dir = files::model_folder(model);
+        if let Some(base) = base_of(dir)? {
+            return T5Config::from_dir(&base);
+        }
         let file = dir.join("config.json");
         match other_format(dir).filter(|_| !file.exists()) {
             Some(what) => Err(Error::file(dir, what)),

@@ -130,10 +130,10 @@ impl Engine {
             ));
         }
         let gpu = &model.gpu;
-        let grads = model.layout.allocate(gpu, "gradients")?;
+        let grads = model.layout.allocate_learning(gpu, "gradients")?;
         let stats = gpu.buffer("stats", 16)?;
-        let spans = model.layout.tensors();
-        let optimizer = Optimizer::new(gpu, optimizer, spans, &model.params, &grads, &stats, max_norm)?;
+        let (spans, params) = (model.layout.learning_tensors(), model.layout.learning_windows(&model.params));
+        let optimizer = Optimizer::new(gpu, optimizer, &spans, params, &grads, &stats, max_norm)?;
         // Evaluations come between steps: they use the memory of the steps' activations.
         let pool = SlotPool::new();
         let scorer = Scorer::sharing(model.clone(), pool.clone());

@@ -326,10 +326,14 @@ impl Builder<'_> {
         store(&mut self.graph, logits, "logits");
     }
 
-    /// activation(weight norm(x)) in one kernel, the beginning of a layer.
+    /// activation(weight norm(x)), the beginning of a layer: in one kernel, unless an adapter adds to the product.
     fn project_norm(&mut self, layer: &str, weight: &str, x: ValueId, activation: Option<Activation>) -> ValueId {
         self.graph.scope(layer);
         let weights = [format!("{layer}.{weight}.weight"), format!("{layer}.layer_norm.weight")];
+        if !self.layout.low_rank(&weights[0]).is_empty() {
+            let y = self.norm_and_project(layer, &weights[0], x);
+            return activation.map_or(y, |activation| self.graph.push1(activation, &[y]));
+        }
         let inputs = [x, self.param(&weights[0]), self.param(&weights[1])];
         let op = Matmul { norm: Some(self.eps()), activation, ..self.product() };
         self.graph.push1(op, &inputs)
