@@ -54,7 +54,7 @@ impl Model {
     ///
     /// # Errors
     /// The folder is of another model or of another LoRA; it is damaged.
-    pub(crate) fn read_lora(&self, folder: &LoraFolder) -> Result<()> {
+    pub fn read_lora(&self, folder: &LoraFolder) -> Result<()> {
         let mut read = 0;
         for tensor in self.layout.tensors() {
             let (Some(names), [out, input]) = (pair_of(&tensor.name), &tensor.shape[..]) else { continue };

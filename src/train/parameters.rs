@@ -26,8 +26,9 @@ macro_rules! hyper_parameters {
             plain {
                 /// Optimiser steps of the whole run
                 steps: u64 = 1000, None, Some(("N", "Training"));
-                /// Which parameters learn: "all", "norms" (the layer norms), or "last-N" (the last N blocks of each stack, and the norms
-                /// behind them); the others stay as they are, and take no memory for gradients and moments
+                /// Which parameters learn: "all"; "norms" (the layer norms); "last-N" (the last N blocks of each stack, and the norms behind
+                /// them); "lora", which is { lora = { rank = 8, alpha = 16, targets = ["q", "v"], rs = false } }. The others stay as they
+                /// are, and take no memory for gradients and moments
                 learns: $crate::model::Learns = Default::default(), None, Some(("WHAT", "Training"));
                 /// Rows in one pass over the device: examples, unless several are packed into a row
                 batch_size: usize = 32, None, Some(("N", "Training"));
