@@ -34,13 +34,17 @@ fn learns(text: &str) -> Learns {
 fn ways(gated: bool) -> Vec<Learns> {
     let targets = if gated { r#"["q","k","v","o","wi_0","wi_1","wo"]"# } else { r#"["q","k","v","o","wi","wo"]"# };
     let lora = format!(r#"{{"lora": {{"rank": 3, "alpha": 5, "targets": {targets}, "rs": true}}}}"#);
-    [r#""norms""#, r#""last-1""#, r#""lora""#, &lora].map(learns).to_vec()
+    [r#""norms""#, r#""last-1""#, r#"{"adapters": 5}"#, r#""gradual""#, r#""lora""#, &lora].map(learns).to_vec()
+}
+
+fn is_zero_at_first(tensor: &str) -> bool {
+    tensor.contains("lora_B") || tensor.contains("Adapter.up")
 }
 
 /// Fills what an adapter adds, so that it changes the model.
 fn stir(model: &Model) {
     let mut rng = Rng::new(2, Purpose::Examples, &[1]);
-    for tensor in model.layout.tensors().iter().filter(|tensor| tensor.name.contains("lora_B")) {
+    for tensor in model.layout.tensors().iter().filter(|tensor| is_zero_at_first(&tensor.name)) {
         let values: Vec<f32> = (0..tensor.len()).map(|_| rng.normal() as f32 * 0.3).collect();
         write_span(&model.gpu, tensor, &model.params, &values);
     }
@@ -61,16 +65,18 @@ fn every_gradient_is_that_of_finite_differences() {
         ("t5", Architecture::PrefixLm, false, true),
     ] {
         for learns in ways(gated) {
-            let model = Model::init(&gpu, config(family, architecture, gated), 3).unwrap().learning(&learns, 4).unwrap();
+            let model =
+                Model::init(&gpu, config(family, architecture, gated), 3).unwrap().learning(&learns, 4).unwrap();
             stir(&model);
             let batch = batch(packed);
             let mut objective = Objective::new(&model, &batch);
             let mut engine = engine(model);
+            engine.unfreeze(1);
             engine.begin_step();
             engine.micro_batch(&batch, [0; 4]).unwrap();
             pollster::block_on(engine.finish_gradients().unwrap().finish()).unwrap();
             let layout = &engine.model.layout;
-            let names: Vec<String> = objective.leaves.keys().filter(|name| layout.is_learning(name)).cloned().collect();
+            let names: Vec<String> = objective.leaves.keys().filter(|name| layout.learns_now(name)).cloned().collect();
             assert!(names.len() >= 4, "{learns:?}: {names:?}");
             for name in names {
                 let slice = layout.slice(&name, engine.gradients()).unwrap();
@@ -109,9 +115,11 @@ fn what_is_frozen_stays_and_takes_no_memory() {
                 continue;
             }
             stir(&model);
+            let of_last = |name: &String| !name.contains(".block.0.");
             let learning: Vec<String> =
                 model.layout.learning_tensors().iter().map(|tensor| tensor.name.clone()).collect();
             let mut engine = Engine::new(model, Regularization::default(), &optimizer, 1.0).unwrap();
+            engine.unfreeze(1);
             let [_, gradients, moments, _] = engine.memory();
             let most = 4 * engine.model.layout.n_learning() as u64 + 256 * learning.len() as u64;
             assert!(gradients <= most && moments <= 2 * most, "{learns:?}: {gradients} and {moments} bytes");
@@ -120,7 +128,17 @@ fn what_is_frozen_stays_and_takes_no_memory() {
             pollster::block_on(engine.finish_step(1e-2, 0).unwrap().finish()).unwrap();
             for (name, before) in names.iter().zip(&before) {
                 let changed = read(&engine.model, name) != *before;
-                assert_eq!(changed, learning.contains(name), "{learns:?}: {name}");
+                let now = learns != Learns::Gradual || of_last(name);
+                assert_eq!(changed, now && learning.contains(name), "{learns:?}: {name}");
+            }
+            if learns == Learns::Gradual {
+                engine.unfreeze(2);
+                engine.begin_step();
+                engine.micro_batch(&batch(false), [0; 4]).unwrap();
+                pollster::block_on(engine.finish_step(1e-2, 1).unwrap().finish()).unwrap();
+                for (name, before) in names.iter().zip(&before) {
+                    assert!(read(&engine.model, name) != *before, "{name} is not unfrozen");
+                }
             }
         }
     }
@@ -142,8 +160,12 @@ fn names_say_what_learns() {
     assert_eq!(last.len(), (4 + 1 + 3 + 1) + (4 + 1 + 4 + 1 + 3 + 1) + 2, "{last:?}");
     assert!(last.iter().all(|name| name.contains(".block.1.") || name.contains("final_layer_norm")), "{last:?}");
     assert_eq!(of(r#""lora""#).len(), 2 * 2 * (2 + 4));
+    let adapters = of(r#"{"adapters": 5}"#);
+    assert_eq!(adapters.len(), norms.len() + 2 * 4);
+    assert_eq!(of(r#""gradual""#).len(), model.layout.tensors().len());
     let refused = |learns: &str| model.clone().learning(&self::learns(learns), 0).err().unwrap().to_string();
     for (learns, part) in [
+        (r#"{"adapters": 0}"#, "adapters have a width of 1 or more"),
         (r#""last-3""#, "the model has 2 blocks in a stack, not 3"),
         (r#"{"lora": {"targets": ["wi"]}}"#, "no projection `wi`; LoRA's targets are of k, o, q, v, wi_0, wi_1, wo"),
         (r#"{"lora": {"targets": []}}"#, "LoRA needs targets"),
@@ -210,7 +232,9 @@ fn a_resumed_run_equals_an_undisturbed_one() {
         let mut resumed = Trainer::resume(&gpu, &Tuner::off(), state, &parts).unwrap();
         assert_eq!(run(&mut resumed, 100), Outcome::Finished);
         let weights = if matches!(learns, Learns::Lora(_)) { "adapter_model.safetensors" } else { "model.safetensors" };
-        for file in [&format!("last/{weights}"), "last/training_state/optimizer.safetensors", &format!("best/{weights}")] {
+        for file in
+            [&format!("last/{weights}"), "last/training_state/optimizer.safetensors", &format!("best/{weights}")]
+        {
             let read = |out: &Path| fs::read(out.join(file)).unwrap();
             assert!(read(&whole) == read(&parts), "{learns:?}: {file} differs");
         }
@@ -239,6 +263,7 @@ fn generation_is_the_full_forward_pass() {
         let _ = fs::remove_dir_all(&out);
         fs::create_dir_all(&out).unwrap();
         model.save(&out).unwrap();
+        assert_eq!(out.join("model.safetensors").exists(), !matches!(learns, Learns::Lora(_)));
         let saved = Model::load(&gpu, &out).unwrap().0;
         let sources: Vec<Vec<u32>> = vec![vec![70, 80, 90, 1], vec![100, 101, 102, 103, 104, 105, 1]];
         let decoding = Decoding { log_probs: true, ..Decoding::greedy().max_new_tokens(9) };
@@ -292,8 +317,10 @@ fn logits(model: &Model, batch: &Batch) -> Vec<f32> {
     let mut b = Builder::new(model, batch.shape, 0.0);
     let hidden = b.states();
     let logits = b.logits(hidden, None);
+    // What reads the labels, which are written with the rest.
+    let stats = b.loss(hidden, 0.0, 0.0);
     let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };
-    let plan = Plan::compile(&model.gpu, &b.graph, &[("logits", logits)], &options).unwrap();
+    let plan = Plan::compile(&model.gpu, &b.graph, &[("logits", logits), ("stats", stats)], &options).unwrap();
     let mut sequence = Sequence::new(&model.gpu);
     Inputs::new(batch, &model.config).unwrap().write(&plan, &mut sequence);
     plan.run_in(&mut sequence).unwrap();
@@ -343,16 +370,12 @@ fn a_folder_of_peft_gives_the_logits_of_pytorch() {
             ("input_ids", vec![rows, src_len], ints(&batch.src_ids)),
             ("attention_mask", vec![rows, src_len], ints(&mask.collect::<Vec<_>>())),
             ("decoder_input_ids", vec![rows, tgt_len], ints(&batch.tgt_in)),
-            ("logits", vec![rows, tgt_len, merged_vocab(&beside)], logits(&beside, &batch)),
+            ("logits", vec![rows, tgt_len, beside.config.vocab_size], logits(&beside, &batch)),
         ];
         let shapes: Vec<_> = tensors.iter().map(|(name, shape, _)| ((*name).to_owned(), shape.clone())).collect();
         let values = |wanted: &str| Ok(tensors.iter().find(|(name, ..)| *name == wanted).unwrap().2.clone());
         t5_wgpu::checkpoint::write_model(out.join("logits.safetensors"), &shapes, values).unwrap();
     }
-}
-
-fn merged_vocab(model: &Model) -> usize {
-    model.config.vocab_size
 }
 
 /// A copy of the golden LoRA with other settings.
@@ -437,8 +460,30 @@ fn damaged_and_foreign_adapters_are_refused() {
     // As models of their own.
     let opened = |folder: &Path| ModelParts::open(folder).err().unwrap().to_string();
     let key = "base_model_name_or_path";
-    holds(opened(&changed(&scratch, "lost", |s| s[key] = "nowhere/at-all".into())), "nowhere/at-all, which is not there");
+    holds(
+        opened(&changed(&scratch, "lost", |s| s[key] = "nowhere/at-all".into())),
+        "nowhere/at-all, which is not there",
+    );
     holds(opened(&changed(&scratch, "silent", |s| s[key] = serde_json::Value::Null)), "does not say which model");
     let itself = scratch.path("itself").to_string_lossy().into_owned();
     holds(opened(&changed(&scratch, "itself", |s| s[key] = itself.clone().into())), "is an adapter itself");
+}
+
+#[test]
+fn blocks_are_unfrozen_in_equal_episodes() {
+    let settings = Settings { steps: 12, unfreeze_every: Some(4), ..Settings::new() };
+    assert_eq!([0, 3, 4, 7, 8, 11].map(|step| settings.unfrozen(step)), [1, 1, 2, 2, 3, 3]);
+    let scratch = Scratch::new("learning-gradual");
+    let mut gradual = settings_of_gradual(&scratch);
+    gradual.unfreeze_every = Some(0);
+    assert!(gradual.check().unwrap_err().to_string().contains("must be at least 1"));
+    gradual.unfreeze_every = None;
+    gradual.optimizer = t5_wgpu::train::settings::with_weight_decay(gradual.optimizer, 0.1);
+    assert!(gradual.check().unwrap_err().to_string().contains("weights that do not learn yet"));
+    let plain = Settings { learns: Learns::All, unfreeze_every: Some(3), ..settings_of_gradual(&scratch) };
+    assert!(plain.check().unwrap_err().to_string().contains("it needs learns = \"gradual\""));
+}
+
+fn settings_of_gradual(scratch: &Scratch) -> Settings {
+    settings(&scratch.pairs(10), &Learns::Gradual)
 }

@@ -17,8 +17,8 @@ use super::learns::LowRank;
 use crate::batch::BatchShape;
 use crate::graph::{Add, Dtype, Graph, ValueId};
 use crate::ops::{
-    AddColumns, AppendKv, Attention, BlockSums, CrossEntropy, Dropout, DropoutMask, Gather, JoinAttention, Logits,
-    Mask, Matmul, MatmulLayout, PositionBias, RmsNorm, SelectRows, Variant, gather_index_len,
+    Activation, AddColumns, AppendKv, Attention, BlockSums, CrossEntropy, Dropout, DropoutMask, Function, Gather,
+    JoinAttention, Logits, Mask, Matmul, MatmulLayout, PositionBias, RmsNorm, SelectRows, Variant, gather_index_len,
 };
 
 /// Adds the parts of a T5 to a graph.
@@ -272,7 +272,7 @@ impl<'a> Builder<'a> {
         let params: Vec<(ValueId, String, Vec<usize>)> = self
             .graph
             .leaves()
-            .filter(|(_, info)| self.layout.is_learning(&info.label))
+            .filter(|(_, info)| self.layout.learns_now(&info.label))
             .map(|(value, info)| (value, format!("grad/{}", info.label), info.shape.clone()))
             .collect();
         let targets: Vec<_> = params
@@ -414,12 +414,26 @@ impl<'a> Builder<'a> {
         self.linear(weight, n)
     }
 
-    /// x + wo(act(wi(norm(x)))).
+    /// x + wo(act(wi(norm(x)))), with an adapter behind wo if there is one.
     fn feed_forward(&mut self, layer: &str, x: ValueId) -> ValueId {
         let h = self.norm_and_project(layer, &format!("{layer}.DenseReluDense.wi.weight"), x);
         let a = self.graph.push1(self.config.feed_forward_proj, &[h]);
         let a = self.dropout(a);
-        self.project_back(&format!("{layer}.DenseReluDense.wo.weight"), a, x)
+        self.end_feed_forward(layer, a, x)
+    }
+
+    /// residual + dropout(wo(a)); with an adapter (Houlsby et al. 2019) residual + dropout(y + up(relu(down(y)))) for y = wo(a).
+    fn end_feed_forward(&mut self, layer: &str, a: ValueId, residual: ValueId) -> ValueId {
+        let wo = format!("{layer}.DenseReluDense.wo.weight");
+        if self.config.adapter_width == 0 {
+            return self.project_back(&wo, a, residual);
+        }
+        let y = self.linear(&wo, a);
+        let inner = self.linear(&format!("{layer}.Adapter.down.weight"), y);
+        let inner = self.graph.push1(Activation { function: Function::Relu, gated: false }, &[inner]);
+        let up = self.param(&format!("{layer}.Adapter.up.weight"));
+        let y = self.graph.push1(self.product().with_residual(), &[inner, up, y]);
+        self.add_to_residual(y, residual)
     }
 
     fn eps(&self) -> f32 {

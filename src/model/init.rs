@@ -19,7 +19,8 @@ pub fn weights(config: &T5Config, tensor: &TensorSpan, seed: u64) -> Vec<f32> {
             let bound = (tensor.shape[1] as f64).powf(-0.5);
             return (0..len).map(|_| ((2.0 * rng.uniform() - 1.0) * bound) as f32).collect();
         }
-        "lora_B" => return vec![0.0; len],
+        // What is added changes nothing at first.
+        "lora_B" | "up" => return vec![0.0; len],
         _ => {}
     }
     let Some(deviation) = deviation(config, module) else {

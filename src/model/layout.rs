@@ -53,6 +53,8 @@ pub struct Piece {
 pub struct Layout {
     pub untied: bool,
     learns: Learns,
+    /// Leaves that learn, but not now.
+    waiting: HashSet<String>,
     /// What is added to the products of leaves.
     low_rank: HashMap<String, Vec<LowRank>>,
     /// Windows of what learns.
@@ -143,6 +145,7 @@ impl Layout {
         let mut layout = Layout {
             untied,
             learns: learns.clone(),
+            waiting: HashSet::new(),
             low_rank: HashMap::new(),
             learning: 0,
             tensors: vec![],
@@ -338,6 +341,17 @@ impl Layout {
     /// Whether a leaf is a parameter that learns.
     pub fn is_learning(&self, leaf: &str) -> bool {
         self.leaves.get(leaf).is_some_and(|leaf| leaf.window < self.learning)
+    }
+
+    /// Whether a leaf is a parameter that learns now: see [`Layout::unfreeze`].
+    pub fn learns_now(&self, leaf: &str) -> bool {
+        self.is_learning(leaf) && !self.waiting.contains(leaf)
+    }
+
+    /// Under [`Learns::Gradual`], has the last `blocks` blocks of each stack learn from now on, and nothing in the others.
+    pub fn unfreeze(&mut self, config: &T5Config, blocks: usize) {
+        let waits = |leaf: &&String| !self.learns.includes_now(config, leaf, blocks);
+        self.waiting = self.leaves.keys().filter(waits).cloned().collect();
     }
 
     /// The tensors that learn.

@@ -22,6 +22,10 @@ pub enum Learns {
     Norms,
     /// The last blocks of each stack, so many, and the norms behind them.
     Last(usize),
+    /// All in the end, one block of each stack more from time to time, from the last one on; embedding and head always.
+    Gradual,
+    /// Adapters of this width, a small network behind each feed-forward network, and the scales of all layer norms.
+    Adapters(usize),
     /// Products of two small matrices, which are added to projections.
     Lora(Lora),
 }
@@ -69,7 +73,7 @@ pub(super) struct LowRank {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(
     untagged,
-    expecting = "known are \"all\", \"norms\", \"last-N\", \"lora\" and \
+    expecting = "known are \"all\", \"norms\", \"last-N\", \"gradual\", { adapters = 32 }, \"lora\" and \
     { lora = { rank = 8, alpha = 16, targets = [\"q\", \"v\"], rs = false } }"
 )]
 enum Written {
@@ -80,6 +84,7 @@ enum Written {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Adapter {
+    Adapters(usize),
     Lora(Lora),
 }
 
@@ -90,15 +95,18 @@ impl TryFrom<Written> for Learns {
         let name = match written {
             Written::Name(name) => name,
             Written::Adapter(Adapter::Lora(lora)) => return Ok(Learns::Lora(lora)),
+            Written::Adapter(Adapter::Adapters(width)) => return Ok(Learns::Adapters(width)),
         };
         match name.as_str() {
             "lora" => Ok(Learns::Lora(Lora::default())),
             "all" => Ok(Learns::All),
             "norms" => Ok(Learns::Norms),
+            "gradual" => Ok(Learns::Gradual),
             other => match other.strip_prefix("last-").and_then(|n| n.parse().ok()) {
                 Some(blocks) if blocks > 0 => Ok(Learns::Last(blocks)),
                 _ => Err(format!(
-                    "unknown `{other}`: known are all, norms, last-N for the last N blocks of each stack, and lora"
+                    "unknown `{other}`: known are all, norms, last-N for the last N blocks of each stack, gradual, lora, and \
+                     {{ adapters = WIDTH }}"
                 )),
             },
         }
@@ -111,6 +119,8 @@ impl From<Learns> for Written {
             Learns::All => Written::Name("all".into()),
             Learns::Norms => Written::Name("norms".into()),
             Learns::Last(blocks) => Written::Name(format!("last-{blocks}")),
+            Learns::Gradual => Written::Name("gradual".into()),
+            Learns::Adapters(width) => Written::Adapter(Adapter::Adapters(width)),
             Learns::Lora(lora) => Written::Adapter(Adapter::Lora(lora)),
         }
     }
@@ -120,15 +130,20 @@ impl Learns {
     /// Whether a tensor learns, by its HuggingFace name.
     pub(super) fn includes(&self, config: &T5Config, tensor: &str) -> bool {
         match *self {
-            Learns::All => true,
+            Learns::All | Learns::Gradual => true,
             Learns::Norms => is_norm(tensor),
-            Learns::Last(blocks) => match block_of(tensor) {
-                Some(("encoder", block)) => block + blocks >= config.num_layers,
-                Some((_, block)) => block + blocks >= config.num_decoder_layers,
+            Learns::Adapters(_) => is_norm(tensor) || tensor.contains(ADAPTER),
+            Learns::Last(blocks) => match is_of_last(config, tensor, blocks) {
+                Some(last) => last,
                 None => is_norm(tensor),
             },
             Learns::Lora(_) => is_addition(tensor),
         }
+    }
+
+    /// Whether a tensor learns while the last `blocks` blocks of each stack do.
+    pub(super) fn includes_now(&self, config: &T5Config, tensor: &str, blocks: usize) -> bool {
+        *self != Learns::Gradual || is_of_last(config, tensor, blocks).unwrap_or(true)
     }
 
     /// The tensors that this adds to a model of these, by PyPI's names without their prefix.
@@ -158,7 +173,14 @@ impl Learns {
     pub fn check(&self, config: &T5Config) -> Result<()> {
         let wrong = |what: String| Err(Error::setting("learns", what));
         match self {
-            Learns::All | Learns::Norms => Ok(()),
+            Learns::All | Learns::Norms | Learns::Gradual => Ok(()),
+            Learns::Adapters(width) => match (*width, config.adapter_width) {
+                (0, _) => wrong("adapters have a width of 1 or more".into()),
+                (wanted, there) if there > 0 && wanted != there => {
+                    wrong(format!("the model has adapters of width {there}, not {wanted}"))
+                }
+                (width, _) => T5Config { adapter_width: width, ..config.clone() }.validate(),
+            },
             Learns::Last(blocks) => {
                 let most = config.num_layers.max(config.num_decoder_layers);
                 match *blocks > most {
@@ -194,7 +216,10 @@ const MOST_RANK: usize = 4096;
 const LORA_A: &str = "lora_A";
 const LORA_B: &str = "lora_B";
 
-/// Whether a tensor is part of an adapter, and no checkpoint's without one.
+/// What the tensors of an adapter behind a feed-forward network are called.
+const ADAPTER: &str = ".Adapter.";
+
+/// Whether a tensor is part of a LoRA, and no checkpoint's without one.
 pub(super) fn is_addition(tensor: &str) -> bool {
     [LORA_A, LORA_B].iter().any(|part| tensor.contains(part))
 }
@@ -227,8 +252,12 @@ impl Model {
         if self.layout.learns() == learns {
             return Ok(self);
         }
+        let mut config = self.config.clone();
+        if let Learns::Adapters(width) = learns {
+            config.adapter_width = *width;
+        }
         let held = |name: &str| self.layout.tensor(name).map_or(Dtype::F32, |tensor| self.layout.dtype(tensor));
-        let layout = Layout::learning(&self.config, self.layout.untied, self.gpu.caps(), &held, learns)?;
+        let layout = Layout::learning(&config, self.layout.untied, self.gpu.caps(), &held, learns)?;
         let params = layout.allocate(&self.gpu, "parameters")?;
         for tensor in layout.tensors() {
             let (Some(before), cols) = (self.layout.tensor(&tensor.name), tensor.shape[1..].iter().product()) else {
@@ -242,13 +271,21 @@ impl Model {
                 self.gpu.copy(&window(from, &self.params), &window(to, &params));
             }
         }
-        let model = Model { layout, params, ..self };
-        for tensor in model.layout.tensors().iter().filter(|tensor| is_addition(&tensor.name)) {
+        let known = self.layout.clone();
+        let model = Model { config, layout, params, ..self };
+        for tensor in model.layout.tensors().iter().filter(|tensor| known.tensor(&tensor.name).is_none()) {
             model.write_tensor(tensor, &init::weights(&model.config, tensor, seed))?;
         }
         model.gpu.flush()?;
         Ok(model)
     }
+}
+
+/// Whether a tensor lies in one of the last blocks of its stack; `None`: it lies in no block.
+fn is_of_last(config: &T5Config, tensor: &str, blocks: usize) -> Option<bool> {
+    let (stack, block) = block_of(tensor)?;
+    let layers = if stack == "encoder" { config.num_layers } else { config.num_decoder_layers };
+    Some(block.saturating_add(blocks) >= layers)
 }
 
 fn is_norm(tensor: &str) -> bool {
@@ -268,7 +305,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let lora = r#"{"lora":{"rank":4,"alpha":2.5,"targets":["wo"],"rs":true}}"#;
-        for text in ["\"all\"", "\"norms\"", "\"last-2\"", lora] {
+        for text in ["\"all\"", "\"norms\"", "\"last-2\"", "\"gradual\"", "{\"adapters\":32}", lora] {
             let learns: Learns = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&learns).unwrap(), text);
         }

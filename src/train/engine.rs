@@ -57,6 +57,8 @@ pub struct Engine {
     pub optimizer: Optimizer,
     regularization: Regularization,
     recompute: bool,
+    /// Blocks of each stack that learn now.
+    unfrozen: Option<usize>,
     grads: Vec<Buffer>,
     stats: Buffer,
     plans: Plans<BatchShape>,
@@ -138,8 +140,8 @@ impl Engine {
         let pool = SlotPool::new();
         let scorer = Scorer::sharing(model.clone(), pool.clone());
         let (plans, step) = (Plans::new(MOST_PLANS, pool), Sequence::new(gpu));
-        let (recompute, flops) = (false, HashMap::new());
-        Ok(Engine { optimizer, regularization, recompute, grads, stats, plans, scorer, step, flops, model })
+        let (recompute, unfrozen, flops) = (false, None, HashMap::new());
+        Ok(Engine { optimizer, regularization, recompute, unfrozen, grads, stats, plans, scorer, step, flops, model })
     }
 
     /// Whether the backward pass computes each block's activations again instead of keeping them: less memory for up to a
@@ -147,6 +149,16 @@ impl Engine {
     pub fn with_recompute(mut self, recompute: bool) -> Engine {
         self.plans.clear();
         Engine { recompute, ..self }
+    }
+
+    /// Under [`Learns::Gradual`](crate::model::Learns::Gradual): how many blocks of each stack learn from now on, from the last one
+    /// on. What does not learn has a gradient of 0, with which optimisers without weight decay change nothing.
+    pub fn unfreeze(&mut self, blocks: usize) {
+        if self.unfrozen.replace(blocks) != Some(blocks) {
+            self.model.layout.unfreeze(&self.model.config, blocks);
+            self.plans.clear();
+            self.flops.clear();
+        }
     }
 
     /// Compiles the plan for a shape ahead of its first batch: the largest first, so that smaller ones fit its memory.

@@ -20,6 +20,7 @@ use super::window::{Session, Window};
 use crate::data::prefetch::{Prefetch, Ready};
 use crate::data::stream::BatchPosition;
 use crate::error::{Error, Result};
+use crate::model::{Learns, T5Config};
 use crate::run_folder::RunFolder;
 use crate::tokenizer::Tokenizer;
 
@@ -104,6 +105,12 @@ impl Trainer {
     /// last checkpoint stays as it is.
     pub fn run(&mut self, mut hooks: Hooks<'_>) -> Result<Outcome> {
         self.state.settings.settle();
+        if self.state.settings.learns == Learns::Gradual {
+            let T5Config { num_layers, num_decoder_layers, .. } = self.engine.model.config;
+            let blocks = num_layers.max(num_decoder_layers) as u64;
+            let Settings { steps, unfreeze_every, .. } = &mut self.state.settings;
+            unfreeze_every.get_or_insert((*steps / blocks).max(1));
+        }
         let Settings { steps, eval_every, save_every, .. } = self.state.settings;
         let schedule = self.state.settings.lr_schedule();
         let due =
@@ -181,6 +188,9 @@ impl Trainer {
 
     pub(super) fn submit_step(&mut self, lr: f64) -> Result<PendingReport> {
         let Settings { seed, accumulate, .. } = self.state.settings;
+        if self.state.settings.learns == Learns::Gradual {
+            self.engine.unfreeze(self.state.settings.unfrozen(self.state.step));
+        }
         self.engine.begin_step();
         for pass in 0..accumulate as u64 {
             let index = self.state.step * accumulate as u64 + pass;

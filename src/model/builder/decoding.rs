@@ -319,7 +319,7 @@ impl Builder<'_> {
 
             let layer = layers.feed_forward;
             let a = self.project_norm(&layer, "DenseReluDense.wi", x, Some(self.config.feed_forward_proj));
-            x = self.project_back(&format!("{layer}.DenseReluDense.wo.weight"), a, x);
+            x = self.end_feed_forward(&layer, a, x);
         }
         self.graph.scope("decoder");
         let logits = self.logits(x, Some(&self.config.final_norm(Stack::Decoder)));
