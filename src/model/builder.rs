@@ -4,6 +4,7 @@
 
 mod decoding;
 mod heads;
+mod projections;
 
 pub use decoding::{Chooser, DecodeShape, StateLeaf};
 
@@ -13,12 +14,11 @@ use super::architecture::Stack;
 use super::config::T5Config;
 use super::encoder_attention::EncoderAttention;
 use super::layout::{Layout, shard_leaf};
-use super::learns::LowRank;
 use crate::batch::BatchShape;
-use crate::graph::{Add, Dtype, Graph, ValueId};
+use crate::graph::{Dtype, Graph, ValueId};
 use crate::ops::{
-    Activation, AddColumns, AppendKv, Attention, BlockSums, CrossEntropy, Dropout, DropoutMask, Function, Gather,
-    JoinAttention, Logits, Mask, Matmul, MatmulLayout, PositionBias, RmsNorm, SelectRows, Variant, gather_index_len,
+    AppendKv, Attention, BlockSums, CrossEntropy, Dropout, Gather, JoinAttention, Logits, Mask, PositionBias, RmsNorm,
+    SelectRows, Variant, gather_index_len,
 };
 
 /// Adds the parts of a T5 to a graph.
@@ -72,7 +72,7 @@ struct Keep {
     pos: ValueId,
 }
 
-/// Products of so many rows or more treat them alike: see [`Matmul::any_rows`].
+/// Products of so many rows or more treat them alike: see [`crate::ops::Matmul::any_rows`].
 const LEAST_ROWS: usize = 16;
 
 impl<'a> Builder<'a> {
@@ -422,20 +422,6 @@ impl<'a> Builder<'a> {
         self.end_feed_forward(layer, a, x)
     }
 
-    /// residual + dropout(wo(a)); with an adapter (Houlsby et al. 2019) residual + dropout(y + up(relu(down(y)))) for y = wo(a).
-    fn end_feed_forward(&mut self, layer: &str, a: ValueId, residual: ValueId) -> ValueId {
-        let wo = format!("{layer}.DenseReluDense.wo.weight");
-        if self.config.adapter_width == 0 {
-            return self.project_back(&wo, a, residual);
-        }
-        let y = self.linear(&wo, a);
-        let inner = self.linear(&format!("{layer}.Adapter.down.weight"), y);
-        let inner = self.graph.push1(Activation { function: Function::Relu, gated: false }, &[inner]);
-        let up = self.param(&format!("{layer}.Adapter.up.weight"));
-        let y = self.graph.push1(self.product().with_residual(), &[inner, up, y]);
-        self.add_to_residual(y, residual)
-    }
-
     fn eps(&self) -> f32 {
         self.config.layer_norm_epsilon as f32
     }
@@ -443,51 +429,6 @@ impl<'a> Builder<'a> {
     pub fn norm(&mut self, weight: &str, x: ValueId) -> ValueId {
         let scale = self.param(weight);
         self.graph.push1(RmsNorm { eps: self.eps() }, &[x, scale])
-    }
-
-    /// x W^T, with what adapters add to it. Every projection of a block is made here, in [`Builder::project_back`], or for decoding in
-    /// `project_norm`.
-    pub fn linear(&mut self, weight: &str, x: ValueId) -> ValueId {
-        let w = self.param(weight);
-        let mut y = self.graph.push1(self.product(), &[x, w]);
-        for LowRank { at, down, up, scale } in self.layout.low_rank(weight) {
-            let (down, up) = (self.param(down), self.param(up));
-            let inner = self.graph.push1(self.product(), &[x, down]);
-            let part = self.graph.push1(self.product(), &[inner, up]);
-            y = self.graph.push1(AddColumns { at: *at, scale: *scale }, &[y, part]);
-        }
-        y
-    }
-
-    fn product(&self) -> Matmul {
-        Matmul { variant: self.variant, any_rows: self.any_rows, ..Matmul::new(MatmulLayout::Nt) }
-    }
-
-    /// residual + dropout(linear(x)).
-    pub fn project_back(&mut self, weight: &str, x: ValueId, residual: ValueId) -> ValueId {
-        if !self.layout.low_rank(weight).is_empty() {
-            let y = self.linear(weight, x);
-            return self.add_to_residual(y, residual);
-        }
-        let w = self.param(weight);
-        let op = self.product().with_residual();
-        if self.dropout == 0.0 {
-            return self.graph.push1(op, &[x, w, residual]);
-        }
-        self.sites += 1;
-        let dropout = Some(DropoutMask { rate: self.dropout, site: self.sites });
-        let key = self.key();
-        self.graph.push1(Matmul { dropout, ..op }, &[x, w, key, residual])
-    }
-
-    /// residual + dropout(x).
-    fn add_to_residual(&mut self, x: ValueId, residual: ValueId) -> ValueId {
-        if self.dropout == 0.0 {
-            return self.graph.push1(Add, &[residual, x]);
-        }
-        self.sites += 1;
-        let key = self.key();
-        self.graph.push1(Dropout { rate: self.dropout, site: self.sites, add: true }, &[x, key, residual])
     }
 
     fn key(&mut self) -> ValueId {
