@@ -362,6 +362,9 @@ fn expect_gguf(config: &T5Config, untied: bool) -> Result<()> {
         let what = format!("a GGUF file cannot say that the architecture is {name}: write a folder instead");
         return Err(Error::Input(what));
     }
+    if config.adapter_width > 0 {
+        return Err(Error::Input("a GGUF file has no place for adapters: write a folder instead".into()));
+    }
     if config.classifier.is_some() {
         return Err(Error::Input("a GGUF file has no place for a head that classifies: write a folder instead".into()));
     }

@@ -2,6 +2,7 @@
 
 mod gguf;
 mod grown;
+mod lora;
 mod mapped;
 #[cfg(feature = "flax")]
 mod msgpack;
@@ -18,6 +19,8 @@ pub use gguf::BlockFormat;
 pub(crate) use gguf::{GgufFile, Setting};
 #[cfg(feature = "train")]
 pub(crate) use gguf::{Value as GgufValue, write_gguf};
+pub use lora::LoraFolder;
+pub(crate) use lora::{LoraConfig, base_of, write_lora};
 #[cfg(feature = "train")]
 pub(crate) use naming::llama_cpp_name;
 pub(crate) use open::other_format;

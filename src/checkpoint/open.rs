@@ -28,6 +28,11 @@ pub(super) fn open_model(path: &Path) -> Result<(Box<dyn WeightSource>, Option<S
     Ok((source, remark))
 }
 
+/// Whether a folder holds a model's weights. What cannot be told counts as weights: opening them says what is wrong.
+pub(super) fn has_weights(dir: &Path) -> bool {
+    !matches!(files_of(dir), Ok(None))
+}
+
 /// The GGUF file, or the first of its shards, that a model's path stands for, if it is one.
 pub(super) fn gguf_of(path: &Path) -> Result<Option<PathBuf>> {
     let file = match path.is_dir() {

@@ -49,7 +49,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut sources = Sources::open(&args.text, args.model.file.as_deref())?;
     let folder = args.model.folder(args.device.quiet)?;
     let tokenizer = args.model.tokenizer(&folder)?;
-    let parts = ModelParts::open_any(&folder)?;
+    let parts = args.model.peft.merge(ModelParts::open_any(&folder)?)?;
     parts.config.check_vocabulary(tokenizer.vocab_size())?;
     let gpu = args.device.open()?;
     let mut classifier = Classifier::new(args.device.load(&gpu, &parts, args.model.weights)?)?;

@@ -13,12 +13,12 @@ use t5_wgpu::convert::{Conversion, Converted, Format};
 use t5_wgpu::data::{Split, TaskConfig};
 use t5_wgpu::forward::{TargetScore, TargetScorer};
 use t5_wgpu::generate::{Decoding, Generator};
-use t5_wgpu::gpu::Gpu;
 use t5_wgpu::model::{Model, ModelParts, Storage};
 use t5_wgpu::rng::{Purpose, Rng};
 use t5_wgpu::tokenizer::Tokenizer;
 
 use super::console::{end_progress, note, say, show_progress};
+use super::model_args::PeftArgs;
 use super::pairs::set_file;
 use super::signals;
 use super::{GpuArgs, model_folder, open_tokenizer};
@@ -65,6 +65,8 @@ pub struct Args {
     #[arg(long, short)]
     quiet: bool,
     #[command(flatten)]
+    peft: PeftArgs,
+    #[command(flatten)]
     gpu: GpuArgs,
 }
 
@@ -98,7 +100,7 @@ pub fn run(args: &Args) -> Result<()> {
     let is_gguf = args.out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
     expect_place(args, is_gguf)?;
     let model = model_folder(&args.model, args.quiet)?;
-    let parts = ModelParts::open_any(&model)?;
+    let parts = args.peft.merge(ModelParts::open_any(&model)?)?;
     let tokenizer = match &args.tokenizer {
         Some(spec) => Some(open_tokenizer(spec)?),
         None => Tokenizer::from_dir(&model).ok(),
@@ -211,19 +213,23 @@ const SOURCES: (usize, usize) = (16, 48);
 impl Comparison {
     fn of(args: &Args, model: &Path, pairs: Option<&Path>, tokenizer: Option<&Tokenizer>) -> Result<Comparison> {
         let gpu = args.gpu.open(args.quiet)?;
-        let load = |path: &Path, storage| -> Result<Model> { Ok(load(&gpu, path, storage)?) };
+        let upload = |parts: &ModelParts, storage| -> Result<Model> {
+            Ok(Model::upload(&gpu, parts, storage, &mut |_, _| ControlFlow::Continue(()))?.0)
+        };
+        let before = args.peft.merge(ModelParts::open(model)?)?;
         let examples = match (pairs, tokenizer) {
-            (None, _) => answers(load(model, Storage::F32)?)?,
+            (None, _) => answers(upload(&before, Storage::F32)?)?,
             (Some(file), Some(tokenizer)) => read_pairs(file, tokenizer)?,
             (Some(file), None) => {
                 bail!("the model has no tokenizer to read {} with: name one with --tokenizer", file.display())
             }
         };
-        let score = |path: &Path, storage| -> Result<Vec<TargetScore>> {
-            let mut scorer = TargetScorer::new(load(path, storage)?);
+        let score = |parts: &ModelParts, storage| -> Result<Vec<TargetScore>> {
+            let mut scorer = TargetScorer::new(upload(parts, storage)?);
             Ok(pollster::block_on(scorer.score(&examples, &|| false))?)
         };
-        let scores = [score(model, Storage::F32)?, score(&args.out, Storage::AsStored)?];
+        let after = ModelParts::open(&args.out)?;
+        let scores = [score(&before, Storage::F32)?, score(&after, Storage::AsStored)?];
         let tokens: usize = scores[0].iter().map(|s| s.log_probs.len()).sum();
         let mean = |x: f64| x / tokens.max(1) as f64;
         let all = |scores: &'_ [TargetScore]| -> Vec<f64> {
@@ -255,10 +261,6 @@ impl Comparison {
             "log_prob_difference": self.difference, "likeliest_f32": self.likeliest[0], "likeliest": self.likeliest[1],
         })
     }
-}
-
-fn load(gpu: &Gpu, path: &Path, storage: Storage) -> t5_wgpu::Result<Model> {
-    Ok(Model::load_as(gpu, path, storage)?.0)
 }
 
 /// A model's likeliest answers to sources of random ids.

@@ -62,9 +62,13 @@ fn words(standing: &Standing) -> String {
 
 fn print_estimate(stage: &Estimate, standing: Option<&Standing>) -> Result<()> {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let Estimate { parameters, weights, gradients, moments, activations, .. } = *stage;
+    let Estimate { parameters, learning, weights, gradients, moments, activations, .. } = *stage;
     say!("\n{}", stage.stage)?;
-    say!("  parameters        {:.2} million", parameters as f64 / 1e6)?;
+    let learn = match learning == parameters {
+        true => String::new(),
+        false => format!(", of which {:.4} million learn", learning as f64 / 1e6),
+    };
+    say!("  parameters        {:.2} million{learn}", parameters as f64 / 1e6)?;
     say!(
         "  memory            {:.0} MiB: {:.0} weights, {:.0} gradients, {:.0} moments, {:.0} activations",
         mib(weights + gradients + moments + activations),

@@ -86,7 +86,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut sources = Sources::open(&args.text, args.model.file.as_deref())?;
     let folder = args.model.folder(args.device.quiet)?;
     let tokenizer = args.model.tokenizer(&folder)?;
-    let parts = ModelParts::open_any(&folder)?.encoder_only();
+    let parts = args.model.peft.merge(ModelParts::open_any(&folder)?)?.encoder_only();
     parts.config.check_vocabulary(tokenizer.vocab_size())?;
     let gpu = args.device.open()?;
     let head = SentenceHead::open(&gpu, &folder, parts.config.d_model)?;

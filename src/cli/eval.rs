@@ -1,10 +1,11 @@
 //! `t5 eval`: how well a model does on a task.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use t5_wgpu::data::{Metric, Split, TaskConfig};
-use t5_wgpu::model::{Model, T5Config};
+use t5_wgpu::model::{Model, ModelParts, Storage, T5Config};
 use t5_wgpu::recipe::conductor::Watch;
 use t5_wgpu::recipe::evaluation::{evaluate, write_evaluation};
 use t5_wgpu::tokenizer::Tokenizer;
@@ -14,6 +15,7 @@ use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::console::say;
 use super::decoding::DecodingArgs;
+use super::model_args::PeftArgs;
 use super::pairs::{self, OnBadRowArg, PAIRS};
 use super::prefix::{Prefix, Wish};
 use super::progress::{LookArgs, Renderer};
@@ -67,6 +69,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 64)]
     batch: usize,
     #[command(flatten)]
+    peft: PeftArgs,
+    #[command(flatten)]
     decoding: DecodingArgs,
     /// "bytes", a tokenizer.json, a spiece.model, or the folder of a model or a run [default: that of --model]
     #[arg(long, value_name = "FILE|bytes|DIR")]
@@ -96,7 +100,8 @@ pub fn run(args: &Args) -> Result<()> {
         let prefix = Prefix::choose(wish, &T5Config::from_dir(&folder)?, args.json)?;
         (task.prefix, model_task) = (Some(prefix.text), prefix.task);
     }
-    let (mut model, remarks) = Model::load(&gpu, &folder)?;
+    let parts = args.peft.merge(ModelParts::open(&folder)?)?;
+    let (mut model, remarks) = Model::upload(&gpu, &parts, Storage::F32, &mut |_, _| ControlFlow::Continue(()))?;
     model.tuner = args.tune.open(&gpu, Mode::Cache, TuneBudget::for_run());
     let tokenizer = match &args.tokenizer {
         Some(spec) => open_tokenizer(spec)?,

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use t5_wgpu::Error;
 use t5_wgpu::generate::{Alternative, Decoding, Generation, Generator, StoppedAt};
-use t5_wgpu::model::{Model, T5Config};
+use t5_wgpu::model::{Model, ModelParts, T5Config};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::tune::{Mode, TuneBudget};
 
@@ -99,7 +99,8 @@ pub fn run(args: &Args) -> Result<()> {
         let (gpu, seconds) = timed(|| args.device.open());
         timings.device = seconds;
         let gpu = gpu?;
-        let model = Model::load_as(&gpu, &folder, args.model.weights.into())?;
+        let parts = args.model.peft.merge(ModelParts::open(&folder)?)?;
+        let model = Model::upload(&gpu, &parts, args.model.weights.into(), &mut |_, _| ControlFlow::Continue(()))?;
         let (tokenizer, seconds) = tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic));
         timings.tokenizer = seconds;
         Ok((tokenizer?, gpu, model))

@@ -31,6 +31,30 @@ pub struct ModelArgs {
     /// beside it; int4 takes 16 %, and rounds by up to 3 % of the range of the 32 beside it
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = WeightsArg::Auto)]
     pub weights: WeightsArg,
+    #[command(flatten)]
+    pub peft: PeftArgs,
+}
+
+/// What is added to a model.
+#[derive(clap::Args, Clone, Debug)]
+pub struct PeftArgs {
+    /// Merge the LoRA of this folder into the model: one of PyPI's peft (adapter_config.json, adapter_model.safetensors), or a
+    /// checkpoint of `t5 train --learns lora`. Such a folder in place of the model stands for the model that it names and itself
+    #[arg(long, value_name = "DIR")]
+    peft: Option<PathBuf>,
+}
+
+impl PeftArgs {
+    /// The model with what is added to it.
+    ///
+    /// # Errors
+    /// The folder is damaged, or was made on another model.
+    pub fn merge(&self, parts: ModelParts) -> t5_wgpu::Result<ModelParts> {
+        match &self.peft {
+            None => Ok(parts),
+            Some(run) => parts.with_lora(&model_folder(run, true)?),
+        }
+    }
 }
 
 impl ModelArgs {

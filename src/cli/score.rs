@@ -71,7 +71,7 @@ pub fn run(args: &Args) -> Result<()> {
     let tokenizer = args.model.tokenizer(&folder)?;
     let prefix = Prefix::choose(args.prefix.wish(), &T5Config::from_dir(&folder)?, args.device.quiet)?;
     let gpu = args.device.open()?;
-    let parts = ModelParts::open(&folder)?;
+    let parts = args.model.peft.merge(ModelParts::open(&folder)?)?;
     parts.config.check_vocabulary(tokenizer.vocab_size())?;
     let model = args.device.load(&gpu, &parts, args.model.weights)?;
     let program = Program { args, prefix, tokenizer };

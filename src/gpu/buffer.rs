@@ -123,6 +123,13 @@ impl Gpu {
         });
     }
 
+    /// Copies one window to the start of another on the device, behind everything submitted or written before.
+    pub fn copy(&self, from: &Slice, to: &Slice) {
+        self.inner.submit(|encoder| {
+            encoder.copy_buffer_to_buffer(&from.buffer.raw, from.offset, &to.buffer.raw, to.offset, from.bytes);
+        });
+    }
+
     /// Reads `range` (bytes, multiples of 4) back to the host.
     pub async fn read<T: bytemuck::Pod>(&self, buffer: &Buffer, range: Range<u64>) -> Result<Vec<T>> {
         self.start_read(buffer, range)?.finish().await

@@ -4,6 +4,7 @@
 
 mod decoding;
 mod heads;
+mod projections;
 
 pub use decoding::{Chooser, DecodeShape, StateLeaf};
 
@@ -16,8 +17,8 @@ use super::layout::{Layout, shard_leaf};
 use crate::batch::BatchShape;
 use crate::graph::{Dtype, Graph, ValueId};
 use crate::ops::{
-    AppendKv, Attention, BlockSums, CrossEntropy, Dropout, DropoutMask, Gather, JoinAttention, Logits, Mask, Matmul,
-    MatmulLayout, PositionBias, RmsNorm, SelectRows, Variant, gather_index_len,
+    AppendKv, Attention, BlockSums, CrossEntropy, Dropout, Gather, JoinAttention, Logits, Mask, PositionBias, RmsNorm,
+    SelectRows, Variant, gather_index_len,
 };
 
 /// Adds the parts of a T5 to a graph.
@@ -71,7 +72,7 @@ struct Keep {
     pos: ValueId,
 }
 
-/// Products of so many rows or more treat them alike: see [`Matmul::any_rows`].
+/// Products of so many rows or more treat them alike: see [`crate::ops::Matmul::any_rows`].
 const LEAST_ROWS: usize = 16;
 
 impl<'a> Builder<'a> {
@@ -264,14 +265,14 @@ impl<'a> Builder<'a> {
         self.graph.push1(CrossEntropy { by_row: true, ..op }, &inputs)
     }
 
-    /// Appends the backward pass of `stats`' objective: every parameter's gradient is added to the leaf `grad/NAME`, and
-    /// the stats to the leaf `stats`.
+    /// Appends the backward pass of `stats`' objective: the gradient of every parameter that learns is added to the leaf
+    /// `grad/NAME`, and the stats to the leaf `stats`.
     pub fn backward(&mut self, stats: ValueId) {
         let dstats = self.graph.leaf("dstats", &[4], Dtype::F32);
         let params: Vec<(ValueId, String, Vec<usize>)> = self
             .graph
             .leaves()
-            .filter(|(_, info)| info.label.contains(".weight"))
+            .filter(|(_, info)| self.layout.learns_now(&info.label))
             .map(|(value, info)| (value, format!("grad/{}", info.label), info.shape.clone()))
             .collect();
         let targets: Vec<_> = params
@@ -413,12 +414,12 @@ impl<'a> Builder<'a> {
         self.linear(weight, n)
     }
 
-    /// x + wo(act(wi(norm(x)))).
+    /// x + wo(act(wi(norm(x)))), with an adapter behind wo if there is one.
     fn feed_forward(&mut self, layer: &str, x: ValueId) -> ValueId {
         let h = self.norm_and_project(layer, &format!("{layer}.DenseReluDense.wi.weight"), x);
         let a = self.graph.push1(self.config.feed_forward_proj, &[h]);
         let a = self.dropout(a);
-        self.project_back(&format!("{layer}.DenseReluDense.wo.weight"), a, x)
+        self.end_feed_forward(layer, a, x)
     }
 
     fn eps(&self) -> f32 {
@@ -428,28 +429,6 @@ impl<'a> Builder<'a> {
     pub fn norm(&mut self, weight: &str, x: ValueId) -> ValueId {
         let scale = self.param(weight);
         self.graph.push1(RmsNorm { eps: self.eps() }, &[x, scale])
-    }
-
-    pub fn linear(&mut self, weight: &str, x: ValueId) -> ValueId {
-        let w = self.param(weight);
-        self.graph.push1(self.product(), &[x, w])
-    }
-
-    fn product(&self) -> Matmul {
-        Matmul { variant: self.variant, any_rows: self.any_rows, ..Matmul::new(MatmulLayout::Nt) }
-    }
-
-    /// residual + dropout(linear(x)).
-    pub fn project_back(&mut self, weight: &str, x: ValueId, residual: ValueId) -> ValueId {
-        let w = self.param(weight);
-        let op = self.product().with_residual();
-        if self.dropout == 0.0 {
-            return self.graph.push1(op, &[x, w, residual]);
-        }
-        self.sites += 1;
-        let dropout = Some(DropoutMask { rate: self.dropout, site: self.sites });
-        let key = self.key();
-        self.graph.push1(Matmul { dropout, ..op }, &[x, w, key, residual])
     }
 
     fn key(&mut self) -> ValueId {

@@ -10,7 +10,7 @@ use super::architecture::Architecture;
 use super::encoder_attention::EncoderAttention;
 use super::head::ClassifierHead;
 use super::patches::PatchHead;
-use crate::checkpoint::{GgufFile, Weights, other_format};
+use crate::checkpoint::{GgufFile, Weights, base_of, other_format};
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 use crate::ops::Activation;
@@ -41,6 +41,8 @@ pub struct T5Config {
     /// `wo(act(wi x))`, or `wo(act(wi_0 x) * wi_1 x)` where gated.
     pub feed_forward_proj: Activation,
     pub tie_word_embeddings: bool,
+    /// Width of the adapter behind each feed-forward network, 0: there are none. A key of our own.
+    pub adapter_width: usize,
     /// LongT5's `encoder_attention_type`, `local_radius` and `global_block_size`.
     pub encoder_attention: EncoderAttention,
     /// Written by transformers 5.x; decides the output scale when present (see [`T5Config::output_scale`]).
@@ -87,6 +89,9 @@ impl T5Config {
             return Ok(config);
         }
         let dir = files::model_folder(model);
+        if let Some(base) = base_of(dir)? {
+            return T5Config::from_dir(&base);
+        }
         let file = dir.join("config.json");
         if !dir.is_dir() || file.exists() {
             return T5Config::from_file(file);
@@ -235,16 +240,14 @@ impl From<T5Config> for Map<String, Value> {
     fn from(config: T5Config) -> Map<String, Value> {
         let mut map = config.extra;
         let mut set = |key: &str, value: Value| map.insert(key.to_owned(), value);
-        match config.architecture {
-            Architecture::EncoderDecoder => {
-                set("architectures", json!([config.model_type.class()]));
-                set("model_type", json!(config.model_type.name()));
-            }
+        if config.architecture == Architecture::EncoderDecoder && config.adapter_width == 0 {
+            set("architectures", json!([config.model_type.class()]));
+            set("model_type", json!(config.model_type.name()));
+        } else {
             // Under a name that transformers does not know: it would make up the parameters that it misses.
-            of_ours => {
-                set("architecture", json!(of_ours.name()));
-                set("model_type", json!(format!("{}{OWN_SUFFIX}", config.model_type.name())));
-            }
+            set("architecture", json!(config.architecture.name()));
+            set("adapter_width", json!(config.adapter_width));
+            set("model_type", json!(format!("{}{OWN_SUFFIX}", config.model_type.name())));
         }
         set("is_encoder_decoder", json!(!config.architecture.is_one_stack()));
         set("dtype", json!("float32"));
@@ -325,6 +328,7 @@ fn from_map(mut keys: Keys) -> Result<T5Config> {
         initializer_factor: keys.number("initializer_factor", 1.0)?,
         feed_forward_proj: keys.feed_forward(if t5 { "relu" } else { "gated-gelu" })?,
         tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(model_type != Family::Mt5),
+        adapter_width: keys.size(&["adapter_width"], 0)?,
         encoder_attention: keys.encoder_attention(model_type)?,
         scale_decoder_outputs: keys.flag("scale_decoder_outputs")?,
         pad_token_id,

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::T5Config;
+use crate::checkpoint::base_of;
 use crate::error::{Error, Result};
 use crate::files::{self, SETTINGS_LIMIT};
 
@@ -203,7 +204,11 @@ impl GenerationConfig {
     /// # Errors
     /// The file cannot be read, is no JSON of this kind, or names an id that the model does not have.
     pub fn from_dir(model: &Path, config: &T5Config) -> Result<GenerationConfig> {
-        let path = files::model_folder(model).join(GENERATION_FILE);
+        let folder = files::model_folder(model);
+        if let Some(base) = base_of(folder)? {
+            return GenerationConfig::from_dir(&base, config);
+        }
+        let path = folder.join(GENERATION_FILE);
         if !path.exists() {
             return Ok(GenerationConfig::default());
         }

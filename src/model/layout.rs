@@ -5,10 +5,11 @@
 //! into shards of rows, each a leaf of its own. The keys and values of cross-attention are leaves by block for training and,
 //! in the same memory, runs of blocks for decoding, which makes them all from one input.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::config::T5Config;
+use super::learns::{Learns, LowRank};
 use super::storage::fitting;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Caps, Gpu, Slice};
@@ -46,10 +47,18 @@ pub struct Piece {
     pub len: usize,
 }
 
-/// The arenas of a model. Parameters, gradients and moments share one layout, in which nothing is packed.
+/// The arenas of a model. What learns lies in the first windows, what is frozen in the others, so that gradients and moments are
+/// arenas of the first windows alone; in those, nothing is packed.
 #[derive(Clone, Debug)]
 pub struct Layout {
     pub untied: bool,
+    learns: Learns,
+    /// Leaves that learn, but not now.
+    waiting: HashSet<String>,
+    /// What is added to the products of leaves.
+    low_rank: HashMap<String, Vec<LowRank>>,
+    /// Windows of what learns.
+    learning: usize,
     tensors: Vec<TensorSpan>,
     leaves: HashMap<String, Leaf>,
     /// 32-bit words of each window.
@@ -71,6 +80,14 @@ struct Leaf {
     dtype: Dtype,
 }
 
+/// A leaf that is to be given a place.
+struct Placing {
+    name: String,
+    shape: Vec<usize>,
+    dtype: Dtype,
+    learns: bool,
+}
+
 impl Leaf {
     fn words(&self) -> usize {
         (self.dtype.bytes(&self.shape) / 4) as usize
@@ -82,13 +99,28 @@ const ALIGN: usize = 64;
 
 impl Layout {
     /// `wanted`: the type that each tensor should have. A leaf gets it if all its tensors want it and it fits, else it is
-    /// f32.
+    /// f32. All parameters learn.
     ///
     /// # Errors
     /// `Adapter` if a projection by itself is larger than a binding.
     pub fn new(config: &T5Config, untied: bool, caps: &Caps, wanted: &dyn Fn(&str) -> Dtype) -> Result<Layout> {
+        Layout::learning(config, untied, caps, wanted, &Learns::All)
+    }
+
+    /// [`Layout::new`] where only some parameters learn.
+    ///
+    /// # Errors
+    /// `Adapter` if a projection by itself is larger than a binding.
+    pub fn learning(
+        config: &T5Config,
+        untied: bool,
+        caps: &Caps,
+        wanted: &dyn Fn(&str) -> Dtype,
+        learns: &Learns,
+    ) -> Result<Layout> {
         let window_len = (caps.max_binding / 4) as usize / ALIGN * ALIGN;
-        let tensors = config.tensor_shapes(untied);
+        let mut tensors = config.tensor_shapes(untied);
+        tensors.extend(learns.additions(&tensors));
         // The rows of each leaf, those of all its members, and their type.
         let mut wholes: HashMap<String, (usize, Dtype)> = HashMap::new();
         for (name, shape) in &tensors {
@@ -107,10 +139,15 @@ impl Layout {
         let whole_groups = (shard_len / table_words.max().unwrap_or(config.d_model) / GROUP * GROUP).max(GROUP);
         let n_shards = config.vocab_size.div_ceil(whole_groups);
         let even = config.vocab_size.div_ceil(n_shards).next_multiple_of(GROUP);
-        let shards = (0..config.vocab_size).step_by(even).map(|first| even.min(config.vocab_size - first)).collect();
+        let shards: Vec<usize> =
+            (0..config.vocab_size).step_by(even).map(|first| even.min(config.vocab_size - first)).collect();
         let cross_blocks = if config.architecture.is_one_stack() { 0 } else { config.num_decoder_layers };
         let mut layout = Layout {
             untied,
+            learns: learns.clone(),
+            waiting: HashSet::new(),
+            low_rank: HashMap::new(),
+            learning: 0,
             tensors: vec![],
             leaves: HashMap::new(),
             windows: vec![0],
@@ -118,75 +155,105 @@ impl Layout {
             cross_blocks,
             window_len,
         };
-        for block in 0..cross_blocks {
-            let name = cross_leaf(&(block..block + 1));
-            let (rows, dtype) = wholes[&name];
-            layout.place(name, vec![rows, config.d_model], dtype, window_len)?;
-        }
-        layout.join_cross_leaves();
-        let mut filled: HashMap<String, usize> = HashMap::new();
-        for (name, shape) in tensors {
-            let leaf_name = leaf_of(&name);
-            let (leaf_rows, dtype) = wholes[&leaf_name];
-            let cols: usize = shape[1..].iter().product();
-            let mut pieces = Vec::new();
-            if TABLES.contains(&name.as_str()) {
-                for (s, rows) in layout.shards.clone().into_iter().enumerate() {
-                    let leaf = layout.place(shard_leaf(&name, s), vec![rows, cols], dtype, window_len)?;
-                    pieces.push(Piece { window: leaf.window, offset: leaf.offset, rows, len: rows * cols });
-                }
-            } else {
-                let leaf = match layout.leaves.get(&leaf_name) {
-                    Some(leaf) => leaf.clone(),
-                    None => {
-                        let mut whole = shape.clone();
-                        whole[0] = leaf_rows;
-                        layout.place(leaf_name.clone(), whole, dtype, window_len)?
-                    }
-                };
-                // Members follow one another in the order of the checkpoint: q, k, v; wi_0, wi_1.
-                let before = filled.entry(leaf_name).or_default();
-                let (rows, len) = (shape[0], shape[0] * cols);
-                pieces.push(Piece { window: leaf.window, offset: leaf.offset + *before, rows, len });
-                *before += rows * dtype.row_words(cols);
+        // In the order of their places. All tensors of a leaf learn, or none.
+        let mut leaves: Vec<Placing> = (0..cross_blocks)
+            .map(|block| {
+                let name = cross_leaf(&(block..block + 1));
+                let (rows, dtype) = wholes[&name];
+                Placing { learns: learns.includes(config, &name), name, shape: vec![rows, config.d_model], dtype }
+            })
+            .collect();
+        let mut met: HashSet<String> = leaves.iter().map(|leaf| leaf.name.clone()).collect();
+        for (name, shape) in &tensors {
+            let leaf = leaf_of(name);
+            let (rows, dtype) = wholes[&leaf];
+            if !met.insert(leaf.clone()) {
+                continue;
             }
+            let learns = learns.includes(config, name);
+            let of_rows = |rows: usize| [&[rows], &shape[1..]].concat();
+            if TABLES.contains(&name.as_str()) {
+                let shard = |(s, &rows)| Placing { name: shard_leaf(name, s), shape: of_rows(rows), dtype, learns };
+                leaves.extend(layout.shards.iter().enumerate().map(shard));
+            } else {
+                leaves.push(Placing { name: leaf, shape: of_rows(rows), dtype, learns });
+            }
+        }
+        let (learning, frozen): (Vec<Placing>, Vec<Placing>) = leaves.into_iter().partition(|leaf| leaf.learns);
+        learning.into_iter().try_for_each(|leaf| layout.place(leaf))?;
+        layout.learning = layout.windows.len();
+        if !frozen.is_empty() {
+            layout.windows.push(0);
+        }
+        frozen.into_iter().try_for_each(|leaf| layout.place(leaf))?;
+        let mut filled: HashMap<String, usize> = HashMap::new();
+        let mut rows_before: HashMap<String, usize> = HashMap::new();
+        for (name, shape) in tensors {
+            let cols: usize = shape[1..].iter().product();
+            let row = rows_before.entry(leaf_of(&name)).or_default();
+            if let Some(added) = learns.low_rank(&name, *row) {
+                layout.low_rank.entry(leaf_of(&name)).or_default().push(added);
+            }
+            *row += shape[0];
+            let piece = |leaf: &Leaf, before: usize, rows: usize| Piece {
+                window: leaf.window,
+                offset: leaf.offset + before,
+                rows,
+                len: rows * cols,
+            };
+            let pieces = if TABLES.contains(&name.as_str()) {
+                let shards = layout.shards.iter().enumerate();
+                shards.map(|(s, &rows)| piece(&layout.leaves[&shard_leaf(&name, s)], 0, rows)).collect()
+            } else {
+                let leaf = &layout.leaves[&leaf_of(&name)];
+                // Members follow one another in the order of the checkpoint: q, k, v; wi_0, wi_1.
+                let before = filled.entry(leaf_of(&name)).or_default();
+                let found = piece(leaf, *before, shape[0]);
+                *before += shape[0] * leaf.dtype.row_words(cols);
+                vec![found]
+            };
             layout.tensors.push(TensorSpan { name, shape, pieces });
         }
+        layout.join_cross_leaves();
         Ok(layout)
     }
 
     /// Finds an aligned place for a leaf, in a new window if the last one is full.
-    fn place(&mut self, name: String, shape: Vec<usize>, dtype: Dtype, window_len: usize) -> Result<Leaf> {
+    fn place(&mut self, Placing { name, shape, dtype, .. }: Placing) -> Result<()> {
         let len = (dtype.bytes(&shape) / 4) as usize;
-        if len > window_len {
+        if len > self.window_len {
             return Err(Error::Adapter(format!(
                 "`{name}` takes {} MiB, this adapter binds at most {} MiB at once: the model is too large for it",
                 len >> 18,
-                window_len >> 18
+                self.window_len >> 18
             )));
         }
         let mut window = self.windows.len() - 1;
         let mut offset = self.windows[window].next_multiple_of(ALIGN);
-        if offset + len > window_len {
+        if offset + len > self.window_len {
             self.windows.push(0);
             (window, offset) = (window + 1, 0);
         }
         self.windows[window] = offset + len;
-        let leaf = Leaf { window, offset, shape, dtype };
-        self.leaves.insert(name, leaf.clone());
-        Ok(leaf)
+        self.leaves.insert(name, Leaf { window, offset, shape, dtype });
+        Ok(())
     }
 
-    /// Makes leaves of the runs of decoder blocks whose cross-attention keys and values lie next to one another.
+    /// Makes leaves of the runs of decoder blocks whose cross-attention keys and values lie next to one another. What is added to
+    /// products is added to those of single blocks.
     fn join_cross_leaves(&mut self) {
         for first in 0..self.cross_blocks {
+            if !self.low_rank(&cross_leaf(&(first..first + 1))).is_empty() {
+                continue;
+            }
             let mut joint = self.leaves[&cross_leaf(&(first..first + 1))].clone();
             for block in first + 1..self.cross_blocks {
                 let next = &self.leaves[&cross_leaf(&(block..block + 1))];
                 // Packed rows lie in groups, none of which may be filled up in the middle of a run.
                 let whole_groups = !joint.dtype.is_packed() || joint.shape[0].is_multiple_of(GROUP);
                 let follows = (next.window, next.offset) == (joint.window, joint.offset + joint.words());
-                if !(follows && whole_groups && next.dtype == joint.dtype) {
+                let is_plain = self.low_rank(&cross_leaf(&(block..block + 1))).is_empty();
+                if !(follows && whole_groups && is_plain && next.dtype == joint.dtype) {
                     break;
                 }
                 joint.shape[0] += next.shape[0];
@@ -261,6 +328,53 @@ impl Layout {
         self.windows.iter().map(|&len| gpu.buffer(label, 4 * len as u64)).collect()
     }
 
+    /// What adapters add to the product with a leaf.
+    pub(super) fn low_rank(&self, leaf: &str) -> &[LowRank] {
+        self.low_rank.get(leaf).map_or(&[], Vec::as_slice)
+    }
+
+    /// Which parameters learn.
+    pub fn learns(&self) -> &Learns {
+        &self.learns
+    }
+
+    /// Whether a leaf is a parameter that learns.
+    pub fn is_learning(&self, leaf: &str) -> bool {
+        self.leaves.get(leaf).is_some_and(|leaf| leaf.window < self.learning)
+    }
+
+    /// Whether a leaf is a parameter that learns now: see [`Layout::unfreeze`].
+    pub fn learns_now(&self, leaf: &str) -> bool {
+        self.is_learning(leaf) && !self.waiting.contains(leaf)
+    }
+
+    /// Under [`Learns::Gradual`], has the last `blocks` blocks of each stack learn from now on, and nothing in the others.
+    pub fn unfreeze(&mut self, config: &T5Config, blocks: usize) {
+        let waits = |leaf: &&String| !self.learns.includes_now(config, leaf, blocks);
+        self.waiting = self.leaves.keys().filter(waits).cloned().collect();
+    }
+
+    /// The tensors that learn.
+    pub fn learning_tensors(&self) -> Vec<TensorSpan> {
+        let learns = |tensor: &&TensorSpan| tensor.pieces.iter().all(|piece| piece.window < self.learning);
+        self.tensors.iter().filter(learns).cloned().collect()
+    }
+
+    /// Of arenas of this layout, the windows of what learns.
+    pub fn learning_windows<'a>(&self, arenas: &'a [Buffer]) -> &'a [Buffer] {
+        &arenas[..self.learning]
+    }
+
+    /// Arenas of this layout, with those of what is frozen out of `arenas`.
+    pub fn with_learning(&self, learning: Vec<Buffer>, arenas: &[Buffer]) -> Vec<Buffer> {
+        learning.into_iter().chain(arenas[self.learning..].iter().cloned()).collect()
+    }
+
+    /// Zeroed arenas for what learns: gradients.
+    pub fn allocate_learning(&self, gpu: &Gpu, label: &str) -> Result<Vec<Buffer>> {
+        self.windows[..self.learning].iter().map(|&len| gpu.buffer(label, 4 * len as u64)).collect()
+    }
+
     /// Bytes of arenas of this layout.
     pub fn bytes(&self) -> u64 {
         self.windows.iter().map(|&len| 4 * len as u64).sum()
@@ -268,7 +382,12 @@ impl Layout {
 
     /// Number of parameters.
     pub fn n_params(&self) -> usize {
-        self.tensors.iter().map(|t| t.shape.iter().product::<usize>()).sum()
+        self.tensors.iter().map(TensorSpan::len).sum()
+    }
+
+    /// Number of parameters that learn.
+    pub fn n_learning(&self) -> usize {
+        self.learning_tensors().iter().map(TensorSpan::len).sum()
     }
 }
 

@@ -42,6 +42,9 @@ impl T5Config {
                 return Err((key, format!("is {value}; it must lie between 1 and {most}")));
             }
         }
+        if self.adapter_width > MOST_ADAPTER {
+            return Err(("adapter_width", format!("is {}; it must be {MOST_ADAPTER} at most", self.adapter_width)));
+        }
         if self.architecture != Architecture::EncoderDecoder {
             let name = self.architecture.name();
             if self.num_decoder_layers != self.num_layers {
@@ -120,3 +123,6 @@ const MAX_BLOCK: usize = 1 << 12;
 const MAX_INNER_DIM: usize = 1 << 18;
 /// Five times the largest T5 (mT5-XXL, 13 billion).
 const MAX_PARAMETERS: u64 = 1 << 36;
+
+/// Units of an adapter. Those of the paper have up to 2048.
+const MOST_ADAPTER: usize = 1 << 16;

@@ -10,7 +10,9 @@ mod gguf;
 mod head;
 mod init;
 mod layout;
+mod learns;
 mod limits;
+mod lora;
 mod patches;
 pub mod presets;
 mod shapes;
@@ -18,7 +20,7 @@ mod storage;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rayon::prelude::*;
@@ -33,10 +35,11 @@ pub(crate) use generation::GENERATION_FILE;
 pub use generation::{DecodingSettings, EarlyStopping, GenerationConfig};
 pub use head::{ClassifierHead, Labelled, Problem};
 pub use layout::{Layout, Piece, TensorSpan};
+pub use learns::{Learns, Lora};
 pub use patches::PatchHead;
 pub use storage::Storage;
 
-use crate::checkpoint::{BlockFormat, Encoding, Weights, write_model};
+use crate::checkpoint::{BlockFormat, Encoding, LoraFolder, Weights, write_model};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::gpu::{Buffer, Gpu, Slice};
@@ -61,6 +64,8 @@ pub struct Model {
     /// How long loading took; nothing for a model that was not loaded.
     pub load_times: LoadTimes,
     constants: HashMap<&'static str, Buffer>,
+    /// The folder or file that the parameters came from, unless they were changed on the way.
+    source: Option<PathBuf>,
 }
 
 /// Where the time of loading went.
@@ -83,6 +88,8 @@ pub struct ModelParts {
     pub weights: Weights,
     /// Worth printing: which weights these are, and what was inferred about them.
     pub remarks: Vec<String>,
+    /// The folder or file that these are all of; `None` for what no file holds so.
+    pub source: Option<PathBuf>,
 }
 
 impl ModelParts {
@@ -117,7 +124,8 @@ impl ModelParts {
                 (config, generation)
             }
         };
-        let parts = ModelParts { config, generation, weights, remarks };
+        let source = LoraFolder::find(model)?.is_none().then(|| model.to_owned());
+        let parts = ModelParts { config, generation, weights, remarks, source };
         let mut parts = if parts.weights.is_encoder() { parts.encoder_only() } else { parts };
         parts.config.classifier = ClassifierHead::find(&parts.config, &parts.weights)
             .map_err(|what| Error::file(files::model_folder(model).join("config.json"), what))?;
@@ -136,6 +144,7 @@ impl ModelParts {
         let before = self.config.vocab_size;
         self.config.vocab_size = before.max(ids);
         self.weights = self.weights.with_rows(known.min(before), ids)?;
+        self.source = None;
         let more = self.config.vocab_size - before;
         self.remarks.push(format!(
             "{} tokens added, their rows the mean of the others; embedding and head have {more} more rows",
@@ -207,7 +216,7 @@ impl Model {
         storage: Storage,
         on_progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<(Model, Vec<String>)> {
-        let ModelParts { config, generation, weights, remarks } = parts;
+        let ModelParts { config, generation, weights, remarks, source } = parts;
         let writes_text = config.writes_text();
         let untied = writes_text && weights.contains("lm_head.weight");
         let (scale, rule) = config.output_scale(untied);
@@ -234,6 +243,7 @@ impl Model {
         }
         let wanted = |name: &str| storage.wanted(weights, in_file(name, embedding));
         model.generation = generation.clone();
+        model.source.clone_from(source);
         let (mut done, total) = (0, model.layout.n_params() as u64);
         let (start, mut reading, mut underway) = (Instant::now(), Duration::ZERO, 0);
         for tensor in model.layout.tensors() {
@@ -308,6 +318,7 @@ impl Model {
             tuner: Tuner::off(),
             load_times: LoadTimes::default(),
             constants,
+            source: None,
         })
     }
 
@@ -411,7 +422,8 @@ impl Model {
         self.generation.eos_token_id.as_deref().unwrap_or(&self.config.eos_token_id)
     }
 
-    /// Writes `config.json`, `model.safetensors` and, if there was one, `generation_config.json` into an existing folder.
+    /// Writes `config.json`, `model.safetensors` and, if there was one, `generation_config.json` into an existing folder; of a model that
+    /// LoRA adds to only what is added, in place of the weights, as PyPI's peft does.
     ///
     /// # Errors
     /// `Input` for a model that writes no text; `Io`.
@@ -420,6 +432,9 @@ impl Model {
         self.generation.save(dir)?;
         let config = self.config.for_head(self.untied()).to_json();
         std::fs::write(dir.join("config.json"), config).map_err(Error::io("write", dir.join("config.json")))?;
+        if let Learns::Lora(lora) = self.layout.learns() {
+            return self.save_lora(lora, dir);
+        }
         let tensors: Vec<_> = self.layout.tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
         write_model(dir.join("model.safetensors"), &tensors, |name| pollster::block_on(self.read_tensor(name)))
     }

@@ -75,6 +75,7 @@ impl Release {
             pad_token_id: 0,
             eos_token_id: vec![1],
             decoder_start_token_id: 0,
+            adapter_width: 0,
             encoder_attention: EncoderAttention::Full,
             classifier: None,
             patches: None,

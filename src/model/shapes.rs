@@ -16,7 +16,8 @@ impl T5Config {
         let d = self.d_model;
         let attention = product(&[4, d, self.inner_dim()]);
         let feed_forward = product(&[if self.feed_forward_proj.gated { 3 } else { 2 }, d, self.d_ff]);
-        let block = [attention, feed_forward, product(&[2, d])];
+        let adapter = product(&[2, d, self.adapter_width]);
+        let block = [attention, feed_forward, adapter, product(&[2, d])];
         let cross_attention = [attention, d as u64];
         let owned: Vec<_> = self.stacks().into_iter().filter(|(stack, _)| self.owns_blocks(*stack)).collect();
         let layers = owned.iter().fold(0usize, |sum, (_, layers)| sum.saturating_add(*layers));
@@ -105,6 +106,10 @@ impl T5Config {
             add(&names.feed_forward, &format!("DenseReluDense.{input}"), &[self.d_ff, d]);
         }
         add(&names.feed_forward, "DenseReluDense.wo", &[d, self.d_ff]);
+        if self.adapter_width > 0 {
+            add(&names.feed_forward, "Adapter.down", &[self.adapter_width, d]);
+            add(&names.feed_forward, "Adapter.up", &[d, self.adapter_width]);
+        }
         add(&names.feed_forward, "layer_norm", &[d]);
     }
 }

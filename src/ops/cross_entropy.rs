@@ -124,9 +124,10 @@ impl CrossEntropy {
             for (shard, &n) in self.shards.iter().enumerate() {
                 let weights = Matrix::whole(l.input(3 + shard), d);
                 product(MatmulLayout::Nn, m, d, n, part(column), weights, dh_rows, shard > 0).launch(l);
-                let (dw, add) = dweights[shard];
-                let dw = Matrix::whole(dw, d);
-                product(MatmulLayout::Tn, n, d, m, part(column), h_rows, dw, add || first > 0).launch(l);
+                if let Some(&(dw, add)) = dweights.get(shard) {
+                    let dw = Matrix::whole(dw, d);
+                    product(MatmulLayout::Tn, n, d, m, part(column), h_rows, dw, add || first > 0).launch(l);
+                }
                 column += n;
             }
         }
@@ -199,11 +200,13 @@ impl Op for CrossEntropy {
         assert!(!self.by_row, "the loss of single rows is not differentiated");
         let mut inputs: Vec<_> = (0..b.n_inputs()).map(|i| b.input(i)).collect();
         inputs[2] = dstats;
-        let op = CrossEntropyBackward { forward: self.clone(), accumulate: vec![false; self.shards.len()] };
+        // The shards of a head learn together.
+        let shards = if b.needs(3) { self.shards.len() } else { 0 };
+        let op = CrossEntropyBackward { forward: self.clone(), accumulate: vec![false; shards] };
         let grads = b.graph.push(op, &inputs);
         b.give(0, grads[0]);
         b.replay(0, grads[1]);
-        for shard in 0..self.shards.len() {
+        for shard in 0..shards {
             b.give(3 + shard, grads[2 + shard]);
         }
     }
@@ -220,7 +223,7 @@ impl Op for CrossEntropyBackward {
 
     fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
         let mut shapes = vec![inputs[0].to_vec(), vec![4]];
-        shapes.extend(inputs[3..].iter().map(|s| s.to_vec()));
+        shapes.extend(inputs[3..].iter().take(self.accumulate.len()).map(|s| s.to_vec()));
         shapes.into_iter().map(|shape| (shape, Dtype::F32)).collect()
     }
 
@@ -240,7 +243,7 @@ impl Op for CrossEntropyBackward {
         let mut memory = inputs[3 + n_shards..].iter();
         let mut dw: Vec<f64> = Vec::new();
         for (shard, &rows) in self.forward.shards.iter().enumerate() {
-            let before = self.accumulate[shard].then(|| memory.next()).flatten();
+            let before = self.accumulate.get(shard).is_some_and(|&add| add).then(|| memory.next()).flatten();
             dw.extend(before.map_or_else(|| vec![0.0; rows * d], |t| t.data.clone()));
         }
         for (r, gradient) in dlogits.iter().enumerate() {
@@ -253,7 +256,7 @@ impl Op for CrossEntropyBackward {
         }
         let mut out = vec![dh, stats];
         let mut rest = dw.as_slice();
-        for &rows in &self.forward.shards {
+        for &rows in &self.forward.shards[..self.accumulate.len()] {
             let (shard, after) = rest.split_at(rows * d);
             out.push(Tensor64::new(&[rows, d], shard.to_vec()));
             rest = after;

@@ -2,6 +2,7 @@
 
 mod accept_drafts;
 mod activation;
+mod add_columns;
 mod adjust_logits;
 mod append_kv;
 mod attention;
@@ -31,6 +32,7 @@ mod weights;
 
 pub use accept_drafts::AcceptDrafts;
 pub use activation::{Activation, Function};
+pub use add_columns::{AddColumns, TakeColumns};
 pub use adjust_logits::AdjustLogits;
 pub use append_kv::AppendKv;
 pub use attention::{Attention, Mask, Tiling};
@@ -60,6 +62,7 @@ pub const NAMES: &[&str] = &[
     "activation",
     "activation_backward",
     "add",
+    "add_columns",
     "add_into",
     "adjust_logits",
     "append_kv",
@@ -84,6 +87,7 @@ pub const NAMES: &[&str] = &[
     "rms_norm_backward",
     "sample",
     "select_rows",
+    "take_columns",
     "token_scores",
     "top_tokens",
 ];

@@ -12,10 +12,11 @@ pub struct RmsNorm {
     pub eps: f32,
 }
 
-/// `x`, `scale`, `dy`, and optionally a tensor to add to dx -> `dx`, `dscale`.
+/// `x`, `scale`, `dy`, and optionally a tensor to add to dx -> `dx`, and `dscale` unless it is not wanted.
 #[derive(Clone, Debug)]
 struct RmsNormBackward {
     eps: f32,
+    wants_scale: bool,
     add: bool,
     accumulate: bool,
 }
@@ -77,11 +78,11 @@ impl Op for RmsNorm {
 
     fn backward(&self, b: &mut Backward<'_>) {
         let Some(dy) = b.grad(0) else { return };
-        let op = RmsNormBackward { eps: self.eps, add: false, accumulate: false };
+        let op = RmsNormBackward { eps: self.eps, wants_scale: b.needs(1), add: false, accumulate: false };
         let inputs = [b.input(0), b.input(1), dy];
-        let grads = b.graph.push(op, &inputs);
-        b.give(0, grads[0]);
-        b.give(1, grads[1]);
+        for (input, gradient) in b.graph.push(op, &inputs).into_iter().enumerate() {
+            b.give(input, gradient);
+        }
     }
 
     fn oracle(&self, inputs: &[Tensor64]) -> Vec<Tensor64> {
@@ -104,7 +105,8 @@ impl Op for RmsNormBackward {
     }
 
     fn infer(&self, inputs: &[&[usize]]) -> Vec<(Vec<usize>, Dtype)> {
-        vec![(inputs[0].to_vec(), Dtype::F32), (inputs[1].to_vec(), Dtype::F32)]
+        let shapes = [inputs[0].to_vec(), inputs[1].to_vec()];
+        shapes.into_iter().take(1 + usize::from(self.wants_scale)).map(|shape| (shape, Dtype::F32)).collect()
     }
 
     fn launch(&self, l: &mut Launcher<'_>) {
@@ -132,6 +134,9 @@ impl Op for RmsNormBackward {
             ],
             workgroups: rows.div_ceil(64 / lanes as usize) as u64,
         });
+        if !self.wants_scale {
+            return;
+        }
         let n_parts = rows.div_ceil(PART_ROWS);
         let parts = l.scratch(n_parts * cols);
         l.launch(Launch {
@@ -174,7 +179,9 @@ impl Op for RmsNormBackward {
         {
             dscale.iter_mut().zip(&before.data).for_each(|(d, b)| *d += b);
         }
-        vec![Tensor64::new(&x.shape, dx), Tensor64::new(&scale.shape, dscale)]
+        let mut grads = vec![Tensor64::new(&x.shape, dx)];
+        grads.extend(self.wants_scale.then(|| Tensor64::new(&scale.shape, dscale)));
+        grads
     }
 
     fn accumulating(&self, output: usize) -> Option<Arc<dyn Op>> {

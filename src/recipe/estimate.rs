@@ -23,6 +23,8 @@ use crate::train::rehearse::StepLoad;
 pub struct Estimate {
     pub stage: String,
     pub parameters: u64,
+    /// How many of them learn.
+    pub learning: u64,
     /// Bytes on the device.
     pub weights: u64,
     pub gradients: u64,
@@ -76,8 +78,8 @@ fn estimate_stage(
     let sources = Sources::open(&settings, &Arc::new(tokenizer.clone()))?;
     let mut batches = sources.stream(config, &BatchPosition::default())?;
     let largest = batches.largest_shape();
-    let model = Model::init(gpu, config.clone(), settings.seed)?;
-    let parameters = model.layout.n_params() as u64;
+    let model = Model::init(gpu, config.clone(), settings.seed)?.learning(&settings.learns, settings.seed)?;
+    let (parameters, learning) = (model.layout.n_params() as u64, model.layout.n_learning() as u64);
     let engine = Engine::new(model, settings.regularization(), &settings.optimizer, settings.clip)?;
     let mut engine = engine.with_recompute(settings.recompute);
     engine.prepare(largest)?;
@@ -118,6 +120,7 @@ fn estimate_stage(
     Ok(Estimate {
         stage: stage.name.clone(),
         parameters,
+        learning,
         weights,
         gradients,
         moments,

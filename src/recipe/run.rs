@@ -247,10 +247,7 @@ impl Run {
                 conductor.watch.remark(&format!("{} is done: {} steps", stage.name, state.step));
                 return Ok(Outcome::Finished);
             }
-            let now = self.recipe.settings(stage)?;
-            let Settings { texts, tasks, prefetch, recompute, log_every, norms_every, .. } = now;
-            let before = state.settings;
-            state.settings = Settings { texts, tasks, prefetch, recompute, log_every, norms_every, steps, ..before };
+            state.settings = Settings { steps, ..state.settings.with_free(self.recipe.settings(stage)?) };
             let passes = steps.saturating_mul(state.settings.accumulate as u64);
             let tuner = (conductor.tuner)(gpu, passes, None);
             let mut trainer = Trainer::resume(gpu, &tuner, state, &folder)?;

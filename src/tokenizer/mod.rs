@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::checkpoint::GgufFile;
+use crate::checkpoint::{GgufFile, base_of};
 use crate::error::{Error, Result};
 use crate::files::{self, LARGE_LIMIT};
 use bytes::ByteVocab;
@@ -138,7 +138,10 @@ impl Tokenizer {
             let config = TokenizerConfig::of_sentinels(if room < T5_SENTINELS { 0 } else { T5_SENTINELS });
             return Tokenizer::from_spiece(file.path(), &config, vec![(SPIECE_FILE, contents)]);
         }
-        Tokenizer::of_files(dir, files)
+        match base_of(dir)?.filter(|_| files.is_empty()) {
+            Some(base) => Tokenizer::from_dir(&base),
+            None => Tokenizer::of_files(dir, files),
+        }
     }
 
     /// The tokenizer that these files of a folder are.

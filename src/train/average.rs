@@ -37,6 +37,11 @@ impl Average {
         Ok(Average { decay, rate, program, weights: weights.to_vec() })
     }
 
+    /// The weights that are averaged.
+    pub fn weights(&self) -> &[Buffer] {
+        &self.weights
+    }
+
     /// Takes the weights behind a step, counted from 0, into the average. Its decay grows from 0.1 with the steps, so that the
     /// first weights are soon forgotten (as TensorFlow's `ExponentialMovingAverage` with `num_updates`).
     pub fn step_in(&self, sequence: &mut Sequence, step: u64) {

@@ -69,6 +69,8 @@ pub struct Engine {
     pub optimizer: Optimizer,
     regularization: Regularization,
     recompute: bool,
+    /// Blocks of each stack that learn now.
+    unfrozen: Option<usize>,
     grads: Vec<Buffer>,
     stats: Buffer,
     plans: Plans<BatchShape>,
@@ -142,23 +144,27 @@ impl Engine {
             ));
         }
         let gpu = &model.gpu;
-        let grads = model.layout.allocate(gpu, "gradients")?;
+        let grads = model.layout.allocate_learning(gpu, "gradients")?;
         let stats = gpu.buffer("stats", 16)?;
-        let spans = model.layout.tensors();
-        let averages = (regularization.average > 0.0).then(|| model.params.clone());
-        let learner = match averages {
-            Some(_) => model.in_arenas(model.layout.allocate(gpu, "weights that are averaged")?),
-            None => model.clone(),
+        let (layout, spans) = (&model.layout, model.layout.learning_tensors());
+        let learner = match regularization.average {
+            0.0 => model.clone(),
+            _ => model.in_arenas(
+                layout.with_learning(layout.allocate_learning(gpu, "weights that are averaged")?, &model.params),
+            ),
         };
-        let optimizer = Optimizer::new(gpu, optimizer, spans, &learner.params, &grads, &stats, max_norm)?;
-        let average = averages
-            .map(|averages| Average::new(gpu, &learner.params, &averages, optimizer.control(), regularization.average));
+        let params = layout.learning_windows(&learner.params);
+        let optimizer = Optimizer::new(gpu, optimizer, &spans, params, &grads, &stats, max_norm)?;
+        let average = (regularization.average > 0.0).then(|| {
+            let averages = layout.learning_windows(&model.params);
+            Average::new(gpu, params, averages, optimizer.control(), regularization.average)
+        });
         let average = average.transpose()?;
         // Evaluations come between steps: they use the memory of the steps' activations.
         let pool = SlotPool::new();
         let scorer = Scorer::sharing(model.clone(), pool.clone());
         let (plans, step) = (Plans::new(MOST_PLANS, pool), Sequence::new(gpu));
-        let (recompute, flops) = (false, HashMap::new());
+        let (recompute, unfrozen, flops) = (false, None, HashMap::new());
         Ok(Engine {
             model,
             learner,
@@ -169,6 +175,7 @@ impl Engine {
             optimizer,
             regularization,
             recompute,
+            unfrozen,
             grads,
             stats,
             plans,
@@ -190,19 +197,34 @@ impl Engine {
     /// # Errors
     /// `OutOfMemory`.
     pub fn with_norms(mut self) -> Result<Engine> {
-        let (gpu, spans) = (&self.model.gpu, self.model.layout.tensors());
-        let arenas =
-            Arenas { gpu, spans, params: &self.learner.params, grads: &self.grads, control: self.optimizer.control() };
+        let layout = &self.learner.layout;
+        let arenas = Arenas {
+            gpu: &self.model.gpu,
+            spans: &layout.learning_tensors(),
+            params: layout.learning_windows(&self.learner.params),
+            grads: &self.grads,
+            control: self.optimizer.control(),
+        };
         self.meter = Some(Meter::new(&arenas)?);
         Ok(self)
     }
 
-    /// The norms of all tensors behind the step that was finished last, and the noise of its gradient if it had several passes; `None`
+    /// The norms of all tensors that learn, behind the step that was finished last, and the noise of its gradient if it had several passes; `None`
     /// without [`Engine::with_norms`]. Waits for the device.
     pub async fn norms(&mut self) -> Result<Option<Norms>> {
         let Some(meter) = &self.meter else { return Ok(None) };
         let small = if self.passes > 1 { self.first_tokens } else { 0 };
         meter.read(Sequence::new(&self.model.gpu), self.stats.slice(0, 16), small).await.map(Some)
+    }
+
+    /// Under [`Learns::Gradual`](crate::model::Learns::Gradual): how many blocks of each stack learn from now on, from the last one
+    /// on. What does not learn has a gradient of 0, with which optimisers without weight decay change nothing.
+    pub fn unfreeze(&mut self, blocks: usize) {
+        if self.unfrozen.replace(blocks) != Some(blocks) {
+            self.learner.layout.unfreeze(&self.learner.config, blocks);
+            self.plans.clear();
+            self.flops.clear();
+        }
     }
 
     /// Compiles the plan for a shape ahead of its first batch: the largest first, so that smaller ones fit its memory.
@@ -286,7 +308,7 @@ impl Engine {
         if let Some(&known) = self.flops.get(&shape) {
             return Ok(known);
         }
-        let (graph, _) = graph(&self.model, self.regularization, shape, Pass::Training { recompute: false });
+        let (graph, _) = graph(&self.learner, self.regularization, shape, Pass::Training { recompute: false });
         let steps = outline(self.model.gpu.caps(), &graph, &[])?;
         let flops = steps.iter().map(|step| step.work.flops).sum();
         self.flops.insert(shape, flops);
@@ -317,7 +339,7 @@ impl Engine {
 
     /// The parameters, and the average of them if there is one.
     pub fn arenas(&self) -> Vec<Buffer> {
-        let averaged = self.average.iter().flat_map(|_| &self.learner.params);
+        let averaged = self.average.iter().flat_map(Average::weights);
         self.model.params.iter().chain(averaged).cloned().collect()
     }
 

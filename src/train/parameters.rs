@@ -26,6 +26,12 @@ macro_rules! hyper_parameters {
             plain {
                 /// Optimiser steps of the whole run
                 steps: u64 = 1000, None, Some(("N", "Training"));
+                /// Which parameters learn: "all"; "norms" (the layer norms); "last-N" (the last N blocks of each stack, and the norms behind
+                /// them); "gradual" (embedding and head, and one block of each stack more from time to time); { adapters = 32 } (a network of
+                /// that width behind each feed-forward network, and the norms); "lora", which is
+                /// { lora = { rank = 8, alpha = 16, targets = ["q", "v"], rs = false } }. The others stay as they are, and take no memory for
+                /// gradients and moments
+                learns: $crate::model::Learns = Default::default(), None, Some(("WHAT", "Training"));
                 /// Rows in one pass over the device: examples, unless several are packed into a row
                 batch_size: usize = 32, None, Some(("N", "Training"));
                 /// Passes whose gradients are added up before a step
@@ -76,6 +82,8 @@ macro_rules! hyper_parameters {
                 warmup: u64, "a twentieth of the steps, at most 1000", Some(("N", "Training"));
                 /// With the schedule wsd: steps at the end in which the rate falls to 0
                 cooldown: u64, "a fifth of the steps", Some(("N", "Training"));
+                /// With learns = "gradual": steps after which one block more of each stack learns
+                unfreeze_every: u64, "the steps over the blocks of the deeper stack", Some(("N", "Training"));
                 /// Steps between evaluations, besides that after the last step
                 eval_every: u64, "a twentieth of the steps, at least 50, at most 1000", Some(("N", "Output"));
                 /// The figure that says which checkpoint is the best, TASK/METRIC or TASK/loss; the task of `t5 train` is "pairs" or

@@ -18,6 +18,7 @@ use crate::data::stream::Batching;
 use crate::data::task::{Files, TaskConfig};
 use crate::data::{Objective, Split};
 use crate::error::{Error, Result};
+use crate::model::Learns;
 
 /// Unlabelled text as a task: restore it under a denoising objective.
 #[skip_serializing_none]
@@ -273,6 +274,18 @@ impl Settings {
         for (key, every) in intervals {
             require(every != Some(0), key, "the steps from one to the next must be at least 1")?;
         }
+        let gradual = self.learns == Learns::Gradual;
+        require(
+            !gradual || self.optimizer.weight_decay() == 0.0,
+            "weight_decay",
+            "under gradual unfreezing there is none: it would change weights that do not learn yet",
+        )?;
+        require(gradual || self.unfreeze_every.is_none(), "unfreeze_every", "it needs learns = \"gradual\"")?;
+        require(
+            self.unfreeze_every != Some(0),
+            "unfreeze_every",
+            "the steps from one block to the next must be at least 1",
+        )?;
         let has_cooldown = self.cooldown.is_some() && self.schedule != Decay::Wsd;
         require(!has_cooldown, "cooldown", "only the schedule wsd has a cooldown")?;
         self.optimizer.validate()?;
@@ -290,6 +303,12 @@ impl Settings {
         }
     }
 
+    /// Blocks of each stack that learn at a step: 1 at first, one more every [`Settings::unfreeze_every`] steps.
+    pub fn unfrozen(&self, step: u64) -> usize {
+        let every = self.unfreeze_every.unwrap_or(self.steps).max(1);
+        1 + usize::try_from(step / every).unwrap_or(usize::MAX - 1)
+    }
+
     /// The tasks that are trained on, with what their sources begin with.
     pub fn prefixes(&self) -> BTreeMap<String, String> {
         let task = |name: &String| Some((name.clone(), self.tasks.get(name)?.source_prefix()));
@@ -301,6 +320,12 @@ impl Settings {
         settled.settle();
         let schedule = LrSchedule::new(self.schedule, self.lr, settled.warmup.unwrap_or(0), self.steps);
         LrSchedule { cooldown: settled.cooldown.unwrap_or(0), ..schedule }
+    }
+
+    /// The same with what no result depends on as `now` says, and with the same data where they lie now.
+    pub fn with_free(self, now: Settings) -> Settings {
+        let Settings { texts, tasks, prefetch, recompute, log_every, norms_every, .. } = now;
+        Settings { texts, tasks, prefetch, recompute, log_every, norms_every, ..self }
     }
 
     pub fn regularization(&self) -> Regularization {

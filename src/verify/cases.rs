@@ -5,6 +5,7 @@ mod attention;
 mod decoding;
 mod drafts;
 mod fused;
+mod learning;
 mod packed;
 
 use std::collections::HashMap;
@@ -235,6 +236,7 @@ pub fn cases() -> Vec<Case> {
     drafts::push(&mut cases);
     logits(&mut cases);
     fused::push(&mut cases);
+    learning::push(&mut cases);
     packed::push(&mut cases);
     cases
 }

@@ -2,6 +2,8 @@
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
 mod gpu;
+#[cfg(feature = "train")]
+pub mod objective;
 
 use std::fs;
 use std::path::{Path, PathBuf};

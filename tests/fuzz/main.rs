@@ -73,7 +73,7 @@ pub fn fuzz(name: &str, target: Target) {
     let (name, done, counted) = (name.to_owned(), folder.clone(), begun.clone());
     let work = move || {
         let _alive = alive;
-        try_all(&name, &target, &folder, &|| drop(counted.fetch_add(1, Ordering::Relaxed)));
+        try_all(&name, &target, &folder, &|| _ = counted.fetch_add(1, Ordering::Relaxed));
     };
     let worker = thread::Builder::new().stack_size(STACK).spawn(work).unwrap();
     let mut before = 0;

@@ -319,17 +319,21 @@ impl Builder<'_> {
 
             let layer = layers.feed_forward;
             let a = self.project_norm(&layer, "DenseReluDense.wi", x, Some(self.config.feed_forward_proj));
-            x = self.project_back(&format!("{layer}.DenseReluDense.wo.weight"), a, x);
+            x = self.end_feed_forward(&layer, a, x);
         }
         self.graph.scope("decoder");
         let logits = self.logits(x, Some(&self.config.final_norm(Stack::Decoder)));
         store(&mut self.graph, logits, "logits");
     }
 
-    /// activation(weight norm(x)) in one kernel, the beginning of a layer.
+    /// activation(weight norm(x)), the beginning of a layer: in one kernel, unless an adapter adds to the product.
     fn project_norm(&mut self, layer: &str, weight: &str, x: ValueId, activation: Option<Activation>) -> ValueId {
         self.graph.scope(layer);
         let weights = [format!("{layer}.{weight}.weight"), format!("{layer}.layer_norm.weight")];
+        if !self.layout.low_rank(&weights[0]).is_empty() {
+            let y = self.norm_and_project(layer, &weights[0], x);
+            return activation.map_or(y, |activation| self.graph.push1(activation, &[y]));
+        }
         let inputs = [x, self.param(&weights[0]), self.param(&weights[1])];
         let op = Matmul { norm: Some(self.eps()), activation, ..self.product() };
         self.graph.push1(op, &inputs)
