@@ -1,5 +1,7 @@
 //! Finds an adapter, describes it, and opens its device.
 
+use std::sync::OnceLock;
+
 use super::GpuOptions;
 use crate::error::{Error, Result};
 
@@ -206,7 +208,9 @@ async fn enumerate(options: &GpuOptions) -> Result<(Vec<wgpu::Adapter>, wgpu::Dx
     };
     let mut found = (Vec::new(), wgpu::Dx12Compiler::Fxc);
     for compiler in compilers {
-        found = (instance(&compiler).enumerate_adapters(wgpu::Backends::PRIMARY).await, compiler);
+        let instance = instance(&compiler);
+        KEPT.get_or_init(|| instance.clone());
+        found = (instance.enumerate_adapters(wgpu::Backends::PRIMARY).await, compiler);
         // A compiler that cannot be loaded leaves DirectX 12 without adapters.
         if found.0.iter().any(|adapter| adapter.get_info().backend == wgpu::Backend::Dx12) {
             break;
@@ -214,6 +218,10 @@ async fn enumerate(options: &GpuOptions) -> Result<(Vec<wgpu::Adapter>, wgpu::Dx
     }
     Ok(found)
 }
+
+/// Keeps the drivers' libraries loaded until the process ends. With the last instance they are unloaded, and Mesa 22's lavapipe and
+/// SwiftShader have been seen to be called afterwards, which ends the process with a segmentation fault.
+static KEPT: OnceLock<wgpu::Instance> = OnceLock::new();
 
 /// Percent of the memory that the driver grants this process, up to which it is taken (Vulkan and DirectX 12 say how much).
 const MEMORY_BUDGET: u8 = 95;
