@@ -358,7 +358,8 @@ fn a_folder_of_peft_gives_the_logits_of_pytorch() {
     beside.read_lora(&LoraFolder::open(&golden("lora")).unwrap()).unwrap();
     let found = error(&logits(&beside, &batch), &reference);
     eprintln!("merged {merged:.1e}, beside {found:.1e}");
-    assert!(merged < 2e-6 && found < 2e-6, "merged {merged:.1e}, beside {found:.1e}");
+    // A few times what lavapipe errs by: other adapters add up in another order.
+    assert!(merged < 5e-6 && found < 5e-6, "merged {merged:.1e}, beside {found:.1e}");
 
     // What tests/golden/lora.py checks with peft.
     if let Ok(out) = std::env::var("T5_LORA_OUT") {
@@ -400,7 +401,7 @@ fn a_folder_stands_for_its_base_with_it() {
     let (batch, reference) = golden_batch();
     let folder = changed(&scratch, "whole", |_| ());
     let model = Model::load(&gpu, &folder).unwrap().0;
-    assert!(error(&logits(&model, &batch), &reference) < 2e-6);
+    assert!(error(&logits(&model, &batch), &reference) < 5e-6);
     // Of the other weights nothing is rounded.
     let parts = ModelParts::open(&folder).unwrap();
     let plain = Weights::open(golden("flan")).unwrap();
