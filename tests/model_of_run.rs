@@ -216,7 +216,7 @@ fn the_likeliest_of_given_answers_is_that_of_scores() {
     // Whichever of the two a model of two steps prefers, it is the right one in some rows only.
     let row = |i: usize| {
         let (one, other) = (format!("{i}w"), format!("x{i}{i}"));
-        if i % 3 == 0 { [format!("w{i}"), one, other] } else { [format!("w{i}"), other, one] }
+        if i.is_multiple_of(3) { [format!("w{i}"), one, other] } else { [format!("w{i}"), other, one] }
     };
     let rows: Vec<[String; 3]> = (0..12).map(row).collect();
     scratch.file("t.tsv", rows.iter().map(|row| format!("{}\n", row.join("\t"))).collect::<String>());
