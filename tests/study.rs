@@ -113,6 +113,15 @@ fn a_killed_and_a_shared_study_end_with_the_same_table() {
     let expected = table(&scratch, "whole");
     assert_eq!((&expected["done"], &expected["runs"]), (&8.into(), &8.into()));
 
+    // Where another study has all of it, nothing is made.
+    let whole = scratch.path("whole");
+    let reused = study(&scratch, "reused", &["--reuse", whole.to_str().unwrap()]).output().unwrap();
+    let said = String::from_utf8_lossy(&reused.stderr);
+    assert!(reused.status.success() && said.matches("test: as in ").count() == 8, "{said}");
+    assert_eq!(table(&scratch, "reused"), expected);
+    let nothing = study(&scratch, "other", &["--reuse", scratch.path("cache").to_str().unwrap()]).output().unwrap();
+    assert_eq!(nothing.status.code(), Some(1));
+
     let (mut killed, mut at_most) = (0, time);
     for kill in 0.. {
         let wait = at_most.mul_f64(Rng::new(kills, Purpose::Examples, &[kill]).uniform());

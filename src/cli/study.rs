@@ -53,6 +53,9 @@ pub struct Args {
     /// Print which runs are done and what the others would take on this adapter; run nothing
     #[arg(long)]
     dry_run: bool,
+    /// Take stages that the runs of another study have made from the same, instead of making them again; may be given several times
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["table", "dry_run"])]
+    reuse: Vec<PathBuf>,
     /// Make at most so many runs, then print the table
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     most: Option<u64>,
@@ -66,6 +69,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let run = StudyRun::new(Study::read(&args.study)?, args.out.clone())?;
+    let run = StudyRun { reuse: args.reuse.clone(), ..run };
     if args.table {
         return print_table(args, &run).map(|()| ExitCode::SUCCESS);
     }

@@ -1,5 +1,6 @@
 //! Carrying a study out: run after run, seed after seed, beside other processes.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::recipe::conductor::Conductor;
 use crate::recipe::run::{Run, RunOutcome};
 use crate::recipe::standing::{Standing, standings};
 use crate::report::{Finding, findings};
-use crate::run_folder::RunFolder;
+use crate::run_folder::{MARKER, RunFolder};
 
 /// How often a process that has nothing to do looks whether the others have ended.
 const LOOK: Duration = Duration::from_millis(500);
@@ -19,6 +20,8 @@ const LOOK: Duration = Duration::from_millis(500);
 pub struct StudyRun {
     pub study: Study,
     pub out: PathBuf,
+    /// Folders of other studies, whose runs may have stages that would be made from the same here.
+    pub reuse: Vec<PathBuf>,
 }
 
 /// One run of the study.
@@ -61,7 +64,7 @@ impl StudyRun {
         let named = study.out.take();
         let out = out.or(named).unwrap_or_else(|| Path::new("runs").join(study.title()));
         let out = std::path::absolute(&out).map_err(Error::io("find", &out))?;
-        Ok(StudyRun { study, out })
+        Ok(StudyRun { study, out, reuse: Vec::new() })
     }
 
     /// The study that a folder holds.
@@ -70,7 +73,7 @@ impl StudyRun {
     /// As [`Study::read`].
     pub fn open(out: &Path) -> Result<StudyRun> {
         let study = Study::read(&out.join(STUDY))?;
-        Ok(StudyRun { study, out: out.to_path_buf() })
+        Ok(StudyRun { study, out: out.to_path_buf(), reuse: Vec::new() })
     }
 
     /// All runs in the order in which they are made: a seed of every cell before the next seed, baselines first, so that early tables
@@ -118,6 +121,7 @@ impl StudyRun {
     ) -> Result<StudyOutcome> {
         self.begin()?;
         let mut samples = self.samples()?;
+        let elsewhere = self.reuse.iter().map(|study| runs_in(study)).collect::<Result<Vec<_>>>()?.concat();
         let mut failed: Vec<(PathBuf, String)> = Vec::new();
         let (mut says_that_it_waits, mut made_here) = (true, 0);
         loop {
@@ -144,7 +148,8 @@ impl StudyRun {
                 let made = opened.and_then(|mut run| {
                     tell(&samples, sample);
                     let others = samples.iter().filter(|other| other.seed == sample.seed && other.cell != sample.cell);
-                    for (part, from) in run.adopt(others.map(|other| other.folder.as_path()))? {
+                    let others = others.map(|other| &other.folder).chain(&elsewhere);
+                    for (part, from) in run.adopt(others.map(PathBuf::as_path))? {
                         conductor.watch.remark(&format!("{part}: as in {}", from.display()));
                     }
                     run.execute(gpu, conductor)
@@ -185,4 +190,23 @@ impl StudyRun {
         let folder = RunFolder::open(&self.out, &names)?;
         folder.write(STUDY, self.study.to_toml()?.as_bytes())
     }
+}
+
+/// The folders of a study's runs, as they lie there.
+///
+/// # Errors
+/// There is no such folder, or no run in it.
+fn runs_in(study: &Path) -> Result<Vec<PathBuf>> {
+    let folders = |dir: &Path| -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(dir).map_err(Error::io("list", dir))?;
+        let paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+        Ok(paths)
+    };
+    let runs = folders(study)?.iter().map(|cell| folders(cell)).collect::<Result<Vec<_>>>()?.concat();
+    let mut runs: Vec<PathBuf> = runs.into_iter().filter(|run| run.join(MARKER).is_file()).collect();
+    runs.sort();
+    if runs.is_empty() {
+        return Err(Error::file(study, "no study has made runs here, whose stages could be reused"));
+    }
+    Ok(runs)
 }
