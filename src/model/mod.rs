@@ -323,6 +323,7 @@ impl Model {
     }
 
     /// The same model with its parameters in other arenas of its layout.
+    #[cfg(feature = "train")]
     pub(crate) fn in_arenas(&self, params: Vec<Buffer>) -> Model {
         Model { params, ..self.clone() }
     }
