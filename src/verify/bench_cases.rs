@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Add, AddInto, Dtype};
 use crate::ops::{
-    AcceptDrafts, Activation, AdjustLogits, AppendKv, Attention, AttentionDecode, BeamSearch, BlockSums,
+    AcceptDrafts, Activation, AddColumns, AdjustLogits, AppendKv, Attention, AttentionDecode, BeamSearch, BlockSums,
     ChoiceSettings, CrossEntropy, Dropout, Function, Gather, JoinAttention, Logits, Mask, Matmul, MatmulLayout,
     MeanPool, NO_ROW, PositionBias, PrefixTable, RmsNorm, SETTINGS_LEN, Sample, SelectRows, TokenScores, TopTokens,
     distance_buckets, gather_index,
@@ -96,6 +96,11 @@ pub fn bench_cases() -> Vec<Case> {
             b.output("bias", bias);
         }),
         Case::new("gather 512 of 32128x512", gather),
+        Case::new("add_columns 512 of 512x1536", |b| {
+            let (x, part) = (b.input("x", &[TOKENS, 3 * INNER], 1.0), b.input("part", &[TOKENS, INNER], 1.0));
+            let y = b.graph.push1(AddColumns { at: INNER, scale: 2.0 }, &[x, part]);
+            b.output("y", y);
+        }),
         Case::new("select_rows 256 of 512x512", |b| {
             let x = b.input("x", &[TOKENS, D_MODEL], 1.0);
             let rows: Vec<u32> = (0..TOKENS as u32 / 2).map(|i| 2 * i).collect();
