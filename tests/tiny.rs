@@ -202,9 +202,9 @@ fn folders_in_other_formats_are_named_as_what_they_are() {
     let adapter = scratch.path("adapter");
     fs::create_dir_all(&adapter).unwrap();
     fs::copy(tiny().join("tokenizer_config.json"), adapter.join("tokenizer_config.json")).unwrap();
-    fs::write(adapter.join("adapter_config.json"), "{\"base_model_name_or_path\": \"google/flan-t5-base\"}").unwrap();
+    fs::write(adapter.join("adapter_config.json"), "{\"peft_type\": \"IA3\"}").unwrap();
     fs::write(adapter.join("adapter_model.safetensors"), "").unwrap();
-    refused(&adapter, &["an adapter (LoRA or the like)", "merge_and_unload()"]);
+    refused(&adapter, &["adapter_config.json", "is an adapter of the kind IA3; only LORA is read"]);
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn parts_of_a_model_are_named_as_what_they_are() {
     refused(&folder, &["a head for classification", "train it to write the labels as words"]);
     let folder = copy(&scratch, "unconfigured");
     fs::remove_file(folder.join("config.json")).unwrap();
-    refused(&folder, &["cannot", "unconfigured/config.json"]);
+    refused(&folder, &["unconfigured", "there is no config.json in this folder"]);
 }
 
 #[test]

@@ -221,6 +221,7 @@ impl Engine {
     /// on. What does not learn has a gradient of 0, with which optimisers without weight decay change nothing.
     pub fn unfreeze(&mut self, blocks: usize) {
         if self.unfrozen.replace(blocks) != Some(blocks) {
+            self.model.layout.unfreeze(&self.model.config, blocks);
             self.learner.layout.unfreeze(&self.learner.config, blocks);
             self.plans.clear();
             self.flops.clear();
