@@ -2,7 +2,7 @@
 
 use super::clip::CONTROL;
 use crate::error::Result;
-use crate::gpu::{Buffer, Dispatch, Gpu, Header, Program, ProgramBuilder, Sequence, Shader, Slice};
+use crate::gpu::{Buffer, Dispatch, Gpu, Header, Program, ProgramBuilder, Sequence, Shader};
 
 static AVERAGE: Shader =
     Shader { name: "average", source: include_str!("../../shaders/average.wgsl"), shared: &[CONTROL], defaults: &[] };
@@ -21,18 +21,16 @@ pub(super) struct Average {
 }
 
 impl Average {
-    /// Averages `weights` in `averages`. Both begin as the averages are; the weights must be zero. `control` is the optimiser's,
+    /// Averages `weights` in `averages`. Both begin as the averages are. `control` is the optimiser's,
     /// with its verdict on each step.
     ///
     /// # Errors
     /// `OutOfMemory`.
     pub fn new(gpu: &Gpu, weights: &[Buffer], averages: &[Buffer], control: &Buffer, decay: f64) -> Result<Average> {
-        let rate = gpu.buffer_of("rate", &[1f32])?;
-        // A whole step from zero towards the averages makes the weights what these are, to the bit.
-        let start = record(gpu, averages, weights, control, &rate)?;
-        let mut sequence = Sequence::new(gpu);
-        sequence.run(&start);
-        sequence.submit()?;
+        for (average, weights) in averages.iter().zip(weights) {
+            gpu.copy(&average.all(), &weights.all());
+        }
+        let rate = gpu.buffer("rate", 4)?;
         let program = record(gpu, weights, averages, control, &rate)?;
         Ok(Average { decay, rate, program, weights: weights.to_vec() })
     }
@@ -56,18 +54,22 @@ impl Average {
     }
 }
 
-fn record(gpu: &Gpu, from: &[Buffer], to: &[Buffer], control: &Buffer, rate: &Buffer) -> Result<Program> {
+fn record(gpu: &Gpu, weights: &[Buffer], averages: &[Buffer], control: &Buffer, rate: &Buffer) -> Result<Program> {
     let mut builder = ProgramBuilder::new(gpu);
-    for (window, (from, to)) in from.iter().zip(to).enumerate() {
-        let bindings: Vec<(&'static str, Slice)> =
-            vec![("control", control.all()), ("rate", rate.all()), ("source", from.all()), ("average", to.all())];
+    for (window, (weights, average)) in weights.iter().zip(averages).enumerate() {
+        let bindings = vec![
+            ("control", control.all()),
+            ("rate", rate.all()),
+            ("weights", weights.all()),
+            ("average", average.all()),
+        ];
         builder.push(Dispatch {
             label: format!("average {window}"),
             shader: &AVERAGE,
             header: Header::new(),
             bindings,
-            params: vec![("len4", ((from.bytes() / 16) as usize).into())],
-            workgroups: (from.bytes() / 16).div_ceil(256),
+            params: vec![("len4", ((weights.bytes() / 16) as usize).into())],
+            workgroups: (weights.bytes() / 16).div_ceil(256),
         });
     }
     builder.finish()
