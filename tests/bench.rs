@@ -170,6 +170,7 @@ fn every_case_moves_something() {
         let moved = bytes(&case.plan(&gpu, Timed::Forward).unwrap().work());
         let expected = match case.name.as_str() {
             "gather 512 of 32128x512" => (2 * 512 * 512 + 512) as f64,
+            "add_columns 384 of 512x1152" => ((2 * 1152 + 384) * 512) as f64,
             _ => (3 * 8192 * 512) as f64,
         };
         assert_eq!(moved, 4.0 * expected, "{}", case.name);

@@ -96,7 +96,7 @@ pub fn bench_cases() -> Vec<Case> {
             b.output("bias", bias);
         }),
         Case::new("gather 512 of 32128x512", gather),
-        Case::new("add_columns 512 of 512x1536", |b| {
+        Case::new("add_columns 384 of 512x1152", |b| {
             let (x, part) = (b.input("x", &[TOKENS, 3 * INNER], 1.0), b.input("part", &[TOKENS, INNER], 1.0));
             let y = b.graph.push1(AddColumns { at: INNER, scale: 2.0 }, &[x, part]);
             b.output("y", y);
