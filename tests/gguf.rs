@@ -110,20 +110,24 @@ fn weights_of_both_namings_are_those_of_the_folder() {
 #[test]
 fn a_vocabulary_in_a_file_gives_the_ids_of_the_one_that_it_was_made_from() {
     let scratch = Scratch::new("gguf-vocabulary");
-    let tokenizer = Tokenizer::open(source("gguf/vocabulary.gguf").to_str().unwrap()).unwrap();
-    let golden = fs::read_to_string(tests("data/tokenizers/sp_test_model.golden_encodings.jsonl")).unwrap();
-    let rows: Vec<Value> = golden.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(rows.len() > 50);
-    let saved = scratch.path("saved");
-    tokenizer.save(&saved).unwrap();
-    for tokenizer in [&tokenizer, &Tokenizer::from_dir(&saved).unwrap()] {
-        for row in &rows {
-            let ids: Vec<Value> =
-                tokenizer.encode(row["text"].as_str().unwrap()).unwrap().into_iter().map(Value::from).collect();
-            assert_eq!(&ids, row["ids"].as_array().unwrap(), "{row}");
+    // The rows behind the pieces are not tokens, but room for sentinels: of 128 as many as T5 has; 8 are only filling.
+    let cases =
+        [("vocabulary", "sp_test_model", (100, Some(1099), 1100)), ("vocabulary-small", "rules", (0, None, 160))];
+    for (file, pieces, counts) in cases {
+        let tokenizer = Tokenizer::open(source(&format!("gguf/{file}.gguf")).to_str().unwrap()).unwrap();
+        let golden = fs::read_to_string(tests(&format!("data/tokenizers/{pieces}.golden_encodings.jsonl"))).unwrap();
+        let rows: Vec<Value> = golden.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(rows.len() > 50);
+        let saved = scratch.path(file);
+        tokenizer.save(&saved).unwrap();
+        for tokenizer in [&tokenizer, &Tokenizer::from_dir(&saved).unwrap()] {
+            for row in &rows {
+                let ids: Vec<Value> =
+                    tokenizer.encode(row["text"].as_str().unwrap()).unwrap().into_iter().map(Value::from).collect();
+                assert_eq!(&ids, row["ids"].as_array().unwrap(), "{file}: {row}");
+            }
+            assert_eq!((tokenizer.n_sentinels(), tokenizer.sentinel(0), tokenizer.vocab_size()), counts);
         }
-        // The rows behind the pieces are not tokens, but room for sentinels: of 128 as many as T5 has.
-        assert_eq!((tokenizer.n_sentinels(), tokenizer.sentinel(0), tokenizer.vocab_size()), (100, Some(1099), 1100));
     }
     let refused = Tokenizer::from_dir(&source("t5v10-gguf")).err().unwrap().to_string();
     assert!(refused.contains("the folder has no tokenizer"), "{refused}");

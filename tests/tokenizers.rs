@@ -85,8 +85,8 @@ fn t5_spiece_gives_the_ids_of_sentencepiece() {
 
 #[test]
 fn other_sentencepiece_models_give_their_ids_and_texts() {
-    for name in ["sp_test_model", "byte_fallback"] {
-        let model = if name == "byte_fallback" { "byte_fallback.spiece.model" } else { "sp_test_model.model" };
+    for name in ["sp_test_model", "byte_fallback", "rules"] {
+        let model = if name == "sp_test_model" { "sp_test_model.model" } else { &format!("{name}.spiece.model") };
         let tokenizer = open(model);
         for row in golden::<SentencePieceGolden>(&format!("{name}.golden_encodings.jsonl")) {
             assert_eq!(tokenizer.encode(&row.text).unwrap(), row.ids, "{name}: {:?}", row.text);

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mutate::{Random, Shape, mutated};
+use mutate::{LONGEST, Random, Shape, mutated};
 use t5_wgpu::Result;
 
 /// So many are tried of each target without `T5_FUZZ`.
@@ -58,6 +58,7 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// Tries one target. Called by the tests that `targets.rs` lists.
 pub fn fuzz(name: &str, target: Target) {
+    assert!(target.seeds.iter().all(|seed| seed.len() < LONGEST), "what {name} begins with is cut");
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = folder_of(name);
     let _ = fs::remove_dir_all(&folder);

@@ -21,7 +21,7 @@ pub enum Shape {
 }
 
 /// Inputs are cut there.
-const LONGEST: usize = 256 << 10;
+pub const LONGEST: usize = 256 << 10;
 
 /// SplitMix64.
 pub struct Random(u64);

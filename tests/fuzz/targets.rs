@@ -196,7 +196,7 @@ fn gguf() -> Target {
 }
 
 fn gguf_vocabulary() -> Target {
-    target("model.gguf", Shape::Bytes, vec![data("sources/gguf/vocabulary.gguf")], |folder| {
+    target("model.gguf", Shape::Bytes, vec![data("sources/gguf/vocabulary-small.gguf")], |folder| {
         use_tokenizer(&Tokenizer::from_dir(folder)?, true)
     })
 }
@@ -280,7 +280,8 @@ fn tokenizer_config() -> Target {
 }
 
 fn spiece() -> Target {
-    let seeds = vec![data("tokenizers/added-new/spiece.model"), data("tokenizers/byte_fallback.spiece.model")];
+    let names = ["added-new/spiece.model", "byte_fallback.spiece.model", "rules.spiece.model"];
+    let seeds = names.map(|name| data(&format!("tokenizers/{name}"))).to_vec();
     target("spiece.model", Shape::Protobuf, seeds, |folder| use_tokenizer(&Tokenizer::from_dir(folder)?, true))
 }
 

@@ -8,7 +8,7 @@
 
 Formats: bin (torch.save), shards (transformers' pytorch_model-0000n-of-0000m.bin), gguf (llama.cpp's names and
 keys), hf-gguf (HuggingFace's names, no keys), flax (flax_model.msgpack), t5x (T5X's checkpoint); and small files that hold
-no model: views (odd tensors of torch.save), vocabulary (of SentencePiece, in GGUF), blocks (every kind of GGUF's quantized blocks,
+no model: views (odd tensors of torch.save), vocabulary (two of SentencePiece, in GGUF), blocks (every kind of GGUF's quantized blocks,
 with numpy's values of them), quantized (numbers, and the blocks that numpy makes of them).
 """
 
@@ -160,10 +160,11 @@ def gguf_huggingface(tensors, config, out):
 def gguf_vocabulary(_, __, out):
     import gguf
 
-    writer = gguf.GGUFWriter(out / "vocabulary.gguf", "t5")
-    spiece = Path(__file__).parent.parent / "data/tokenizers/sp_test_model.model"
-    add_vocabulary(writer, spiece, 1128)
-    finish(writer)
+    tokenizers = Path(__file__).parent.parent / "data/tokenizers"
+    for name, spiece, rows in [("vocabulary", "sp_test_model.model", 1128), ("vocabulary-small", "rules.spiece.model", 168)]:
+        writer = gguf.GGUFWriter(out / f"{name}.gguf", "t5")
+        add_vocabulary(writer, tokenizers / spiece, rows)
+        finish(writer)
 
 
 def gguf_blocks(_, __, out):

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Makes `codet5`, `codet5-json`, `llama` and the files of 200 odd lines with the ids that transformers gives them.
+"""Makes `codet5`, `codet5-json`, `llama`, `rules.spiece.model` and the files of 200 odd lines with the ids that transformers gives them.
 
     pip install transformers==4.57.6 tokenizers sentencepiece protobuf
-    python tests/data/tokenizers/make.py [codet5] [llama] [unlegacy]
+    python tests/data/tokenizers/make.py [codet5] [llama] [unlegacy] [rules]
 
 `codet5` is a byte-level BPE as Salesforce/codet5-base has it (vocab.json and merges.txt with added_tokens.json and
 special_tokens_map.json), `codet5-json` the same as a tokenizer.json. `llama` is a SentencePiece BPE with byte fallback as
-EleutherAI/pile-t5-base has it. Both are trained here, on this repository's books and sources; `unlegacy` is T5's vocabulary. Lines hold no control token (`</s>`, `<pad>`): those are text to this crate, see README.md.
+EleutherAI/pile-t5-base has it. Both are trained here, on this repository's books and sources; `unlegacy` is T5's vocabulary; `rules` is a
+small vocabulary with normalisation rules of its own, so that its character map is small. Lines hold no control token (`</s>`, `<pad>`): those are text to this crate, see README.md.
 """
 
 import gzip
@@ -15,6 +16,7 @@ import json
 import random
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import sentencepiece
@@ -143,7 +145,26 @@ def unlegacy():
     print("unlegacy:", len(slow), "ids", len(lines), "lines")
 
 
+def rules():
+    """A character map that turns one character into several, several into one, and some into none."""
+    changes = {"\ufb01": "fi", "\ufb02": "fl", "\u00bd": "1/2", "e\u0301": "\u00e9", "\u200b": "", "\u00a0": " ", "\u3000": " ", "\uff0c": ",",
+               "\u212b": "\u00c5", "...": "\u2026", "\u201c": '"', "\u201d": '"', "\u1e9e": "SS", "\U0001f44d\U0001f3fd": "\U0001f44d"}
+    hexes = lambda text: " ".join(f"{ord(c):X}" for c in text)
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as table:
+        table.write("".join(f"{hexes(old)}\t{hexes(new)}\n" for old, new in changes.items()))
+        table.flush()
+        file = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(text()[0][:500]), model_writer=file, vocab_size=160, required_chars="é…/12\"👍ÅSf,.!?", num_threads=1, minloglevel=2,
+            normalization_rule_tsv=table.name, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, character_coverage=0.99)
+    (HERE / "rules.spiece.model").write_bytes(file.getvalue())
+    model = sentencepiece.SentencePieceProcessor(model_proto=file.getvalue())
+    lines = [line + end for line, end in zip(odd_lines([], nul=False), ["", "e\u0301", "...", "\ufb01\u00bd", "\U0001f44d\U0001f3fd"] * 40)]
+    write_lines("rules", lines, model.encode, model.decode)
+    print("rules:", len(file.getvalue()), "bytes", len(lines), "lines")
+
+
 if __name__ == "__main__":
-    for make in [codet5, llama, unlegacy]:
+    for make in [codet5, llama, unlegacy, rules]:
         if make.__name__ in (sys.argv[1:] or [make.__name__]):
             make()
