@@ -3,6 +3,7 @@
 // A workgroup makes a tile of TILE x TILE results. It takes DEPTH steps of k at a time: each invocation fetches a block of
 // 4 x 4 numbers of either operand and leaves it k-major in workgroup memory, whichever way the operand is stored; then each
 // reads TILE / 8 rows and columns a step, in pieces of four that lie 32 apart, so that neighbours read different banks.
+// With AHEAD the next blocks are on their way from memory while a tile is multiplied, in 32 more registers.
 // Long k is shared out: part i of [parts, rows, n] sums steps i part_k .. (i + 1) part_k.
 
 struct Params {
@@ -51,47 +52,51 @@ fn block_of(lane: u32, along_k: bool) -> vec2<u32> {
 }
 
 // A block's row i is step i of it from here on.
-fn stage_a(lane: u32, first: u32, k: u32, end: u32) {
+fn fetch_a(lane: u32, first: u32, k: u32, end: u32) -> mat4x4<f32> {
     let block = block_of(lane, A_ALONG_K);
     let row = first + block.x;
     let step = k + block.y;
-    let into = block.y * PITCH + block.x / 4u;
-    var v: mat4x4<f32>;
     if A_ALONG_K {
-        v = transpose(mat4x4(
+        return transpose(mat4x4(
             a_row(row, step, p.rows, end),
             a_row(row + 1u, step, p.rows, end),
             a_row(row + 2u, step, p.rows, end),
             a_row(row + 3u, step, p.rows, end)));
-    } else {
-        v = mat4x4(
-            a_row(step, row, end, p.rows),
-            a_row(step + 1u, row, end, p.rows),
-            a_row(step + 2u, row, end, p.rows),
-            a_row(step + 3u, row, end, p.rows));
     }
+    return mat4x4(
+        a_row(step, row, end, p.rows),
+        a_row(step + 1u, row, end, p.rows),
+        a_row(step + 2u, row, end, p.rows),
+        a_row(step + 3u, row, end, p.rows));
+}
+
+fn stage_a(lane: u32, v: mat4x4<f32>) {
+    let block = block_of(lane, A_ALONG_K);
+    let into = block.y * PITCH + block.x / 4u;
     /* unroll */ for (var i = 0u; i < 4u; i++) { tile_a[into + i * PITCH] = v[i]; }
 }
 
-fn stage_b(lane: u32, first: u32, k: u32, end: u32) {
+fn fetch_b(lane: u32, first: u32, k: u32, end: u32) -> mat4x4<f32> {
     let block = block_of(lane, B_ALONG_K);
     let col = first + block.x;
     let step = k + block.y;
-    let into = block.y * PITCH + block.x / 4u;
-    var v: mat4x4<f32>;
     if B_ALONG_K {
-        v = transpose(mat4x4(
+        return transpose(mat4x4(
             b_row(col, step, p.n, end),
             b_row(col + 1u, step, p.n, end),
             b_row(col + 2u, step, p.n, end),
             b_row(col + 3u, step, p.n, end)));
-    } else {
-        v = mat4x4(
-            b_row(step, col, end, p.n),
-            b_row(step + 1u, col, end, p.n),
-            b_row(step + 2u, col, end, p.n),
-            b_row(step + 3u, col, end, p.n));
     }
+    return mat4x4(
+        b_row(step, col, end, p.n),
+        b_row(step + 1u, col, end, p.n),
+        b_row(step + 2u, col, end, p.n),
+        b_row(step + 3u, col, end, p.n));
+}
+
+fn stage_b(lane: u32, v: mat4x4<f32>) {
+    let block = block_of(lane, B_ALONG_K);
+    let into = block.y * PITCH + block.x / 4u;
     /* unroll */ for (var i = 0u; i < 4u; i++) { tile_b[into + i * PITCH] = v[i]; }
 }
 
@@ -108,13 +113,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let b_quad = lane % 8u;
     /* registers */ var acc = array<vec4<f32>, 4u * QUADS * QUADS>(); // [row, quad of columns]
     var k = part * p.part_k;
+    // Steps past the end are zeros.
+    var block_a = fetch_a(lane, row, k, end);
+    var block_b = fetch_b(lane, col, k, end);
     loop {
         if k >= end { break; }
-        stage_a(lane, row, k, end);
-        stage_b(lane, col, k, end);
+        stage_a(lane, block_a);
+        stage_b(lane, block_b);
         workgroupBarrier();
-        // Steps past the end are zeros.
         let depth = min(DEPTH, end - k);
+        k += DEPTH;
+        if AHEAD {
+            block_a = fetch_a(lane, row, k, end);
+            block_b = fetch_b(lane, col, k, end);
+        }
         var step = 0u;
         loop {
             if step >= depth { break; }
@@ -135,7 +147,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             step += 4u;
         }
         workgroupBarrier();
-        k += DEPTH;
+        if !AHEAD {
+            block_a = fetch_a(lane, row, k, end);
+            block_b = fetch_b(lane, col, k, end);
+        }
     }
     /* unroll */ for (var i = 0u; i < QUADS; i++) {
         /* unroll */ for (var j = 0u; j < QUADS; j++) {

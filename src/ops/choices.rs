@@ -23,6 +23,7 @@ impl Variant {
         match self {
             Variant::Tile => "tile",
             Variant::Shared => "shared",
+            Variant::SharedAhead => "shared ahead",
             Variant::Subgroup => "subgroup",
             Variant::Rows | Variant::Few => "rows",
             Variant::Deep(8) => "deep 8",
@@ -43,9 +44,6 @@ impl Gemm {
             return candidates[0];
         }
         let class = self.class(l.caps, any_rows);
-        // A software adapter pays for barriers and gains nothing from workgroup memory: not worth compiling.
-        let worth = |v: &&Variant| !(l.caps.is_cpu() && **v == Variant::Shared);
-        let candidates: Vec<_> = candidates.iter().filter(worth).copied().collect();
         let names: Vec<_> = candidates.iter().map(|v| v.name()).collect();
         let columns = if self.is_gated() { 2 * self.n } else { self.n };
         let flops = 2.0 * (self.m * columns) as f64 * self.k as f64;

@@ -431,12 +431,13 @@ fn join_attention(cases: &mut Vec<Case>) {
     }
 }
 
-/// The kernels of products. Those whose invocations share sums, of every depth, are dealt out to two cases of seven: lavapipe
-/// takes seconds to compile each.
+/// The kernels of products. Those whose invocations share sums, of every depth, and those that fetch ahead are dealt out to two
+/// cases of seven each: lavapipe takes seconds to compile one.
 fn variants(cases: &[Case]) -> Vec<Variant> {
     let all = [Variant::Rows, Variant::Tile, Variant::Subgroup, Variant::Shared];
-    let deep = [8, 16, 32, 64, 128][cases.len() / 7 % 5];
-    all.into_iter().chain((cases.len() % 7 < 2).then_some(Variant::Deep(deep))).collect()
+    let deep = Variant::Deep([8, 16, 32, 64, 128][cases.len() / 7 % 5]);
+    let other = [Some(deep), Some(Variant::SharedAhead), None][(cases.len() % 7 / 2).min(2)];
+    all.into_iter().chain(other).collect()
 }
 
 fn matmul(cases: &mut Vec<Case>) {

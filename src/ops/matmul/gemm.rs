@@ -18,6 +18,9 @@ pub enum Variant {
     Subgroup,
     /// Tiles in workgroup memory, both operands read as they are stored; any adapter, made for GPUs.
     Shared,
+    /// The same, each tile on its way from memory while the one before is multiplied. No card has compared the two yet:
+    /// `t5 tune` does.
+    SharedAhead,
     /// For few rows: each invocation walks along k alone. Layout NT, k a multiple of four. A row's result does not depend on the
     /// other rows.
     Rows,
@@ -197,11 +200,8 @@ impl Variant {
             candidates.push(Variant::Subgroup);
         }
         // A software rasteriser's workgroup memory is as slow as any other, and its barriers cost dear.
-        candidates.extend(if caps.is_cpu() {
-            [Variant::Tile, Variant::Shared]
-        } else {
-            [Variant::Shared, Variant::Tile]
-        });
+        let tiles = [Variant::Shared, Variant::SharedAhead, Variant::Tile];
+        candidates.extend(if caps.is_cpu() { &tiles[2..] } else { &tiles });
         candidates.extend(few.filter(|_| gemm.m > FEW_ROWS));
         candidates
     }
@@ -209,7 +209,7 @@ impl Variant {
     /// Whether this adapter can run the variant for this product.
     fn runs(self, caps: &Caps, gemm: &Gemm) -> bool {
         match self {
-            Variant::Tile | Variant::Shared | Variant::Few => true,
+            Variant::Tile | Variant::Shared | Variant::SharedAhead | Variant::Few => true,
             Variant::Subgroup => caps.is_cpu() && caps.fixed_subgroup().is_some_and(|s| s == 4 || s == 8),
             Variant::Rows | Variant::Deep(_) => gemm.fits_few(),
         }
@@ -263,7 +263,8 @@ impl Gemm {
             Variant::Deep(deep) => self.launch_rows(l, Some(deep)),
             _ if self.norm.is_some() || self.is_gated() => self.launch_apart(l),
             Variant::Subgroup => self.launch_subgroup(l),
-            Variant::Shared => self.launch_shared(l),
+            Variant::Shared => self.launch_shared(l, false),
+            Variant::SharedAhead => self.launch_shared(l, true),
             Variant::Tile | Variant::Few => self.launch_k_major(l, &MATMUL, 8, 64, Header::new()),
         }
     }

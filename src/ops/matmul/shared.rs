@@ -19,6 +19,7 @@ static MATMUL_SHARED: Shader = Shader {
         ACTIVATE,
         KIND,
         ("TILE", Constant::U32(64)),
+        ("AHEAD", Constant::Bool(false)),
         ("A_ALONG_K", Constant::Bool(true)),
         ("B_ALONG_K", Constant::Bool(true)),
     ],
@@ -67,20 +68,21 @@ impl Cut {
 }
 
 impl Gemm {
-    pub(super) fn launch_shared(&self, l: &mut Launcher<'_>) {
+    /// `ahead`: tiles are fetched while the ones before them are multiplied.
+    pub(super) fn launch_shared(&self, l: &mut Launcher<'_>, ahead: bool) {
         if self.b.is_packed() {
             let b = k_major(l, self.b, true, self.k, self.n, 4);
-            return Gemm { layout: MatmulLayout::Nn, b, ..*self }.launch_shared(l);
+            return Gemm { layout: MatmulLayout::Nn, b, ..*self }.launch_shared(l, ahead);
         }
         let cut = Cut::of(self.m, self.n, self.k, self.any_rows);
         if cut.parts == 1 {
-            return self.launch_tiles(l, &cut);
+            return self.launch_tiles(l, &cut, ahead);
         }
         let ld = self.n.next_multiple_of(4);
         let sums = l.scratch(cut.parts * self.m * ld);
         let c = Matrix::whole(sums, ld);
         let parts = Gemm { c, alpha: 1.0, activation: None, dropout: None, residual: None, accumulate: false, ..*self };
-        parts.launch_tiles(l, &cut);
+        parts.launch_tiles(l, &cut, ahead);
         l.launch(Launch {
             shader: &MATMUL_PARTS,
             header: self
@@ -108,7 +110,7 @@ impl Gemm {
         l.moves("c", self.m * self.n * if self.accumulate { 2 } else { 1 });
     }
 
-    fn launch_tiles(&self, l: &mut Launcher<'_>, cut: &Cut) {
+    fn launch_tiles(&self, l: &mut Launcher<'_>, cut: &Cut, ahead: bool) {
         let (a_along_k, b_along_k) = (self.layout != MatmulLayout::Tn, self.layout == MatmulLayout::Nt);
         let vec4 = |x: Matrix, along_k: bool, width: usize| {
             x.is_vec4() && if along_k { self.k } else { width }.is_multiple_of(4)
@@ -119,6 +121,7 @@ impl Gemm {
             .bool("RESIDUAL", self.residual.is_some())
             .bool("ACCUMULATE", self.accumulate)
             .u32("TILE", cut.tile as u32)
+            .bool("AHEAD", ahead)
             .bool("A_ALONG_K", a_along_k)
             .bool("B_ALONG_K", b_along_k);
         l.launch(Launch {
