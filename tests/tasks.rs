@@ -103,6 +103,13 @@ fn globs_lists_and_absolute_paths() {
     assert_eq!(sources("[\"b?*.tsv\", \"a.tsv\"]"), ["2", "1", "3"]);
     assert_eq!(sources("\"b[1].tsv\""), ["1"]);
     assert_eq!(sources(&format!("{:?}", folder.0.join("*.tsv"))), ["3", "2", "1"]);
+    // What a file is called says something of its rows, where nothing in them does.
+    folder.write("hun_large.train.gz", "1\tx\n").write("tur_large.train", "2\ty\n");
+    let declared = "train = \"*_large.train*\"\nformat = \"tsv\"\ncolumns = [\"lemma\", \"form\"]\ntarget = \"{form}\"\n\
+                    input = '{file | replace(\"_large\", \"\")}: {lemma}'";
+    assert_eq!(folder.texts(declared, Split::Train), [pair("hun: 1", &["x"]), pair("tur: 2", &["y"])]);
+    let own = declared.replace("lemma", "file");
+    assert_eq!(folder.texts(&own, Split::Train)[0], pair("1: 1", &["x"]), "a column of the file's own");
     let config = task("train = \"*.tsv\"\nvalidation = \"a.tsv\"").unwrap();
     assert_eq!(config.files(&folder.0, Split::Train).unwrap().len(), 3);
     assert!(config.has(Split::Validation) && !config.has(Split::Test));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::Value;
-use tokenizers::Decoder;
+use tokenizers::{Decoder, ModelWrapper};
 
 use super::Special;
 use super::folder::TokenizerConfig;
@@ -37,6 +37,13 @@ impl JsonTokenizer {
         // Lengths are the caller's business; a file saved with truncation on must not cut training data.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::file(path, e.to_string()))?;
+        // For each tokenizer the crate keeps up to 10,000 words that it has cut by BPE in the memory of the thread, and leaves them
+        // there when the tokenizer is gone (0.23.2). So it keeps none.
+        if let ModelWrapper::BPE(bpe) = inner.get_model() {
+            let mut bpe = bpe.clone();
+            bpe.resize_cache(0);
+            inner.with_model(bpe);
+        }
         let ids = inner.get_vocab(true).into_values().chain(names.keys().copied());
         let size = ids.max().map_or(0, |id| id as usize + 1);
         let mut tokenizer = JsonTokenizer { inner, growth, size, names, prefix: Vec::new() };

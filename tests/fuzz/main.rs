@@ -34,6 +34,9 @@ const STACK: usize = 1 << 20;
 const MOST_TIME: Duration = Duration::from_secs(5);
 const MOST_MEMORY: usize = 384 << 20;
 
+/// Bytes an input may leave behind, and what is made once, such as tables of a library, so many times as much.
+const MOST_LEFT: usize = 256;
+
 /// After which it is taken to have no end.
 const HANG: Duration = Duration::from_secs(60);
 
@@ -104,12 +107,15 @@ fn try_all(name: &str, target: &Target, folder: &Path, go_on: &dyn Fn()) {
     }
     let start = Instant::now();
     let mut read = 0;
+    let before = memory::held();
     for number in numbers.clone() {
         go_on();
         let mut random = Random::new(name, number);
         let input = mutated(target.shape, &target.seeds, &mut random);
         read += u64::from(try_one(target, folder, &input).is_ok());
     }
+    let (left, inputs) = (memory::held().saturating_sub(before), numbers.end - numbers.start);
+    assert!(left < MOST_LEFT * (1024 + inputs as usize), "{left} bytes are still held after {inputs} inputs");
     let seconds = start.elapsed().as_secs_f64();
     eprintln!("{name}: inputs {} to {} in {seconds:.1} s, {read} of them read", numbers.start, numbers.end);
 }

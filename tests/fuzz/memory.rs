@@ -55,3 +55,8 @@ pub fn peak_of<T>(call: impl FnOnce() -> T) -> (T, usize) {
     let result = call();
     (result, PEAK.load(Relaxed).saturating_sub(before))
 }
+
+/// What is held now, in bytes.
+pub fn held() -> usize {
+    HELD.load(Relaxed)
+}

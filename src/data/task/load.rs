@@ -50,9 +50,12 @@ impl Loaded {
     }
 }
 
+/// A column that every row has whose file gives none of the name: the file's name up to its first dot.
+const FILE: &str = "file";
+
 /// How a declaration turns rows into examples.
 pub(super) enum Maker {
-    /// Templates over the columns; the column `label` is replaced by its word before.
+    /// Templates over the columns and [`FILE`]; the column `label` is replaced by its word before.
     Template {
         prefix: String,
         input: Template,
@@ -75,7 +78,7 @@ pub(super) fn load(config: &TaskConfig, base: &Path, split: Split) -> Result<Loa
             loaded.files.push(path.to_path_buf());
         }
         let examples = match record {
-            Record::Row(row) => maker.examples(row, split),
+            Record::Row(row) => maker.examples(row, path, split),
             Record::Bad(what) => Err(what),
             Record::Header => {
                 loaded.left_out.headers.push(path.to_path_buf());
@@ -174,7 +177,7 @@ pub(super) fn maker(config: &TaskConfig) -> Result<Maker, String> {
     let choices = config.choices.iter().flatten().map(|template| Template::parse(template));
     let choices: Vec<Template> = choices.collect::<Result<_, _>>()?;
     if let Some(columns) = &columns {
-        let is_known = |name: &str| columns.iter().any(|column| column == name);
+        let is_known = |name: &str| name == FILE || columns.iter().any(|column| column == name);
         let answers = choices.iter().flat_map(Template::columns);
         let used = input.columns().chain(target.columns()).chain(answers).chain(config.label.as_deref());
         if let Some(unknown) = used.into_iter().find(|name| !is_known(name)) {
@@ -268,10 +271,13 @@ fn grouped(examples: Vec<Placed>) -> Vec<Placed> {
 }
 
 impl Maker {
-    /// The examples of a row: one for most tasks.
-    pub(super) fn examples(&self, row: Row, split: Split) -> Result<Vec<TaskExample>, String> {
+    /// The examples of a row of this file: one for most tasks.
+    pub(super) fn examples(&self, row: Row, path: &Path, split: Split) -> Result<Vec<TaskExample>, String> {
         match self {
             Maker::Template { prefix, input, target, choices, label, labels } => {
+                let asked =
+                    [input, target].into_iter().chain(choices).flat_map(Template::columns).any(|name| name == FILE);
+                let row = if asked { with_file(row, path) } else { row };
                 let row = match label {
                     Some(column) => with_label(row, column, labels)?,
                     None => row,
@@ -299,6 +305,14 @@ fn chosen_from(choices: &[Template], target: &str, row: &Row) -> Result<Value, S
         return Err(format!("the target {target:?} is none of the choices {texts:?}"));
     }
     Ok(json!({ CHOICES: texts }))
+}
+
+/// The row with the name of its file, unless it has a column of that name.
+fn with_file(row: Row, path: &Path) -> Row {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut values = row.values().clone();
+    values.entry(FILE).or_insert_with(|| Value::from(name.split('.').next().unwrap_or_default()));
+    Row::new(values)
 }
 
 /// The row with the label's word in place of its number.

@@ -101,8 +101,8 @@ pub struct TaskConfig {
     /// Put before every source.
     pub prefix: Option<String>,
     /// The source: text with columns in braces, as "question: {q} context: {page.text}"; `{{` and `}}` are braces, and
-    /// `{tags | replace(";", " ")}` is a column with all semicolons replaced. By default "{source}", or the first of two
-    /// `columns`.
+    /// `{tags | replace(";", " ")}` is a column with all semicolons replaced. The column `file`, where the data have none of
+    /// the name, is the file's name up to its first dot. By default "{source}", or the first of two `columns`.
     pub input: Option<String>,
     /// The target, likewise. By default "{target}", or the second of two `columns`, or the label.
     pub target: Option<String>,
