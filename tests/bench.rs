@@ -153,7 +153,7 @@ fn an_outline_is_what_the_plan_records() {
     let gpu = gpu();
     let model = Model::init(&gpu, T5Config::preset("tiny").unwrap(), 0).unwrap();
     let mut b = Builder::new(&model, BatchShape { batch: 2, src_len: 16, tgt_len: 32, packed: false }, 0.0);
-    b.decode_step(2, 0);
+    b.decode_step(4, 0);
     let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };
     let plan = Plan::compile(&gpu, &b.graph, &[], &options).unwrap();
     let counted = outline(gpu.caps(), &b.graph, &[]).unwrap();

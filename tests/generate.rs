@@ -158,6 +158,31 @@ fn draws_depend_on_the_seed_alone() {
     assert_eq!(run(&mut generator, &sources, &sampled(0.0, 0, 1.0, 1)), likeliest);
 }
 
+/// Targets of one text share what the encoder made of it, whichever of them are decoded side by side.
+#[test]
+fn a_repeated_source_is_read_once() {
+    let (sources, _) = golden("t5v10");
+    let mut generator = generator("t5v10");
+    let repeated: Vec<Vec<u32>> = [0, 1, 0, 2, 0, 1, 1, 0].iter().map(|&i| sources[i].clone()).collect();
+    for options in [sampled(3.0, 0, 1.0, 1), Decoding::beam(3).max_new_tokens(12), greedy(12)] {
+        let together = run(&mut generator, &repeated, &options);
+        for (i, source) in repeated.iter().enumerate() {
+            let alone = Decoding { first_source: i, ..options.clone() };
+            assert_eq!(run(&mut generator, &[source.clone()], &alone)[0], together[i], "{i}");
+        }
+    }
+    let bytes = |sources: &[Vec<u32>]| {
+        let mut generator = self::generator("t5v10");
+        run(&mut generator, sources, &greedy(12));
+        generator.bytes()
+    };
+    let alike = vec![sources[0].clone(); 8];
+    let mut others = alike.clone();
+    // As long, and not the same.
+    others.iter_mut().enumerate().for_each(|(i, source)| source[0] = 3 + i as u32);
+    assert!(bytes(&alike) < bytes(&others));
+}
+
 #[test]
 fn draws_follow_the_softmax() {
     // The first token of many equal sources: counts must follow the model's own distribution.
@@ -308,7 +333,7 @@ impl Stepper {
     fn new(model: &Model, source: &[u32], rows: usize, len: usize) -> Stepper {
         // Products of few rows round otherwise: not what a session has either.
         let src_len = source.len().next_multiple_of(16);
-        let shape = DecodeShape { batch: 1, beams: rows, drafts: 0, src_len, max_len: len };
+        let shape = DecodeShape { sources: 1, batch: 1, beams: rows, drafts: 0, src_len, max_len: len };
         let mut state = HashMap::new();
         for leaf in shape.state(&model.config, &model.layout) {
             let bytes = leaf.dtype.bytes(&leaf.shape);
@@ -793,7 +818,7 @@ fn a_step_has_few_dispatches() {
         let model = Model::init(&gpu(), config, 1).unwrap();
         let mut generator = Generator::new(model);
         for batch in [1, 16] {
-            let shape = DecodeShape { batch, beams: 1, drafts: 0, src_len: 64, max_len: 64 };
+            let shape = DecodeShape { sources: batch, batch, beams: 1, drafts: 0, src_len: 64, max_len: 64 };
             let dispatches: usize = generator.step_plans(shape).unwrap().iter().map(|plan| plan.dispatches()).sum();
             assert!(dispatches <= most, "{preset}, batch {batch}: {dispatches} dispatches");
         }

@@ -130,9 +130,10 @@ impl Workload {
             WorkloadKind::Decode => {
                 // As Generator::shape rounds it up, but for the batch.
                 let max_len = (1 + self.target_len).next_multiple_of(32);
-                let shape = DecodeShape { batch: self.batch, beams: 1, drafts: 0, src_len: self.source_len, max_len };
+                let (batch, src_len) = (self.batch, self.source_len);
+                let shape = DecodeShape { sources: batch, batch, beams: 1, drafts: 0, src_len, max_len };
                 let mut b = builder(BatchShape { tgt_len: max_len, ..self.shape() }, 0.0);
-                b.decode_step(shape.beams, shape.drafts);
+                b.decode_step(shape.sequences(), shape.drafts);
                 let chooser = shape.chooser(config.vocab_size, Chooser { n_eos: 1, ..Chooser::default() });
                 Ok([outline(caps, &b.graph, &[])?, outline(caps, &chooser, &[])?].concat())
             }

@@ -77,7 +77,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut preparation = Builder::new(&model, shape, 0.0);
     preparation.prepare_decoding(1);
     let mut step = Builder::new(&model, shape, 0.0);
-    step.decode_step(1, 0);
+    step.decode_step(batch, 0);
     for graph in [preparation.graph, step.graph] {
         tuner.any_batch().choices(&gpu, &graph, &[])?;
     }

@@ -1,6 +1,6 @@
 //! The decode loop: sources in batches of similar length, a few steps a submit, tokens handed out as they come.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 
 use super::answer_text::AnswerText;
@@ -103,8 +103,14 @@ impl Generator {
         let mut order: Vec<usize> = (0..sources.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(sources[i].len()));
         for rows in order.chunks(decoding.max_batch) {
-            let shape = bucket(rows, sources, decoding);
-            let texts: Vec<&[u32]> = rows.iter().map(|&row| sources[row].as_slice()).collect();
+            let all: Vec<&[u32]> = rows.iter().map(|&row| sources[row].as_slice()).collect();
+            let (texts, source_of) = if decoding.speculate > 0 || self.model.config.architecture.is_one_stack() {
+                let each = (0..all.len() as u32).collect();
+                (all, each)
+            } else {
+                distinct(&all)
+            };
+            let shape = bucket(&texts, rows.len(), decoding);
             let number = |&row: &usize| (decoding.first_source + row) as u32;
             let numbers: Vec<u32> = rows.iter().map(number).collect();
             let generation = &self.model.generation;
@@ -118,6 +124,7 @@ impl Generator {
             let session = self.session(shape, rules.as_ref(), decoding.scores())?;
             let start = Start {
                 sources: &texts,
+                source_of: &source_of,
                 sequences: &numbers,
                 settings: &settings,
                 rules: rules.as_ref(),
@@ -198,10 +205,10 @@ impl Generator {
         self.pool.bytes() + self.sessions.iter().map(|(_, session)| session.bytes()).sum::<u64>()
     }
 
-    /// The shape that serves these sources in one batch.
+    /// The shape that serves these sources, of which no two are alike, in one batch.
     pub fn shape(sources: &[Vec<u32>], decoding: &Decoding) -> DecodeShape {
-        let rows: Vec<usize> = (0..sources.len()).collect();
-        bucket(&rows, sources, decoding)
+        let texts: Vec<&[u32]> = sources.iter().map(Vec::as_slice).collect();
+        bucket(&texts, texts.len(), decoding)
     }
 
     /// The plans of a decoding step and of the choice of a token, for profiles and printing.
@@ -424,13 +431,27 @@ pub(super) fn not_a_number(source: usize) -> Error {
 }
 
 /// The shape that serves these sources: few distinct ones, so that plans are used again, at little padding.
-fn bucket(rows: &[usize], sources: &[Vec<u32>], decoding: &Decoding) -> DecodeShape {
-    let longest = rows.iter().map(|&row| sources[row].len()).max().unwrap_or(1);
+/// The texts that there are, and which of them each of these is.
+fn distinct<'a>(sources: &[&'a [u32]]) -> (Vec<&'a [u32]>, Vec<u32>) {
+    let (mut texts, mut source_of) = (Vec::new(), Vec::with_capacity(sources.len()));
+    let mut known = HashMap::new();
+    for &source in sources {
+        source_of.push(*known.entry(source).or_insert_with(|| {
+            texts.push(source);
+            texts.len() as u32 - 1
+        }));
+    }
+    (texts, source_of)
+}
+
+fn bucket(texts: &[&[u32]], targets: usize, decoding: &Decoding) -> DecodeShape {
+    let longest = texts.iter().map(|text| text.len()).max().unwrap_or(1);
     // Eighths of powers of two waste an eighth at most. With 16 positions the encoder's products are never of the kind
     // that suits few rows, whose rounding differs: a source gives the same result in every shape.
     let step = (longest.next_power_of_two() / 8).max(16);
     DecodeShape {
-        batch: rows.len().next_power_of_two(),
+        sources: texts.len().next_power_of_two(),
+        batch: targets.next_power_of_two(),
         beams: decoding.num_beams,
         drafts: decoding.speculate,
         src_len: longest.next_multiple_of(step),

@@ -30,7 +30,9 @@ pub(super) struct Session {
 /// What a session begins with.
 pub(super) struct Start<'a> {
     pub sources: &'a [&'a [u32]],
-    /// Each source's number, for its random draws.
+    /// The source of each target.
+    pub source_of: &'a [u32],
+    /// Each target's number, for its random draws.
     pub sequences: &'a [u32],
     pub settings: &'a ChoiceSettings,
     pub rules: Option<&'a Rules>,
@@ -78,13 +80,13 @@ impl Session {
             let bytes = dtype.bytes(&shape);
             state.insert(name.clone(), gpu.buffer(&name, bytes)?.slice(0, bytes));
         }
-        let sizes = BatchShape { batch: shape.batch, src_len: shape.src_len, tgt_len: shape.max_len, packed: false };
+        let sizes = BatchShape { batch: shape.sources, src_len: shape.src_len, tgt_len: shape.max_len, packed: false };
         let mut b = Builder::new(model, sizes, 0.0);
         b.rows_alike();
         b.prepare_decoding(shape.beams);
         let prepare = compile(model, &state, &b.graph, pool)?;
         let mut b = Builder::new(model, sizes, 0.0);
-        b.decode_step(shape.beams, shape.drafts);
+        b.decode_step(shape.sequences(), shape.drafts);
         let step = compile(model, &state, &b.graph, pool)?;
         let mut session = Session {
             gpu: gpu.clone(),
@@ -97,7 +99,7 @@ impl Session {
             chooser: 0,
         };
         if session.state.contains_key("src_pos") {
-            let positions: Vec<u32> = (0..shape.batch).flat_map(|_| 0..shape.src_len as u32).collect();
+            let positions: Vec<u32> = (0..shape.sources).flat_map(|_| 0..shape.src_len as u32).collect();
             session.write("src_pos", &positions);
         }
         session.choose_by(model, pool, None, None)?;
@@ -165,19 +167,20 @@ impl Session {
         self.gpu.write(&self.state[name].buffer, 0, data);
     }
 
-    /// Encodes the sources and puts every row at its start. Places of the batch that have no source are finished from the
+    /// Encodes the sources and puts every row at its start. Places of the batch that have no target are finished from the
     /// start.
     pub async fn start(&self, start: &Start<'_>, should_stop: &ShouldStop<'_>) -> Result<()> {
-        let DecodeShape { batch, beams, drafts, src_len, max_len } = self.shape;
-        let (rows, sequences, sources) = (self.shape.rows(), self.shape.sequences(), start.sources);
-        let mut ids = vec![start.settings.pad; batch * src_len];
-        let mut lens = vec![0u32; batch];
-        for (b, source) in sources.iter().enumerate() {
+        let DecodeShape { sources: n_sources, beams, drafts, src_len, max_len, .. } = self.shape;
+        let (rows, sequences, targets) = (self.shape.rows(), self.shape.sequences(), start.source_of.len());
+        let mut ids = vec![start.settings.pad; n_sources * src_len];
+        let mut lens = vec![0u32; n_sources];
+        for (b, source) in start.sources.iter().enumerate() {
             ids[b * src_len..][..source.len()].copy_from_slice(source);
             lens[b] = source.len() as u32;
         }
         let sequence_of = |row: usize| row / (1 + drafts);
-        let source_of: Vec<u32> = (0..rows).map(|row| (sequence_of(row) / beams) as u32).collect();
+        let source_of = |row| start.source_of.get(sequence_of(row) / beams).copied().unwrap_or(0);
+        let source_of: Vec<u32> = (0..rows).map(source_of).collect();
         let cache_row: Vec<u32> = (0..rows * max_len).map(|i| sequence_of(i / max_len) as u32).collect();
         self.write("src_ids", &ids);
         self.write("src_lens", &lens);
@@ -200,21 +203,21 @@ impl Session {
             let mut numbers = start.sequences.to_vec();
             numbers.resize(sequences, 0);
             self.write("sequences", &numbers);
-            self.write("finished", &self.unused(sources.len()));
+            self.write("finished", &self.unused(targets));
         } else {
             let penalties: Vec<f32> = (0..max_len).map(|tokens| (start.penalty)(tokens.max(1))).collect();
             self.write("penalties", &penalties);
-            self.write("beams", &self.first_beams(sources.len()));
+            self.write("beams", &self.first_beams(targets));
         }
         self.prepare.run_until(should_stop).await
     }
 
     /// The state of beam search before its first step: one beam counts, and there is no hypothesis.
-    fn first_beams(&self, n_sources: usize) -> Vec<f32> {
+    fn first_beams(&self, targets: usize) -> Vec<f32> {
         let DecodeShape { batch, beams, .. } = self.shape;
         let mut state = Vec::with_capacity(batch * (1 + 5 * beams));
-        for source in 0..batch {
-            state.push(if source < n_sources { 0.0 } else { BeamSearch::DONE });
+        for target in 0..batch {
+            state.push(if target < targets { 0.0 } else { BeamSearch::DONE });
             state.extend((0..beams).map(|beam| if beam == 0 { 0.0 } else { BeamSearch::OUT }));
             state.extend((0..beams).flat_map(|_| [BeamSearch::OUT, 0.0, 0.0, 0.0]));
         }
@@ -226,9 +229,9 @@ impl Session {
         self.gpu.write(&self.state["rules"].buffer, 4 * place as u64, words);
     }
 
-    /// 1 for each place of the batch beyond the sources.
-    fn unused(&self, n_sources: usize) -> Vec<u32> {
-        (0..self.shape.batch).map(|source| u32::from(source >= n_sources)).collect()
+    /// 1 for each place of the batch beyond the targets.
+    fn unused(&self, targets: usize) -> Vec<u32> {
+        (0..self.shape.batch).map(|target| u32::from(target >= targets)).collect()
     }
 
     /// Where the tokens of all rows stand if the newest of their sequences stand at `at`.

@@ -50,7 +50,7 @@ fn grown(size: usize, allocate: impl FnOnce() -> *mut u8) -> *mut u8 {
 
 /// What a call gives, and the most memory that was held in it beyond what was held before, in bytes.
 pub fn peak_of<T>(call: impl FnOnce() -> T) -> (T, usize) {
-    let before = HELD.load(Relaxed);
+    let before = held();
     PEAK.store(before, Relaxed);
     let result = call();
     (result, PEAK.load(Relaxed).saturating_sub(before))

@@ -209,8 +209,8 @@ impl Found {
                     [(1, 64, 96), (1, 512, 160), (4, 512, 2048), (8, 64, 96), (16, 64, 96), (3, 1000, 700)]
                 {
                     add(batch, src, max, false, 0.0, &|b| b.prepare_decoding(1));
-                    add(batch, src, max, false, 0.0, &|b| b.decode_step(1, 0));
-                    add(batch, src, max, false, 0.0, &|b| b.decode_step(1, 3));
+                    add(batch, src, max, false, 0.0, &|b| b.decode_step(batch, 0));
+                    add(batch, src, max, false, 0.0, &|b| b.decode_step(batch, 3));
                 }
                 for (batch, src) in [(8, 512), (1, 512), (1, 77)].into_iter().filter(|_| has_encoder) {
                     add(batch, src, 1, false, 0.0, &|b| _ = b.encoder());

@@ -2,8 +2,8 @@
 //! choosers that make tokens of logits.
 //!
 //! They meet in leaves, whose memory the caller provides (see [`DecodeShape::state`]). A *row* is what a step works on: a
-//! source, or one of the beams of a source, or one of the next tokens of a source, of which all but the first are guessed. Rows of
-//! a source lie side by side.
+//! target, or one of the beams of a target, or one of the next tokens of a target, of which all but the first are guessed. Rows of
+//! a target lie side by side. Targets may share a source, which the encoder reads once.
 
 use super::{Builder, Keep, Run, Sees};
 use crate::batch::BatchShape;
@@ -19,9 +19,11 @@ use crate::ops::{
 /// Sizes of a decoding session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DecodeShape {
-    /// Sources.
+    /// Sources. With drafts, or where one stack reads source and target, as many as targets.
+    pub sources: usize,
+    /// Targets.
     pub batch: usize,
-    /// Sequences of a source: 1, or the number of its beams.
+    /// Sequences of a target: 1, or the number of its beams.
     pub beams: usize,
     /// Tokens of a sequence that are guessed, so that a step checks them: rows beside that of its newest token. Not with beams.
     pub drafts: usize,
@@ -56,17 +58,17 @@ impl DecodeShape {
     /// The leaves that outlive a run:
     /// - `cross.N`: keys and values of the source, for the run of decoder blocks that begins with block N
     /// - `cache.N`, `bias.N`: keys and values of the target so far and position biases, of block N. Where one stack reads source and
-    ///   target, those of the source stand before those of the target, in the first row of each source; `src_pos [batch src_len]` says at
+    ///   target, those of the source stand before those of the target, in the first row of each source; `src_pos [sources src_len]` says at
     ///   which position each does: `0..src_len`, over and over
     /// - `cache_row [rows, max_len]`: in which row of the caches the key of each position lies. A row itself from its newest
     ///   position on; a beam's earlier keys are where its ancestors left them. All rows of a sequence name the sequence's
-    /// - `source_of [rows]`, `src_ids [batch src_len]`, `src_lens [batch]`: the source of each row, the tokens of each source and their
-    ///   number
+    /// - `source_of [rows]`, `src_ids [sources src_len]`, `src_lens [sources]`: the source of each row, the tokens of each source and
+    ///   their number
     /// - `tgt_ids [rows]`, `pos [rows]`: the newest token and its position, and behind it the drafts and theirs
     /// - `tokens [max_len, sequences]`: all tokens. A row's own at position p is `tokens[p, cache_row[row, p]]`
     /// - `logits [rows, vocab]`: what a step makes and a chooser reads
     /// - `settings`: [`crate::ops::ChoiceSettings`]
-    /// - `finished [batch]`, `sequences [batch]`: of [`Sample`], where a source has one sequence
+    /// - `finished [batch]`, `sequences [batch]`: of [`Sample`], where a target has one sequence
     /// - `origin [max_len, batch]`: of [`AcceptDrafts`], where it has drafts
     /// - `parents [max_len, rows]`, `beams`, `penalties [max_len]`: of [`BeamSearch`], where it has several
     ///
@@ -78,7 +80,7 @@ impl DecodeShape {
         let mut add = |name: String, shape: &[usize], dtype| {
             leaves.push(StateLeaf { name, shape: shape.to_vec(), dtype });
         };
-        let positions = self.batch * self.src_len;
+        let positions = self.sources * self.src_len;
         for run in layout.cross_runs(positions) {
             add(format!("cross.{}", run.start), &[positions, run.len() * row], Dtype::F32);
         }
@@ -106,7 +108,7 @@ impl DecodeShape {
             add("src_pos".into(), &[positions], Dtype::U32);
         }
         add("src_ids".into(), &[positions], Dtype::U32);
-        add("src_lens".into(), &[self.batch], Dtype::U32);
+        add("src_lens".into(), &[self.sources], Dtype::U32);
         add("cache_row".into(), &[rows, self.max_len], Dtype::U32);
         add("tokens".into(), &[self.max_len, sequences], Dtype::U32);
         add("logits".into(), &[rows, config.vocab_size], Dtype::F32);
@@ -114,7 +116,7 @@ impl DecodeShape {
         leaves
     }
 
-    /// The graph that makes tokens of logits and advances the state. Where a source has one row: each row's next token, greedy or
+    /// The graph that makes tokens of logits and advances the state. Where a target has one row: each row's next token, greedy or
     /// drawn, or greedy ones as far as its drafts are right. Where it has several: a step of beam search.
     pub fn chooser(&self, vocab: usize, chooser: Chooser) -> Graph {
         let rows = self.rows();
@@ -150,8 +152,8 @@ impl DecodeShape {
             let made = graph.push(op, &[top, settings, penalties]);
             store_all(&mut graph, &made, &["tgt_ids", "tokens", "parents", "pos", "cache_row", "beams"]);
         } else if self.drafts > 0 {
-            let src_ids = graph.leaf("src_ids", &[self.batch * self.src_len], Dtype::U32);
-            let src_lens = graph.leaf("src_lens", &[self.batch], Dtype::U32);
+            let src_ids = graph.leaf("src_ids", &[self.sources * self.src_len], Dtype::U32);
+            let src_lens = graph.leaf("src_lens", &[self.sources], Dtype::U32);
             let op = AcceptDrafts { drafts: self.drafts, len: self.max_len, shared: None };
             let made = graph.push(op, &[logits, settings, src_ids, src_lens]);
             store_all(&mut graph, &made, &["tgt_ids", "tokens", "finished", "pos", "origin"]);
@@ -238,13 +240,12 @@ impl Builder<'_> {
         }
     }
 
-    /// One step of decoding for every row, of which each source has `beams`, or 1 and `drafts`: embeds `tgt_ids` at `pos`, extends the
-    /// caches, and stores `logits`. Matrix products are of the kind that treats rows alike in any batch, so that a row's logits
+    /// One step of decoding for every row, which are the newest tokens of so many sequences and `drafts` behind each: embeds `tgt_ids` at
+    /// `pos`, extends the caches, and stores `logits`. Matrix products are of the kind that treats rows alike in any batch, so that a row's logits
     /// do not depend on its neighbours.
-    pub fn decode_step(&mut self, beams: usize, drafts: usize) {
+    pub fn decode_step(&mut self, sequences: usize, drafts: usize) {
         self.variant = Some(Variant::Few);
         let (batch, src_len, max_len) = (self.shape.batch, self.shape.src_len, self.shape.tgt_len);
-        let sequences = batch * beams;
         let rows = sequences * (1 + drafts);
         let inner = self.config.inner_dim();
         let distances = 2 * self.config.relative_attention_max_distance + 1;
@@ -255,7 +256,8 @@ impl Builder<'_> {
         let mut kv_len = max_len;
         if self.config.architecture.is_one_stack() {
             // The positions of a target go on where its source ends.
-            let placed = self.graph.push(PrefixTable { src_len, beams }, &[pos, table, source_of, lens]);
+            let op = PrefixTable { src_len, beams: sequences / batch };
+            let placed = self.graph.push(op, &[pos, table, source_of, lens]);
             (pos, table, kv_len) = (placed[0], placed[1], src_len + max_len);
         }
         let attention = AttentionDecode {
