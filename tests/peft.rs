@@ -271,6 +271,7 @@ fn training_goes_on_with_what_was_added() {
         let (settings, numbers) = saved(&scratch.path(&format!("{kind}-whole")));
         let mut parts = create(open(), "parts", then).unwrap();
         assert_eq!(run(&mut parts, 5), Outcome::Stopped { step: 5 });
+        drop(parts);
         let out = scratch.path(&format!("{kind}-parts"));
         let state = Trainer::load_state(&out).unwrap().unwrap();
         assert_eq!(run(&mut Trainer::resume(&gpu, &Tuner::off(), state, &out).unwrap(), 100), Outcome::Finished);
