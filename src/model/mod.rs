@@ -104,13 +104,17 @@ impl ModelParts {
     /// # Errors
     /// A file is missing or damaged, or this is no T5 that writes text.
     pub fn open(model: &Path) -> Result<ModelParts> {
-        let parts = ModelParts::open_any(model)?;
-        parts.weights.expect_decoder()?;
-        if parts.config.patches.is_some() {
+        ModelParts::open_any(model)?.that_write_text(model)
+    }
+
+    /// These, if they are of a model that writes text.
+    fn that_write_text(self, model: &Path) -> Result<ModelParts> {
+        self.weights.expect_decoder()?;
+        if self.config.patches.is_some() {
             let what = "this is a Chronos-Bolt, which forecasts series of numbers and writes no text";
             return Err(Error::file(files::model_folder(model).join("config.json"), what));
         }
-        Ok(parts)
+        Ok(self)
     }
 
     /// [`ModelParts::open`] that also takes models that write no text: an encoder alone (T5EncoderModel), those with a head for

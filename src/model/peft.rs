@@ -44,9 +44,7 @@ impl ModelParts {
         let mut parts = match &own {
             Some(folder) => {
                 let base = folder.base()?;
-                let parts = ModelParts::of(model, Weights::open(&base)?, Some(base))?;
-                parts.weights.expect_decoder()?;
-                parts
+                ModelParts::of(model, Weights::open(&base)?, Some(base))?.that_write_text(model)?
             }
             None => ModelParts::open(model)?,
         };
