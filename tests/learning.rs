@@ -1,54 +1,31 @@
-//! Which parameters learn: gradients of each way by finite differences in float64, what stays as it is, runs that go on, generation; and
-//! LoRA against PyPI's peft.
+//! Which parameters learn: gradients of each way by finite differences in float64, what stays as it is, runs that go on, generation.
 
 mod common;
 
 use std::fs;
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::objective::{Objective, batch, config};
+use common::learning::{base, learns, run, settings, stir};
+use common::objective::{KEY, Objective, batch, config};
 use common::{Scratch, gpu};
-use t5_wgpu::batch::{Batch, BatchShape, Example, IGNORE};
-use t5_wgpu::checkpoint::{Dtype, LoraFolder, Weights};
-use t5_wgpu::data::TaskConfig;
-use t5_wgpu::data::task::Files;
+use t5_wgpu::batch::Example;
 use t5_wgpu::forward::TargetScorer;
 use t5_wgpu::generate::{Decoding, Generator};
-use t5_wgpu::gpu::{Gpu, Sequence};
-use t5_wgpu::model::{Architecture, Builder, Learns, Lora, Model, ModelParts, Storage, T5Config, write_span};
-use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
-use t5_wgpu::rng::{Purpose, Rng};
+use t5_wgpu::model::{Architecture, Learns, Model};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::engine::{Engine, Regularization};
-use t5_wgpu::train::inputs::Inputs;
 use t5_wgpu::train::optimizer::OptimizerConfig;
 use t5_wgpu::train::settings::with_weight_decay;
-use t5_wgpu::train::{Hooks, Outcome, Settings, Trainer};
+use t5_wgpu::train::{Outcome, Settings, Trainer};
 use t5_wgpu::tune::Tuner;
-
-fn learns(text: &str) -> Learns {
-    serde_json::from_str(text).unwrap()
-}
 
 /// Every way, with all that LoRA can be added to.
 fn ways(gated: bool) -> Vec<Learns> {
     let targets = if gated { r#"["q","k","v","o","wi_0","wi_1","wo"]"# } else { r#"["q","k","v","o","wi","wo"]"# };
-    let lora = format!(r#"{{"lora": {{"rank": 3, "alpha": 5, "targets": {targets}, "rs": true}}}}"#);
-    [r#""norms""#, r#""last-1""#, r#"{"adapters": 5}"#, r#""gradual""#, r#""lora""#, &lora].map(learns).to_vec()
-}
-
-fn is_zero_at_first(tensor: &str) -> bool {
-    tensor.contains("lora_B") || tensor.contains("Adapter.up")
-}
-
-/// Fills what an adapter adds, so that it changes the model.
-fn stir(model: &Model) {
-    let mut rng = Rng::new(2, Purpose::Examples, &[1]);
-    for tensor in model.layout.tensors().iter().filter(|tensor| is_zero_at_first(&tensor.name)) {
-        let values: Vec<f32> = (0..tensor.len()).map(|_| rng.normal() as f32 * 0.3).collect();
-        write_span(&model.gpu, tensor, &model.params, &values);
-    }
+    let lora = format!(r#"{{"lora": {{"rank": 3, "alpha": 5, "dropout": 0.3, "targets": {targets}, "rs": true}}}}"#);
+    [r#""norms""#, r#""last-1""#, r#"{"adapters": 5}"#, r#""gradual""#, r#""ia3""#, r#""lora""#, &lora]
+        .map(learns)
+        .to_vec()
 }
 
 fn engine(model: Model) -> Engine {
@@ -74,7 +51,7 @@ fn every_gradient_is_that_of_finite_differences() {
             let mut engine = engine(model);
             engine.unfreeze(1);
             engine.begin_step();
-            engine.micro_batch(&batch, [0; 4]).unwrap();
+            engine.micro_batch(&batch, KEY).unwrap();
             pollster::block_on(engine.finish_gradients().unwrap().finish()).unwrap();
             let layout = &engine.model.layout;
             let names: Vec<String> = objective.leaves.keys().filter(|name| layout.learns_now(name)).cloned().collect();
@@ -98,6 +75,33 @@ fn every_gradient_is_that_of_finite_differences() {
             }
         }
     }
+}
+
+/// Of a batch in training, and evaluated.
+fn losses(engine: &mut Engine, key: [u32; 4]) -> (f64, f64) {
+    engine.begin_step();
+    engine.micro_batch(&batch(false), key).unwrap();
+    let (stats, _) = pollster::block_on(engine.finish_gradients().unwrap().finish()).unwrap();
+    (stats.loss, pollster::block_on(engine.evaluate(&batch(false))).unwrap().loss)
+}
+
+/// On the input of A alone, in training alone, by the key of the step.
+#[test]
+fn dropout_of_lora_is_on_what_is_added() {
+    let gpu = gpu();
+    let learns = learns(r#"{"lora": {"rank": 3, "dropout": 0.5}}"#);
+    let plain = Model::init(&gpu, config("t5", Architecture::EncoderDecoder, true), 3).unwrap();
+    let model = plain.learning(&learns, 4).unwrap();
+    let mut engine = engine(model);
+    // B is 0: nothing else loses anything.
+    let (trained, evaluated) = losses(&mut engine, KEY);
+    assert!((trained - evaluated).abs() < 1e-5 * evaluated, "{trained} and {evaluated}");
+    stir(&engine.model);
+    let [(one, evaluated), (other, again)] = [KEY, [9; 4]].map(|key| losses(&mut engine, key));
+    assert_eq!(evaluated, again);
+    let differ = |a: f64, b: f64| (a - b).abs() > 1e-4 * evaluated;
+    assert!(differ(one, other) && differ(one, evaluated) && differ(other, evaluated), "{one}, {other}, {evaluated}");
+    assert_eq!(losses(&mut engine, KEY).0, one);
 }
 
 #[test]
@@ -163,6 +167,9 @@ fn names_say_what_learns() {
     assert_eq!(last.len(), (4 + 1 + 3 + 1) + (4 + 1 + 4 + 1 + 3 + 1) + 2, "{last:?}");
     assert!(last.iter().all(|name| name.contains(".block.1.") || name.contains("final_layer_norm")), "{last:?}");
     assert_eq!(of(r#""lora""#).len(), 2 * 2 * (2 + 4));
+    let factors = of(r#""ia3""#);
+    assert_eq!(factors.len(), 2 * (3 + 5));
+    assert!(factors.iter().all(|name| [".k.ia3_l", ".v.ia3_l", ".wo.ia3_l"].iter().any(|end| name.ends_with(end))));
     let adapters = of(r#"{"adapters": 5}"#);
     assert_eq!(adapters.len(), norms.len() + 2 * 4);
     assert_eq!(of(r#""gradual""#).len(), model.layout.tensors().len());
@@ -174,47 +181,11 @@ fn names_say_what_learns() {
         (r#"{"lora": {"targets": []}}"#, "LoRA needs targets"),
         (r#"{"lora": {"rank": 0}}"#, "must lie between 1 and"),
         (r#"{"lora": {"alpha": -1}}"#, "alpha of LoRA must be a positive number"),
+        (r#"{"lora": {"dropout": 1}}"#, "the dropout of LoRA lies between 0 and 1, not at 1"),
     ] {
         let error = refused(learns);
         assert!(error.contains(part), "`{part}` is not in: {error}");
     }
-}
-
-/// A model in files, of which an adapter can be trained.
-fn base(gpu: &Gpu, scratch: &Scratch) -> PathBuf {
-    let text = r#"{"model_type": "t5", "vocab_size": 384, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2,
-        "num_heads": 4, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false}"#;
-    let model = Model::init(gpu, T5Config::from_json(text, "config.json").unwrap(), 1).unwrap();
-    let folder = scratch.path("base");
-    fs::create_dir_all(&folder).unwrap();
-    model.save(&folder).unwrap();
-    Tokenizer::bytes().save(&folder).unwrap();
-    folder
-}
-
-fn settings(pairs: &Path, learns: &Learns) -> Settings {
-    let files = Files::Together(vec![pairs.to_string_lossy().into_owned()]);
-    let columns = Some(vec!["source".to_owned(), "target".to_owned()]);
-    let task = TaskConfig { train: Some(files), columns, held_out: Some(0.2), ..TaskConfig::default() };
-    Settings {
-        steps: 12,
-        batch_size: 4,
-        accumulate: 2,
-        dropout: 0.1,
-        lr: 3e-3,
-        eval_every: Some(3),
-        learns: learns.clone(),
-        ..Settings::on_task("pairs", task)
-    }
-}
-
-fn run(trainer: &mut Trainer, until: u64) -> Outcome {
-    let step = std::cell::Cell::new(trainer.step());
-    let is_late = || {
-        step.set(step.get() + 1);
-        step.get() >= until
-    };
-    trainer.run(Hooks { observe: &mut |_| (), should_stop: &|| false, is_late: &is_late }).unwrap()
 }
 
 #[test]
@@ -234,7 +205,7 @@ fn a_resumed_run_equals_an_undisturbed_one() {
         let state = Trainer::load_state(&parts).unwrap().unwrap();
         let mut resumed = Trainer::resume(&gpu, &Tuner::off(), state, &parts).unwrap();
         assert_eq!(run(&mut resumed, 100), Outcome::Finished);
-        let weights = if matches!(learns, Learns::Lora(_)) { "adapter_model.safetensors" } else { "model.safetensors" };
+        let weights = if learns.adds() { "adapter_model.safetensors" } else { "model.safetensors" };
         for file in
             [&format!("last/{weights}"), "last/training_state/optimizer.safetensors", &format!("best/{weights}")]
         {
@@ -266,7 +237,7 @@ fn generation_is_the_full_forward_pass() {
         let _ = fs::remove_dir_all(&out);
         fs::create_dir_all(&out).unwrap();
         model.save(&out).unwrap();
-        assert_eq!(out.join("model.safetensors").exists(), !matches!(learns, Learns::Lora(_)));
+        assert_eq!(out.join("model.safetensors").exists(), !learns.adds());
         let saved = Model::load(&gpu, &out).unwrap().0;
         let sources: Vec<Vec<u32>> = vec![vec![70, 80, 90, 1], vec![100, 101, 102, 103, 104, 105, 1]];
         let decoding = Decoding { log_probs: true, ..Decoding::greedy().max_new_tokens(9) };
@@ -286,191 +257,6 @@ fn generation_is_the_full_forward_pass() {
             }
         }
     }
-}
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
-
-/// The batch of the golden LoRA, and PyTorch's logits.
-fn golden_batch() -> (Batch, Vec<f64>) {
-    let tensors = Weights::open_file(golden("lora/golden.safetensors")).unwrap();
-    let ints = |name: &str| -> (Vec<u32>, usize) {
-        let shape = tensors.shape(name).unwrap().to_vec();
-        let bytes = tensors.read_bytes(name, Dtype::I64, &shape).unwrap();
-        (bytes.as_chunks().0.iter().map(|c| i64::from_le_bytes(*c) as u32).collect(), shape[1])
-    };
-    let ((src_ids, src_len), (mask, _), (tgt_in, tgt_len)) =
-        (ints("input_ids"), ints("attention_mask"), ints("decoder_input_ids"));
-    let rows = src_ids.len() / src_len;
-    let batch = Batch {
-        shape: BatchShape { batch: rows, src_len, tgt_len, packed: false },
-        src_lens: mask.chunks(src_len).map(|row| row.iter().sum()).collect(),
-        labels: vec![IGNORE; tgt_in.len()],
-        tgt_lens: vec![tgt_len as u32; rows],
-        src_ids,
-        tgt_in,
-        segments: None,
-    };
-    let logits = tensors.read_f32("logits", tensors.shape("logits").unwrap()).unwrap();
-    (batch, logits.into_iter().map(f64::from).collect())
-}
-
-fn logits(model: &Model, batch: &Batch) -> Vec<f32> {
-    let mut b = Builder::new(model, batch.shape, 0.0);
-    let hidden = b.states();
-    let logits = b.logits(hidden, None);
-    // What reads the labels, which are written with the rest.
-    let stats = b.loss(hidden, 0.0, 0.0);
-    let options = PlanOptions { bind: &|name| model.bind(name), pool: &SlotPool::new() };
-    let plan = Plan::compile(&model.gpu, &b.graph, &[("logits", logits), ("stats", stats)], &options).unwrap();
-    let mut sequence = Sequence::new(&model.gpu);
-    Inputs::new(batch, &model.config).unwrap().write(&plan, &mut sequence);
-    plan.run_in(&mut sequence).unwrap();
-    sequence.submit().unwrap();
-    pollster::block_on(plan.read("logits")).unwrap()
-}
-
-/// The largest difference, as a share of the largest reference.
-fn error(found: &[f32], reference: &[f64]) -> f64 {
-    assert_eq!(found.len(), reference.len());
-    let largest = reference.iter().fold(0f64, |most, x| most.max(x.abs()));
-    found.iter().zip(reference).map(|(&f, r)| (f64::from(f) - r).abs()).fold(0.0, f64::max) / largest
-}
-
-/// Merged into the weights, and beside them as it is trained.
-#[test]
-fn a_folder_of_peft_gives_the_logits_of_pytorch() {
-    let gpu = gpu();
-    let (batch, reference) = golden_batch();
-    let parts = || ModelParts::open(&golden("flan")).unwrap();
-    let upload = |parts: &ModelParts, storage| {
-        Model::upload(&gpu, parts, storage, &mut |_, _| ControlFlow::Continue(())).unwrap().0
-    };
-    let plain = error(&logits(&upload(&parts(), Storage::F32), &batch), &reference);
-    assert!(plain > 1e-2, "the adapter changes the logits by {plain} only");
-    let merged = upload(&parts().with_lora(&golden("lora")).unwrap(), Storage::F32);
-    let merged = error(&logits(&merged, &batch), &reference);
-
-    let targets = ["q", "v", "wi_1", "wo"].map(str::to_owned).to_vec();
-    let lora = Learns::Lora(Lora { rank: 3, alpha: 5.0, targets, rs: true });
-    let beside = upload(&parts(), Storage::F32).learning(&lora, 0).unwrap();
-    beside.read_lora(&LoraFolder::open(&golden("lora")).unwrap()).unwrap();
-    let found = error(&logits(&beside, &batch), &reference);
-    eprintln!("merged {merged:.1e}, beside {found:.1e}");
-    // A few times what lavapipe errs by: other adapters add up in another order.
-    assert!(merged < 5e-6 && found < 5e-6, "merged {merged:.1e}, beside {found:.1e}");
-
-    // What tests/golden/lora.py checks with peft.
-    if let Ok(out) = std::env::var("T5_LORA_OUT") {
-        let out = PathBuf::from(out);
-        fs::create_dir_all(&out).unwrap();
-        stir(&beside);
-        beside.save(&out).unwrap();
-        let ints = |ids: &[u32]| -> Vec<f32> { ids.iter().map(|&id| id as f32).collect() };
-        let BatchShape { batch: rows, src_len, tgt_len, .. } = batch.shape;
-        let mask = (0..rows * src_len).map(|i| u32::from((i % src_len) < batch.src_lens[i / src_len] as usize));
-        let tensors = [
-            ("input_ids", vec![rows, src_len], ints(&batch.src_ids)),
-            ("attention_mask", vec![rows, src_len], ints(&mask.collect::<Vec<_>>())),
-            ("decoder_input_ids", vec![rows, tgt_len], ints(&batch.tgt_in)),
-            ("logits", vec![rows, tgt_len, beside.config.vocab_size], logits(&beside, &batch)),
-        ];
-        let shapes: Vec<_> = tensors.iter().map(|(name, shape, _)| ((*name).to_owned(), shape.clone())).collect();
-        let values = |wanted: &str| Ok(tensors.iter().find(|(name, ..)| *name == wanted).unwrap().2.clone());
-        t5_wgpu::checkpoint::write_model(out.join("logits.safetensors"), &shapes, values).unwrap();
-    }
-}
-
-/// A copy of the golden LoRA with other settings.
-fn changed(scratch: &Scratch, name: &str, change: impl Fn(&mut serde_json::Value)) -> PathBuf {
-    let folder = scratch.path(name);
-    fs::create_dir_all(&folder).unwrap();
-    fs::copy(golden("lora/adapter_model.safetensors"), folder.join("adapter_model.safetensors")).unwrap();
-    let mut settings: serde_json::Value =
-        serde_json::from_slice(&fs::read(golden("lora/adapter_config.json")).unwrap()).unwrap();
-    settings["base_model_name_or_path"] = golden("flan").to_string_lossy().into();
-    change(&mut settings);
-    fs::write(folder.join("adapter_config.json"), settings.to_string()).unwrap();
-    folder
-}
-
-#[test]
-fn a_folder_stands_for_its_base_with_it() {
-    let (gpu, scratch) = (gpu(), Scratch::new("lora-folder"));
-    let (batch, reference) = golden_batch();
-    let folder = changed(&scratch, "whole", |_| ());
-    let model = Model::load(&gpu, &folder).unwrap().0;
-    assert!(error(&logits(&model, &batch), &reference) < 5e-6);
-    // Of the other weights nothing is rounded.
-    let parts = ModelParts::open(&folder).unwrap();
-    let plain = Weights::open(golden("flan")).unwrap();
-    for name in plain.names().filter(|name| !name.contains("Attention") && !name.contains("Dense")) {
-        let shape = plain.shape(name).unwrap();
-        assert!(parts.weights.read_f32(name, shape).unwrap() == plain.read_f32(name, shape).unwrap(), "{name}");
-    }
-}
-
-#[test]
-fn damaged_and_foreign_adapters_are_refused() {
-    let scratch = Scratch::new("lora-refused");
-    let base = || ModelParts::open(&golden("flan")).unwrap();
-    let refused = |folder: &Path| base().with_lora(folder).err().unwrap().to_string();
-    let set = |key: &'static str, value: serde_json::Value| {
-        refused(&changed(&scratch, key, |settings| settings[key] = value.clone()))
-    };
-    let holds = |error: String, part: &str| assert!(error.contains(part), "`{part}` is not in: {error}");
-    holds(set("peft_type", "IA3".into()), "an adapter of the kind IA3; only LORA is read");
-    holds(set("r", 4.into()), "but the rank is 4");
-    holds(set("r", 0.into()), "has the rank 0");
-    holds(set("use_dora", true.into()), "sets use_dora, which is not supported");
-    holds(set("rank_pattern", serde_json::json!({"q": 2})), "sets rank_pattern");
-    holds(set("bias", "all".into()), "sets bias");
-    holds(set("modules_to_save", serde_json::json!(["lm_head"])), "sets modules_to_save");
-    holds(set("fan_in_fan_out", true.into()), "fan_in_fan_out, which no T5 has");
-    holds(set("lora_alpha", "much".into()), "not the settings of an adapter");
-    holds(refused(&golden("flan")), "adapter_config.json");
-
-    // Files of one pair each.
-    let pair = |name: &str, tensors: &[(&str, [usize; 2], f32)]| {
-        let folder = changed(&scratch, name, |settings| settings["r"] = 2.into());
-        let named: Vec<(String, Vec<usize>)> =
-            tensors.iter().map(|(name, shape, _)| (format!("base_model.model.{name}"), shape.to_vec())).collect();
-        let mut header = serde_json::Map::new();
-        let mut bytes = Vec::new();
-        for ((name, shape), (.., value)) in named.iter().zip(tensors) {
-            let from = bytes.len();
-            (0..shape.iter().product::<usize>()).for_each(|_| bytes.extend(value.to_le_bytes()));
-            let info = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [from, bytes.len()]});
-            header.insert(name.clone(), info);
-        }
-        let header = serde_json::Value::Object(header).to_string();
-        let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes].concat();
-        fs::write(folder.join("adapter_model.safetensors"), file).unwrap();
-        folder
-    };
-    let q = "encoder.block.0.layer.0.SelfAttention.q";
-    let (a, b) = (format!("{q}.lora_A.weight"), format!("{q}.lora_B.weight"));
-    holds(refused(&pair("half", &[(&a, [2, 48], 0.5)])), "one is missing");
-    holds(refused(&pair("none", &[])), "there are no tensors");
-    holds(refused(&pair("other", &[(&a, [2, 40], 0.5), (&b, [36, 2], 0.5)])), "the model has one of shape [36, 48]");
-    let foreign = [("x.lora_A.weight", [2, 48], 0.5), ("x.lora_B.weight", [36, 2], 0.5)];
-    holds(refused(&pair("foreign", &foreign)), "to x.weight; the model has no such tensor");
-    holds(refused(&pair("strange", &[("x.lora_C.weight", [2, 48], 0.5)])), "no part of a LoRA");
-    let numbers = pair("numbers", &[(&a, [2, 48], f32::NAN), (&b, [36, 2], 0.5)]);
-    let read = base().with_lora(&numbers).unwrap().weights.read_f32(&format!("{q}.weight"), &[36, 48]);
-    holds(read.unwrap_err().to_string(), "holds NaN");
-
-    // As models of their own.
-    let opened = |folder: &Path| ModelParts::open(folder).err().unwrap().to_string();
-    let key = "base_model_name_or_path";
-    holds(
-        opened(&changed(&scratch, "lost", |s| s[key] = "nowhere/at-all".into())),
-        "nowhere/at-all, which is not there",
-    );
-    holds(opened(&changed(&scratch, "silent", |s| s[key] = serde_json::Value::Null)), "does not say which model");
-    let itself = scratch.path("itself").to_string_lossy().into_owned();
-    holds(opened(&changed(&scratch, "itself", |s| s[key] = itself.clone().into())), "is an adapter itself");
 }
 
 #[test]

@@ -202,9 +202,9 @@ fn folders_in_other_formats_are_named_as_what_they_are() {
     let adapter = scratch.path("adapter");
     fs::create_dir_all(&adapter).unwrap();
     fs::copy(tiny().join("tokenizer_config.json"), adapter.join("tokenizer_config.json")).unwrap();
-    fs::write(adapter.join("adapter_config.json"), "{\"peft_type\": \"IA3\"}").unwrap();
+    fs::write(adapter.join("adapter_config.json"), "{\"peft_type\": \"LOHA\"}").unwrap();
     fs::write(adapter.join("adapter_model.safetensors"), "").unwrap();
-    refused(&adapter, &["adapter_config.json", "is an adapter of the kind IA3; only LORA is read"]);
+    refused(&adapter, &["adapter_config.json", "is an adapter of the kind LOHA; only LORA and IA3 are read"]);
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::lora::LoraFolder;
 use super::mapped::MappedFile;
 use super::naming::{Origin, huggingface_names};
+use super::peft::PeftFolder;
 use super::{BlockFormat, Dtype, open};
 use crate::error::{Error, Result};
 
@@ -139,14 +139,14 @@ impl Weights {
     /// Opens the weights of a model: in a folder those that its files' names stand for, else the file itself. In a folder these
     /// are `model.safetensors`, else `pytorch_model.bin` (feature `pytorch`); their shards, which an index lists, or whose names say
     /// that all are there; `flax_model.msgpack` or T5X's `checkpoint` (feature `flax`); the same of the only variant (`model.fp16.safetensors`); or the only GGUF file. Headers are checked completely
-    /// (lengths, offsets, shapes), tensor values when they are read. A folder that holds a LoRA in their place stands for the model
-    /// that it names, with the LoRA merged into it.
+    /// (lengths, offsets, shapes), tensor values when they are read. A folder of PyPI's peft in their place stands for the model
+    /// that it names, with what it adds merged into it.
     ///
     /// # Errors
     /// There are none, or several variants; a file is missing, damaged or in a format that is not read.
     pub fn open(path: impl AsRef<Path>) -> Result<Weights> {
-        if let Some(lora) = LoraFolder::find(path.as_ref())? {
-            return Weights::open(lora.base()?)?.with_lora(lora);
+        if let Some(adapter) = PeftFolder::find(path.as_ref())? {
+            return Weights::open(adapter.base()?)?.with_peft(adapter);
         }
         let (source, remark) = open::open_model(path.as_ref())?;
         Ok(Weights { remark, ..Weights::of_box(source)? })

@@ -38,7 +38,7 @@ pub struct ModelArgs {
 /// What is added to a model.
 #[derive(clap::Args, Clone, Debug)]
 pub struct PeftArgs {
-    /// Merge the LoRA of this folder into the model: one of PyPI's peft (adapter_config.json, adapter_model.safetensors), or a
+    /// Merge the LoRA or IA3 of this folder into the model: one of PyPI's peft (adapter_config.json, adapter_model.safetensors), or a
     /// checkpoint of `t5 train --learns lora`. Such a folder in place of the model stands for the model that it names and itself
     #[arg(long, value_name = "DIR")]
     peft: Option<PathBuf>,
@@ -52,7 +52,7 @@ impl PeftArgs {
     pub fn merge(&self, parts: ModelParts) -> t5_wgpu::Result<ModelParts> {
         match &self.peft {
             None => Ok(parts),
-            Some(run) => parts.with_lora(&model_folder(run, true)?),
+            Some(run) => parts.with_peft(&model_folder(run, true)?),
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct Builder<'a> {
     any_rows: bool,
     /// Whether sources have gaps.
     gaps: bool,
+    /// Whether what is added to projections loses parts of its inputs.
+    training: bool,
 }
 
 /// What an attention may see: the kind of its mask, and the leaves that say more.
@@ -89,14 +91,33 @@ impl<'a> Builder<'a> {
         dropout: f32,
     ) -> Builder<'a> {
         let (graph, sites, variant) = (Graph::new(), 0, None);
-        let (recompute, any_rows, gaps) = (false, false, false);
-        Builder { graph, config, layout, output_scale, shape, dropout, sites, variant, recompute, any_rows, gaps }
+        let (recompute, any_rows, gaps, training) = (false, false, false, false);
+        Builder {
+            graph,
+            config,
+            layout,
+            output_scale,
+            shape,
+            dropout,
+            sites,
+            variant,
+            recompute,
+            any_rows,
+            gaps,
+            training,
+        }
     }
 
     /// Lets [`Builder::backward`] compute the values inside of each block again instead of keeping them from the forward
     /// pass on: of a block, only its input takes memory. To be said before the stacks are built.
     pub fn recompute_blocks(&mut self) {
         self.recompute = true;
+    }
+
+    /// Has what is added to projections lose parts of its inputs, as its own settings say ([`Lora::dropout`](super::Lora::dropout)). To be
+    /// said before the stacks are built.
+    pub fn for_training(&mut self) {
+        self.training = true;
     }
 
     /// Makes each row of the batch the same, bit for bit, in every batch of rows of the same length, as what is asked of a model
@@ -437,11 +458,16 @@ impl<'a> Builder<'a> {
 
     /// dropout(x); x itself outside of training.
     fn dropout(&mut self, x: ValueId) -> ValueId {
-        if self.dropout == 0.0 {
+        self.drop(self.dropout, x)
+    }
+
+    /// x without this share of it, which the others make up for.
+    fn drop(&mut self, rate: f32, x: ValueId) -> ValueId {
+        if rate == 0.0 {
             return x;
         }
         self.sites += 1;
         let key = self.key();
-        self.graph.push1(Dropout { rate: self.dropout, site: self.sites, add: false }, &[x, key])
+        self.graph.push1(Dropout { rate, site: self.sites, add: false }, &[x, key])
     }
 }

@@ -21,6 +21,7 @@ pub fn weights(config: &T5Config, tensor: &TensorSpan, seed: u64) -> Vec<f32> {
         }
         // What is added changes nothing at first.
         "lora_B" | "up" => return vec![0.0; len],
+        "ia3_l" => return vec![1.0; len],
         _ => {}
     }
     let Some(deviation) = deviation(config, module) else {

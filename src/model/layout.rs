@@ -8,8 +8,9 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use super::additions::Addition;
 use super::config::T5Config;
-use super::learns::{Learns, LowRank};
+use super::learns::Learns;
 use super::storage::fitting;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Caps, Gpu, Slice};
@@ -56,7 +57,7 @@ pub struct Layout {
     /// Leaves that learn, but not now.
     waiting: HashSet<String>,
     /// What is added to the products of leaves.
-    low_rank: HashMap<String, Vec<LowRank>>,
+    added: HashMap<String, Vec<Addition>>,
     /// Windows of what learns.
     learning: usize,
     tensors: Vec<TensorSpan>,
@@ -146,7 +147,7 @@ impl Layout {
             untied,
             learns: learns.clone(),
             waiting: HashSet::new(),
-            low_rank: HashMap::new(),
+            added: HashMap::new(),
             learning: 0,
             tensors: vec![],
             leaves: HashMap::new(),
@@ -191,8 +192,8 @@ impl Layout {
         for (name, shape) in tensors {
             let cols: usize = shape[1..].iter().product();
             let row = rows_before.entry(leaf_of(&name)).or_default();
-            if let Some(added) = learns.low_rank(&name, *row) {
-                layout.low_rank.entry(leaf_of(&name)).or_default().push(added);
+            if let Some(added) = learns.addition(&name, *row) {
+                layout.added.entry(leaf_of(&name)).or_default().push(added);
             }
             *row += shape[0];
             let piece = |leaf: &Leaf, before: usize, rows: usize| Piece {
@@ -243,7 +244,7 @@ impl Layout {
     /// products is added to those of single blocks.
     fn join_cross_leaves(&mut self) {
         for first in 0..self.cross_blocks {
-            if !self.low_rank(&cross_leaf(&(first..first + 1))).is_empty() {
+            if !self.added(&cross_leaf(&(first..first + 1))).is_empty() {
                 continue;
             }
             let mut joint = self.leaves[&cross_leaf(&(first..first + 1))].clone();
@@ -252,7 +253,7 @@ impl Layout {
                 // Packed rows lie in groups, none of which may be filled up in the middle of a run.
                 let whole_groups = !joint.dtype.is_packed() || joint.shape[0].is_multiple_of(GROUP);
                 let follows = (next.window, next.offset) == (joint.window, joint.offset + joint.words());
-                let is_plain = self.low_rank(&cross_leaf(&(block..block + 1))).is_empty();
+                let is_plain = self.added(&cross_leaf(&(block..block + 1))).is_empty();
                 if !(follows && whole_groups && is_plain && next.dtype == joint.dtype) {
                     break;
                 }
@@ -328,9 +329,14 @@ impl Layout {
         self.windows.iter().map(|&len| gpu.buffer(label, 4 * len as u64)).collect()
     }
 
-    /// What adapters add to the product with a leaf.
-    pub(super) fn low_rank(&self, leaf: &str) -> &[LowRank] {
-        self.low_rank.get(leaf).map_or(&[], Vec::as_slice)
+    /// What is added to the product with a leaf.
+    pub(super) fn added(&self, leaf: &str) -> &[Addition] {
+        self.added.get(leaf).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a training leaves inputs of what is added out.
+    pub fn has_dropout(&self) -> bool {
+        self.added.values().flatten().any(|added| matches!(added, Addition::LowRank { dropout, .. } if *dropout > 0.0))
     }
 
     /// Which parameters learn.

@@ -1,5 +1,6 @@
 //! A T5: its configuration, its parameters on the device, and the builder that writes it down as a graph.
 
+mod additions;
 mod architecture;
 mod batch_leaves;
 pub mod builder;
@@ -12,8 +13,8 @@ mod init;
 mod layout;
 mod learns;
 mod limits;
-mod lora;
 mod patches;
+mod peft;
 pub mod presets;
 mod shapes;
 mod storage;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use rayon::prelude::*;
 use web_time::Instant;
 
+pub use additions::Lora;
 pub use architecture::Architecture;
 pub use builder::{Builder, Chooser, DecodeShape, StateLeaf};
 pub use config::T5Config;
@@ -35,11 +37,12 @@ pub(crate) use generation::GENERATION_FILE;
 pub use generation::{DecodingSettings, EarlyStopping, GenerationConfig};
 pub use head::{ClassifierHead, Labelled, Problem};
 pub use layout::{Layout, Piece, TensorSpan};
-pub use learns::{Learns, Lora};
+pub use learns::Learns;
 pub use patches::PatchHead;
+pub use peft::Beside;
 pub use storage::Storage;
 
-use crate::checkpoint::{BlockFormat, Encoding, LoraFolder, Weights, write_model};
+use crate::checkpoint::{BlockFormat, Encoding, PeftFolder, Weights, write_model};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::gpu::{Buffer, Gpu, Slice};
@@ -90,6 +93,8 @@ pub struct ModelParts {
     pub remarks: Vec<String>,
     /// The folder or file that these are all of; `None` for what no file holds so.
     pub source: Option<PathBuf>,
+    /// What is not merged into the weights: see [`ModelParts::open_to_train`].
+    pub beside: Option<Beside>,
 }
 
 impl ModelParts {
@@ -99,19 +104,28 @@ impl ModelParts {
     /// # Errors
     /// A file is missing or damaged, or this is no T5 that writes text.
     pub fn open(model: &Path) -> Result<ModelParts> {
-        let parts = ModelParts::open_any(model)?;
-        parts.weights.expect_decoder()?;
-        if parts.config.patches.is_some() {
+        ModelParts::open_any(model)?.that_write_text(model)
+    }
+
+    /// These, if they are of a model that writes text.
+    fn that_write_text(self, model: &Path) -> Result<ModelParts> {
+        self.weights.expect_decoder()?;
+        if self.config.patches.is_some() {
             let what = "this is a Chronos-Bolt, which forecasts series of numbers and writes no text";
             return Err(Error::file(files::model_folder(model).join("config.json"), what));
         }
-        Ok(parts)
+        Ok(self)
     }
 
     /// [`ModelParts::open`] that also takes models that write no text: an encoder alone (T5EncoderModel), those with a head for
     /// classification, and Chronos-Bolt.
     pub fn open_any(model: &Path) -> Result<ModelParts> {
-        let weights = Weights::open(model)?;
+        let source = PeftFolder::find(model)?.is_none().then(|| model.to_owned());
+        ModelParts::of(model, Weights::open(model)?, source)
+    }
+
+    /// What a folder or file says of a model with these weights, which are all those of `source`.
+    fn of(model: &Path, weights: Weights, source: Option<PathBuf>) -> Result<ModelParts> {
         let mut remarks: Vec<String> = weights.remark().map(str::to_owned).into_iter().collect();
         let (config, generation) = match T5Config::from_gguf(model)? {
             Some((config, inferred)) => {
@@ -124,8 +138,7 @@ impl ModelParts {
                 (config, generation)
             }
         };
-        let source = LoraFolder::find(model)?.is_none().then(|| model.to_owned());
-        let parts = ModelParts { config, generation, weights, remarks, source };
+        let parts = ModelParts { config, generation, weights, remarks, source, beside: None };
         let mut parts = if parts.weights.is_encoder() { parts.encoder_only() } else { parts };
         parts.config.classifier = ClassifierHead::find(&parts.config, &parts.weights)
             .map_err(|what| Error::file(files::model_folder(model).join("config.json"), what))?;
@@ -216,7 +229,7 @@ impl Model {
         storage: Storage,
         on_progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<(Model, Vec<String>)> {
-        let ModelParts { config, generation, weights, remarks, source } = parts;
+        let ModelParts { config, generation, weights, remarks, source, beside } = parts;
         let writes_text = config.writes_text();
         let untied = writes_text && weights.contains("lm_head.weight");
         let (scale, rule) = config.output_scale(untied);
@@ -278,6 +291,9 @@ impl Model {
         let unused = weights.unused(model.layout.tensors().iter().map(|t| t.name.as_str()));
         if writes_text && !unused.is_empty() {
             remarks.push(format!("ignored {} tensors of the file: {}", unused.len(), unused.join(", ")));
+        }
+        if let Some(beside) = beside {
+            model = model.with_beside(beside)?;
         }
         Ok((model, remarks))
     }
@@ -433,8 +449,8 @@ impl Model {
         self.generation.save(dir)?;
         let config = self.config.for_head(self.untied()).to_json();
         std::fs::write(dir.join("config.json"), config).map_err(Error::io("write", dir.join("config.json")))?;
-        if let Learns::Lora(lora) = self.layout.learns() {
-            return self.save_lora(lora, dir);
+        if self.layout.learns().adds() {
+            return self.save_peft(dir);
         }
         let tensors: Vec<_> = self.layout.tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
         write_model(dir.join("model.safetensors"), &tensors, |name| pollster::block_on(self.read_tensor(name)))

@@ -23,6 +23,7 @@ mod prefix_table;
 mod rms_norm;
 mod rows;
 mod sample;
+mod scale_columns;
 mod segments;
 mod select_rows;
 mod token_choice;
@@ -50,6 +51,7 @@ pub use position_bias::{PositionBias, distance_buckets, relative_bucket};
 pub use prefix_table::PrefixTable;
 pub use rms_norm::RmsNorm;
 pub use sample::Sample;
+pub use scale_columns::ScaleColumns;
 pub use segments::{Sight, segment_ranges};
 pub use select_rows::{NO_ROW, SelectRows};
 pub use token_choice::{BAD_TOKEN, ChoiceSettings, MAX_EOS, NO_TOKEN, SETTINGS_LEN, UNCHOOSABLE};
@@ -86,6 +88,8 @@ pub const NAMES: &[&str] = &[
     "rms_norm",
     "rms_norm_backward",
     "sample",
+    "scale_columns",
+    "scale_columns_backward",
     "select_rows",
     "take_columns",
     "token_scores",

@@ -23,8 +23,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
+use crate::checkpoint::PeftFolder;
 use crate::data::task::TaskConfig;
 use crate::error::{Error, Result};
+use crate::model::Learns;
 use crate::run_folder::is_plain_name;
 use crate::train::settings::{Settings, TextConfig};
 use checkpoint::{model_of_run, tokenizer_of_run};
@@ -172,6 +174,25 @@ impl Recipe {
         }
     }
 
+    /// What a stage trains, with nothing left out that it takes over from what was added to its model before.
+    ///
+    /// # Errors
+    /// What is wrong with the stage; what was added before is something else.
+    fn learns(&self, stage: &Stage) -> Result<Learns> {
+        let learns = self.settings(stage)?.learns;
+        if !learns.adds() {
+            return Ok(learns);
+        }
+        let there = match (self.starting_stage(stage), &self.model.from) {
+            (Some(start), _) => self.learns(start)?,
+            (None, Some(from)) => {
+                PeftFolder::find(from)?.map_or(Ok(Learns::All), |folder| Learns::of_folder(&folder))?
+            }
+            (None, None) => Learns::All,
+        };
+        learns.on(&there)
+    }
+
     fn start_paths_at(&mut self, base: &Path) {
         let at = |path: &mut PathBuf| *path = base.join(&*path);
         self.model.from.iter_mut().for_each(at);
@@ -242,6 +263,8 @@ impl Recipe {
                 return Err(Wrong::new(format!("stage.{}.name", stage.name), "another stage has this name"));
             }
             stage.check(self)?;
+            let key = format!("stage.{}", stage.name);
+            self.learns(stage).map_err(|e| Wrong::within(&key, e, &key))?;
         }
         Ok(())
     }

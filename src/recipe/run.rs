@@ -292,7 +292,9 @@ impl Run {
         match folder {
             Some(folder) => {
                 recover(&folder)?;
-                let (model, remarks) = Model::load(gpu, &folder)?;
+                // What is only evaluated is asked, and faster with everything merged.
+                let learns = if stage.trains() { settings.learns.clone() } else { Default::default() };
+                let (model, remarks) = Model::load_to_train(gpu, &folder, &learns)?;
                 remarks.iter().for_each(|remark| watch.remark(remark));
                 settings.origin = format!("model {}", folder.display());
                 Ok(model)

@@ -269,7 +269,7 @@ impl Engine {
 
     /// [`Engine::micro_batch`] of a batch that was prepared elsewhere, such as on another thread.
     pub fn micro_batch_of(&mut self, inputs: &Inputs, key: [u32; 4]) -> Result<()> {
-        let has_masks = self.regularization.dropout > 0.0;
+        let has_masks = self.regularization.dropout > 0.0 || self.learner.layout.has_dropout();
         let (plan, step) = self.plan_of(inputs.shape)?;
         inputs.write(plan, step);
         if has_masks {
@@ -378,6 +378,9 @@ pub fn graph(model: &Model, regularization: Regularization, shape: BatchShape, p
     let Regularization { dropout, z_loss, label_smoothing, .. } =
         if training { regularization } else { Regularization::default() };
     let mut b = Builder::new(model, shape, dropout);
+    if training {
+        b.for_training();
+    }
     if pass == (Pass::Training { recompute: true }) {
         b.recompute_blocks();
     }

@@ -28,9 +28,10 @@ macro_rules! hyper_parameters {
                 steps: u64 = 1000, None, Some(("N", "Training"));
                 /// Which parameters learn: "all"; "norms" (the layer norms); "last-N" (the last N blocks of each stack, and the norms behind
                 /// them); "gradual" (embedding and head, and one block of each stack more from time to time); { adapters = 32 } (a network of
-                /// that width behind each feed-forward network, and the norms); "lora", which is
-                /// { lora = { rank = 8, alpha = 16, targets = ["q", "v"], rs = false } }. The others stay as they are, and take no memory for
-                /// gradients and moments
+                /// that width behind each feed-forward network, and the norms); "ia3" (factors on keys, values and feed-forward networks);
+                /// "lora", which is that of the model or else
+                /// { lora = { rank = 8, alpha = 16, dropout = 0, targets = ["q", "v"], rs = false } }. The others stay as they are, and take no
+                /// memory for gradients and moments
                 learns: $crate::model::Learns = Default::default(), None, Some(("WHAT", "Training"));
                 /// Rows in one pass over the device: examples, unless several are packed into a row
                 batch_size: usize = 32, None, Some(("N", "Training"));

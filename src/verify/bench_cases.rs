@@ -8,8 +8,8 @@ use crate::graph::{Add, AddInto, Dtype};
 use crate::ops::{
     AcceptDrafts, Activation, AddColumns, AdjustLogits, AppendKv, Attention, AttentionDecode, BeamSearch, BlockSums,
     ChoiceSettings, CrossEntropy, Dropout, Function, Gather, JoinAttention, Logits, Mask, Matmul, MatmulLayout,
-    MeanPool, NO_ROW, PositionBias, PrefixTable, RmsNorm, SETTINGS_LEN, Sample, SelectRows, TokenScores, TopTokens,
-    distance_buckets, gather_index,
+    MeanPool, NO_ROW, PositionBias, PrefixTable, RmsNorm, SETTINGS_LEN, Sample, ScaleColumns, SelectRows, TokenScores,
+    TopTokens, distance_buckets, gather_index,
 };
 use crate::plan::Plan;
 
@@ -99,6 +99,11 @@ pub fn bench_cases() -> Vec<Case> {
         Case::new("add_columns 384 of 512x1152", |b| {
             let (x, part) = (b.input("x", &[TOKENS, 3 * INNER], 1.0), b.input("part", &[TOKENS, INNER], 1.0));
             let y = b.graph.push1(AddColumns { at: INNER, scale: 2.0 }, &[x, part]);
+            b.output("y", y);
+        }),
+        Case::new("scale_columns 384 of 512x1152", |b| {
+            let (x, factors) = (b.input("x", &[TOKENS, 3 * INNER], 1.0), b.input("factors", &[INNER, 1], 1.0));
+            let y = b.graph.push1(ScaleColumns { at: INNER }, &[x, factors]);
             b.output("y", y);
         }),
         Case::new("select_rows 256 of 512x512", |b| {

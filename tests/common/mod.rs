@@ -3,6 +3,8 @@
 
 mod gpu;
 #[cfg(feature = "train")]
+pub mod learning;
+#[cfg(feature = "train")]
 pub mod objective;
 
 use std::fs;

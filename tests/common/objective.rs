@@ -4,9 +4,8 @@ use std::collections::HashMap;
 
 use t5_wgpu::batch::{Batch, BatchShape, Example};
 use t5_wgpu::graph::{Dtype, Graph, Tensor64, ValueId, interpret};
-use t5_wgpu::model::{Architecture, Model, T5Config};
+use t5_wgpu::model::{Architecture, Builder, Model, T5Config};
 use t5_wgpu::rng::{Purpose, Rng};
-use t5_wgpu::train::engine::{Pass, Regularization, graph};
 
 pub fn config(family: &str, architecture: Architecture, gated: bool) -> T5Config {
     let text = format!(
@@ -34,7 +33,10 @@ pub fn batch(packed: bool) -> Batch {
     Batch::collate(&rows, BatchShape { batch, src_len, tgt_len, packed }, 0, 0)
 }
 
-/// The objective of a batch in float64, as a function of one number of a leaf.
+/// The key of the masks of dropout.
+pub const KEY: [u32; 4] = [3, 1, 4, 1];
+
+/// The objective of a batch in training in float64, as a function of one number of a leaf. The model itself has no dropout.
 pub struct Objective {
     graph: Graph,
     stats: ValueId,
@@ -43,12 +45,17 @@ pub struct Objective {
 
 impl Objective {
     pub fn new(model: &Model, batch: &Batch) -> Objective {
-        let (graph, stats) = graph(model, Regularization::default(), batch.shape, Pass::Evaluation);
+        let mut b = Builder::new(model, batch.shape, 0.0);
+        b.for_training();
+        let hidden = b.states();
+        let stats = b.loss(hidden, 0.0, 0.0);
+        let graph = b.graph;
         let written: HashMap<_, _> = model.config.batch_leaves(batch).into_iter().collect();
         let mut leaves = HashMap::new();
         for (_, info) in graph.leaves() {
             let data: Vec<f64> = match (written.get(&*info.label), info.dtype) {
                 (Some(data), _) => data.iter().map(|&x| x.into()).collect(),
+                (None, _) if info.label == "key" => KEY.map(f64::from).to_vec(),
                 (None, _) if info.label == "dstats" => vec![0.0, 0.0, 0.0, 1.0],
                 (None, Dtype::U32) => read::<u32>(model, &info.label).into_iter().map(f64::from).collect(),
                 (None, _) => read::<f32>(model, &info.label).into_iter().map(f64::from).collect(),

@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use t5_wgpu::bench::{Comparison, SCHEMA, Saved};
-use t5_wgpu::checkpoint::{Dtype, Encoding, LoraFolder, Weights};
+use t5_wgpu::checkpoint::{Dtype, Encoding, PeftFolder, Weights};
 use t5_wgpu::data::lines::Lines;
 use t5_wgpu::data::task::{Files, Format, OnBadRow, TaskConfig, presets};
 use t5_wgpu::data::{Split, TaskSet};
@@ -43,7 +43,7 @@ macro_rules! targets {
 mod tests {
     use super::fuzz;
     targets! {
-        config generation_config safetensors shards lora_weights lora_config pytorch pytorch_shards gguf gguf_vocabulary flax t5x tokenizer_json tokenizer_config bpe_vocab bpe_merges special_tokens spiece llama recipe overrides study tsv csv json_lines
+        config generation_config safetensors shards lora_weights lora_config ia3_weights ia3_config pytorch pytorch_shards gguf gguf_vocabulary flax t5x tokenizer_json tokenizer_config bpe_vocab bpe_merges special_tokens spiece llama recipe overrides study tsv csv json_lines
         json_array cmudict scan parallel preset_rows gzip xz zstd state log metrics predictions run_recipe bench kernel_timings
     }
 }
@@ -118,12 +118,12 @@ fn shards() -> Target {
 }
 
 /// One file of a folder of peft, with the other beside it, merged into its base.
-fn lora(file: &'static str, shape: Shape) -> Target {
+fn peft(kind: &str, file: &'static str, shape: Shape) -> Target {
     const FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
     let golden = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     let base = golden("flan").to_string_lossy().into_owned();
     let of = |name: &str| {
-        let contents = fs::read(golden("lora").join(name)).unwrap();
+        let contents = fs::read(golden(kind).join(name)).unwrap();
         match name.ends_with(".json") {
             true => String::from_utf8(contents).unwrap().replace("tests/golden/flan", &base).into_bytes(),
             false => contents,
@@ -131,12 +131,12 @@ fn lora(file: &'static str, shape: Shape) -> Target {
     };
     let beside = FILES.into_iter().filter(|name| *name != file).map(|name| (name, of(name))).collect();
     let read = |folder: &Path| {
-        let lora = LoraFolder::open(folder)?;
+        let lora = PeftFolder::open(folder)?;
         let base = lora.base()?;
         let targets: Vec<String> = lora.targets().map(str::to_owned).collect();
         // What lies where a spoilt name leads is no fault of the adapter.
         let Ok(weights) = Weights::open(&base) else { return Ok(()) };
-        let weights = weights.with_lora(lora)?;
+        let weights = weights.with_peft(lora)?;
         for target in targets {
             let shape = weights.shape(&target).unwrap().to_vec();
             weights.read_f32(&target, &shape)?;
@@ -147,11 +147,19 @@ fn lora(file: &'static str, shape: Shape) -> Target {
 }
 
 fn lora_weights() -> Target {
-    lora("adapter_model.safetensors", Shape::Safetensors)
+    peft("lora", "adapter_model.safetensors", Shape::Safetensors)
+}
+
+fn ia3_weights() -> Target {
+    peft("ia3", "adapter_model.safetensors", Shape::Safetensors)
+}
+
+fn ia3_config() -> Target {
+    peft("ia3", "adapter_config.json", Shape::Json)
 }
 
 fn lora_config() -> Target {
-    lora("adapter_config.json", Shape::Json)
+    peft("lora", "adapter_config.json", Shape::Json)
 }
 
 fn pytorch() -> Target {

@@ -84,6 +84,10 @@ pub struct Args {
     /// google/flan-t5-small
     #[arg(long, value_name = "DIR|OWNER/MODEL", help_heading = "Model", conflicts_with_all = ["preset", "config", SIZES])]
     pub model: Option<PathBuf>,
+    /// A folder of PyPI's peft that adds to --model: --learns lora or ia3 goes on training what is
+    /// there; anything else is trained with it merged
+    #[arg(long, value_name = "DIR", help_heading = "Model", requires = "model")]
+    pub peft: Option<PathBuf>,
     /// Start from scratch at the size of a published model, such as t5-small, t5-v1_1-base, byt5-small
     #[arg(long, value_name = "NAME", help_heading = "Model", conflicts_with = "config")]
     pub preset: Option<String>,
@@ -282,6 +286,9 @@ impl Args {
         let mut parts = Vec::new();
         if let Some(dir) = &self.model {
             parts.push(format!("model {}", absolute(dir)?.display()));
+        }
+        if let Some(dir) = &self.peft {
+            parts.push(format!("adapter {}", absolute(dir)?.display()));
         }
         if let Some(name) = &self.preset {
             parts.push(format!("preset {name}"));

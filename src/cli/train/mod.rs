@@ -17,8 +17,8 @@ use super::{model_folder, signals};
 
 pub fn run(mut args: Args) -> Result<ExitCode> {
     signals::listen()?;
-    if let Some(model) = &mut args.model {
-        *model = model_folder(model, !args.look.is_human())?;
+    for folder in [&mut args.model, &mut args.peft].into_iter().flatten() {
+        *folder = model_folder(folder, !args.look.is_human())?;
     }
     let args = &args;
     let gpu = args.gpu.open(!args.look.is_human())?;

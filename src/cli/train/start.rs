@@ -80,7 +80,7 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
     Trainer::refuse_run(&args.out, args.overwrite || args.resume)?;
     let mut model = match &spec.from {
         Some(dir) => {
-            let mut parts = ModelParts::open(dir)?;
+            let mut parts = ModelParts::open_to_train(dir, args.peft.as_deref(), &settings.learns)?;
             if !tokens.is_empty() {
                 parts = parts.with_rows(known.vocab_size(), tokenizer.vocab_size())?;
             }

@@ -332,7 +332,7 @@ impl Builder<'_> {
     fn project_norm(&mut self, layer: &str, weight: &str, x: ValueId, activation: Option<Activation>) -> ValueId {
         self.graph.scope(layer);
         let weights = [format!("{layer}.{weight}.weight"), format!("{layer}.layer_norm.weight")];
-        if !self.layout.low_rank(&weights[0]).is_empty() {
+        if !self.layout.added(&weights[0]).is_empty() {
             let y = self.norm_and_project(layer, &weights[0], x);
             return activation.map_or(y, |activation| self.graph.push1(activation, &[y]));
         }

@@ -3,20 +3,37 @@
 
 use super::Builder;
 use crate::graph::{Add, ValueId};
-use crate::model::learns::LowRank;
-use crate::ops::{Activation, AddColumns, Dropout, DropoutMask, Function, Matmul, MatmulLayout};
+use crate::model::additions::Addition;
+use crate::ops::{Activation, AddColumns, Dropout, DropoutMask, Function, Matmul, MatmulLayout, ScaleColumns};
 
 impl Builder<'_> {
     /// x W^T, with what adapters add to it. Every projection of a block is made here, in [`Builder::project_back`], or for decoding in
     /// `project_norm`.
     pub fn linear(&mut self, weight: &str, x: ValueId) -> ValueId {
+        let (mut scaled, layout) = (x, self.layout);
+        for added in layout.added(weight) {
+            if let Addition::Inputs { factors } = added {
+                let factors = self.param(factors);
+                scaled = self.graph.push1(ScaleColumns { at: 0 }, &[scaled, factors]);
+            }
+        }
         let w = self.param(weight);
-        let mut y = self.graph.push1(self.product(), &[x, w]);
-        for LowRank { at, down, up, scale } in self.layout.low_rank(weight) {
-            let (down, up) = (self.param(down), self.param(up));
-            let inner = self.graph.push1(self.product(), &[x, down]);
-            let part = self.graph.push1(self.product(), &[inner, up]);
-            y = self.graph.push1(AddColumns { at: *at, scale: *scale }, &[y, part]);
+        let mut y = self.graph.push1(self.product(), &[scaled, w]);
+        for added in layout.added(weight) {
+            match added {
+                Addition::LowRank { at, down, up, scale, dropout } => {
+                    let (down, up) = (self.param(down), self.param(up));
+                    let x = self.drop(if self.training { *dropout } else { 0.0 }, x);
+                    let inner = self.graph.push1(self.product(), &[x, down]);
+                    let part = self.graph.push1(self.product(), &[inner, up]);
+                    y = self.graph.push1(AddColumns { at: *at, scale: *scale }, &[y, part]);
+                }
+                Addition::Outputs { at, factors } => {
+                    let factors = self.param(factors);
+                    y = self.graph.push1(ScaleColumns { at: *at }, &[y, factors]);
+                }
+                Addition::Inputs { .. } => {}
+            }
         }
         y
     }
@@ -27,7 +44,7 @@ impl Builder<'_> {
 
     /// residual + dropout(linear(x)).
     pub fn project_back(&mut self, weight: &str, x: ValueId, residual: ValueId) -> ValueId {
-        if !self.layout.low_rank(weight).is_empty() {
+        if !self.layout.added(weight).is_empty() {
             let y = self.linear(weight, x);
             return self.add_to_residual(y, residual);
         }

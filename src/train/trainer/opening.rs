@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{BEST, FILES, LAST, LOG, Trainer};
-use crate::checkpoint::LoraFolder;
 use crate::data::Split;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -81,14 +80,7 @@ impl Trainer {
         state.check(&last)?;
         let folder = RunFolder::open(out, &FILES)?;
         let resumed = Log::read(&folder, state.step)?;
-        let lora = LoraFolder::find(&last)?;
-        let model = match &lora {
-            Some(lora) => lora.base()?,
-            None => last.clone(),
-        };
-        let Settings { learns, seed, .. } = &state.settings;
-        let mut model = Model::load(gpu, &model)?.0.learning(learns, *seed)?;
-        lora.iter().try_for_each(|lora| model.read_lora(lora))?;
+        let mut model = Model::load_to_train(gpu, &last, &state.settings.learns)?.0;
         // A run that went by the rules goes on by the rules.
         if let Some(kernels) = &mut state.kernels {
             kernels.extend(resumed.kernels.clone());
@@ -128,7 +120,7 @@ impl Trainer {
         let settings = &state.settings;
         model.config.set_prefixes(&settings.prefixes());
         let model = model.learning(&settings.learns, settings.seed)?;
-        if let Learns::Lora(_) = settings.learns {
+        if settings.learns.adds() {
             model.expect_source()?;
         }
         let config = model.config.clone();

@@ -3,7 +3,7 @@
 use super::Case;
 use crate::batch::IGNORE;
 use crate::graph::Dtype;
-use crate::ops::{AddColumns, CrossEntropy, RmsNorm};
+use crate::ops::{AddColumns, CrossEntropy, RmsNorm, ScaleColumns};
 
 pub(super) fn push(cases: &mut Vec<Case>) {
     for [rows, cols, at, width] in [[1, 1, 0, 1], [5, 9, 2, 4], [33, 24, 0, 24], [70, 96, 64, 32]] {
@@ -13,6 +13,21 @@ pub(super) fn push(cases: &mut Vec<Case>) {
             b.output("y", y);
         }));
     }
+    // Factors of outputs, of inputs; rows in several parts, and in several stages of parts.
+    for ([rows, cols, at], shape) in
+        [([1, 1, 0], [1, 1]), ([5, 9, 2], [4, 1]), ([130, 24, 0], [1, 24]), ([16_500, 5, 3], [2, 1])]
+    {
+        cases.push(Case::new(format!("scale_columns [{rows} {cols}] {at} by {shape:?}"), move |b| {
+            let (x, factors) = (b.input("x", &[rows, cols], 1.0), b.input("factors", &shape, 1.0));
+            let y = b.graph.push1(ScaleColumns { at }, &[x, factors]);
+            b.output("y", y);
+        }));
+    }
+    cases.push(Case::new("scale_columns by frozen factors", |b| {
+        let (x, factors) = (b.input("x", &[5, 7], 1.0), b.constant("factors", &[1, 7], 1.0));
+        let y = b.graph.push1(ScaleColumns { at: 0 }, &[x, factors]);
+        b.output("y", y);
+    }));
     for [rows, cols] in [[3, 7], [70, 36]] {
         cases.push(Case::new(format!("rms_norm [{rows} {cols}] of a frozen scale"), move |b| {
             let (x, scale) = (b.input("x", &[rows, cols], 2.0), b.constant("scale", &[cols], 1.0));

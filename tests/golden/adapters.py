@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""LoRA against PyPI's peft: makes a folder on a golden model and its logits in float64, and checks folders that were made here.
+"""LoRA and IA3 against PyPI's peft: makes a folder on a golden model and its logits in float64, and checks folders that were made here.
 
     pip install torch transformers peft safetensors
-    python tests/golden/lora.py make tests/golden/lora
-    python tests/golden/lora.py check FOLDER LOGITS.safetensors
+    python tests/golden/adapters.py make lora tests/golden/lora
+    python tests/golden/adapters.py make ia3 tests/golden/ia3
+    python tests/golden/adapters.py check FOLDER LOGITS.safetensors
 
-`make` wrote tests/golden/lora (torch 2.15, transformers 5.24, peft 0.21). `check` loads FOLDER on the model that it names, and compares
-the logits with those of the file, which `t5_wgpu` made of the same ids (tests/learning.rs writes both where T5_LORA_OUT says).
+`make` wrote tests/golden/lora and tests/golden/ia3 (torch 2.15, transformers 5.24, peft 0.21). `check` loads FOLDER on the model that it
+names, and compares the logits with those of the file, which `t5_wgpu` made of the same ids (tests/peft.rs writes both where T5_PEFT_OUT
+says, in a folder for each kind).
 """
 
 import json
@@ -14,7 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
@@ -37,16 +39,25 @@ def batch(base):
     return {name: tensors[name].long() for name in ["input_ids", "attention_mask", "decoder_input_ids"]}
 
 
-def make(out):
+def settings_of(kind):
+    match kind:
+        case "lora":
+            return LoraConfig(task_type="SEQ_2_SEQ_LM", r=3, lora_alpha=5, use_rslora=True, target_modules=["q", "v", "wi_1", "wo"])
+        case "ia3":
+            return IA3Config(task_type="SEQ_2_SEQ_LM", target_modules=["k", "v", "wo"], feedforward_modules=["wo"])
+
+
+def make(kind, out):
     base = HERE / "flan"
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(3)
-    config = LoraConfig(task_type="SEQ_2_SEQ_LM", r=3, lora_alpha=5, use_rslora=True, target_modules=["q", "v", "wi_1", "wo"])
-    model = get_peft_model(load(base), config)
+    model = get_peft_model(load(base), settings_of(kind))
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "lora_B" in name:
                 p.copy_(0.3 * torch.randn_like(p))
+            if "ia3_l" in name:
+                p.copy_(1 + 0.3 * torch.randn_like(p))
     model.save_pretrained(out)
     # Folders of repositories lie anywhere, so that this one is named from the repository's root.
     settings = json.loads((out / "adapter_config.json").read_text())
@@ -75,8 +86,8 @@ def check(folder, file):
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["make", out]:
-            make(Path(out))
+        case ["make", "lora" | "ia3" as kind, out]:
+            make(kind, Path(out))
         case ["check", folder, file]:
             check(Path(folder), Path(file))
         case _:
