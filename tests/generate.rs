@@ -168,7 +168,7 @@ fn a_repeated_source_is_read_once() {
         let together = run(&mut generator, &repeated, &options);
         for (i, source) in repeated.iter().enumerate() {
             let alone = Decoding { first_source: i, ..options.clone() };
-            assert_eq!(run(&mut generator, &[source.clone()], &alone)[0], together[i], "{i}");
+            assert_eq!(run(&mut generator, std::slice::from_ref(source), &alone)[0], together[i], "{i}");
         }
     }
     let bytes = |sources: &[Vec<u32>]| {
