@@ -3,8 +3,8 @@
 mod suite;
 mod table;
 
+use crate::cli::exit_code::ExitCode;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Instant;
 
 use t5_wgpu::bench::{

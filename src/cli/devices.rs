@@ -1,7 +1,7 @@
 //! `t5 devices`: lists the adapters, and whether and how the engine can use them.
 
+use crate::cli::exit_code::ExitCode;
 use std::io;
-use std::process::ExitCode;
 
 use t5_wgpu::gpu::{AdapterReport, NO_ADAPTER, list_adapters};
 

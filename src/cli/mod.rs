@@ -11,6 +11,7 @@ mod dry_run;
 mod embed;
 mod environment;
 mod eval;
+mod exit_code;
 mod forecast;
 mod generate;
 mod hub;
@@ -34,8 +35,8 @@ mod train;
 mod tune;
 mod verify;
 
+use crate::cli::exit_code::ExitCode;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

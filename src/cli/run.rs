@@ -1,7 +1,7 @@
 //! `t5 run`: carries a recipe out.
 
+use crate::cli::exit_code::ExitCode;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use t5_wgpu::recipe::checkpoint::model_of_run;

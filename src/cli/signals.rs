@@ -1,6 +1,6 @@
 //! Stops a run by Ctrl-C, `kill`, or the end of its terminal.
 
-use std::process::ExitCode;
+use crate::cli::exit_code::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use anyhow::Context;

@@ -1,7 +1,7 @@
 //! `t5 study`: one recipe at several settings with several seeds, and what follows.
 
+use crate::cli::exit_code::ExitCode;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};

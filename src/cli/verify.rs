@@ -1,7 +1,7 @@
 //! `t5 verify`: proves the kernels and the model on an adapter.
 
+use crate::cli::exit_code::ExitCode;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, bail};

@@ -1,7 +1,7 @@
 //! `t5 bench suite`: workloads of fixed names, each behind its gate.
 
+use crate::cli::exit_code::ExitCode;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Instant;
 
 use t5_wgpu::bench::{

@@ -1,7 +1,7 @@
 //! `t5 bench table`: lays results side by side.
 
+use crate::cli::exit_code::ExitCode;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::bail;
 use t5_wgpu::bench::{read_results, table_html, table_text};

@@ -3,7 +3,7 @@
 mod args;
 mod start;
 
-use std::process::ExitCode;
+use crate::cli::exit_code::ExitCode;
 
 use anyhow::{Context, Result};
 use t5_wgpu::recipe::conductor::{Conductor, drive};
