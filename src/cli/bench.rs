@@ -3,7 +3,6 @@
 mod suite;
 mod table;
 
-use crate::cli::exit_code::ExitCode;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,6 +14,7 @@ use t5_wgpu::files;
 use t5_wgpu::recipe::checkpoint::tokenizer_of_run;
 
 use super::console::{duration, end_progress, note, print, print_note, say, show_progress};
+use super::exit_code::ExitCode;
 use super::{GpuArgs, subject};
 
 const EXAMPLES: &str = "\

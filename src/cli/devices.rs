@@ -1,11 +1,11 @@
 //! `t5 devices`: lists the adapters, and whether and how the engine can use them.
 
-use crate::cli::exit_code::ExitCode;
 use std::io;
 
 use t5_wgpu::gpu::{AdapterReport, NO_ADAPTER, list_adapters};
 
 use super::console::{note, say};
+use super::exit_code::ExitCode;
 
 /// List the adapters of this machine
 ///

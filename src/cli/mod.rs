@@ -35,12 +35,12 @@ mod train;
 mod tune;
 mod verify;
 
-use crate::cli::exit_code::ExitCode;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use console::note;
+use exit_code::ExitCode;
 use t5_wgpu::bench::Subject;
 use t5_wgpu::error::HubProblem;
 use t5_wgpu::gpu::{Gpu, GpuOptions};

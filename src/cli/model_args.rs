@@ -39,7 +39,7 @@ pub struct ModelArgs {
 #[derive(clap::Args, Clone, Debug)]
 pub struct PeftArgs {
     /// Merge the LoRA or IA3 of this folder into the model: one of PyPI's peft (adapter_config.json, adapter_model.safetensors), or a
-    /// checkpoint of `t5 train --learns lora`. Such a folder in place of the model stands for the model that it names and itself
+    /// checkpoint of `t5 train --learns lora` or `ia3`. Such a folder in place of the model stands for the model that it names and itself
     #[arg(long, value_name = "DIR")]
     peft: Option<PathBuf>,
 }

@@ -1,6 +1,5 @@
 //! `t5 run`: carries a recipe out.
 
-use crate::cli::exit_code::ExitCode;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -11,6 +10,7 @@ use t5_wgpu::recipe::standing::standings;
 use t5_wgpu::report::summary;
 
 use super::console::{note, say};
+use super::exit_code::ExitCode;
 use super::progress::{LookArgs, Renderer, tuner};
 use super::{GpuArgs, TuneArgs, dry_run, read_recipe, signals};
 

@@ -1,11 +1,11 @@
 //! Stops a run by Ctrl-C, `kill`, or the end of its terminal.
 
-use crate::cli::exit_code::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use anyhow::Context;
 
 use super::console::note;
+use super::exit_code::ExitCode;
 
 /// Of Ctrl-C, on every system.
 const INTERRUPT: i32 = 2;

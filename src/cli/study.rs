@@ -1,6 +1,5 @@
 //! `t5 study`: one recipe at several settings with several seeds, and what follows.
 
-use crate::cli::exit_code::ExitCode;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use t5_wgpu::study::run::{Sample, SampleState, StudyOutcome, StudyRun};
 use t5_wgpu::study::table::StudyTable;
 
 use super::console::{duration, note, say};
+use super::exit_code::ExitCode;
 use super::progress::{LookArgs, Renderer, tuner};
 use super::{GpuArgs, TuneArgs, signals};
 

@@ -1,6 +1,5 @@
 //! `t5 verify`: proves the kernels and the model on an adapter.
 
-use crate::cli::exit_code::ExitCode;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use t5_wgpu::verify::{Case, Row, cases, check_golden, check_gradients, check_ker
 
 use super::GpuArgs;
 use super::console::{duration, end_progress, print, say, show_progress};
+use super::exit_code::ExitCode;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -1,6 +1,5 @@
 //! `t5 bench suite`: workloads of fixed names, each behind its gate.
 
-use crate::cli::exit_code::ExitCode;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -12,6 +11,7 @@ use t5_wgpu::tune::{Mode, TuneBudget};
 
 use super::RESULTS;
 use crate::cli::console::{duration, end_progress, note, print, say, show_progress};
+use crate::cli::exit_code::ExitCode;
 use crate::cli::{GpuArgs, TuneArgs};
 
 const EXAMPLES: &str = "\

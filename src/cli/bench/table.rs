@@ -1,6 +1,5 @@
 //! `t5 bench table`: lays results side by side.
 
-use crate::cli::exit_code::ExitCode;
 use std::path::PathBuf;
 
 use anyhow::bail;
@@ -9,6 +8,7 @@ use t5_wgpu::files;
 
 use super::RESULTS;
 use crate::cli::console::{note, print, say};
+use crate::cli::exit_code::ExitCode;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -3,8 +3,6 @@
 mod args;
 mod start;
 
-use crate::cli::exit_code::ExitCode;
-
 use anyhow::{Context, Result};
 use t5_wgpu::recipe::conductor::{Conductor, drive};
 use t5_wgpu::train::{Outcome, Trainer};
@@ -12,6 +10,7 @@ use t5_wgpu::train::{Outcome, Trainer};
 pub use args::Args;
 
 use super::console::note;
+use super::exit_code::ExitCode;
 use super::progress::{Renderer, tuner};
 use super::{model_folder, signals};
 
