@@ -13,12 +13,13 @@ use t5_wgpu::Error;
 use t5_wgpu::batch::Example;
 use t5_wgpu::data::lines::Lines;
 use t5_wgpu::data::objective::{Iid, PrefixLm};
-use t5_wgpu::data::{Objective, TextOptions, TextPosition, TextStream};
+use t5_wgpu::data::task::Format;
+use t5_wgpu::data::{Documents, Objective, TextOptions, TextPosition, TextStream};
 use t5_wgpu::rng::{Purpose, Rng, fnv1a};
 use t5_wgpu::tokenizer::Tokenizer;
 
 fn options(objective: Objective, inputs_len: usize) -> TextOptions {
-    TextOptions { objective, inputs_len, targets_len: None, seed: 4, held_out: None }
+    TextOptions { objective, inputs_len, targets_len: None, seed: 4, documents: Documents::default(), held_out: None }
 }
 
 fn at(epoch: u64, window: u64, segment: u64) -> TextPosition {
@@ -94,6 +95,35 @@ fn an_epoch_holds_every_token_once() {
     }
     assert!(seen[0] != seen[1] && seen[1] != seen[2] && !seen[0].starts_with("<0>"));
     assert_eq!(stream.passes(), 3.0);
+}
+
+/// Whatever files write their documents in, and whatever else they hold.
+#[test]
+fn rows_give_the_stream_of_their_texts() {
+    let scratch = Scratch::new("text-rows");
+    let texts = documents(500, 0);
+    let rows = |row: &dyn Fn(usize, &String) -> String| -> String {
+        texts.iter().enumerate().map(|(i, text)| row(i, text) + "\n").collect()
+    };
+    let json = rows(&|i, text| format!("{{\"text\": {text:?}, \"url\": \"{i}\"}}"));
+    let packed = scratch.path("c4.json.gz");
+    std::fs::write(&packed, gzip(json.as_bytes())).unwrap();
+    let columns = ["n".to_owned(), "body".to_owned()];
+    let table = Documents::new(Some(Format::Tsv), Some(&columns), Some("{body}")).unwrap();
+    let plain = scratch.file("plain.txt", texts.join("\n"));
+    let expected = epoch(&mut open(&[plain], &options(Objective::default(), 64), TextPosition::default()));
+    for (file, documents) in [
+        (packed, Documents::default()),
+        (scratch.file("table.tsv", rows(&|i, text| format!("{i}\t{text}"))), table),
+    ] {
+        let options = TextOptions { documents, ..options(Objective::default(), 64) };
+        assert_eq!(epoch(&mut open(&[file], &options, TextPosition::default())), expected);
+    }
+    let file = scratch.file("bad.jsonl", json + "{\"url\": 1}\n");
+    let options = options(Objective::default(), 64);
+    let stream = TextStream::open(&[file], Arc::new(Tokenizer::bytes()), options, TextPosition::default());
+    let error = stream.unwrap().next().unwrap_err().to_string();
+    assert!(error.contains("bad.jsonl:501: there is no column \"text\"; there are url"), "{error}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use t5_wgpu::data::text_lines;
+use t5_wgpu::data::Documents;
 use t5_wgpu::tokenizer::{Tokenizer, TrainOptions, train};
 
 fn in_repository(path: &str) -> PathBuf {
@@ -20,7 +20,7 @@ fn books() -> PathBuf {
 #[test]
 fn a_learned_vocabulary_encodes_as_transformers_says() {
     let options = TrainOptions { vocab_size: 2000, byte_fallback: true, ..TrainOptions::default() };
-    let trained = train(text_lines(vec![books()]), &options).unwrap();
+    let trained = train(Documents::default().of_files(vec![books()]), &options).unwrap();
     let folder = tempfile::tempdir().unwrap();
     trained.save(folder.path()).unwrap();
     let tokenizer = Tokenizer::from_dir(folder.path()).unwrap();

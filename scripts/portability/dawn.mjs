@@ -1,16 +1,17 @@
 // Runs the cases of `t5 verify` in Dawn, the WebGPU of Chromium, and compares them with the f64 oracle.
 //
-//     node dawn.mjs SHADERS [PROFILE]
+//     node dawn.mjs SHADERS [PROFILE [FIRST [LAST]]]
 //
 // SHADERS is what tests/shaders writes (T5_SHADERS_TO). The device has WebGPU's base limits. PROFILE is `webgpu`; or `subgroups`: the kernels for the
 // adapter's size of subgroups, if that is fixed. Without one, both run, each in a process of its own: node with Dawn has crashed
-// when a second profile followed in the same process. VK_ICD_FILENAMES chooses the driver. Exits with 1 if a case fails.
+// when a second profile followed in the same process. FIRST and LAST, counted from 1, choose some of its cases, so that several
+// processes can share them or one can go on. VK_ICD_FILENAMES chooses the driver. Exits with 1 if a case fails.
 import { spawnSync } from 'node:child_process';
 import { existsSync, openSync, readFileSync, readSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 
-const [shaders, wanted] = process.argv.slice(2);
+const [shaders, wanted, first = 1, last = Infinity] = process.argv.slice(2);
 if (!wanted) {
   const run = (name) => {
     const { status, signal } = spawnSync(process.execPath, [process.argv[1], shaders, name], { stdio: 'inherit' });
@@ -117,6 +118,7 @@ if (profile !== 'webgpu') {
 }
 const file = openSync(join(shaders, 'cases', `${profile}.bin`));
 const data = (at, bytes) => { const b = new Uint8Array(bytes); readSync(file, b, 0, bytes, at); return b; };
+tests = tests.slice(first - 1, last);
 for (const [i, test] of tests.entries()) {
   const failures = await run(test, data);
   failures.forEach((f) => console.log(`FAILED ${profile} ${f}`));

@@ -13,7 +13,7 @@ use super::subject::Subject;
 use crate::batch::{Batch, Example};
 use crate::data::lines::Lines;
 use crate::data::stream::by_length;
-use crate::data::{Objective, TextOptions, TextPosition, TextStream};
+use crate::data::{Documents, Objective, TextOptions, TextPosition, TextStream};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Rng};
 use crate::tokenizer::Tokenizer;
@@ -55,6 +55,7 @@ impl Pipeline {
             inputs_len: source_len,
             targets_len: None,
             seed: 0,
+            documents: Documents::default(),
             held_out: None,
         };
         let (tokenizer, name) = tokenizer(bench)?;

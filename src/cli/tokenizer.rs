@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use t5_wgpu::data::text_lines;
+use t5_wgpu::data::Documents;
 use t5_wgpu::tokenizer::{TrainOptions, TrainSummary, Trained, train};
 
 use super::console::say;
@@ -37,7 +37,7 @@ enum Action {
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 struct TrainArgs {
-    /// Text files, plain or packed, one piece of text a line
+    /// Text files, plain or packed, one piece of text a line, or JSON lines with a "text"
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Folder for tokenizer.json and tokenizer_config.json, created if missing
@@ -118,7 +118,7 @@ fn train_vocabulary(args: TrainArgs) -> Result<()> {
         allow_smaller: args.allow_smaller,
     };
     let names: Vec<String> = args.files.iter().map(|file| file.display().to_string()).collect();
-    let trained = train(text_lines(args.files), &options).with_context(|| names.join(", "))?;
+    let trained = train(Documents::default().of_files(args.files), &options).with_context(|| names.join(", "))?;
     trained.save(&args.out)?;
     let size = trained.tokenizer.vocab_size();
     describe(&trained.summary, size)?;

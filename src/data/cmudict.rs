@@ -15,6 +15,9 @@ const VALIDATION_END: u64 = 500;
 const TEST_END: u64 = 1000;
 const SPLIT_OUT_OF: u64 = 10_000;
 
+/// What lines begin with that are not about a word.
+const COMMENT: &str = ";;;";
+
 /// A word and its pronunciations, the usual one first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DictEntry {
@@ -48,11 +51,11 @@ impl CmuDict {
         let mut dict = CmuDict { entries: Vec::new(), skipped: 0 };
         let mut index_of: HashMap<String, usize> = HashMap::new();
         for_each_line(path, |number, line| {
-            if line.starts_with(";;;") {
+            if line.starts_with(COMMENT) {
                 return Ok(());
             }
             let (word, pronunciation) = parse(line).map_err(|what| Error::line(path, number, what))?;
-            if !word.chars().all(|c| c.is_ascii_lowercase() || "'.-".contains(c)) {
+            if !is_plain(word) {
                 dict.skipped += 1;
                 return Ok(());
             }
@@ -115,6 +118,21 @@ pub fn split_of(word: &str) -> Split {
         VALIDATION_END..TEST_END => Split::Test,
         _ => Split::Train,
     }
+}
+
+/// The columns of a line that is the first of a word of this split.
+pub(super) fn columns_of(line: &str, split: Split) -> Result<Option<[(&'static str, String); 2]>, String> {
+    if line.starts_with(COMMENT) {
+        return Ok(None);
+    }
+    let (word, pronunciation) = parse(line)?;
+    let is_first = line.split_whitespace().next() == Some(word);
+    let is_wanted = is_first && is_plain(word) && split_of(word) == split;
+    Ok(is_wanted.then(|| [("word", word.to_owned()), ("pronunciation", pronunciation)]))
+}
+
+fn is_plain(word: &str) -> bool {
+    word.chars().all(|c| c.is_ascii_lowercase() || "'.-".contains(c))
 }
 
 /// Below [`SPLIT_OUT_OF`], as good as uniform.

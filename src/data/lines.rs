@@ -121,56 +121,8 @@ pub(super) fn for_each_row(
     if visited { Ok(()) } else { Err(Error::file(path, "the file holds no text")) }
 }
 
-/// All lines of these files that are not blank, file after file. After an error the stream ends.
-pub fn text_lines(paths: Vec<PathBuf>) -> impl Iterator<Item = Result<String>> {
-    let mut paths = paths.into_iter();
-    let mut open: Option<Lines> = None;
-    let mut failed = false;
-    let mut next = move || -> Result<Option<String>> {
-        loop {
-            while let Some(lines) = &mut open {
-                match lines.next_text()? {
-                    Some((_, line)) if line.trim().is_empty() => {}
-                    Some((_, line)) => return Ok(Some(line.to_owned())),
-                    None => open = None,
-                }
-            }
-            match paths.next() {
-                Some(path) => open = Some(Lines::open(&path)?),
-                None => return Ok(None),
-            }
-        }
-    };
-    std::iter::from_fn(move || {
-        if failed {
-            return None;
-        }
-        let line = next().transpose();
-        failed = matches!(line, Some(Err(_)));
-        line
-    })
-}
-
 fn bare(line: &[u8], number: usize) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if number == 1 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line) } else { line }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    #[test]
-    fn files_follow_each_other_and_an_error_is_the_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        fs::write(path("a"), "one\n\ntwo").unwrap();
-        fs::write(path("b"), b"three\n\xff\nfour\n").unwrap();
-        let lines: Vec<_> = text_lines(vec![path("a"), path("b")]).collect();
-        let texts: Vec<&str> = lines.iter().filter_map(|line| line.as_deref().ok()).collect();
-        assert_eq!((texts, lines.len()), (vec!["one", "two", "three"], 4));
-        assert!(lines[3].as_ref().unwrap_err().to_string().contains("b:2"));
-    }
 }

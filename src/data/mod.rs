@@ -4,6 +4,7 @@
 //! batches whatever the number of threads, and a run goes on from a short description of its place ([`stream::BatchPosition`]).
 
 pub mod cmudict;
+pub mod documents;
 pub mod example;
 pub mod lines;
 pub mod metrics;
@@ -17,8 +18,8 @@ pub mod text;
 
 mod unpack;
 
+pub use documents::Documents;
 pub use example::{Split, TaskExample};
-pub use lines::text_lines;
 pub use metrics::{Metric, Score};
 pub use mixture::Mixing;
 pub use objective::{Lengths, Markers, Objective, SpanCorruption};

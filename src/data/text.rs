@@ -1,6 +1,6 @@
 //! Examples from text of any size, as an endless stream in bounded memory.
 //!
-//! Files hold a document a line. In epoch e the files come in an order by (seed, e). Documents are read in windows; those of
+//! Files hold a document a line, or a row with one ([`Documents`]). In epoch e the files come in an order by (seed, e). Documents are read in windows; those of
 //! a window are shuffled by (seed, e, window), tokenised, joined without a separator as T5 does
 //! (`reduce_concat_tokens`), and cut into segments. Example i of a window is masked by (seed, e, window, i). Everything
 //! follows from the position, so that a stream resumes anywhere, whatever the number of threads.
@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::lines::{self, Lines};
-use super::{Lengths, Markers, Objective};
+use super::{Documents, Lengths, Markers, Objective};
 use crate::batch::Example;
 use crate::rng::{Purpose, Rng, permutation};
 use crate::tokenizer::Tokenizer;
@@ -42,6 +42,8 @@ pub struct TextOptions {
     /// Limits targets: see [`Objective::lengths`].
     pub targets_len: Option<usize>,
     pub seed: u64,
+    /// What lines hold.
+    pub documents: Documents,
     /// (share of the documents that are held out, whether this stream has those or else the rest). Which ones follows from
     /// the seed, the file's place in the list and the line's number.
     pub held_out: Option<(f64, bool)>,
@@ -224,13 +226,13 @@ impl TextStream {
         let seed = self.options.seed;
         Rng::new(seed, Purpose::Documents, &[self.at.epoch, self.at.window]).shuffle(&mut documents);
         let (epoch, window) = (self.at.epoch, self.at.window);
-        let (files, tokenizer) = (&self.files, &*self.tokenizer);
+        let (files, tokenizer, layout) = (&self.files, &*self.tokenizer, &self.options.documents);
         let encoded: Vec<Vec<u32>> = documents
             .into_par_iter()
             .enumerate()
             .map(|(index, document)| {
                 let rng = Rng::new(seed, Purpose::Documents, &[epoch, window, index as u64]);
-                document.encode(&files[document.file].path, tokenizer, rng)
+                document.encode(&files[document.file].path, layout, tokenizer, rng)
             })
             .collect::<Result<_>>()?;
         let mut tokens = Vec::with_capacity(encoded.iter().map(Vec::len).sum());
@@ -295,9 +297,11 @@ impl TextStream {
 
 impl Document {
     /// Its tokens; of many, a random one of the parts that they are cut into from the first.
-    fn encode(&self, path: &Path, tokenizer: &Tokenizer, mut rng: Rng) -> Result<Vec<u32>> {
-        let text = lines::utf8(path, self.line, &self.text)?;
-        let tokens = tokenizer.encode(text).map_err(|e| Error::line(path, self.line, e.to_string()))?;
+    fn encode(&self, path: &Path, layout: &Documents, tokenizer: &Tokenizer, mut rng: Rng) -> Result<Vec<u32>> {
+        let line = lines::utf8(path, self.line, &self.text)?;
+        let text = layout.of_line(path, line).map_err(|what| Error::line(path, self.line, what))?;
+        let Some(text) = text else { return Ok(Vec::new()) };
+        let tokens = tokenizer.encode(&text).map_err(|e| Error::line(path, self.line, e.to_string()))?;
         if tokens.len() <= MAX_DOCUMENT {
             return Ok(tokens);
         }

@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
 use super::{Recipe, Wrong};
-use crate::data::Split;
+use crate::data::{Documents, Split};
 use crate::data::task::Files;
-use crate::data::text_lines;
 use crate::error::Result;
 use crate::tokenizer::{self, Tokenizer, TrainOptions, Trained};
 
@@ -135,18 +134,20 @@ impl Recipe {
     /// Trains the recipe's own tokenizer.
     pub(super) fn train_tokenizer(&self) -> Result<Trained> {
         let (texts, files) = self.tokenizer_text()?;
-        tokenizer::train(texts.into_iter().map(Ok).chain(text_lines(files)), &self.tokenizer.options())
+        let documents = files.into_iter().flat_map(|(documents, files)| documents.of_files(files));
+        tokenizer::train(texts.into_iter().map(Ok).chain(documents), &self.tokenizer.options())
     }
 
     /// What it is trained on: texts of tasks, and files.
-    fn tokenizer_text(&self) -> Result<(Vec<String>, Vec<PathBuf>)> {
+    fn tokenizer_text(&self) -> Result<(Vec<String>, Vec<(Documents, Vec<PathBuf>)>)> {
         let Recipe { texts, tasks, tokenizer: spec, .. } = self;
         let all = || texts.keys().chain(tasks.keys()).cloned().collect();
         let mut lines = Vec::new();
-        let mut files = spec.files.as_ref().map_or(Ok(Vec::new()), |files| files.paths(Path::new("")))?;
+        let further = spec.files.as_ref().map_or(Ok(Vec::new()), |files| files.paths(Path::new("")))?;
+        let mut files = vec![(Documents::default(), further)];
         for name in spec.train.clone().unwrap_or_else(all) {
             if let Some(text) = texts.get(&name) {
-                files.extend(text.files.paths(Path::new(""))?);
+                files.push((text.documents()?, text.files.paths(Path::new(""))?));
             } else if let Some(task) = tasks.get(&name).filter(|task| task.has(Split::Train)) {
                 let examples = task.load(Path::new(""), Split::Train)?;
                 lines.extend(examples.into_iter().flat_map(|example| [example.source, example.target]));

@@ -168,18 +168,19 @@ impl Sources {
     }
 
     fn open_text(&self, text: &TextConfig, files: &[PathBuf], held_out: bool, at: TextPosition) -> Result<TextStream> {
-        TextStream::open(files, self.tokenizer.clone(), text_options(&self.settings, text, held_out), at)
+        TextStream::open(files, self.tokenizer.clone(), text_options(&self.settings, text, held_out)?, at)
     }
 }
 
-fn text_options(settings: &Settings, text: &TextConfig, held_out: bool) -> TextOptions {
-    TextOptions {
+fn text_options(settings: &Settings, text: &TextConfig, held_out: bool) -> Result<TextOptions> {
+    Ok(TextOptions {
         objective: text.objective.clone(),
         inputs_len: text.inputs_len,
         targets_len: text.targets_len,
         seed: settings.seed,
+        documents: text.documents()?,
         held_out: text.held_out.map(|share| (share, held_out)),
-    }
+    })
 }
 
 /// The first examples of a text's validation files, or of the lines held out; at most one pass.
@@ -190,8 +191,12 @@ fn held_out_text(
     most: usize,
 ) -> Result<Vec<Example>> {
     let (files, options) = match &text.validation {
-        None => (&text.files, text_options(settings, text, true)),
-        Some(files) => (files, TextOptions { held_out: None, ..text_options(settings, text, false) }),
+        None => (&text.files, text_options(settings, text, true)?),
+        Some(files) => {
+            let options = text_options(settings, text, false)?;
+            let documents = options.documents.of_split(Split::Validation);
+            (files, TextOptions { held_out: None, documents, ..options })
+        }
     };
     let files = files.paths(Path::new(""))?;
     let mut stream = TextStream::open(&files, tokenizer.clone(), options, TextPosition::default())?;

@@ -15,8 +15,8 @@ use super::parameters::hyper_parameters;
 use super::schedule::{Decay, LrSchedule};
 use crate::data::mixture::Rates;
 use crate::data::stream::Batching;
-use crate::data::task::{Files, TaskConfig};
-use crate::data::{Objective, Split};
+use crate::data::task::{Files, Format, TaskConfig};
+use crate::data::{Documents, Objective, Split};
 use crate::error::{Error, Result};
 use crate::model::Learns;
 
@@ -25,8 +25,16 @@ use crate::model::Learns;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextConfig {
-    /// One document or paragraph a line; plain, .gz, .xz or .zst.
+    /// One document or paragraph a line, or a row with one; plain, .gz, .xz or .zst.
     pub files: Files,
+    /// What lines are: "lines", "jsonl", "tsv" or "cmudict". By default those of files whose names end in .json, .jsonl or .ndjson are
+    /// JSON, and all others text.
+    pub format: Option<Format>,
+    /// The names of a table's columns.
+    pub columns: Option<Vec<String>>,
+    /// The text of a row, with columns in braces as a task's `input` has them. By default "{text}" of JSON, a table's first column, a
+    /// dictionary's words.
+    pub text: Option<String>,
     /// Text to evaluate on.
     pub validation: Option<Files>,
     /// Evaluate on this share of the lines of `files` instead, which are not trained on.
@@ -131,6 +139,9 @@ impl TextConfig {
     pub fn new(files: Files) -> TextConfig {
         TextConfig {
             files,
+            format: None,
+            columns: None,
+            text: None,
             validation: None,
             held_out: None,
             objective: Objective::default(),
@@ -147,6 +158,7 @@ impl TextConfig {
         {
             return Err(Error::setting("files", "text is read from a file or a list of files, not from columns"));
         }
+        self.documents()?;
         match self.held_out {
             Some(_) if self.validation.is_some() => {
                 return Err(Error::setting("held_out", "name a file to evaluate on or a share to hold out, not both"));
@@ -158,6 +170,14 @@ impl TextConfig {
         }
         let lengths = self.objective.lengths(self.inputs_len, self.targets_len);
         lengths.map(drop).map_err(|e| Error::setting("inputs_len", e.to_string()))
+    }
+
+    /// What the lines of its files hold.
+    ///
+    /// # Errors
+    /// `Setting`: one of `format`, `columns` and `text` cannot be used.
+    pub fn documents(&self) -> Result<Documents> {
+        Documents::new(self.format, self.columns.as_deref(), self.text.as_deref())
     }
 
     /// Whether there is something to evaluate on.

@@ -37,6 +37,9 @@ pub use files::Files;
 pub use load::LeftOut;
 pub use preset::presets;
 pub use rows::Format;
+pub(super) use row::Row;
+pub(super) use rows::{json_row, table_row};
+pub(super) use template::Template;
 pub use set::{TaskSet, spread};
 
 use std::path::{Path, PathBuf};

@@ -41,14 +41,14 @@ pub(super) fn as_json(text: &str) -> Cow<'_, str> {
 
 /// The columns of a line, or the object of a JSON line.
 #[derive(Clone, Debug)]
-pub(super) struct Row(Map<String, Value>);
+pub(in crate::data) struct Row(Map<String, Value>);
 
 impl Row {
     pub(super) fn new(values: Map<String, Value>) -> Row {
         Row(values)
     }
 
-    pub(super) fn of_texts<'a>(columns: impl IntoIterator<Item = (&'a str, &'a str)>) -> Row {
+    pub(in crate::data) fn of_texts<'a>(columns: impl IntoIterator<Item = (&'a str, &'a str)>) -> Row {
         Row(columns.into_iter().map(|(name, text)| (name.to_owned(), Value::from(text))).collect())
     }
 
@@ -101,7 +101,7 @@ impl Row {
     }
 
     /// The text of the first of these columns that there is.
-    pub(super) fn text(&self, paths: &[&str]) -> Result<String, String> {
+    pub(in crate::data) fn text(&self, paths: &[&str]) -> Result<String, String> {
         text_of(self.need(paths)?).map_err(|what| format!("the column {:?} {what}", paths.join(" or ")))
     }
 

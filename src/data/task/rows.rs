@@ -80,7 +80,7 @@ impl TableLayout {
             names.get_or_insert_with(|| cells.iter().map(|&cell| cell.to_owned()).collect());
             return (self.columns.is_some() && self.header.is_none()).then_some(Record::Header);
         }
-        Some(match row_of(names.as_deref().unwrap_or_default(), cells) {
+        Some(match table_row(names.as_deref().unwrap_or_default(), cells) {
             Ok(row) => Record::Row(row),
             Err(what) => Record::Bad(what),
         })
@@ -89,7 +89,7 @@ impl TableLayout {
 
 impl Format {
     /// The names of the columns, where the format gives them.
-    pub(super) fn own_columns(self) -> Option<[&'static str; 2]> {
+    pub(in crate::data) fn own_columns(self) -> Option<[&'static str; 2]> {
         match self {
             Format::Cmudict => Some(["word", "pronunciation"]),
             Format::Scan => Some(["command", "actions"]),
@@ -191,7 +191,16 @@ fn csv_error(path: &Path, error: csv::Error) -> Error {
     }
 }
 
-fn row_of(names: &[String], cells: &[&str]) -> Result<Row, String> {
+/// An object on a line of its own.
+pub(in crate::data) fn json_row(line: &str) -> Result<Row, String> {
+    match serde_json::from_str(&as_json(line)) {
+        Ok(Value::Object(values)) => Ok(Row::new(values)),
+        Ok(_) => Err("every line must be a JSON object ({\"key\": value, ...})".into()),
+        Err(e) => Err(format!("not valid JSON: {e}; every line must be a whole object")),
+    }
+}
+
+pub(in crate::data) fn table_row(names: &[String], cells: &[&str]) -> Result<Row, String> {
     if cells.len() != names.len() {
         return Err(format!("{} column(s), expected {}: {}", cells.len(), names.len(), names.join(", ")));
     }
@@ -214,12 +223,7 @@ fn jsonl(path: &Path, visit: Visit) -> Result<()> {
             *lines = number;
             return Ok(());
         }
-        let row = line.and_then(|line| match serde_json::from_str(&as_json(line)) {
-            Ok(Value::Object(values)) => Ok(Row::new(values)),
-            Ok(_) => Err("every line must be a JSON object ({\"key\": value, ...})".into()),
-            Err(e) => Err(format!("not valid JSON: {e}; every line must be a whole object")),
-        });
-        visit(path, Some(number), row.map_or_else(Record::Bad, Record::Row))
+        visit(path, Some(number), line.and_then(json_row).map_or_else(Record::Bad, Record::Row))
     })?;
     array.map_or(Ok(()), |(text, _)| json_array(path, &text, visit))
 }

@@ -5,7 +5,7 @@ use super::row::Row;
 
 /// A text such as "question: {question} context: {page.text}".
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Template(Vec<Part>);
+pub(in crate::data) struct Template(Vec<Part>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
@@ -33,7 +33,7 @@ enum Filter {
 }
 
 impl Template {
-    pub(super) fn parse(template: &str) -> Result<Template, String> {
+    pub(in crate::data) fn parse(template: &str) -> Result<Template, String> {
         let bad =
             |what: &str| format!("{what} in the template {template:?}; write {{{{ or }}}} for a brace of the text");
         let mut parts = Vec::new();
@@ -67,11 +67,11 @@ impl Template {
     }
 
     /// "{column}"
-    pub(super) fn column(name: &str) -> Template {
+    pub(in crate::data) fn column(name: &str) -> Template {
         Template(vec![Part::Column(Column { name: name.to_owned(), filters: Vec::new() })])
     }
 
-    pub(super) fn render(&self, row: &Row) -> Result<String, String> {
+    pub(in crate::data) fn render(&self, row: &Row) -> Result<String, String> {
         self.0
             .iter()
             .map(|part| match part {
@@ -84,7 +84,7 @@ impl Template {
             .collect()
     }
 
-    pub(super) fn columns(&self) -> impl Iterator<Item = &str> {
+    pub(in crate::data) fn columns(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|part| match part {
             Part::Column(column) => Some(column.name.as_str()),
             Part::Text(_) => None,
