@@ -82,8 +82,12 @@ fn scratch(name: &str) -> Scratch {
 }
 
 fn study(scratch: &Scratch, out: &str, more: &[&str]) -> Command {
+    study_of(scratch, "study.toml", out, more)
+}
+
+fn study_of(scratch: &Scratch, file: &str, out: &str, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_t5"));
-    command.arg("study").arg(scratch.path("study.toml")).arg("--out").arg(scratch.path(out)).args(more);
+    command.arg("study").arg(scratch.path(file)).arg("--out").arg(scratch.path(out)).args(more);
     command.env("T5_TUNE", "off").env("T5_CACHE_DIR", scratch.path("cache")).stdin(Stdio::null());
     command
 }
@@ -147,6 +151,21 @@ fn a_killed_and_a_shared_study_end_with_the_same_table() {
     let mut both: Vec<_> = (0..2).map(|_| study(&scratch, "shared", &["--quiet"]).spawn().unwrap()).collect();
     assert!(both.iter_mut().all(|child| child.wait().unwrap().success()));
     assert_eq!(table(&scratch, "shared"), expected);
+
+    // Nor do they make the same pre-training at the same time, which the order of these factors would have them do.
+    let (rate, objective) = (STUDY.find("[[factor]]").unwrap(), STUDY.rfind("[[factor]]").unwrap());
+    let paper = STUDY.find("[paper]").unwrap();
+    let turned = [&STUDY[..rate], &STUDY[objective..paper], &STUDY[rate..objective]].concat();
+    scratch.file("turned.toml", turned);
+    let shared = || study_of(&scratch, "turned.toml", "turned", &["--quiet"]).spawn().unwrap();
+    let mut both = [shared(), shared()];
+    assert!(both.iter_mut().all(|child| child.wait().unwrap().success()));
+    for (objective, seed) in [("span", 3), ("span", 4), ("deshuffle", 3), ("deshuffle", 4)] {
+        let log = |rate| {
+            fs::read(scratch.path(&format!("turned/{objective}.{rate}/seed-{seed}/pretrain/log.jsonl"))).unwrap()
+        };
+        assert!(log("none") == log("high"), "{objective}, seed {seed}: made twice");
+    }
 
     figures_are_those_of_the_runs(&scratch, &expected);
     // The same pre-training is not made twice: even the times in its log are those of the other run.

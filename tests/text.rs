@@ -112,10 +112,9 @@ fn rows_give_the_stream_of_their_texts() {
     let table = Documents::new(Some(Format::Tsv), Some(&columns), Some("{body}")).unwrap();
     let plain = scratch.file("plain.txt", texts.join("\n"));
     let expected = epoch(&mut open(&[plain], &options(Objective::default(), 64), TextPosition::default()));
-    for (file, documents) in [
-        (packed, Documents::default()),
-        (scratch.file("table.tsv", rows(&|i, text| format!("{i}\t{text}"))), table),
-    ] {
+    for (file, documents) in
+        [(packed, Documents::default()), (scratch.file("table.tsv", rows(&|i, text| format!("{i}\t{text}"))), table)]
+    {
         let options = TextOptions { documents, ..options(Objective::default(), 64) };
         assert_eq!(epoch(&mut open(&[file], &options, TextPosition::default())), expected);
     }

@@ -167,7 +167,12 @@ mod tests {
             (named(Some(Format::Lines), &[], None), "a.json", b"{}\n", &["{}"]),
             (named(Some(Format::Tsv), &["a", "b"], None), "a.tsv", b"1\t2\n3\t4\n", &["1", "3"]),
             (named(Some(Format::Tsv), &["a", "b"], Some("{b|lower}")), "a.tsv", b"1\tX\n", &["x"]),
-            (named(Some(Format::Cmudict), &[], None), "a", b";;; x\ncat K AE1 T\ncat(2) K\nabbey AE1\nn!d X\n", &["cat"]),
+            (
+                named(Some(Format::Cmudict), &[], None),
+                "a",
+                b";;; x\ncat K AE1 T\ncat(2) K\nabbey AE1\nn!d X\n",
+                &["cat"],
+            ),
         ] {
             assert_eq!(texts(documents, name, contents).unwrap(), wanted, "{name}");
         }

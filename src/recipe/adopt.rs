@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Recipe;
-use super::record::Records;
-use super::run::{Run, has_begun, is_written, parts};
+use super::record::{Record, Records};
+use super::run::{Run, has_begun, is_written, parts, spelled_out};
 use crate::error::{Error, Result};
 use crate::report::METRICS;
+use crate::run_folder::RunFolder;
 use crate::train::Trainer;
 
 impl Run {
@@ -42,6 +43,24 @@ impl Run {
             adopted.push((part, other.to_path_buf()));
         }
         Ok(adopted)
+    }
+
+    /// Whether a process is at a run that will have what this one lacks first, so that it can be adopted then. `others` are recipes and
+    /// their runs' folders.
+    ///
+    /// # Errors
+    /// What this run would make cannot be read.
+    pub fn awaits(&self, others: impl Iterator<Item = (Recipe, PathBuf)>) -> Result<bool> {
+        let Some(part) = parts(&self.recipe).find(|part| !has_begun(&self.out, part)) else { return Ok(false) };
+        let now = self.record(part)?;
+        // Whatever is wrong with another run is its own affair.
+        let will_have = |recipe: &Recipe, out: &Path| {
+            let records = Records::read(out).ok()?;
+            let theirs = Record::of(&spelled_out(recipe, &records, out).ok()?, part, out).ok()?;
+            Some(theirs.begins(&now, part))
+        };
+        let mut others = others.filter(|(_, out)| RunFolder::is_busy(out));
+        Ok(others.any(|(recipe, out)| will_have(&recipe, &out) == Some(true)))
     }
 }
 

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
 use super::{Recipe, Wrong};
-use crate::data::{Documents, Split};
 use crate::data::task::Files;
+use crate::data::{Documents, Split};
 use crate::error::Result;
 use crate::tokenizer::{self, Tokenizer, TrainOptions, Trained};
 

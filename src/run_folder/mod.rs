@@ -124,6 +124,12 @@ impl RunFolder {
         &self.path
     }
 
+    /// Whether a process works in a folder, as far as can be seen.
+    pub fn is_busy(path: &Path) -> bool {
+        let marker = File::open(path.join(MARKER));
+        marker.is_ok_and(|marker| matches!(marker.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+    }
+
     /// The error if the folder was removed or replaced since it was opened.
     pub fn check(&self) -> Result<()> {
         let place = self.path.join(MARKER);

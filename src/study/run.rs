@@ -108,7 +108,8 @@ impl StudyRun {
     }
 
     /// Makes the runs that are missing, at most `most` of them. `tell` hears of each before it begins: how many there are, how many are done, and which it is.
-    /// Runs that another process works at are waited for, and made here if that process ends before.
+    /// Runs that another process works at are waited for, and made here if that process ends before. A run that would begin with what
+    /// another process is making comes later, and has it from there.
     ///
     /// # Errors
     /// A run is refused, since the study has changed under what is there; the device or the disk fails. What is done stays.
@@ -146,10 +147,16 @@ impl StudyRun {
                 let recipe = self.study.recipe_of(&sample.cell, sample.seed)?;
                 let opened = Run::open(recipe, Some(sample.folder.clone()), false);
                 let made = opened.and_then(|mut run| {
+                    let siblings = || samples.iter().filter(|s| s.seed == sample.seed && s.cell != sample.cell);
+                    let folders = siblings().map(|other| &other.folder).chain(&elsewhere);
+                    let adopted = run.adopt(folders.map(PathBuf::as_path))?;
+                    let recipes = siblings()
+                        .map(|other| Ok((self.study.recipe_of(&other.cell, other.seed)?, other.folder.clone())));
+                    if run.awaits(recipes.collect::<Result<Vec<_>>>()?.into_iter())? {
+                        return Err(Error::Busy { path: sample.folder.clone() });
+                    }
                     tell(&samples, sample);
-                    let others = samples.iter().filter(|other| other.seed == sample.seed && other.cell != sample.cell);
-                    let others = others.map(|other| &other.folder).chain(&elsewhere);
-                    for (part, from) in run.adopt(others.map(PathBuf::as_path))? {
+                    for (part, from) in adopted {
                         conductor.watch.remark(&format!("{part}: as in {}", from.display()));
                     }
                     run.execute(gpu, conductor)

@@ -36,11 +36,11 @@ mod template;
 pub use files::Files;
 pub use load::LeftOut;
 pub use preset::presets;
-pub use rows::Format;
 pub(super) use row::Row;
+pub use rows::Format;
 pub(super) use rows::{json_row, table_row};
-pub(super) use template::Template;
 pub use set::{TaskSet, spread};
+pub(super) use template::Template;
 
 use std::path::{Path, PathBuf};
 
