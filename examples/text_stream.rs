@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use t5_wgpu::data::{TextOptions, TextPosition, TextStream};
+use t5_wgpu::data::{Documents, TextOptions, TextPosition, TextStream};
 use t5_wgpu::tokenizer::Tokenizer;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -14,8 +14,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let files: Vec<PathBuf> = args.map(PathBuf::from).collect();
     let tokenizer = Tokenizer::open(&tokenizer)?;
-    let options =
-        TextOptions { objective: objective.parse()?, inputs_len: 512, targets_len: None, seed: 0, held_out: None };
+    let objective = objective.parse()?;
+    let documents = Documents::default();
+    let options = TextOptions { objective, inputs_len: 512, targets_len: None, seed: 0, documents, held_out: None };
     let mut stream = TextStream::open(&files, tokenizer.clone().into(), options, TextPosition::default())?;
     println!("{:?}", stream.lengths());
 

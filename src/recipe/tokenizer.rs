@@ -73,6 +73,9 @@ impl TokenizerSpec {
     }
 }
 
+/// Files, and what their lines hold.
+type TextFiles = (Documents, Vec<PathBuf>);
+
 impl Recipe {
     pub(super) fn check_tokenizer(&self) -> Result<(), Wrong> {
         let spec = &self.tokenizer;
@@ -139,7 +142,7 @@ impl Recipe {
     }
 
     /// What it is trained on: texts of tasks, and files.
-    fn tokenizer_text(&self) -> Result<(Vec<String>, Vec<(Documents, Vec<PathBuf>)>)> {
+    fn tokenizer_text(&self) -> Result<(Vec<String>, Vec<TextFiles>)> {
         let Recipe { texts, tasks, tokenizer: spec, .. } = self;
         let all = || texts.keys().chain(tasks.keys()).cloned().collect();
         let mut lines = Vec::new();
