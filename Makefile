@@ -22,10 +22,8 @@ help:
 demo: build
 	@$(DRIVER) && scripts/demo.sh
 
-# One failing test must not hide the others.
 test: toolchain
-	@echo 'All tests: about four minutes on two processor cores without a graphics card, once they are compiled'
-	@$(DRIVER) && $(CARGO) test --release --doc && $(CARGO) test --release --no-fail-fast --lib --bins --tests
+	@$(DRIVER) && $(CARGO) test --release --doc && scripts/test.sh
 
 build: toolchain
 	@$(CARGO) build --release
