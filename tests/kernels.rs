@@ -4,8 +4,8 @@ mod common;
 
 use std::process::{Child, Command, Stdio};
 
-use t5_wgpu::gpu::Gpu;
-use t5_wgpu::graph::{Dtype, Graph};
+use t5_wgpu::gpu::{Caps, Gpu};
+use t5_wgpu::graph::{Dtype, Graph, Launcher};
 use t5_wgpu::ops::{Activation, Function, Matmul, MatmulLayout, Variant};
 use t5_wgpu::plan::{Plan, PlanOptions, SlotPool};
 use t5_wgpu::verify::{Case, Row, cases, check_gradients, check_kernels};
@@ -29,8 +29,12 @@ fn assert_all(rows: Vec<Row>) {
 
 /// Each core runs its share of the cases in a process of its own, since lavapipe compiles one kernel at a time in a process.
 ///
-/// `T5_TEST_QUARTER=N`, of 0 to 3, leaves out three quarters of attention's cases: lavapipe compiles their kernels for five seconds
-/// each, nine tenths of the time of this test. For trials of further drivers, beside one that runs all.
+/// For trials of further drivers, beside one that runs all:
+///
+/// - `T5_TEST_QUARTER=N`, of 0 to 3, leaves out three quarters of attention's cases: lavapipe compiles their kernels for five
+///   seconds each, most of the time of this test.
+/// - `T5_TEST_SUBGROUPS=1` leaves out the cases without a kernel that uses subgroups. For a driver that differs from one that
+///   runs all in the size of its subgroups only; with the widest vectors lavapipe compiles each kernel three times as long.
 #[test]
 fn kernels_match_the_oracle() {
     const SHARE: &str = "T5_TEST_SHARE";
@@ -39,9 +43,11 @@ fn kernels_match_the_oracle() {
         let (first, step) = share.split_once('/').expect("FIRST/STEP");
         let (first, step) = (first.parse().unwrap(), step.parse().unwrap());
         let gpu = gpu();
+        let only_subgroups = std::env::var_os("T5_TEST_SUBGROUPS").is_some();
         // Four tilings take turns: neighbouring quarters begin with other ones.
         let is_wanted = |(i, case): &(usize, Case)| {
             quarter.is_none_or(|quarter| (i / 4 + i) % 4 == quarter || !case.name.starts_with("attention "))
+                && (!only_subgroups || uses_subgroups(gpu.caps(), case))
         };
         let cases = cases().into_iter().enumerate().filter(is_wanted).map(|(_, case)| case).skip(first).step_by(step);
         return assert_all(cases.flat_map(|case| check_kernels(&gpu, &case).expect("a case runs")).collect());
@@ -58,6 +64,20 @@ fn kernels_match_the_oracle() {
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && text.contains("1 passed"), "{}: {text}", output.status);
     }
+}
+
+/// Whether this adapter launches a kernel with subgroup operations for the case or for its gradients.
+fn uses_subgroups(caps: &Caps, case: &Case) -> bool {
+    let forward = case.build();
+    let is_differentiable = !forward.differentiable.is_empty();
+    let gradients = is_differentiable.then(|| case.build_backward(true).0);
+    [Some(forward), gradients].into_iter().flatten().any(|built| {
+        built.graph.nodes().iter().any(|node| {
+            let mut launcher = Launcher::new(caps, &built.graph, node);
+            node.op.launch(&mut launcher);
+            launcher.launches.iter().any(|launch| launch.shader.expand(&launch.header).contains("subgroup"))
+        })
+    })
 }
 
 #[test]
