@@ -11,7 +11,7 @@ use common::{Scratch, gpu};
 use t5_wgpu::batch::Example;
 use t5_wgpu::forward::TargetScorer;
 use t5_wgpu::generate::{Decoding, Generator};
-use t5_wgpu::model::{Architecture, Learns, Model};
+use t5_wgpu::model::{Architecture, Learns, Model, Storage, T5Config, TensorSpan, read_span};
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::engine::{Engine, Regularization};
 use t5_wgpu::train::optimizer::OptimizerConfig;
@@ -73,6 +73,53 @@ fn every_gradient_is_that_of_finite_differences() {
                     );
                 }
             }
+        }
+    }
+}
+
+/// Of everything that learns, by the names of its tensors.
+fn gradients(model: Model) -> Vec<(String, Vec<f32>)> {
+    let mut engine = engine(model);
+    engine.begin_step();
+    engine.micro_batch(&batch(false), KEY).unwrap();
+    pollster::block_on(engine.finish_gradients().unwrap().finish()).unwrap();
+    let read =
+        |tensor: &TensorSpan| pollster::block_on(read_span(&engine.model.gpu, tensor, engine.gradients())).unwrap();
+    engine.model.layout.learning_tensors().iter().map(|tensor| (tensor.name.clone(), read(tensor))).collect()
+}
+
+/// A packed base is the model whose numbers are what it unpacks to.
+#[test]
+fn gradients_beside_packed_weights_are_those_beside_their_numbers() {
+    let gpu = gpu();
+    let text = |rest: &str| {
+        let sizes = r#""vocab_size": 61, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 2"#;
+        T5Config::from_json(&format!(r#"{{"model_type": "t5", {sizes}, {rest}}}"#), "test").unwrap()
+    };
+    let gated = text(r#""feed_forward_proj": "gated-gelu", "tie_word_embeddings": false"#);
+    let tied = text(r#""feed_forward_proj": "relu", "tie_word_embeddings": true"#);
+    let lora = |targets: &str| learns(&format!(r#"{{"lora": {{"rank": 3, "targets": {targets}}}}}"#));
+    let way = |config: &T5Config, all: &str| if config.tie_word_embeddings { learns(r#""ia3""#) } else { lora(all) };
+    for config in [gated, tied] {
+        let learns = way(&config, r#"["q","k","v","o","wi_0","wi_1","wo"]"#);
+        for storage in [Storage::F16, Storage::Bf16, Storage::Int8, Storage::Int4] {
+            let base = Model::init_as(&gpu, config.clone(), 3, storage).unwrap();
+            let numbers =
+                |_: &T5Config, tensor: &TensorSpan| pollster::block_on(base.read_tensor(&tensor.name)).unwrap();
+            let plain = Model::filled(&gpu, config.clone(), &numbers).unwrap();
+            assert!(base.layout.bytes() * 10 < plain.layout.bytes() * 6, "{storage:?} is not packed");
+            let [packed, plain] = [base.clone(), plain].map(|model| {
+                let model = model.learning(&learns, 4).unwrap();
+                stir(&model);
+                gradients(model)
+            });
+            for ((name, found), (_, expected)) in packed.iter().zip(&plain) {
+                let largest = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
+                let error = found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0f32, f32::max) / largest;
+                assert!(largest > 0.0 && error < 1e-5, "{storage:?} {learns:?}: {name} errs by {error:.1e}");
+            }
+            let error = Engine::new(base, Regularization::default(), &OptimizerConfig::adamw(), 0.0).err().unwrap();
+            assert!(error.to_string().contains("only weights in f32 learn"), "{error}");
         }
     }
 }

@@ -98,7 +98,7 @@ fn logits_err_as_rounding_explains() {
             eprintln!("{name} {storage:?}: {error:.1e}, at most {tolerance:.1e}");
             assert!(error <= tolerance, "{name} {storage:?}: {error:.1e} > {tolerance:.1e}");
             // Rounding must show, or nothing was packed. Rows of umt5 and mt5 are too short for blocks.
-            let packs = matches!(storage, Storage::F16 | Storage::Bf16) || model.layout.is_packed();
+            let packs = matches!(storage, Storage::F16 | Storage::Bf16) || model.layout.learns_packed();
             assert!(!packs || error >= 0.02 * rounding(storage), "{name} {storage:?}: {error:.1e}");
         }
     }
@@ -227,7 +227,7 @@ fn short_rows_are_named() {
     let (model, remarks) = Model::load_as(&gpu(), &folder("byt5"), Storage::Int8).expect("the model loads");
     let remark = remarks.iter().find(|r| r.contains("weights held as f32 and int8")).expect("it is told");
     assert!(remark.contains("shared.weight [384 x 40]") && remark.contains("more"), "{remark}");
-    assert!(model.layout.is_packed());
+    assert!(model.layout.learns_packed());
 }
 
 /// Memory that holds the weights as they are with an eighth more, or less, or not even bytes of them.

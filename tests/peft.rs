@@ -257,7 +257,7 @@ fn training_goes_on_with_what_was_added() {
 
         // Merged and beside, and with the folder named beside its base.
         let merged = loss(Model::load(&gpu, &last).unwrap().0);
-        let open = || Model::load_to_train(&gpu, &last, &learns(then)).unwrap().0;
+        let open = || Model::load_to_train(&gpu, &last, &learns(then), Storage::F32).unwrap().0;
         let named = ModelParts::open_to_train(&folder, Some(&last), &learns(then)).unwrap();
         for model in [open(), upload(&gpu, &named)] {
             assert!(model.layout.learns().adds());
@@ -290,7 +290,8 @@ fn training_goes_on_with_what_was_added() {
         assert!(fs::read(folder.join("model.safetensors")).unwrap() == weights, "{kind} changed its base");
 
         // What would lose it is refused; with all parameters it is merged.
-        let refused = |learned: &str| Model::load_to_train(&gpu, &last, &learns(learned)).err().unwrap().to_string();
+        let opened = |learned: &str| Model::load_to_train(&gpu, &last, &learns(learned), Storage::F32);
+        let refused = |learned: &str| opened(learned).err().unwrap().to_string();
         let holds = |error: String, part: &str| assert!(error.contains(part), "`{part}` is not in: {error}");
         match kind {
             "LORA" => {
@@ -300,14 +301,14 @@ fn training_goes_on_with_what_was_added() {
                     holds(refused(other), "has a LoRA of rank 4 and scale 0.75 on v, wo, and asked is one of rank");
                 }
                 holds(refused(r#""ia3""#), "has a LoRA, which these settings do not train");
-                let model = Model::load_to_train(&gpu, &last, &learns(r#"{"lora": {"dropout": 0, "alpha": 3}}"#));
+                let model = opened(r#"{"lora": {"dropout": 0, "alpha": 3}}"#);
                 let Learns::Lora(there) = model.unwrap().0.layout.learns().clone() else { panic!("no LoRA") };
                 assert_eq!((there.rank(), there.dropout(), there.targets()), (4, 0.0, vec!["v", "wo"]));
             }
             _ => holds(refused(r#""lora""#), "has an IA3, which these settings do not train"),
         }
         holds(open().learning(&Learns::All, 0).err().unwrap().to_string(), "merge it into the model first");
-        let all = Model::load_to_train(&gpu, &last, &Learns::All).unwrap().0;
+        let all = Model::load_to_train(&gpu, &last, &Learns::All, Storage::F32).unwrap().0;
         assert!((loss(all.clone()) - merged).abs() < 1e-6 * merged);
         holds(create(all, "other", first).err().unwrap().to_string(), "had another adapter merged into them");
     }
@@ -345,6 +346,22 @@ fn commands_go_on_with_what_was_added() {
     assert!(!success && stderr.contains("--learns: the model has a LoRA of rank 3"), "{stderr}");
     fine(train("merged", &["--model", &base, "--peft", &first, "--learns", "norms"]));
     assert!(scratch.path("merged/last/model.safetensors").exists());
+
+    // Beside a packed base: trained, evaluated, resumed.
+    fine(train("packed", &["--model", &base, "--learns", "lora", "--frozen-weights", "int8"]));
+    let packed = scratch.path("packed");
+    let before = saved(&packed);
+    fine(t5(&["train", "--resume", "--steps", "5", "--out", &text(&packed)]));
+    assert!(saved(&packed).0 == before.0 && saved(&packed).1 != before.1);
+    let state = json(&packed.join("last/training_state/state.json"));
+    assert_eq!(state["settings"]["frozen_weights"], "int8");
+    for (rest, part) in [
+        (["--learns", "norms", "--frozen-weights", "int8"], "--frozen-weights: only what \"lora\" and \"ia3\" add to"),
+        (["--learns", "lora", "--frozen-weights", "fitting"], "fitting"),
+    ] {
+        let (success, stderr) = train("refused", &[&["--model", &base][..], &rest].concat());
+        assert!(!success && stderr.contains(part), "{stderr}");
+    }
 
     let recipe = |name: &str, second: &str| {
         let text = format!(

@@ -134,10 +134,9 @@ impl Layout {
                 whole.1 = Dtype::F32;
             }
         }
-        let table_words =
-            TABLES.iter().filter_map(|t| wholes.get(*t)).map(|(_, dtype)| dtype.row_words(config.d_model));
+        // A packed shard must fit a binding once it is unpacked, too.
         let shard_len = ((caps.table_bytes / 4) as usize).min(window_len);
-        let whole_groups = (shard_len / table_words.max().unwrap_or(config.d_model) / GROUP * GROUP).max(GROUP);
+        let whole_groups = (shard_len / config.d_model / GROUP * GROUP).max(GROUP);
         let n_shards = config.vocab_size.div_ceil(whole_groups);
         let even = config.vocab_size.div_ceil(n_shards).next_multiple_of(GROUP);
         let shards: Vec<usize> =
@@ -313,9 +312,9 @@ impl Layout {
         self.leaf(&name).1
     }
 
-    /// Whether any tensor is held in a type that only inference can use.
-    pub fn is_packed(&self) -> bool {
-        self.leaves.values().any(|leaf| leaf.dtype.is_packed())
+    /// Whether anything that learns is held in a type in which nothing can.
+    pub fn learns_packed(&self) -> bool {
+        self.leaves.values().any(|leaf| leaf.window < self.learning && leaf.dtype.is_packed())
     }
 
     /// A leaf's window of arenas with this layout.

@@ -183,24 +183,36 @@ impl ModelParts {
 impl Model {
     /// A model with fresh random weights; the same seed gives the same weights on every adapter.
     pub fn init(gpu: &Gpu, config: T5Config, seed: u64) -> Result<Model> {
-        Model::filled(gpu, config, &|config, tensor| init::weights(config, tensor, seed))
+        Model::init_as(gpu, config, seed, Storage::F32)
+    }
+
+    /// [`Model::init`] with weights held as `storage` says; as f32 where that leaves it to a checkpoint.
+    pub fn init_as(gpu: &Gpu, config: T5Config, seed: u64, storage: Storage) -> Result<Model> {
+        Model::zeroed_as(gpu, config, storage)?.with_weights(&|config, tensor| init::weights(config, tensor, seed))
     }
 
     /// A model with the weights that `weights` gives for each tensor, in row-major order.
     pub fn filled(gpu: &Gpu, config: T5Config, weights: &dyn Fn(&T5Config, &TensorSpan) -> Vec<f32>) -> Result<Model> {
-        let model = Model::zeroed(gpu, config)?;
-        for tensor in model.layout.tensors() {
-            model.write_tensor(tensor, &weights(&model.config, tensor))?;
+        Model::zeroed(gpu, config)?.with_weights(weights)
+    }
+
+    fn with_weights(self, weights: &dyn Fn(&T5Config, &TensorSpan) -> Vec<f32>) -> Result<Model> {
+        for tensor in self.layout.tensors() {
+            self.write_tensor(tensor, &weights(&self.config, tensor))?;
         }
-        Ok(model)
+        Ok(self)
     }
 
     /// A model whose parameters are all zero: for looking at its plans.
     pub fn zeroed(gpu: &Gpu, config: T5Config) -> Result<Model> {
+        Model::zeroed_as(gpu, config, Storage::F32)
+    }
+
+    fn zeroed_as(gpu: &Gpu, config: T5Config, storage: Storage) -> Result<Model> {
         config.validate()?;
         let untied = !config.tie_word_embeddings;
         let (scale, _) = config.output_scale(untied);
-        Model::allocate(gpu, config, untied, scale, &|_| Dtype::F32)
+        Model::allocate(gpu, config, untied, scale, &|_| storage.dtype().unwrap_or(Dtype::F32))
     }
 
     /// Opens a model as [`ModelParts::open`] does, in f32. Gives the model and remarks worth printing: which rule chose the

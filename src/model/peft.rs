@@ -89,13 +89,14 @@ impl Learns {
 }
 
 impl Model {
-    /// Puts the model of [`ModelParts::open_to_train`] on a device. Gives the model, and remarks worth printing.
+    /// Puts the model of [`ModelParts::open_to_train`] on a device, what does not learn held as `frozen` says. Gives the model, and
+    /// remarks worth printing.
     ///
     /// # Errors
     /// Those of [`ModelParts::open_to_train`] and [`Model::upload`].
-    pub fn load_to_train(gpu: &Gpu, model: &Path, learns: &Learns) -> Result<(Model, Vec<String>)> {
+    pub fn load_to_train(gpu: &Gpu, model: &Path, learns: &Learns, frozen: Storage) -> Result<(Model, Vec<String>)> {
         let parts = ModelParts::open_to_train(model, None, learns)?;
-        Model::upload(gpu, &parts, Storage::F32, &mut |_, _| ControlFlow::Continue(()))
+        Model::upload(gpu, &parts, frozen, &mut |_, _| ControlFlow::Continue(()))
     }
 
     /// Refuses to train an adapter that could not be saved: it names the model that it was made on.

@@ -2,19 +2,24 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::layout::{Layout, TensorSpan};
 use crate::checkpoint::{self, Encoding, Weights};
 use crate::error::{Error, Result};
 use crate::graph::Dtype;
 
 /// How the matrices of a model are held: projections, embedding, head. Norms and position biases are f32 always, and so is
-/// every sum. Anything but f32 is for inference alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// every sum. What learns is f32, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Storage {
     /// As the checkpoint has them: f16, bf16, or the quantized blocks of GGUF; else f32. Nothing is rounded.
     #[default]
     AsStored,
-    /// As stored if the adapter's memory holds that and an eighth more; else as `Int8`, or `Int4`.
+    /// As stored if the adapter's memory holds that and an eighth more; else as `Int8`, or `Int4`. No setting of a training, whose
+    /// result would depend on the adapter.
+    #[serde(skip)]
     Fitting,
     F32,
     /// Half the memory; rounds at the 11th bit.
@@ -40,18 +45,23 @@ impl Storage {
 
     /// The type that a tensor of this checkpoint should have.
     pub(super) fn wanted(self, weights: &Weights, tensor: &str) -> Dtype {
+        self.dtype().unwrap_or_else(|| match weights.encoding(tensor) {
+            Some(Encoding::Plain(checkpoint::Dtype::F16)) => Dtype::F16,
+            Some(Encoding::Plain(checkpoint::Dtype::BF16)) => Dtype::Bf16,
+            Some(Encoding::Blocks(format)) => format.dtype(),
+            _ => Dtype::F32,
+        })
+    }
+
+    /// The type of matrices, unless it is that of a checkpoint.
+    pub(super) fn dtype(self) -> Option<Dtype> {
         match self {
-            Storage::F32 => Dtype::F32,
-            Storage::F16 => Dtype::F16,
-            Storage::Bf16 => Dtype::Bf16,
-            Storage::Int8 => Dtype::Q8,
-            Storage::Int4 => Dtype::Q4,
-            Storage::AsStored | Storage::Fitting => match weights.encoding(tensor) {
-                Some(Encoding::Plain(checkpoint::Dtype::F16)) => Dtype::F16,
-                Some(Encoding::Plain(checkpoint::Dtype::BF16)) => Dtype::Bf16,
-                Some(Encoding::Blocks(format)) => format.dtype(),
-                _ => Dtype::F32,
-            },
+            Storage::F32 => Some(Dtype::F32),
+            Storage::F16 => Some(Dtype::F16),
+            Storage::Bf16 => Some(Dtype::Bf16),
+            Storage::Int8 => Some(Dtype::Q8),
+            Storage::Int4 => Some(Dtype::Q4),
+            Storage::AsStored | Storage::Fitting => None,
         }
     }
 }

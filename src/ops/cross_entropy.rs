@@ -73,6 +73,14 @@ impl CrossEntropy {
         let logits = l.scratch(chunk * vocab);
         let row_stats = if self.by_row { stats } else { l.scratch(4 * rows) };
         let lanes = lanes_per_row(l.caps, vocab);
+        let heads: Vec<Matrix> = (self.shards.iter().enumerate())
+            .map(|(shard, &of_shard)| {
+                let head = Matrix::whole(l.weights(3 + shard), d);
+                // Once for the gradient and all chunks. By row, products must not depend on whether there are several.
+                let again = into.is_some() || chunk < rows && !self.by_row;
+                if again { head.unpacked(l, of_shard) } else { head }
+            })
+            .collect();
         for first in (0..rows).step_by(chunk) {
             let m = chunk.min(rows - first);
             let mut column = 0;
@@ -96,8 +104,7 @@ impl CrossEntropy {
             let h_rows = Matrix { operand: h, offset: first * d, ld: d };
             let part = |column| Matrix { operand: logits, offset: column, ld: vocab };
             for (shard, &n) in self.shards.iter().enumerate() {
-                let weights = Matrix::whole(l.weights(3 + shard), d);
-                product(MatmulLayout::Nt, m, n, d, h_rows, weights, part(column), false).launch(l);
+                product(MatmulLayout::Nt, m, n, d, h_rows, heads[shard], part(column), false).launch(l);
                 column += n;
             }
             let header = Header::new().u32("LANES", lanes).bool("GRADIENT", into.is_some());
@@ -122,8 +129,7 @@ impl CrossEntropy {
             let dh_rows = Matrix { operand: *dh, offset: first * d, ld: d };
             column = 0;
             for (shard, &n) in self.shards.iter().enumerate() {
-                let weights = Matrix::whole(l.input(3 + shard), d);
-                product(MatmulLayout::Nn, m, d, n, part(column), weights, dh_rows, shard > 0).launch(l);
+                product(MatmulLayout::Nn, m, d, n, part(column), heads[shard], dh_rows, shard > 0).launch(l);
                 if let Some(&(dw, add)) = dweights.get(shard) {
                     let dw = Matrix::whole(dw, d);
                     product(MatmulLayout::Tn, n, d, m, part(column), h_rows, dw, add || first > 0).launch(l);

@@ -12,12 +12,12 @@ pub use gemm::{Gemm, Matrix, Variant};
 /// Which operands are stored transposed. Storage is row-major throughout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MatmulLayout {
-    /// `a [m, k]`, `b [k, n]`: gradient of a linear layer's input.
+    /// `a [m, k]`, `b [k, n]`: gradient of a linear layer's input. b may be packed, and is unpacked into memory first.
     Nn,
-    /// `a [m, k]`, `b [n, k]`: a linear layer, weights as HuggingFace stores them, [out, in].
-    /// Only here b may be packed; sums are in f32 all the same.
+    /// `a [m, k]`, `b [n, k]`: a linear layer, weights as HuggingFace stores them, [out, in]. b may be packed; sums are in f32
+    /// all the same.
     Nt,
-    /// `a [k, m]`, `b [k, n]`: gradient of a linear layer's weights.
+    /// `a [k, m]`, `b [k, n]`: gradient of a linear layer's weights. Nothing is packed.
     Tn,
 }
 

@@ -78,7 +78,8 @@ fn estimate_stage(
     let sources = Sources::open(&settings, &Arc::new(tokenizer.clone()))?;
     let mut batches = sources.stream(config, &BatchPosition::default())?;
     let largest = batches.largest_shape();
-    let model = Model::init(gpu, config.clone(), settings.seed)?.learning(&recipe.learns(stage)?, settings.seed)?;
+    let model = Model::init_as(gpu, config.clone(), settings.seed, settings.frozen_weights)?;
+    let model = model.learning(&recipe.learns(stage)?, settings.seed)?;
     let (parameters, learning) = (model.layout.n_params() as u64, model.layout.n_learning() as u64);
     let engine = Engine::new(model, settings.regularization(), &settings.optimizer, settings.clip)?;
     let mut engine = engine.with_recompute(settings.recompute);

@@ -294,7 +294,7 @@ impl Run {
                 recover(&folder)?;
                 // What is only evaluated is asked, and faster with everything merged.
                 let learns = if stage.trains() { settings.learns.clone() } else { Default::default() };
-                let (model, remarks) = Model::load_to_train(gpu, &folder, &learns)?;
+                let (model, remarks) = Model::load_to_train(gpu, &folder, &learns, settings.frozen_weights)?;
                 remarks.iter().for_each(|remark| watch.remark(remark));
                 settings.origin = format!("model {}", folder.display());
                 Ok(model)

@@ -347,7 +347,7 @@ impl StudyTable {
         let mut text = String::new();
         for result in &self.results {
             let (head, rows) = cells_of(self, result);
-            let line = |cells: &[String]| format!("| {} |\n", cells.join(" | ").replace(" - ", " – "));
+            let line = |cells: &[String]| format!("| {} |", cells.join(" | ")).replace(" - ", " – ") + "\n";
             let _ = write!(text, "**{}** ({})\n\n{}", result.name, direction(result.better), line(&head));
             let rule = |column: usize| if column < self.factors.len() { "---" } else { "---:" };
             let _ = writeln!(text, "|{}|", (0..head.len()).map(rule).collect::<Vec<_>>().join("|"));

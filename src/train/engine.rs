@@ -126,15 +126,15 @@ impl Engine {
     /// Takes a model over for training. `max_norm`: global gradient norm to clip to; 0 does not clip.
     ///
     /// # Errors
-    /// Also `Input` if the model's weights are packed, or its encoder's attention is transient-global.
+    /// Also `Input` if weights that are to learn are packed, or its encoder's attention is transient-global.
     pub fn new(
         model: Model,
         regularization: Regularization,
         optimizer: &OptimizerConfig,
         max_norm: f32,
     ) -> Result<Engine> {
-        if model.layout.is_packed() {
-            return Err(Error::Input("only weights in f32 can be trained: load the model with Storage::F32".into()));
+        if model.layout.learns_packed() {
+            return Err(Error::Input("only weights in f32 learn: load the model with Storage::F32".into()));
         }
         if let EncoderAttention::TransientGlobal { .. } = model.config.encoder_attention {
             return Err(Error::Input(

@@ -33,6 +33,9 @@ macro_rules! hyper_parameters {
                 /// { lora = { rank = 8, alpha = 16, dropout = 0, targets = ["q", "v"], rs = false } }. The others stay as they are, and take no
                 /// memory for gradients and moments
                 learns: $crate::model::Learns = Default::default(), None, Some(("WHAT", "Training"));
+                /// With learns = "lora" or "ia3": how the model that they add to is held: f32, or f16, bf16, int8, int4 or as-stored, which
+                /// take less memory and, but for the last, round it; its files stay as they are
+                frozen_weights: $crate::model::Storage = $crate::model::Storage::F32, None, Some(("TYPE", "Training"));
                 /// Rows in one pass over the device: examples, unless several are packed into a row
                 batch_size: usize = 32, None, Some(("N", "Training"));
                 /// Passes whose gradients are added up before a step

@@ -18,7 +18,7 @@ use crate::data::stream::Batching;
 use crate::data::task::{Files, Format, TaskConfig};
 use crate::data::{Documents, Objective, Split};
 use crate::error::{Error, Result};
-use crate::model::Learns;
+use crate::model::{Learns, Storage};
 
 /// Unlabelled text as a task: restore it under a denoising objective.
 #[skip_serializing_none]
@@ -294,6 +294,9 @@ impl Settings {
         for (key, every) in intervals {
             require(every != Some(0), key, "the steps from one to the next must be at least 1")?;
         }
+        let is_f32 = self.frozen_weights == Storage::F32;
+        let what = "only what \"lora\" and \"ia3\" add to stays in files of its own: with any other `learns` it is f32";
+        require(is_f32 || self.learns.adds(), "frozen_weights", what)?;
         let gradual = self.learns == Learns::Gradual;
         require(
             !gradual || self.optimizer.weight_decay() == 0.0,

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
 use t5_wgpu::gpu::Gpu;
-use t5_wgpu::model::{Model, ModelParts, Storage};
+use t5_wgpu::model::{Model, ModelParts};
 use t5_wgpu::recipe::stage::Budget;
 use t5_wgpu::tokenizer::Tokenizer;
 use t5_wgpu::train::{Settings, Trainer};
@@ -84,7 +84,8 @@ fn create(args: &Args, gpu: &Gpu) -> Result<Trainer> {
             if !tokens.is_empty() {
                 parts = parts.with_rows(known.vocab_size(), tokenizer.vocab_size())?;
             }
-            let (model, remarks) = Model::upload(gpu, &parts, Storage::F32, &mut |_, _| ControlFlow::Continue(()))?;
+            let frozen = settings.frozen_weights;
+            let (model, remarks) = Model::upload(gpu, &parts, frozen, &mut |_, _| ControlFlow::Continue(()))?;
             if args.look.is_human() {
                 remarks.iter().for_each(|remark| note!("{remark}"));
             }

@@ -184,6 +184,11 @@ impl Matrix {
         self.operand.dtype.is_packed()
     }
 
+    /// All of the matrix in f32, `rows` of them, if it is packed.
+    pub(in crate::ops) fn unpacked(self, l: &mut Launcher<'_>, rows: usize) -> Matrix {
+        if self.is_packed() { k_major(l, self, false, rows, self.ld, 4) } else { self }
+    }
+
     pub(in crate::ops) fn is_vec4(&self) -> bool {
         self.offset.is_multiple_of(4) && self.ld.is_multiple_of(4) && self.operand.len.is_multiple_of(4)
     }
@@ -249,8 +254,12 @@ impl Gemm {
     }
 
     pub fn launch(&self, l: &mut Launcher<'_>) {
-        let packed_fits = self.layout == MatmulLayout::Nt && self.b.offset == 0 && self.b.ld == self.k;
-        assert!(!self.b.is_packed() || packed_fits, "a packed operand is b of layout Nt");
+        let columns = if self.layout == MatmulLayout::Nt { self.k } else { self.n };
+        let packed_fits = self.layout != MatmulLayout::Tn && self.b.offset == 0 && self.b.ld == columns;
+        assert!(!self.b.is_packed() || packed_fits, "a packed operand is all of b, not of layout Tn");
+        if self.layout == MatmulLayout::Nn && self.b.is_packed() {
+            return Gemm { b: self.b.unpacked(l, self.k), ..*self }.launch(l);
+        }
         let variant = match self.variant.filter(|v| v.runs(l.caps, self)) {
             // Sizes that no published T5 has: tiles, of which every row is added up alike.
             Some(Variant::Few) if !self.fits_few() => Variant::Tile,
@@ -427,7 +436,7 @@ impl Gemm {
     }
 }
 
-/// The matrix as [k, m] with rows of a multiple of four: itself, or a packed copy.
+/// The matrix as [k, m] in f32 with rows of a multiple of four: itself, or a copy.
 pub(super) fn k_major(
     l: &mut Launcher<'_>,
     source: Matrix,
@@ -436,7 +445,7 @@ pub(super) fn k_major(
     m: usize,
     tile: usize,
 ) -> Matrix {
-    if !transpose && source.is_vec4() && m.is_multiple_of(4) {
+    if !transpose && !source.is_packed() && source.is_vec4() && m.is_multiple_of(4) {
         return source;
     }
     let vec4 = source.is_vec4() && if transpose { k.is_multiple_of(4) } else { m.is_multiple_of(4) };

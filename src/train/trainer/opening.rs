@@ -80,7 +80,8 @@ impl Trainer {
         state.check(&last)?;
         let folder = RunFolder::open(out, &FILES)?;
         let resumed = Log::read(&folder, state.step)?;
-        let mut model = Model::load_to_train(gpu, &last, &state.settings.learns)?.0;
+        let Settings { learns, frozen_weights, .. } = &state.settings;
+        let mut model = Model::load_to_train(gpu, &last, learns, *frozen_weights)?.0;
         // A run that went by the rules goes on by the rules.
         if let Some(kernels) = &mut state.kernels {
             kernels.extend(resumed.kernels.clone());

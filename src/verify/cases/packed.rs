@@ -3,12 +3,13 @@
 use super::{Case, CaseBuilder, variants};
 use crate::checkpoint::BlockFormat;
 use crate::graph::{Dtype, ValueId};
-use crate::ops::{Activation, Function, Gather, Logits, Matmul, MatmulLayout};
+use crate::ops::{Activation, CrossEntropy, Function, Gather, Logits, Matmul, MatmulLayout};
 
 pub(super) fn push(cases: &mut Vec<Case>) {
     for held in HELD {
         matmul(cases, held);
         fused_matmul(cases, held);
+        frozen(cases, held);
         gather(cases, held);
         logits(cases, held);
     }
@@ -128,6 +129,27 @@ fn fused_matmul(cases: &mut Vec<Case>, held: Held) {
             }
         }
     }
+}
+
+/// Weights that do not learn, below something that does: a linear layer and a head.
+fn frozen(cases: &mut Vec<Case>, held: Held) {
+    let [least, .., whole] = widths(held);
+    for [m, n, k] in [[5, 33, least], [20, 36, whole]] {
+        cases.push(Case::new(format!("matmul by frozen {held:?} [{m} {n} {k}]"), move |b| {
+            let (x, w) = (b.input("x", &[m, k], 1.0), b.weights("w", [n, k], held));
+            let y = b.graph.push1(Matmul::new(MatmulLayout::Nt).scaled(0.5), &[x, w]);
+            b.output("y", y);
+        }));
+    }
+    cases.push(Case::new(format!("cross_entropy of a frozen head of {held:?}"), move |b| {
+        let h = b.input("h", &[20, least], 1.0);
+        let labels = b.ids("labels", &(0..20).map(|row| row * 5 % 13).collect::<Vec<u32>>());
+        let dstats = b.leaf("dstats", &[4], Dtype::F32, vec![0.5, 0.0, 0.0, 1.0]);
+        let head = [b.weights("head#0", [8, least], held), b.weights("head#1", [5, least], held)];
+        let op = CrossEntropy { chunk_bytes: 16 * 13 * 4, ..CrossEntropy::new(vec![8, 5], 0.5) };
+        let stats = b.graph.push1(op, &[h, labels, dstats, head[0], head[1]]);
+        b.output_seeded("stats", stats, dstats);
+    }));
 }
 
 fn gather(cases: &mut Vec<Case>, held: Held) {
