@@ -867,7 +867,8 @@ mod program {
             assert!(begin.elapsed() < Duration::from_secs(60), "nothing comes");
             thread::sleep(Duration::from_millis(20));
         }
-        let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        // Not the interrupt of Ctrl-C, which is ignored below a script's background job.
+        let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
         assert!(killed.success() && !child.wait().unwrap().success());
         let have = fs::metadata(&part).unwrap().len();
         server.asked();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use t5_wgpu::data::Documents;
-use t5_wgpu::tokenizer::{TrainOptions, TrainSummary, Trained, train};
+use t5_wgpu::tokenizer::{TrainOptions, TrainSummary, train};
 
 use super::console::say;
 
@@ -58,6 +58,9 @@ struct TrainArgs {
     /// Let pieces mix letters, digits, marks and scripts, as "AH0" or "N;PL" do
     #[arg(long)]
     join_scripts: bool,
+    /// Keep each letter as it is, without NFKC: phonetic alphabets need it
+    #[arg(long)]
+    no_nfkc: bool,
     /// A piece that is always kept whole; may be given several times. '\n' and '\t' are a line end and a tab
     #[arg(long = "piece", value_name = "TEXT", value_parser = unescaped)]
     pieces: Vec<String>,
@@ -109,6 +112,7 @@ fn train_vocabulary(args: TrainArgs) -> Result<()> {
         byte_fallback: args.byte_fallback,
         split_digits: args.split_digits,
         split_scripts: !args.join_scripts,
+        nfkc: !args.no_nfkc,
         user_defined: args.pieces,
         max_piece_length: args.max_piece_length,
         seed_size: args.seed_size,
@@ -121,7 +125,7 @@ fn train_vocabulary(args: TrainArgs) -> Result<()> {
     let trained = train(Documents::default().of_files(args.files), &options).with_context(|| names.join(", "))?;
     trained.save(&args.out)?;
     let size = trained.tokenizer.vocab_size();
-    describe(&trained.summary, size)?;
+    describe(&trained.summary, size, &options)?;
     if size < args.vocab_size {
         say!("note: {size} ids instead of {}: the text gives no more pieces", args.vocab_size)?;
     }
@@ -129,11 +133,11 @@ fn train_vocabulary(args: TrainArgs) -> Result<()> {
     Ok(())
 }
 
-fn describe(summary: &TrainSummary, size: usize) -> std::io::Result<()> {
+fn describe(summary: &TrainSummary, size: usize, options: &TrainOptions) -> std::io::Result<()> {
     let TrainSummary { lines, lines_used, words, characters, characters_covered, learned, .. } = summary;
     say!("text: {lines} lines, {lines_used} of them used; {words} different words")?;
     say!("characters: {characters_covered} of {characters} have a piece")?;
-    say!("normaliser: {}", Trained::NORMALIZER)?;
+    say!("normaliser: {}", options.normalizer())?;
     say!(
         "vocabulary: {size} ids, {learned} of them learned in {:.1} s ({:.0} pieces/s)",
         summary.seconds,

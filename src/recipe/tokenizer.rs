@@ -38,6 +38,8 @@ pub struct TokenizerSpec {
     /// No piece has characters of two scripts, digits and marks being a script of their own (true). False lets phonemes such
     /// as "AH0" be pieces.
     pub split_scripts: Option<bool>,
+    /// NFKC makes letters plain (true). False keeps each, as phonetic alphabets need it.
+    pub nfkc: Option<bool>,
 }
 
 impl TokenizerSpec {
@@ -54,6 +56,7 @@ impl TokenizerSpec {
             pieces: Some(options.user_defined),
             split_digits: Some(options.split_digits),
             split_scripts: Some(options.split_scripts),
+            nfkc: Some(options.nfkc),
             ..self.clone()
         }
     }
@@ -68,6 +71,7 @@ impl TokenizerSpec {
             user_defined: self.pieces.clone().unwrap_or_default(),
             split_digits: self.split_digits.unwrap_or(default.split_digits),
             split_scripts: self.split_scripts.unwrap_or(default.split_scripts),
+            nfkc: self.nfkc.unwrap_or(default.nfkc),
             ..default
         }
     }
@@ -95,6 +99,7 @@ impl Recipe {
                 ("pieces", spec.pieces.is_some()),
                 ("split_digits", spec.split_digits.is_some()),
                 ("split_scripts", spec.split_scripts.is_some()),
+                ("nfkc", spec.nfkc.is_some()),
             ];
             if let Some((key, _)) = set.iter().find(|(_, set)| *set) {
                 let what = "this is for a tokenizer that is trained: set vocab_size";

@@ -35,6 +35,9 @@ pub struct TrainOptions {
     /// No piece has characters of two scripts, digits and marks being a script of their own: SentencePiece's
     /// `split_by_unicode_script` and `split_by_number`.
     pub split_scripts: bool,
+    /// Unicode's NFKC makes letters plain, as T5's vocabulary does. Without it each stays what it is, so that `ʰ` is no `h`: for
+    /// phonetic alphabets.
+    pub nfkc: bool,
     /// Pieces that are found first wherever they stand, and never split; they may hold line ends and tabs.
     pub user_defined: Vec<String>,
     /// Longest learned piece in characters, `▁` included.
@@ -59,6 +62,7 @@ impl Default for TrainOptions {
             byte_fallback: false,
             split_digits: false,
             split_scripts: true,
+            nfkc: true,
             user_defined: Vec::new(),
             max_piece_length: 16,
             seed_size: 1_000_000,
@@ -98,10 +102,15 @@ pub struct TrainSummary {
     pub seconds: f64,
 }
 
-impl Trained {
-    /// What the vocabulary's normaliser does to text, in words.
-    pub const NORMALIZER: &str = files::NORMALIZER;
+impl TrainOptions {
+    /// What the vocabulary's normaliser does to text.
+    pub fn normalizer(&self) -> String {
+        let nfkc = if self.nfkc { "NFKC (\u{ff21} becomes A, \u{bd} becomes 1\u{2044}2), " } else { "" };
+        format!("{nfkc}{}", files::NORMALIZER)
+    }
+}
 
+impl Trained {
     /// Writes `tokenizer.json` and `tokenizer_config.json` into `dir`, creating it.
     ///
     /// # Errors
@@ -302,6 +311,18 @@ mod tests {
         assert_eq!(ids.iter().collect::<std::collections::HashSet<_>>().len(), texts.len());
         // Other white space is a space each, a run of it one.
         assert_eq!(tokenizer.decode(&tokenizer.encode("a \u{a0}\u{3000} b").unwrap()), "a b");
+    }
+
+    #[test]
+    fn letters_are_made_plain_unless_told_otherwise() {
+        let text = ["pʰat\u{303} ﬁn \t ½", "pʰat\u{303}\u{a0}ﬁn ½"];
+        let given_back = |nfkc| {
+            let options = TrainOptions { nfkc, allow_smaller: true, character_coverage: 1.0, ..options(60) };
+            let tokenizer = train(lines(&text), &options).unwrap().tokenizer;
+            text.map(|text| tokenizer.decode(&tokenizer.encode(text).unwrap()))
+        };
+        assert_eq!(given_back(true), ["phat\u{303} fin 1\u{2044}2"; 2]);
+        assert_eq!(given_back(false), ["pʰat\u{303} ﬁn ½", text[1]]);
     }
 
     #[test]

@@ -17,9 +17,9 @@ const SPACE: &str = r"[\t\n\x0B\x0C\r\x{85}\x{1680}\x{200B}\x{200E}\x{200F}\x{20
 /// Control characters, which vanish.
 const CONTROL: &str = r"[\x01-\x08\x0E-\x1F\x7F\x{8F}\x{9F}]";
 
-/// What the normaliser does to text, in words.
-pub(super) const NORMALIZER: &str = "NFKC (\u{ff21} becomes A, \u{bd} becomes 1\u{2044}2), any white space becomes one \
-    space, control characters vanish; own pieces are found before that, as they are written";
+/// What the normaliser does to any text, in words.
+pub(super) const NORMALIZER: &str = "a run of white space becomes one space, control characters vanish; own pieces are found before \
+    that, as they are written";
 
 /// Ids that do not depend on the text.
 pub(super) fn fixed_ids(options: &TrainOptions) -> usize {
@@ -46,7 +46,9 @@ pub(super) fn tokenizer_json(options: &TrainOptions, learned: &[(String, f64)]) 
             "normalized": false, "special": special})
     };
     let replace = |pattern: &str, by: &str| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": by});
-    let normalizers = [replace(SPACE, " "), replace(CONTROL, ""), json!({"type": "NFKC"}), replace(" {2,}", " ")];
+    let mut normalizers = vec![replace(SPACE, " "), replace(CONTROL, "")];
+    normalizers.extend(options.nfkc.then(|| json!({"type": "NFKC"})));
+    normalizers.push(replace(" {2,}", " "));
     let own = SPECIAL.len()..SPECIAL.len() + options.user_defined.len();
     let added_tokens: Vec<Value> = (0..SPECIAL.len())
         .map(|id| added(id, true))
